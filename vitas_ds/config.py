@@ -1,0 +1,270 @@
+"""The run's typed configuration: recipe (YAML) < command line, validated whole before anything starts.
+
+Each section is a class; each field's description is its documentation. Every number has one owner: batch size,
+learning rate, clipping and precision live here and are put into the DeepSpeed JSON, which must not repeat them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vitas_ds.errors import UserError, first_error
+from vitas_ds.space import SearchSpace
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Run(Section):
+    """Which run this is, and where it lives: ``dir/name/``."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run and of its folder")
+    dir: str = Field("runs", description="folder of all runs")
+    seed: int = Field(0, ge=0, description="seed of weights, data order, augmentation, sampled nets and search")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is a GPU")
+    timeout: float = Field(1800, gt=0, description="seconds a rank waits for another before the job ends")
+
+
+class Data(Section):
+    """The images. ``train`` and ``val`` are ImageFolder trees; search images are held out of train."""
+
+    train: str = Field("", description="folder of the training images: one folder a class")
+    val: str = Field("", description="folder of the validation images; read by evaluate alone")
+    search_per_class: int = Field(10, gt=0, description="training images of each class held out for the search")
+    exclude: str | None = Field(None, description="file that lists images to leave out, one path a line (see scan)")
+    on_bad_file: Literal["stop", "skip"] = Field("stop", description="an unreadable image met in training")
+    resize: int = Field(256, gt=0, description="evaluation: shorter side after resizing, in pixels")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from RGB in [0, 1]")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB is divided by this")
+    threads: int = Field(0, ge=0, description="decoding threads of a rank; 0: the rank's share of the cores")
+    eval_batch_size: int = Field(256, gt=0, description="images a rank scores at once")
+
+
+class Augment(Section):
+    """Augmentation of single training images. The defaults are the weak recipe of the supernet."""
+
+    scale: tuple[float, float] = Field((0.08, 1.0), description="RandomResizedCrop: share of the area")
+    ratio: tuple[float, float] = Field((0.75, 4 / 3), description="RandomResizedCrop: width / height")
+    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    color_jitter: float = Field(0.0, ge=0, description="strength of brightness, contrast and saturation jitter")
+    rand_augment: str | None = Field(None, description="timm's name of a RandAugment policy: rand-m9-mstd0.5-inc1")
+    random_erasing: float = Field(0.25, ge=0, le=1, description="probability of erasing a box with pixel noise")
+    views: int = Field(1, ge=1, description="repeated augmentation: views of an image in an epoch (DeiT: 3)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two rising numbers above 0 (given: {[low, high]})")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale must end at 1 or below (given: {list(self.scale)})")
+        if self.rand_augment not in (None, "rand-m9-mstd0.5-inc1"):
+            raise ValueError(f"rand_augment must be null or rand-m9-mstd0.5-inc1 (given: {self.rand_augment})")
+        return self
+
+
+class Mixing(Section):
+    """Mixing of a batch (torchvision v2) and label smoothing."""
+
+    mixup: float = Field(0.0, ge=0, description="Mixup's alpha (arXiv 1710.09412); 0: off")
+    cutmix: float = Field(0.0, ge=0, description="CutMix's alpha (arXiv 1905.04899); 0: off")
+    switch: float = Field(0.5, ge=0, le=1, description="probability of CutMix where both are on")
+    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
+
+
+class Training(Section):
+    """What both training stages have."""
+
+    epochs: int = Field(300, gt=0, description="epochs over the training images")
+    batch_size: int = Field(1024, gt=0, description="images of an optimizer step, over all ranks")
+    accumulate: int = Field(1, gt=0, description="parts that a rank's share of a batch is computed in")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_epochs: float = Field(5, ge=0, description="epochs of linear warm-up from 0")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's decay; parameters of one dimension have none")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas")
+    clip_grad: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights (0: none), kept in the checkpoint")
+    augment: Augment = Augment()
+    mixing: Mixing = Mixing()
+    save_every: int = Field(1000, gt=0, description="steps between checkpoints (also one at each end)")
+    save_minutes: float = Field(30, gt=0, description="minutes between checkpoints, whichever comes first")
+    keep: int = Field(2, gt=0, description="checkpoints kept")
+    log_every: int = Field(20, gt=0, description="steps between progress lines")
+    max_nonfinite: int = Field(3, gt=0, description="non-finite losses in a row that end the job")
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Supernet(Training):
+    """Training of the weight-sharing supernet (stage train-supernet)."""
+
+    sharing: Literal["ordinal", "bilateral", "cyclic"] = Field(
+        "bilateral", description="which channels a width uses: AutoSlim, BCNet, cyclic (our layout)"
+    )
+    objective: Literal["logit_sum", "loss_mean"] = Field(
+        "logit_sum", description="bilateral: one loss of the summed logits (first release), or mean of both losses"
+    )
+    private_attention: Literal[0, 1, 2] = Field(
+        2, description="private per head count: 0 nothing, 1 v, 2 q and k (the one ViTAS uses)"
+    )
+    complementary: bool = Field(False, description="every second step trains the complement of the step before")
+    rule: Literal["single", "sandwich"] = Field(
+        "single", description="one random net a step, or smallest, largest and `random_nets` (arXiv 1903.05134)"
+    )
+    random_nets: int = Field(2, ge=0, description="sandwich: random nets beside the smallest and the largest")
+    distill: bool = Field(False, description="sandwich: smaller nets learn the largest one's outputs (1903.05134)")
+    budget: tuple[float, float] | None = Field(
+        None, description="MACs that sampled nets should average to; fits the identity probability; null: search.macs"
+    )
+
+
+class Search(Section):
+    """Evolutionary search with inherited weights."""
+
+    algorithm: Literal["ga", "nsga2", "random"] = Field("ga", description="pymoo's GA, NSGA-II, or random search")
+    population: int = Field(50, gt=1, description="nets of a generation")
+    generations: int = Field(40, gt=0, description="generations, the initial population included")
+    macs: tuple[float, float] | None = Field(None, description="smallest and largest exact MACs of a candidate")
+    vitas_flops: tuple[float, float] | None = Field(None, description="the same in the first release's FLOPs")
+    params: tuple[float, float] | None = Field(None, description="the same in parameters")
+    objectives: tuple[Literal["macs", "params"], ...] = Field((), description="nsga2: costs to lower as well")
+    crossover_prob: float = Field(0.9, ge=0, le=1, description="two-point crossover")
+    mutation_eta: float = Field(3.0, gt=0, description="polynomial mutation's eta (3: the first release)")
+    top_k: int = Field(5, gt=0, description="nets scored again on all search images at the end")
+    side_rule: Literal["accuracy_mean", "logit_sum"] = Field(
+        "accuracy_mean", description="bilateral: mean accuracy of both sides, or accuracy of the summed logits"
+    )
+    images: int = Field(0, ge=0, description="search images that a candidate is scored on; 0: all")
+    checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
+
+    @model_validator(mode="after")
+    def _check(self) -> Search:
+        for name in ("macs", "vitas_flops", "params"):
+            pair = getattr(self, name)
+            if pair is not None and not 0 <= pair[0] < pair[1]:
+                raise ValueError(f"{name} must be a smaller and a larger number (given: {list(pair)})")
+        return self
+
+
+class Retrain(Training):
+    """Training of one spec from scratch, as a plain vision transformer."""
+
+    spec: str = Field("search:best", description="search:best, search:pareto[N], a published net, or a spec.json")
+    drop_path_rate: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the last layer (1603.09382)")
+
+
+class Engine(Section):
+    """DeepSpeed, precision and speed."""
+
+    zero: str = Field("zero1", description="a file of ds_configs/ without .json, or a path: ZeRO stage and offload")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="arithmetic; master weights are fp32")
+    checkpoint_activations: bool = Field(False, description="recompute each block in the backward pass")
+    compile: bool = Field(False, description="torch.compile of the fixed net in retrain and evaluate")
+    tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
+
+
+class Evaluate(Section):
+    """Evaluation on the validation images."""
+
+    model: str = Field("retrain", description="retrain: the run's own net, or the folder of an exported model")
+
+
+class Tracking(Section):
+    """Where progress goes beside the console and metrics.jsonl."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: online where WANDB_API_KEY is set, else offline"
+    )
+    project: str = Field("vitas_ds", description="W&B project")
+    entity: str | None = Field(None, description="W&B entity")
+
+
+class Config(BaseModel):
+    """A whole run. Sections have one noun each; see their classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Run = Run()
+    space: SearchSpace = SearchSpace()
+    data: Data = Data()
+    engine: Engine = Engine()
+    supernet: Supernet = Supernet()
+    search: Search = Search()
+    retrain: Retrain = Retrain()
+    evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
+
+
+def load(recipe: str, overrides: list[str]) -> Config:
+    """The resolved configuration of a recipe (a name in ``recipes/`` or a YAML file) and ``section.key=value`` words.
+
+    Raises:
+        UserError: no such recipe, not YAML, unknown key, wrong type or impossible value; the line says where.
+    """
+    path, data = read_recipe(recipe)
+    for word in overrides:
+        key, sep, value = word.partition("=")
+        if not sep or "." not in key:
+            raise UserError(f"{word}: an override has the form section.key=value")
+        _put(data, key.split("."), _parse(value, word), word)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_error(error)}") from None
+
+
+def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
+    """Path and contents of a recipe, of the packaged ones or of a file of the user's."""
+    packaged = RECIPES / f"{recipe}.yaml"
+    path = packaged if packaged.is_file() else Path(recipe)
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise UserError(f"{recipe}: no such recipe; there are {names}, or give a YAML file")
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections")
+    return str(path), data
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that ``load`` reads back to the same object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse(value: str, word: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{word}: the value is not YAML") from None
+    try:  # YAML 1.1 reads 1e9 as a string
+        return float(parsed) if isinstance(parsed, str) else parsed
+    except ValueError:
+        return parsed
+
+
+def _put(data: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {}) if data.get(key) is not None else data.__setitem__(key, {}) or data[key]
+        if not isinstance(data, dict):
+            raise UserError(f"{word}: {key} has no keys below it")
+    data[keys[-1]] = value
