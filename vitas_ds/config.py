@@ -264,7 +264,9 @@ def _parse(value: str, word: str) -> Any:
 
 def _put(data: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
     for key in keys[:-1]:
-        data = data.setdefault(key, {}) if data.get(key) is not None else data.__setitem__(key, {}) or data[key]
+        if data.get(key) is None:
+            data[key] = {}
+        data = data[key]
         if not isinstance(data, dict):
             raise UserError(f"{word}: {key} has no keys below it")
     data[keys[-1]] = value
