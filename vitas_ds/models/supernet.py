@@ -1,0 +1,76 @@
+"""The weight-sharing supernet: every net of a space in one set of weights (ViTAS, arXiv 2106.13700)."""
+# B batch, N tokens (class token first), D embedding width, S sides
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vitas_ds.models.elastic import ElasticBlock, ElasticLinear, ElasticNorm, ElasticStem
+from vitas_ds.models.layers import patchify
+from vitas_ds.sharing import SIDES, Rule, Side, channels
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import SubnetSpec
+
+
+class Supernet(nn.Module):
+    """``supernet(images, spec) -> logits [S, B, classes]``, S the sides of the sharing rule (2 for bilateral, else 1).
+
+    The spec is an argument, not a state. It must be a net of ``space`` (``genome.encode`` says so); identity
+    positions of it are skipped, fewer layers than positions use the first ones.
+    """
+
+    def __init__(
+        self, space: SearchSpace, sharing: Rule, private_attention: int = 2, checkpoint_activations: bool = False
+    ) -> None:
+        super().__init__()
+        self.space, self.sides, self.checkpoint_activations = space, SIDES[sharing], checkpoint_activations
+        self.stems = nn.ModuleDict({f"patch{p}": ElasticStem(space, p) for p in space.patch_sizes})
+        self.blocks = nn.ModuleList(ElasticBlock(space, private_attention) for _ in range(space.depth))
+        self.norm = ElasticNorm(space.embed_dim)
+        self.head = ElasticLinear(space.embed_dim, space.num_classes)
+
+    def forward(self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None) -> Tensor:
+        """[B, 3, H, W] -> [S, B, classes] of the given sides (None: all of the sharing rule)."""
+        patches = patchify(images, spec.patch_size)
+        return torch.stack([self._logits(patches, spec, side) for side in sides or self.sides])
+
+    def _logits(self, patches: Tensor, spec: SubnetSpec, side: Side) -> Tensor:
+        embed = channels(side, spec.embed_dim, self.space.embed_widths)
+        x_BND = self.stems[f"patch{spec.patch_size}"](patches, embed)
+        for block, layer in zip(self.blocks, spec.layers, strict=False):
+            if layer is None:
+                continue
+            if self.checkpoint_activations and self.training:
+                x_BND = checkpoint(block, x_BND, layer, side, embed, use_reentrant=False)
+            else:
+                x_BND = block(x_BND, layer, side, embed)
+        return self.head(self.norm(x_BND[:, 0], embed), None, embed)
+
+    def units(self) -> dict[str, list[nn.Parameter]]:
+        """The sampling units: parameters that a step uses together or not at all. They cover every parameter once.
+
+        A stem for each patch size, each layer, each layer's private attention of a head count, and norm with classifier.
+        """
+        units: dict[str, list[nn.Parameter]] = {name: list(stem.parameters()) for name, stem in self.stems.items()}
+        for i, block in enumerate(self.blocks):
+            private = {
+                h: [getattr(block.attn, name) for part in block.attn.private for name in block.attn.names(part, h)]
+                for h in (self.space.num_heads if block.attn.private else ())
+            }
+            taken = {id(p) for group in private.values() for p in group}
+            units[f"layer{i}"] = [p for p in block.parameters() if id(p) not in taken]
+            units |= {f"layer{i}.heads{h}": group for h, group in private.items()}
+        units["head"] = [*self.norm.parameters(), *self.head.parameters()]
+        return units
+
+    def units_used(self, spec: SubnetSpec) -> set[str]:
+        """Names of the sampling units that a forward pass of the spec uses."""
+        used = {f"patch{spec.patch_size}", "head"}
+        for i, layer in enumerate(spec.layers):
+            if layer is not None:
+                used |= {f"layer{i}"} | ({f"layer{i}.heads{layer.num_heads}"} if self.blocks[i].attn.private else set())
+        return used

@@ -1,0 +1,97 @@
+"""One spec as a plain vision transformer: what is retrained, evaluated and exported. Tensor names are timm's."""
+# B batch, N tokens (class token first), D embedding width, a q width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vitas_ds.models.layers import attention, drop_path, embed_patches, patchify
+from vitas_ds.spec import LayerSpec, SubnetSpec, check_spec
+
+
+class PatchEmbed(nn.Module):
+    """Patch embedding whose weight has a convolution's shape [D, 3, p, p]."""
+
+    def __init__(self, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its own width: [B, N, D] -> [B, N, D] over qkv_dim / 3 channels."""
+
+    def __init__(self, embed_dim: int, layer: LayerSpec) -> None:
+        super().__init__()
+        self.num_heads, self.scale = layer.num_heads, layer.softmax_scale
+        self.qkv = nn.Linear(embed_dim, layer.qkv_dim)
+        self.proj = nn.Linear(layer.attn_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between: [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, mlp_dim)
+        self.fc2 = nn.Linear(mlp_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: [B, N, D] -> [B, N, D]."""
+
+    def __init__(self, embed_dim: int, layer: LayerSpec, drop_path_rate: float) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.attn = Attention(embed_dim, layer)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.mlp = Mlp(embed_dim, layer.mlp_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+
+
+class VisionTransformer(nn.Module):
+    """The network of a spec: ``images [B, 3, H, W] float -> logits [B, classes]``.
+
+    ``drop_path_rate`` rises linearly from 0 at the first layer to its value at the last.
+    Raises ``UserError`` if the spec cannot be built.
+    """
+
+    def __init__(self, spec: SubnetSpec, drop_path_rate: float = 0.0, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        check_spec(spec)
+        self.spec, self.checkpoint_activations = spec.canonical(), checkpoint_activations
+        D = spec.embed_dim
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
+        self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
+        self.patch_embed = PatchEmbed(spec.patch_size, D)
+        rates = torch.linspace(0, drop_path_rate, spec.depth).tolist()
+        self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
+        self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
+        self.head = nn.Linear(D, spec.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, classes]."""
+        proj = self.patch_embed.proj
+        x = patchify(images, self.spec.patch_size)
+        x = embed_patches(x, proj.weight, proj.bias, self.cls_token, self.pos_embed)
+        for block in self.blocks:
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.head(self.norm(x[:, 0]))
