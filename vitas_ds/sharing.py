@@ -1,4 +1,4 @@
-"""Which channels of a shared weight a width uses: ordinal, bilateral and cyclic sharing behind one function. No torch."""
+"""Which channels of a shared weight a width uses: ordinal, bilateral, cyclic, behind one function. No torch."""
 
 from __future__ import annotations
 

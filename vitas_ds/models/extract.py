@@ -25,11 +25,10 @@ def weights(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> d
     """The slices that a spec uses, under the names of ``VisionTransformer``."""
     side = side or supernet.sides[0]
     embed = channels(side, spec.embed_dim, supernet.space.embed_widths)
-    stem = supernet.stems[f"patch{spec.patch_size}"].cut(embed)
+    stem = supernet.stem(spec).cut(embed)
     named = {"cls_token": stem.pop("cls_token"), "pos_embed": stem.pop("pos_embed")}
     groups = {"patch_embed.proj": stem, "norm": supernet.norm.cut(embed), "head": supernet.head.cut(None, embed)}
-    used = [(block, layer) for block, layer in zip(supernet.blocks, spec.layers, strict=False) if layer is not None]
-    for i, (block, layer) in enumerate(used):
+    for i, (block, layer) in enumerate(supernet.used_blocks(spec)):
         rows = channels(side, layer.attn_dim, block.attn.widths)
         hidden = channels(side, layer.mlp_dim, block.mlp.widths)
         groups |= {

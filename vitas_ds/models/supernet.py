@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from vitas_ds.models.elastic import ElasticBlock, ElasticLinear, ElasticNorm, El
 from vitas_ds.models.layers import patchify
 from vitas_ds.sharing import SIDES, Rule, Side, channels
 from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.spec import LayerSpec, SubnetSpec
 
 
 class Supernet(nn.Module):
@@ -28,6 +29,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.sides, self.checkpoint_activations = space, SIDES[sharing], checkpoint_activations
+        self.private = private_attention > 0
         self.stems = nn.ModuleDict({f"patch{p}": ElasticStem(space, p) for p in space.patch_sizes})
         self.blocks = nn.ModuleList(ElasticBlock(space, private_attention) for _ in range(space.depth))
         self.norm = ElasticNorm(space.embed_dim)
@@ -40,23 +42,30 @@ class Supernet(nn.Module):
 
     def _logits(self, patches: Tensor, spec: SubnetSpec, side: Side) -> Tensor:
         embed = channels(side, spec.embed_dim, self.space.embed_widths)
-        x_BND = self.stems[f"patch{spec.patch_size}"](patches, embed)
-        for block, layer in zip(self.blocks, spec.layers, strict=False):
-            if layer is None:
-                continue
+        x_BND = self.stem(spec)(patches, embed)
+        for block, layer in self.used_blocks(spec):
             if self.checkpoint_activations and self.training:
                 x_BND = checkpoint(block, x_BND, layer, side, embed, use_reentrant=False)
             else:
                 x_BND = block(x_BND, layer, side, embed)
         return self.head(self.norm(x_BND[:, 0], embed), None, embed)
 
+    def stem(self, spec: SubnetSpec) -> ElasticStem:
+        """The stem of the spec's patch size."""
+        return cast(ElasticStem, self.stems[f"patch{spec.patch_size}"])
+
+    def used_blocks(self, spec: SubnetSpec) -> list[tuple[ElasticBlock, LayerSpec]]:
+        """The blocks that the spec uses, each with what it uses of it, in order."""
+        blocks = cast(Iterable[ElasticBlock], self.blocks)
+        return [(block, layer) for block, layer in zip(blocks, spec.layers, strict=False) if layer is not None]
+
     def units(self) -> dict[str, list[nn.Parameter]]:
         """The sampling units: parameters that a step uses together or not at all. They cover every parameter once.
 
-        A stem for each patch size, each layer, each layer's private attention of a head count, and norm with classifier.
+        A stem for each patch size, each layer, each layer's private attention of a head count; norm with classifier.
         """
         units: dict[str, list[nn.Parameter]] = {name: list(stem.parameters()) for name, stem in self.stems.items()}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(cast(Iterable[ElasticBlock], self.blocks)):
             private = {
                 h: [getattr(block.attn, name) for part in block.attn.private for name in block.attn.names(part, h)]
                 for h in (self.space.num_heads if block.attn.private else ())
@@ -72,5 +81,5 @@ class Supernet(nn.Module):
         used = {f"patch{spec.patch_size}", "head"}
         for i, layer in enumerate(spec.layers):
             if layer is not None:
-                used |= {f"layer{i}"} | ({f"layer{i}.heads{layer.num_heads}"} if self.blocks[i].attn.private else set())
+                used |= {f"layer{i}", *([f"layer{i}.heads{layer.num_heads}"] if self.private else [])}
         return used

@@ -89,9 +89,7 @@ class VisionTransformer(nn.Module):
         proj = self.patch_embed.proj
         x = patchify(images, self.spec.patch_size)
         x = embed_patches(x, proj.weight, proj.bias, self.cls_token, self.pos_embed)
+        recompute = self.checkpoint_activations and self.training
         for block in self.blocks:
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.head(self.norm(x[:, 0]))
