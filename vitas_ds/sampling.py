@@ -1,0 +1,57 @@
+"""Which subnet a training step uses: a pure function of (seed, step), so that resume needs no state. No torch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from scipy.optimize import brentq
+
+from vitas_ds import cost, genome
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import SubnetSpec
+
+STREAM = 0x5A3  # keeps these draws apart from other uses of the run's seed
+MOST_IDENTITY = 0.99
+
+
+def draw(space: SearchSpace, seed: int, step: int, identity_prob: float | None = None, index: int = 0) -> SubnetSpec:
+    """The random subnet of a global step; ``index`` tells several nets of one step apart.
+
+    ``identity_prob`` is the chance of each position to be skipped (None: as likely as each head count).
+    """
+    rng = np.random.default_rng([seed, STREAM, step, index])
+    return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
+
+
+def mean_macs(space: SearchSpace, identity_prob: float | None, count: int = 4096) -> float:
+    """Mean exact MACs of ``count`` random nets, always the same draws: it never rises with the probability."""
+    nets = genome.sample(space, np.random.default_rng([STREAM, count]), count, identity_prob)
+    return float(cost.macs(genome.columns(space, nets)).mean())
+
+
+def fit_identity_prob(space: SearchSpace, low: float, high: float) -> float:
+    """The identity probability at which random nets cost (low + high) / 2 MACs on average.
+
+    The first release steps by 0.01 until the mean is inside; this is a root finder on common random numbers. Where
+    no probability reaches the middle, the nearest one (0 or 0.99) is returned with a warning that tells the mean it
+    gives. A space without identity has nothing to fit: 0.
+    """
+    middle = (low + high) / 2
+    if not space.identity:
+        _warn_outside(mean_macs(space, 0.0), low, high, "the space has no identity, so that nothing can be fitted")
+        return 0.0
+    for bound, reached in ((0.0, mean_macs(space, 0.0)), (MOST_IDENTITY, mean_macs(space, MOST_IDENTITY))):
+        if (reached <= middle) if bound == 0 else (reached >= middle):
+            _warn_outside(reached, low, high, f"identity probability {bound:g} comes nearest")
+            return bound
+    return float(brentq(lambda p: mean_macs(space, p) - middle, 0.0, MOST_IDENTITY, xtol=1e-4))
+
+
+def _warn_outside(reached: float, low: float, high: float, why: str) -> None:
+    if not low <= reached <= high:
+        warnings.warn(
+            f"random nets cost {reached / 1e9:.3f}G MACs on average, outside the budget "
+            f"[{low / 1e9:.3f}G, {high / 1e9:.3f}G]: {why}",
+            stacklevel=3,
+        )

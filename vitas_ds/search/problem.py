@@ -1,0 +1,150 @@
+"""The search as pymoo sees it: asks for generations of genomes, tells what they are worth. The sole pymoo import.
+
+pymoo draws from one ``numpy`` generator that it seeds itself and hands to every operator, so that the same seed and
+the same scores give the same generations.
+"""
+# K nets, G genes, F objectives (lower is better)
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.soo.nonconvex.ga import GA
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.mating import Mating
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.core.repair import Repair
+from pymoo.core.termination import NoTermination
+from pymoo.indicators.hv import HV
+from pymoo.operators.crossover.pntx import TwoPointCrossover
+from pymoo.operators.mutation.pm import PM
+from pymoo.problems.static import StaticProblem
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from vitas_ds import config
+from vitas_ds.search import propose
+from vitas_ds.search.feasible import Feasible
+
+HALF = 0.5 - 1e-6  # a gene's values are the integers within half of its bounds, to the ends as well
+
+
+class Algorithm(Protocol):
+    """What proposes generations."""
+
+    def ask(self) -> np.ndarray:
+        """The next generation: canonical genomes [K, G], inside the budget and new; none when none is left."""
+
+    def tell(self, values: np.ndarray) -> None:
+        """The objectives [K, F] of the generation asked for last, each to be lowered."""
+
+
+def algorithm(inside: Feasible, cfg: config.Search, seed: int) -> Algorithm:
+    """The algorithm that ``search.algorithm`` names."""
+    return RandomSearch(inside, cfg.population, seed) if cfg.algorithm == "random" else Evolution(inside, cfg, seed)
+
+
+class RandomSearch:
+    """The baseline: every generation is a fresh even sample of the nets inside the budget."""
+
+    def __init__(self, inside: Feasible, population: int, seed: int) -> None:
+        self.inside, self.population, self.rng = inside, population, np.random.default_rng(seed)
+        self.seen: set[bytes] = set()
+
+    def ask(self) -> np.ndarray:
+        genomes = propose.fresh(self.inside, self.population, self.rng, self.seen)
+        self.seen.update(map(propose.key, genomes))
+        return genomes
+
+    def tell(self, values: np.ndarray) -> None:
+        pass
+
+
+class Evolution:
+    """pymoo's GA or NSGA-II with the first release's operators: two-point crossover and polynomial mutation."""
+
+    def __init__(self, inside: Feasible, cfg: config.Search, seed: int) -> None:
+        self.problem = GenomeProblem(inside, 1 + len(objectives(cfg)))
+        mend, new = MendGenomes(), OnlyNew(self.problem.seen)
+        kind = GA if cfg.algorithm == "ga" else NSGA2
+        self.algorithm = kind(cfg.population, sample, repair=mend, eliminate_duplicates=new, output=None)
+        crossover, mutation = TwoPointCrossover(prob=cfg.crossover_prob), PM(prob=1.0, eta=cfg.mutation_eta)
+        selection = self.algorithm.mating.selection
+        self.algorithm.mating = FullMating(
+            selection, crossover, mutation, repair=mend, eliminate_duplicates=new, n_max_iterations=20
+        )
+        self.algorithm.setup(self.problem, seed=seed, termination=NoTermination())
+        self.asked = Population.empty()
+
+    def ask(self) -> np.ndarray:
+        asked = self.algorithm.ask()
+        self.asked = Population.empty() if asked is None else asked
+        genomes = np.array([one.X for one in self.asked], np.int64).reshape(-1, self.problem.n_var)
+        self.problem.seen.update(map(propose.key, genomes))
+        return genomes
+
+    def tell(self, values: np.ndarray) -> None:
+        Evaluator().eval(StaticProblem(self.problem, F=values), self.asked)
+        self.algorithm.tell(infills=self.asked)
+
+
+def objectives(cfg: config.Search) -> tuple[str, ...]:
+    """The costs that are lowered beside the score: those of ``search.objectives``, for NSGA-II at least the MACs."""
+    return (tuple(cfg.objectives) or ("macs",)) if cfg.algorithm == "nsga2" else ()
+
+
+class GenomeProblem(Problem):
+    """Genes as reals that round to a gene's values; what leaves ``MendGenomes`` is integer and inside the budget."""
+
+    def __init__(self, inside: Feasible, n_obj: int) -> None:
+        sizes = inside.space.gene_sizes
+        super().__init__(n_var=len(sizes), n_obj=n_obj, xl=np.full(len(sizes), -HALF), xu=sizes - 1 + HALF)
+        self.inside = inside
+        self.seen: set[bytes] = set()  # every genome asked for so far
+
+
+def sample(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
+    """The initial population."""
+    return Population.new("X", propose.fresh(problem.inside, count, random_state, problem.seen))
+
+
+class MendGenomes(Repair):
+    """Round, put into canonical form, bring inside the budget."""
+
+    def _do(self, problem: GenomeProblem, X: np.ndarray, random_state: np.random.Generator, **_: Any) -> np.ndarray:
+        return propose.repair(problem.inside, np.around(X).astype(np.int64), random_state)
+
+
+class OnlyNew(DuplicateElimination):
+    """Drop repeats: of each other, of the other populations, and of all that was ever asked for."""
+
+    def __init__(self, seen: set[bytes]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def do(self, pop: Population, *others: Population, **_: Any) -> Population:
+        known = self.seen.union(propose.key(one.X) for other in others for one in other)
+        return pop[propose.distinct(pop.get("X"), known)]
+
+
+class FullMating(Mating):
+    """Mating in which fresh nets fill up a generation that has too few new children."""
+
+    def do(self, problem: GenomeProblem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
+        children = super().do(problem, pop, n_offsprings, **kwargs)
+        known = problem.seen.union(propose.key(one.X) for one in children)
+        more = propose.fresh(problem.inside, n_offsprings - len(children), kwargs["random_state"], known)
+        return Population.merge(children, Population.new("X", more)) if len(more) else children
+
+
+def front(values: np.ndarray) -> np.ndarray:
+    """The places of the rows of [K, F] that no other row dominates; equal rows are all kept."""
+    return np.sort(NonDominatedSorting().do(values, only_non_dominated_front=True))
+
+
+def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
+    """The volume between the rows of [K, F] and the reference point; rows beyond it add nothing."""
+    return float(HV(ref_point=reference)(values))
