@@ -23,3 +23,7 @@ def first_error(error: Any) -> str:
         message += f" (given: {first['input']!r})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"
+
+
+class Preempted(Exception):
+    """The job was asked to stop and has saved what it has; the command line exits with status 75 (start it again)."""

@@ -15,7 +15,7 @@
       retrain/
         spec.json                 the net that is trained
         checkpoints/
-        weights.safetensors
+        model/                    the trained net: model.safetensors, spec.json, preprocess.json, README.md
       export/                     model.safetensors, spec.json, README.md
       report/index.html           one page, readable without a network
 
@@ -133,9 +133,14 @@ class RunDir:
         return self.retrain / "checkpoints"
 
     @property
+    def retrain_model(self) -> Path:
+        """The retrained net: a folder as an exported model's."""
+        return self.retrain / "model"
+
+    @property
     def retrain_weights(self) -> Path:
-        """The retrained net, consolidated."""
-        return self.retrain / "weights.safetensors"
+        """The retrained net's tensors, consolidated."""
+        return self.retrain_model / "model.safetensors"
 
     @property
     def export(self) -> Path:

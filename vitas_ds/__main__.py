@@ -1,0 +1,135 @@
+"""The command line: one subcommand a stage or tool. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from vitas_ds.errors import Preempted, UserError
+
+STAGES = {
+    "train-supernet": "train the weight-sharing supernet, one sampled net a step",
+    "search": "search the best nets inside a budget with the supernet's weights",
+    "retrain": "train one net from scratch (the search's best, a published one, or a spec.json)",
+    "evaluate": "top-1 and top-5 accuracy on the validation images",
+    "export": "write the trained net as safetensors, spec.json and a model card",
+    "report": "write one HTML page about the run, and print its results",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="vitas", description="Vision transformer architecture search: supernet, search, retrain.",
+        epilog="A stage started again on the same run goes on where it stopped. Recipes: vitas_ds/recipes/.",
+    )  # fmt: skip
+    top.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in STAGES.items():
+        add_recipe(commands.add_parser(name, help=text, description=text))
+    config = commands.add_parser("config", help="check a recipe and print the resolved run, starting nothing")
+    add_recipe(config)
+    config.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks to resolve for")
+    add_recipe(commands.add_parser("space", help="size, smallest and largest net of a recipe's space"))
+    add_tools(commands)
+    return top
+
+
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """Arguments of everything that takes a recipe."""
+    command.add_argument("recipe", help="name of a packaged recipe, or a YAML file")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
+    command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # launchers add it
+
+
+def add_tools(commands: argparse._SubParsersAction) -> None:
+    """Tools that need no recipe."""
+    cost = commands.add_parser("cost", help="MACs, ViTAS FLOPs, parameters and memory of a net")
+    cost.add_argument("net", help="a published net (vitas-a ... vitas-f, deit-ti, deit-s) or a spec.json")
+    cost.add_argument("more", nargs="*", metavar="net", help="further nets, to compare")
+    cost.add_argument("--json", action="store_true", help="one JSON object, for a program")
+    cost.add_argument("--layers", action="store_true", help="a row for each layer")
+    cost.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the nets, layer by layer")
+    load = commands.add_parser("import", help="a checkpoint of the first release -> an exported model")
+    load.add_argument("--net", required=True, help="vitas-a, vitas-b, vitas-c, vitas-e or vitas-f")
+    load.add_argument("--checkpoint", required=True, type=Path, metavar="FILE.pth.tar")
+    load.add_argument("--out", required=True, type=Path, metavar="DIR")
+    scan = commands.add_parser("scan", help="name every unreadable image of a folder; exit status 1 if there is one")
+    scan.add_argument("data", type=Path, help="folder of images")
+    scan.add_argument("--write", type=Path, metavar="FILE", help="write the list that data.exclude reads")
+    scan.add_argument("--threads", type=int, default=0, help="0: one a core")
+    commands.add_parser("doctor", help="what this machine has and lacks for each stage")
+
+
+def run_stage(args: argparse.Namespace) -> int:
+    """Run one stage of a recipe."""
+    from vitas_ds import checks, config
+
+    resolved = config.load(args.recipe, args.overrides)
+    checks.check(resolved, args.command, checks.world_size())
+    import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}").run(resolved)
+    return 0
+
+
+def run_config(args: argparse.Namespace) -> int:
+    """Print the resolved run of a recipe."""
+    from vitas_ds import checks, config
+
+    resolved = config.load(args.recipe, args.overrides)
+    checks.check(resolved, "config", args.world_size)
+    print(config.dump(resolved), end="")
+    return 0
+
+
+def run_tool(args: argparse.Namespace) -> int:
+    """Run a tool; each lives in ``vitas_ds/tools/NAME.py`` and takes the parsed arguments."""
+    name = {"import": "import_checkpoint"}.get(args.command, args.command)
+    return import_module(f"vitas_ds.tools.{name}").run(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 done, 1 a finding, 2 the user's mistake, 75 stopped, start again."""
+    top = parser()
+    args = top.parse_args(argv)
+    if args.version:
+        from vitas_ds import __version__
+
+        print(__version__)
+        return 0
+    if args.command is None:
+        top.print_help()
+        return 2
+    warnings.showwarning = _one_line
+    runners: dict[str, Callable[[argparse.Namespace], int]] = dict.fromkeys(STAGES, run_stage) | {"config": run_config}
+    try:
+        return runners.get(args.command, run_tool)(args)
+    except UserError as error:
+        if _is_main():
+            print(f"vitas {args.command}: {error}", file=sys.stderr)
+        return 2
+    except Preempted as error:
+        if _is_main():
+            print(f"vitas {args.command}: {error}", file=sys.stderr)
+        return 75
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+    """A warning of this project is a line on rank 0; those of libraries are theirs to give in their own form."""
+    if _is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What can be known to be wrong with a run before anything starts. No torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from vitas_ds.config import Config, Training
+from vitas_ds.errors import UserError
+from vitas_ds.search.budget import check_budget
+
+NEEDS_TRAIN = ("train-supernet", "search", "retrain")
+
+
+def world_size() -> int:
+    """Ranks of this job, as its launcher says (1 without one)."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+
+
+def check(config: Config, stage: str, ranks: int) -> None:
+    """Raise ``UserError``, one line, for the first thing that stage cannot work with; warn of settings it ignores.
+
+    ``stage`` "config" checks the numbers of all stages, and no files.
+    """
+    for section, trains in (("supernet", "train-supernet"), ("retrain", "retrain")):
+        if stage in (trains, "config"):
+            _check_batch(getattr(config, section), section, ranks)
+    if stage in ("train-supernet", "search", "config"):
+        check_budget(config.space, config.search)
+        _warn_ignored(config)
+    if stage in NEEDS_TRAIN or stage == "evaluate":
+        _check_folders(config, stage)
+
+
+def _check_batch(training: Training, section: str, ranks: int) -> None:
+    parts = ranks * training.accumulate
+    if training.batch_size % parts:
+        raise UserError(
+            f"{section}.batch_size: {training.batch_size} is not a multiple of {ranks} ranks x "
+            f"{section}.accumulate={training.accumulate}"
+        )
+
+
+def _check_folders(config: Config, stage: str) -> None:
+    """The folders exist, have the same classes, and as many as the space."""
+    names = {}
+    needed = {"data.train": stage in NEEDS_TRAIN, "data.val": stage == "evaluate"}
+    for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
+        if not folder:
+            if needed[field]:
+                raise UserError(f"{field}: empty; give the folder of images, one folder a class")
+            continue
+        if not Path(folder).is_dir():
+            raise UserError(f"{field}: {folder}: no such folder")
+        names[field] = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+        if names[field] and len(names[field]) != config.space.num_classes:
+            raise UserError(
+                f"space.num_classes: {config.space.num_classes}, but {folder} has {len(names[field])} class folders"
+            )
+    if len(names) == 2 and names["data.train"] != names["data.val"]:
+        odd = sorted(names["data.train"] ^ names["data.val"])
+        where = "data.train" if odd[0] in names["data.train"] else "data.val"
+        raise UserError(f"data.train and data.val have different classes: {odd[0]} is in {where} alone")
+
+
+def _warn_ignored(config: Config) -> None:
+    supernet = config.supernet
+    if supernet.distill and supernet.rule == "single":
+        warnings.warn("supernet.distill is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
+    if supernet.sharing != "bilateral" and supernet.objective == "loss_mean":
+        warnings.warn("supernet.objective is ignored: supernet.sharing has one side", stacklevel=2)
+    if config.search.objectives and config.search.algorithm != "nsga2":
+        warnings.warn("search.objectives is ignored: search.algorithm is not nsga2", stacklevel=2)

@@ -1,0 +1,95 @@
+"""Stage retrain: one spec from scratch, as a plain vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitas_ds import checkpoint, distributed, rules
+from vitas_ds.config import Config
+from vitas_ds.cost import spec_macs
+from vitas_ds.data.sources import ImageSet, read_folder
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.models.exported import Preprocess, model_card, write_model
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.published import find_spec
+from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
+from vitas_ds.search.select import select
+from vitas_ds.spec import SubnetSpec, read_spec
+from vitas_ds.training import Task, train
+
+
+def run(config: Config) -> None:
+    """Train the net that ``retrain.spec`` names on all training images; it has seen none of ``data.val``."""
+    ranks = distributed.init(config.run.device, config.run.timeout)
+    folder = open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
+    spec = chosen_spec(config, folder)
+    if folder.retrain_weights.exists():
+        if ranks.is_main:
+            print(f"retrain: done already, {read_summary(folder)['retrain']['steps']} steps")
+        return
+    if ranks.is_main and not folder.retrain_spec.exists():
+        write_json(folder.retrain_spec, spec.to_dict())
+    images = read_folder(config.data.train, config.data.exclude)
+    numbers = train(_task(config, folder, spec, images), config, folder, ranks)
+    _finish(config, folder, ranks, spec, images, numbers)
+
+
+def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
+    """The spec to train, with the recipe's image size and classes.
+
+    Raises:
+        UserError: there is no such spec, or the run has begun to train another one.
+    """
+    word = config.retrain.spec
+    found = select(folder.search, word) if word.startswith("search:") else find_spec(word)
+    spec = SubnetSpec(
+        config.space.image_size, found.patch_size, found.embed_dim, config.space.num_classes, found.active
+    )
+    if spec.image_size % spec.patch_size:
+        raise UserError(f"retrain.spec: patch_size {spec.patch_size} does not divide image_size {spec.image_size}")
+    if folder.retrain_spec.exists() and read_spec(folder.retrain_spec) != spec:
+        raise UserError(
+            f"retrain.spec: {word} is another net than {folder.retrain_spec}, which this run trains; "
+            f"move {folder.retrain} away, or give another run.name"
+        )
+    return spec
+
+
+def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
+    model = VisionTransformer(spec, config.retrain.drop_path_rate, config.engine.checkpoint_activations)
+    init_weights(model, config.run.seed)
+    if config.engine.compile:
+        model.compile()
+
+    def losses(net: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
+        yield rules.loss_of(net(images)[None], targets, "loss_mean")
+
+    return Task(
+        "retrain", config.retrain, folder.retrain_checkpoints, model, {"all": list(model.parameters())}, images,
+        config.space.num_classes, losses, lambda step: {"all"},
+    )  # fmt: skip
+
+
+def _finish(
+    config: Config, folder: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet, numbers: dict[str, Any]
+) -> None:
+    """The last checkpoint becomes a model folder."""
+    if ranks.is_main:
+        newest = checkpoint.newest(folder.retrain_checkpoints)
+        assert newest is not None, "training ends with a checkpoint"
+        model = VisionTransformer(spec)
+        with torch.no_grad():
+            model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema > 0))
+        data = config.data
+        facts: dict[str, object] = {"accuracy": "not evaluated"}
+        preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
+        write_model(model, folder.retrain_model, preprocess, model_card(model, folder.name, facts))
+        update_summary(folder, "retrain", numbers | {"macs": spec_macs(spec)})
+        print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.retrain_model}")
+    distributed.barrier()

@@ -1,0 +1,95 @@
+"""Stage train-supernet: one set of weights for every net of the space, one sampled net a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vitas_ds import checkpoint, distributed, rules
+from vitas_ds.config import Config
+from vitas_ds.cost import spec_macs
+from vitas_ds.data.sources import ImageSet, hold_out, read_folder, write_classes, write_list
+from vitas_ds.distributed import Ranks
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
+from vitas_ds.sampling import fit_identity_prob
+from vitas_ds.spec import SubnetSpec
+from vitas_ds.training import Task, train
+
+
+def run(config: Config) -> None:
+    """Train the supernet of ``config.space`` on the training images but those held out for the search."""
+    ranks = distributed.init(config.run.device, config.run.timeout)
+    folder = open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
+    if folder.supernet_weights.exists():
+        if ranks.is_main:
+            print(f"train-supernet: done already, {read_summary(folder)['train-supernet']['steps']} steps")
+        return
+    images, held_out = hold_out(
+        read_folder(config.data.train, config.data.exclude), config.data.search_per_class, config.run.seed
+    )
+    if ranks.is_main:
+        folder.supernet.mkdir(parents=True, exist_ok=True)
+        write_classes(images.classes, folder.path / "classes.json")
+        write_list(held_out.paths, folder.path / "search_images.txt")
+    numbers = train(_task(config, folder, images), config, folder, ranks)
+    _finish(folder, ranks, numbers)
+
+
+def _task(config: Config, folder: RunDir, images: ImageSet) -> Task:
+    supernet = Supernet(
+        config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations
+    )
+    init_weights(supernet, config.run.seed)
+    nets = nets_of(config)
+
+    def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
+        return step_losses(config, model, nets(step), images, targets)
+
+    def used(step: int) -> set[str]:
+        return set().union(*(supernet.units_used(net) for net in nets(step)))
+
+    def facts(step: int) -> dict[str, Any]:
+        net = nets(step)[0]
+        return {"net_macs": spec_macs(net), "net_depth": net.depth, "net_embed_dim": net.embed_dim}
+
+    return Task(
+        "train-supernet", config.supernet, folder.supernet_checkpoints, supernet, supernet.units(), images,
+        config.space.num_classes, losses, used, facts,
+    )  # fmt: skip
+
+
+def nets_of(config: Config) -> Callable[[int], list[SubnetSpec]]:
+    """The nets of a step, as a function of the step; identity is as likely as the budget asks."""
+    budget = config.supernet.budget or config.search.macs
+    prob = fit_identity_prob(config.space, *budget) if budget and config.space.identity else None
+    return lambda step: rules.nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+
+
+def step_losses(
+    config: Config, model: Callable[..., Tensor], nets: list[SubnetSpec], images: Tensor, targets: Tensor
+) -> Iterator[Tensor]:
+    """The loss of each net of a step, a share of 1 / nets each; with distillation, later nets learn from the first."""
+    objective, teacher = config.supernet.objective, None
+    for net in nets:
+        logits = model(images, net)
+        if teacher is None:
+            loss = rules.loss_of(logits, targets, objective)
+            teacher = logits.detach() if config.supernet.distill else None
+        else:
+            loss = rules.distill_loss(logits, teacher, objective)
+        yield loss / len(nets)
+
+
+def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any]) -> None:
+    """Consolidate the last checkpoint, so that a search needs neither engine nor as many ranks."""
+    if ranks.is_main:
+        newest = checkpoint.newest(folder.supernet_checkpoints)
+        assert newest is not None, "training ends with a checkpoint"
+        checkpoint.write_consolidated(newest, folder.supernet_weights)
+        update_summary(folder, "train-supernet", numbers)
+        print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.supernet_weights}")
+    distributed.barrier()

@@ -1,0 +1,22 @@
+"""``vitas import``: a checkpoint of the first release -> an exported model."""
+
+from __future__ import annotations
+
+import argparse
+
+from vitas_ds.errors import UserError
+from vitas_ds.models.exported import Preprocess, model_card, write_model
+from vitas_ds.models.importing import import_first_release
+from vitas_ds.published import published
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert ``args.checkpoint`` of ``args.net`` into the folder ``args.out``; never overwrites one."""
+    if args.out.exists():
+        raise UserError(f"--out {args.out}: exists already")
+    model = import_first_release(args.net, args.checkpoint)
+    paper = published(args.net)
+    facts = {"weights": f"first release of ViTAS, {args.net}", "accuracy stated by the paper": f"{paper.top1} %"}
+    write_model(model, args.out, Preprocess(), model_card(model, args.net, facts))
+    print(f"{args.out}: {args.net}, {sum(p.numel() for p in model.parameters()):,} parameters")
+    return 0
