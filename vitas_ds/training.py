@@ -1,0 +1,190 @@
+"""The training loop that both training stages share: batches, steps, checkpoints, progress.
+
+Everything random is a function of (seed, step, rank), so that a resumed run needs weights and optimizer alone to go
+on bit for bit. Start-up order: the stage's own checkpoint, else the model as it is given.
+"""
+# B batch, C classes
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitas_ds import checkpoint, distributed
+from vitas_ds.config import Config, Training
+from vitas_ds.data.loader import Batch, train_batches
+from vitas_ds.data.mixing import mix
+from vitas_ds.data.order import steps_per_epoch
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import Ranks
+from vitas_ds.engine import Engine
+from vitas_ds.errors import Preempted, UserError
+from vitas_ds.optimizer import cosine_lr
+from vitas_ds.run_dir import RunDir
+from vitas_ds.tracking import Tracker, open_tracker
+
+LOOK_EVERY = 10  # steps between agreements of the ranks to stop or to save by the clock, which cost a reduction
+Losses = Callable[[Callable[..., Tensor], Tensor, Tensor, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training stage gives the loop.
+
+    ``losses(model, images, targets [B, C], step)`` yields the losses of a step one by one; each is sent backward
+    before the next is computed, and the step learns from their sum. ``used(step)`` names the units that they use.
+    ``facts(step)`` are further values of a progress record.
+    """
+
+    stage: str
+    training: Training
+    checkpoints: Path
+    model: nn.Module
+    units: dict[str, list[nn.Parameter]]
+    images: ImageSet
+    num_classes: int
+    losses: Losses
+    used: Callable[[int], set[str]]
+    facts: Callable[[int], dict[str, Any]] = lambda step: {}
+
+
+def total_steps(training: Training, images: int) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole training. Raises ``UserError`` if a batch exceeds the images."""
+    per_epoch = steps_per_epoch(images, training.augment.views, training.batch_size)
+    if not per_epoch:
+        raise UserError(f"batch_size: {training.batch_size} is more than the {images} training images")
+    return per_epoch, per_epoch * training.epochs
+
+
+@dataclass
+class Progress:
+    """Where a training is: what a checkpoint keeps beside weights and optimizer."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in this stage, over all starts
+    loss_sum: float = 0.0  # of this rank, since the last record
+    loss_steps: int = 0
+    loss: float = float("nan")  # mean over ranks of the last record
+    nonfinite: int = 0  # skipped steps in a row
+    replaced: int = 0  # unreadable images that others stood in for, on this rank
+
+
+def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, Any]:
+    """Train to the last epoch, from the newest good checkpoint on; returns the stage's headline numbers.
+
+    Raises:
+        Preempted: SIGTERM came; all is saved.
+        UserError: gradients stay non-finite, or a checkpoint does not fit.
+    """
+    training = task.training
+    per_epoch, total = total_steps(training, len(task.images))
+    engine = Engine(task.model, task.units, config.engine, training, ranks)
+    saved = checkpoint.resume(engine, task.checkpoints)
+    progress = Progress(**saved) if saved else Progress()
+    with open_tracker(config, run, task.stage, ranks.is_main, total=total, start_step=progress.step) as tracker:
+        if saved:
+            tracker.say(f"{task.stage}: going on from step {progress.step} of {total}")
+        batches = train_batches(
+            task.images, config.data, training.augment, config.space.image_size,
+            training.batch_size // ranks.world_size, config.run.seed, progress.step, ranks,
+        )  # fmt: skip
+        with _sigterm() as asked:
+            _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, asked)
+        numbers = {"steps": total, "epochs": training.epochs, "loss": progress.loss, "seconds": round(progress.seconds)}
+        tracker.summary(numbers)
+    return numbers
+
+
+def _loop(
+    task: Task, config: Config, ranks: Ranks, engine: Engine, tracker: Tracker, progress: Progress,
+    batches: Iterator[Batch], per_epoch: int, total: int, asked: threading.Event,
+) -> None:  # fmt: skip
+    training, clock = task.training, time.monotonic
+    last = last_saved = clock()
+    while progress.step < total:
+        with tracker.waiting():
+            batch = next(batches)
+        lr = cosine_lr(training, progress.step, per_epoch)
+        loss, norm = _step(task, config, ranks, engine, batch, progress.step, lr)
+        _count(task, progress, float(loss), norm, config)
+        progress.replaced += batch.replaced
+        progress.step += 1
+        if progress.step % training.log_every == 0 or progress.step == total:
+            _record(task, ranks, tracker, progress, lr, norm)
+        progress.seconds, last = progress.seconds + clock() - last, clock()
+        stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
+        if stop or due or progress.step % training.save_every == 0 or progress.step == total:
+            checkpoint.save(engine, task.checkpoints, progress.step, asdict(progress), keep=training.keep)
+            last_saved = clock()
+        if stop and progress.step < total:
+            raise Preempted(f"stopped after step {progress.step} of {total}, which is saved; start it again to go on")
+
+
+def _step(
+    task: Task, config: Config, ranks: Ranks, engine: Engine, batch: Batch, step: int, lr: float
+) -> tuple[Tensor, float]:
+    """One optimizer step: this rank's loss (a tensor, so that nothing waits for it) and the gradient's norm."""
+    seed = config.run.seed
+    torch.manual_seed(hash((seed, step, ranks.rank)) & (2**63 - 1))  # of drop path
+    images, targets = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, seed, step, ranks.rank)
+    parts = task.training.accumulate
+    total = torch.zeros((), device=images.device)
+    for some, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+        for loss in task.losses(engine, some, wanted, step):
+            engine.backward(loss / parts)
+            total += loss.detach().float() / parts
+    return total, engine.step(task.used(step), lr)
+
+
+def _count(task: Task, progress: Progress, loss: float, norm: float, config: Config) -> None:
+    """Add a step to the meters; stop where too many in a row were skipped. The norm is the same on all ranks."""
+    progress.loss_sum += loss
+    progress.loss_steps += 1
+    progress.nonfinite = 0 if math.isfinite(norm) else progress.nonfinite + 1
+    if progress.nonfinite >= task.training.max_nonfinite:
+        raise UserError(
+            f"{task.stage}: gradient not finite in {progress.nonfinite} steps in a row, the last step {progress.step}; "
+            f"lower the learning rate, or clip; the last good checkpoint is kept in {task.checkpoints}"
+        )
+
+
+def _record(task: Task, ranks: Ranks, tracker: Tracker, progress: Progress, lr: float, norm: float) -> None:
+    """Write a progress record of the steps since the last one."""
+    sums = torch.tensor([progress.loss_sum, float(progress.replaced)], dtype=torch.float64, device=ranks.device)
+    loss, replaced = distributed.all_sum(sums).tolist()
+    progress.loss = loss / progress.loss_steps / ranks.world_size
+    values: dict[str, Any] = {"loss": progress.loss, "lr": lr, "grad_norm": norm}
+    if replaced:
+        values["bad_images"] = int(replaced)
+    values |= task.facts(progress.step - 1)
+    tracker.log(progress.step, values, images=progress.loss_steps * task.training.batch_size)
+    progress.loss_sum, progress.loss_steps = 0.0, 0
+
+
+def _agree(step: int, stop: bool, due: bool) -> tuple[bool, bool]:
+    """Whether any rank was asked to stop, and whether rank 0's clock says to save; asked every few steps only."""
+    if step % LOOK_EVERY:
+        return False, False
+    votes = distributed.gather((stop, due))
+    return any(vote[0] for vote in votes), votes[0][1]
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets (slurm's preemption, a launcher's end), so that the loop can save and leave."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
