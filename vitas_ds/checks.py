@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vitas_ds.config import Config, Training
 from vitas_ds.errors import UserError
-from vitas_ds.search.budget import check_budget
+from vitas_ds.search import budget
+from vitas_ds.search.feasible import feasible
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
@@ -27,7 +28,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         if stage in (trains, "config"):
             _check_batch(getattr(config, section), section, ranks)
     if stage in ("train-supernet", "search", "config"):
-        check_budget(config.space, config.search)
+        feasible(config.space, budget.of_config(config.search))
         _warn_ignored(config)
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)

@@ -6,6 +6,7 @@ learning rate, clipping and precision live here and are put into the DeepSpeed J
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,7 +228,21 @@ def load(recipe: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_error(error)}") from None
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        words = [word for word in overrides if f"{field}.".startswith(f"{word.partition('=')[0]}.")]
+        raise UserError(f"{words[-1] if words else path}: {first_error(error)}{_hint(error)}") from None
+
+
+def _hint(error: ValidationError) -> str:
+    """For an unknown key, the known one that looks most like it."""
+    first = error.errors()[0]
+    *sections, key = [str(part) for part in first["loc"]] or [""]
+    known: Any = Config
+    for name in sections:
+        known = getattr(known, "model_fields", {}).get(name)
+        known = known and known.annotation
+    near = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
+    return f"; did you mean {near[0]}?" if near and first["type"] == "extra_forbidden" else ""
 
 
 def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitas_ds import distributed
 from vitas_ds.config import Config
-from vitas_ds.data.pipeline import eval_batches
+from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError

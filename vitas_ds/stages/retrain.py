@@ -19,7 +19,7 @@ from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.published import find_spec
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
-from vitas_ds.search.select import select
+from vitas_ds.search.results import select
 from vitas_ds.spec import SubnetSpec, read_spec
 from vitas_ds.training import Task, train
 
