@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIDE = 32  # pixels; the digits are 28, with a dark frame of 2
+SIDE = 28  # pixels
 VAL_PER_CLASS = 100
 SEED = 0
 
@@ -34,8 +34,7 @@ def write(root: Path) -> None:
     from PIL import Image
 
     pixels, labels = mnist_data()  # [5000, 784] in 0..255, [5000]
-    frame = (SIDE - 28) // 2
-    digits = np.pad(pixels.reshape(-1, 28, 28).astype(np.uint8), ((0, 0), (frame, frame), (frame, frame)))
+    digits = pixels.reshape(-1, SIDE, SIDE).astype(np.uint8)
     for i, (digit, label, val) in enumerate(zip(digits, labels, split(labels), strict=True)):
         folder = root / ("val" if val else "train") / str(label)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,100 @@
+# shellcheck shell=bash
+# What the launch scripts share. Source it from the root of the checkout.
+
+# shellcheck disable=SC2034 # read by the scripts that source this file
+STAGES=(train-supernet search retrain evaluate export report)
+
+die() {
+    echo "${0##*/}: $*" >&2
+    exit 2
+}
+
+# Print a command, and run it unless DRY_RUN is set.
+start() {
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
+    [[ -n ${DRY_RUN:-} ]] || "$@"
+}
+
+find_python() {
+    local name
+    for name in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    die "needs Python 3.11 or newer with venv (Debian, Ubuntu: apt install python3 python3-venv; or set PYTHON)"
+}
+
+# make_venv EXTRA: .venv with this package and what its extra needs. Installs again only when the versions asked for
+# have changed.
+make_venv() {
+    local stamp=.venv/installed.$1 wanted python
+    wanted=$(cat requirements.txt pyproject.toml)
+    if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
+        return
+    fi
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        python=$(find_python)
+        echo "making .venv with $python"
+        "$python" -m venv --clear .venv
+    fi
+    echo "installing requirements.txt and .[$1] into .venv (minutes the first time)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+free_port() {
+    [[ -x .venv/bin/python ]] || { echo 29500 && return; }
+    .venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Number of NVIDIA GPUs that processes may use here.
+count_gpus() {
+    if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+        awk -F, '{ print NF }' <<<"$CUDA_VISIBLE_DEVICES"
+    else
+        nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
+    fi
+}
+
+# parse_launch "$@": sets DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE where those options are given.
+# `--help` prints the comment at the top of the script.
+parse_launch() {
+    RECIPE='' OVERRIDES=() GPUS='' HOSTFILE=''
+    while (($#)); do
+        case $1 in
+        -h | --help)
+            awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); if (!/^SBATCH/) print }' "$0"
+            exit 0
+            ;;
+        --dry-run) DRY_RUN=1 ;;
+        --stages | --gpus | --hostfile)
+            (($# > 1)) || die "$1: needs a value"
+            case $1 in
+            --stages) read -ra STAGES <<<"$2" ;;
+            --gpus) GPUS=$2 ;;
+            --hostfile) HOSTFILE=$2 ;;
+            esac
+            shift
+            ;;
+        -*) die "$1: no such option; see --help" ;;
+        *=*) OVERRIDES+=("$1") ;;
+        *)
+            [[ -z $RECIPE ]] || die "$1: a second recipe, after $RECIPE; an override has the form section.key=value"
+            RECIPE=$1
+            ;;
+        esac
+        shift
+    done
+    [[ -n $RECIPE ]] || die "which recipe? see --help"
+    [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
+    [[ -x .venv/bin/python || -n ${DRY_RUN:-} ]] || make_venv quickstart
+}
+
+# Stages whose work is not shared between ranks.
+alone() {
+    [[ $1 == export || $1 == report ]]
+}

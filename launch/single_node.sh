@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# All stages of a recipe on the GPUs of this machine, under the deepspeed launcher.
+#
+#   launch/single_node.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
+#
+# Without --gpus it takes all GPUs, or two CPU ranks where there is none. Run again, it goes on where it stopped.
+# Exit status 75: the job was asked to stop and has saved; start it again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/lib.sh
+source launch/lib.sh
+parse_launch "$@"
+[[ -z $HOSTFILE ]] || die "--hostfile: several nodes are launch/multi_node.sh's"
+
+export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+if [[ $(count_gpus) == 0 ]]; then
+    export DS_ACCELERATOR=cpu
+    GPUS=${GPUS:-2}
+fi
+for stage in "${STAGES[@]}"; do
+    if alone "$stage"; then
+        start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+    else
+        start deepspeed --num_gpus "${GPUS:-$(count_gpus)}" --master_port "${MASTER_PORT:-$(free_port)}" \
+            --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+    fi
+done

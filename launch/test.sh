@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Style, types and tests, in the order of what they cost.
+#
+#   launch/test.sh [unit] [pytest arguments ...]
+#
+# `unit` leaves out the tests that start launchers and kill processes. Makes .venv when it is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/lib.sh
+source launch/lib.sh
+
+UNIT=
+if [[ ${1:-} == unit ]]; then
+    UNIT=1
+    shift
+fi
+
+make_venv quickstart,dev
+export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+[[ $(count_gpus) != 0 ]] || export DS_ACCELERATOR=cpu
+
+start ruff check .
+start ruff format --check .
+start mypy
+start python -m pytest tests/unit -n 2 "$@"
+[[ -z $UNIT ]] || exit 0
+start python -m pytest tests --ignore tests/unit --ignore tests/benchmarks "$@"
