@@ -11,8 +11,8 @@ from vitas_ds import config, genome, rules
 from vitas_ds.space import SearchSpace
 
 
-def nets(step, seed=0, prob=0.4, space=SearchSpace(), **rule):
-    return rules.nets_of_step(space, config.Supernet(**rule), seed, step, prob)
+def nets(step, seed=0, prob=0.4, **rule):
+    return rules.nets_of_step(SearchSpace(), config.Supernet(**rule), seed, step, prob)
 
 
 def test_single_path_trains_one_net_a_step_from_seed_and_step_alone():

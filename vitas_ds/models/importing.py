@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -60,14 +61,15 @@ def _names(spec: SubnetSpec) -> dict[str, str]:
 def _read(path: Path) -> dict[str, Tensor]:
     """The ``model`` dict of a checkpoint, as float32 tensors."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: holds more than tensors, which is not loaded ({reason})") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a torch checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # of a file that is no checkpoint, torch.load raises nearly anything
+        found = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+        if found:
+            raise UserError(f"{path}: holds more than tensors, which is not loaded: {found[1]}") from None
+        raise UserError(f"{path}: not a torch checkpoint, or a damaged one ({type(error).__name__})") from None
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
         raise UserError(f"{path}: no dict of tensors under 'model', as the first release's checkpoints have")

@@ -79,7 +79,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
         self.patch_embed = PatchEmbed(spec.patch_size, D)
-        rates = torch.linspace(0, drop_path_rate, spec.depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, spec.depth, device="cpu").tolist()  # also under a meta device
         self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
         self.head = nn.Linear(D, spec.num_classes)

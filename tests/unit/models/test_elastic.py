@@ -1,0 +1,137 @@
+"""Each sliced layer against torch's plain layer that holds the sliced weights, chosen by index lists."""
+
+import pytest
+import torch
+from torch import nn
+
+from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take
+from vitas_ds.models.layers import patchify
+from vitas_ds.sharing import channels
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import LayerSpec
+
+SPACE = SearchSpace(
+    image_size=16, num_classes=5, patch_sizes=(4, 8), embed_dim=20, depth=1, num_heads=(1, 2), qkv_dim=60, mlp_dim=30
+)
+SIDES = ("left", "right", "cycle")
+GRID = [(side, i) for side in SIDES for i in (0, 2, 3, 6, 9)]
+
+
+def fill(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return module
+
+
+def index(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
+    """The channels in use as a list, counted out by hand."""
+    full = widths[-1]
+    if side == "left":
+        return list(range(width))
+    if side == "right":
+        return list(range(full - width, full))
+    bins = [list(range(a, b)) for a, b in zip((0, *widths), widths, strict=False)]
+    c = widths.index(width) + 1
+    first = sum(range(1, c)) % len(widths)
+    ring = [channel for b in bins[first:] + bins[:first] for channel in b]
+    return ring[:width]
+
+
+def plain(rows: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(rows.shape[1], rows.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(rows)
+        layer.bias.copy_(bias)
+    return layer
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("widths", [SPACE.embed_widths, SearchSpace().embed_widths, (3, 7, 8, 12)])
+def test_channels_are_those_counted_by_hand(side, widths):
+    for width in widths:
+        runs = channels(side, width, widths)
+        assert [i for run in runs for i in range(run.start, run.stop)] == index(side, width, widths)
+        weight = torch.arange(widths[-1] * 3).reshape(widths[-1], 3)
+        assert torch.equal(take(weight, runs), weight[index(side, width, widths)])
+        assert torch.equal(take(weight.T, None, runs), weight.T[:, index(side, width, widths)])
+
+
+@pytest.mark.parametrize(("side", "i"), GRID)
+def test_linear(side, i):
+    layer = fill(ElasticLinear(20, 30))
+    out, in_ = SPACE.mlp_widths[i], SPACE.embed_widths[9 - i]
+    rows, cols = index(side, out, SPACE.mlp_widths), index(side, in_, SPACE.embed_widths)
+    x = torch.randn(3, 4, in_)
+    expected = plain(layer.weight[rows][:, cols], layer.bias[rows])(x)
+    runs = channels(side, out, SPACE.mlp_widths), channels(side, in_, SPACE.embed_widths)
+    assert torch.equal(layer(x, *runs), expected)
+    assert torch.equal(layer(x, None, runs[1]), plain(layer.weight[:, cols], layer.bias)(x))
+
+
+@pytest.mark.parametrize(("side", "i"), GRID)
+def test_norm(side, i):
+    layer = fill(ElasticNorm(20))
+    width = SPACE.embed_widths[i]
+    cols = index(side, width, SPACE.embed_widths)
+    expected = nn.LayerNorm(width, eps=1e-6)
+    with torch.no_grad():
+        expected.weight.copy_(layer.weight[cols])
+        expected.bias.copy_(layer.bias[cols])
+    x = torch.randn(3, 4, width)
+    assert torch.equal(layer(x, channels(side, width, SPACE.embed_widths)), expected(x))
+
+
+@pytest.mark.parametrize(("side", "i"), GRID)
+def test_stem(side, i):
+    stem = fill(ElasticStem(SPACE, 8))
+    width = SPACE.embed_widths[i]
+    cols = index(side, width, SPACE.embed_widths)
+    images = torch.randn(2, 3, 16, 16)
+    tokens = nn.functional.conv2d(images, stem.weight[cols], stem.bias[cols], stride=8).flatten(2).transpose(1, 2)
+    tokens = torch.cat([stem.cls_token[..., cols].expand(2, -1, -1), tokens], 1) + stem.pos_embed[..., cols]
+    actual = stem(patchify(images, 8), channels(side, width, SPACE.embed_widths))
+    torch.testing.assert_close(actual, tokens, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "i"), GRID)
+def test_mlp(side, i):
+    mlp = fill(ElasticMlp(SPACE))
+    layer, D = LayerSpec(1, 6, SPACE.mlp_widths[i]), SPACE.embed_widths[9 - i]
+    hidden, embed = index(side, layer.mlp_dim, SPACE.mlp_widths), index(side, D, SPACE.embed_widths)
+    fc1 = plain(mlp.fc1.weight[hidden][:, embed], mlp.fc1.bias[hidden])
+    fc2 = plain(mlp.fc2.weight[embed][:, hidden], mlp.fc2.bias[embed])
+    x = torch.randn(2, 5, D)
+    expected = nn.Sequential(fc1, nn.GELU(), fc2)(x)
+    assert torch.equal(mlp(x, layer, side, channels(side, D, SPACE.embed_widths)), expected)
+
+
+@pytest.mark.parametrize(("side", "i"), GRID)
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_equals_torchs(side, i, mode, heads):
+    """``nn.MultiheadAttention`` of embedding width a, wrapped in the projections from and to the residual stream."""
+    attn = fill(ElasticAttention(SPACE, mode))
+    a, D = SPACE.attn_widths[i], SPACE.embed_widths[9 - i]
+    rows, embed = index(side, a, SPACE.attn_widths), index(side, D, SPACE.embed_widths)
+    own = {0: "", 1: "v", 2: "qk"}[mode]
+    x = torch.randn(2, 5, D)
+    q, k, v = (
+        plain(attn.get_parameter(f"{p}{s}_weight")[rows][:, embed], attn.get_parameter(f"{p}{s}_bias")[rows])(x)
+        for p, s in ((p, heads if p in own else "") for p in "qkv")
+    )
+    reference = nn.MultiheadAttention(a, heads, bias=False, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.eye(a).repeat(3, 1))
+        reference.out_proj.weight.copy_(torch.eye(a))
+    proj = plain(attn.proj.weight[embed][:, rows], attn.proj.bias[embed])
+    expected = proj(reference(q, k, v, need_weights=False)[0])
+    actual = attn(x, LayerSpec(heads, 3 * a, 3), side, channels(side, D, SPACE.embed_widths))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_run_is_a_view_and_no_copy():
+    weight = torch.randn(20, 20)
+    cut = take(weight, channels("right", 10, SPACE.embed_widths), channels("left", 4, SPACE.embed_widths))
+    assert cut.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()

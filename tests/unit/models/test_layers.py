@@ -1,0 +1,83 @@
+"""What both networks share: patches, attention, drop path, initial weights; against torch and timm."""
+
+import pytest
+import torch
+from torch import nn
+
+from vitas_ds.models.layers import attention, drop_path, embed_patches, init_weights, patchify
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+SPEC = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)))
+
+
+@pytest.mark.parametrize("size", [4, 8, 16])
+def test_patch_embedding_is_a_convolution(size):
+    conv = nn.Conv2d(3, 7, size, size)
+    images = torch.randn(2, 3, 32, 32)
+    expected = conv(images).flatten(2).transpose(1, 2)
+    cls_token, pos_embed = torch.zeros(1, 1, 7), torch.zeros(1, (32 // size) ** 2 + 1, 7)
+    tokens = embed_patches(patchify(images, size), conv.weight, conv.bias, cls_token, pos_embed)
+    torch.testing.assert_close(tokens[:, 1:], expected, rtol=1e-5, atol=1e-5)
+    assert (tokens[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_is_the_formula(scale):
+    heads, a = 3, 12
+    qkv = torch.randn(2, 5, 3 * a)
+    out = []
+    for h in range(heads):
+        q, k, v = (qkv[..., part * a + h * 4 : part * a + (h + 1) * 4] for part in range(3))
+        out.append((q @ k.mT * (4**-0.5 if scale is None else scale)).softmax(-1) @ v)
+    torch.testing.assert_close(attention(qkv, heads, scale), torch.cat(out, -1))
+
+
+def test_drop_path_drops_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 2, 3)
+    y = drop_path(x, 0.25, training=True)
+    kept = y[:, 0, 0] != 0
+    assert torch.equal(y[kept], x[kept] / 0.75)
+    assert (y[~kept] == 0).all()
+    assert abs(kept.float().mean().item() - 0.75) < 0.03
+    assert drop_path(x, 0.25, training=False) is x
+    assert drop_path(x, 0.0, training=True) is x
+
+
+def test_drop_path_rises_linearly_over_the_layers():
+    spec = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),) * 5)
+    rates = [block.drop_path_rate for block in VisionTransformer(spec, drop_path_rate=0.2).blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize("make", [lambda: VisionTransformer(SPEC), lambda: Supernet(SearchSpace(depth=2), "ordinal")])
+def test_initial_weights(make):
+    model = make()
+    init_weights(model, seed=0)
+    for name, weight in model.named_parameters():
+        value = weight.detach()
+        if value.ndim == 4:
+            bound = value[0].numel() ** -0.5  # what nn.Conv2d draws within
+            assert value.abs().max() <= bound
+            assert value.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+        elif value.ndim == 2:
+            assert value.abs().max() <= 0.04
+            assert value.mean().abs() < 1.5e-3, name
+            assert value.std() == pytest.approx(0.0176, rel=0.04), name  # 0.02 cut at two deviations
+        elif "norm" in name and name.endswith("weight"):
+            assert (value == 1).all()
+        else:  # biases, class token, position embedding
+            assert (value == 0).all(), name
+
+
+def test_plain_net_has_the_same_initial_weights_whatever_came_before():
+    first, second = VisionTransformer(SPEC), VisionTransformer(SPEC)
+    init_weights(first, seed=5)
+    torch.randn(3)
+    second._modules = dict(reversed(second._modules.items()))
+    init_weights(second, seed=5)
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    assert not torch.equal(first.blocks[0].attn.proj.weight[:, :32], first.blocks[1].attn.proj.weight[:, :32])

@@ -1,0 +1,272 @@
+"""The supernet: executed cost, exact extraction, gradients of the used slices alone, private parts."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import spaces, spaces_and_specs
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitas_ds import genome
+from vitas_ds.cost import spec_macs
+from vitas_ds.models.extract import extract, weights
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.sharing import SIDES
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+RULES, MODES = sorted(SIDES), (0, 1, 2)
+SMALL = SearchSpace(
+    image_size=16, num_classes=5, patch_sizes=(4, 8), embed_dim=20, depth=3, num_heads=(1, 2), qkv_dim=60, mlp_dim=30
+)
+
+
+def make(space: SearchSpace, rule: str = "ordinal", mode: int = 2, seed: int = 0) -> Supernet:
+    """A supernet whose every value is random, biases too, so that no term vanishes."""
+    supernet = Supernet(space, rule, mode)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return supernet
+
+
+def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
+    size = space.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def executed_macs(model: torch.nn.Module, *inputs) -> int:
+    """What torch's counter saw, halved; the math backend is the one whose attention it counts on a CPU."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    assert counter.get_total_flops() % 2 == 0
+    return counter.get_total_flops() // 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
+def test_executed_macs_are_encoded_macs_on_every_side(space_and_spec, rule, mode):
+    space, spec = space_and_spec
+    supernet, x = make(space, rule, mode), images(space, 1)
+    for side in supernet.sides:
+        assert executed_macs(supernet, x, spec, [side]) == spec_macs(spec)
+    assert executed_macs(supernet, x, spec) == len(supernet.sides) * spec_macs(spec)
+    assert executed_macs(VisionTransformer(spec), x) == spec_macs(spec)
+    assert spec_macs(genome.decode(space, genome.encode(space, spec))) == spec_macs(spec)
+
+
+def test_an_identity_layer_does_not_move_the_widths_of_later_layers():
+    a, b, c = LayerSpec(1, 6, 3), LayerSpec(2, 60, 30), LayerSpec(2, 24, 27)
+    for layers in ((None, b, c), (a, None, c), (a, b, None), (None, None, c)):
+        spec = SubnetSpec(16, 4, 10, 5, layers)
+        shapes = {name: tuple(w.shape) for name, w in weights(make(SMALL), spec).items()}
+        for i, layer in enumerate(spec.active):
+            assert shapes[f"blocks.{i}.attn.qkv.weight"] == (layer.qkv_dim, 10)
+            assert shapes[f"blocks.{i}.mlp.fc1.weight"] == (layer.mlp_dim, 10)
+        assert executed_macs(make(SMALL), images(SMALL, 1), spec) == spec_macs(spec)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES), st.integers(0, 99))
+def test_supernet_equals_the_extracted_net_exactly(space_and_spec, rule, mode, seed):
+    space, spec = space_and_spec
+    supernet, x = make(space, rule, mode, seed), images(space)
+    with torch.no_grad():
+        logits = supernet(x, spec)
+        assert logits.shape == (len(supernet.sides), 2, space.num_classes)
+        for side, expected in zip(supernet.sides, logits, strict=True):
+            assert torch.equal(extract(supernet, spec, side)(x), expected)
+        assert torch.equal(extract(supernet, spec)(x), logits[0])
+        assert torch.equal(supernet(x, spec, [supernet.sides[-1]])[0], logits[-1])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_supernet_equals_the_extracted_net_exactly_at_full_size(rule):
+    space = SearchSpace(depth=2)
+    supernet = make(space, rule)
+    spec = SubnetSpec(224, 32, 230, 1000, (LayerSpec(12, 1008, 720), LayerSpec(16, 432, 1296)))
+    x = images(space)
+    with torch.no_grad():
+        for side, expected in zip(supernet.sides, supernet(x, spec), strict=True):
+            assert torch.equal(extract(supernet, spec, side)(x), expected)
+
+
+def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, torch.Tensor]:
+    """Which elements of each parameter a spec uses: those whose value shows up in the extracted net.
+
+    Every element carries its own number, so that this asks nothing of the code under test but the extraction,
+    which is proven by the logits.
+    """
+    total = 0
+    saved = [p.detach().clone() for p in supernet.parameters()]
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.copy_(torch.arange(total, total + weight.numel()).reshape(weight.shape))
+            total += weight.numel()
+    assert total < 2**24  # exact in float32
+    seen = torch.zeros(total, dtype=torch.bool)
+    for value in weights(supernet, spec, side).values():
+        seen[value.detach().long().flatten()] = True
+    pieces = seen.split([p.numel() for p in supernet.parameters()])
+    with torch.no_grad():
+        for weight, value in zip(supernet.parameters(), saved, strict=True):
+            weight.copy_(value)
+    return {
+        name: piece.reshape(p.shape) for (name, p), piece in zip(supernet.named_parameters(), pieces, strict=True)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
+def test_gradients_reach_exactly_the_used_slices(space_and_spec, rule, mode):
+    space, spec = space_and_spec
+    supernet, x = make(space, rule, mode), images(space, 3)
+    for side in supernet.sides:
+        supernet.zero_grad()
+        supernet(x, spec, [side]).square().sum().backward()
+        used = used_elements(supernet, spec, side)
+        for name, weight in supernet.named_parameters():
+            if weight.grad is None:
+                assert not used[name].any(), name
+                continue
+            assert used[name].any(), name
+            assert (weight.grad[~used[name]] == 0).all(), name
+        units = supernet.units()
+        with_grad = {unit for unit, group in units.items() if any(p.grad is not None for p in group)}
+        assert with_grad == supernet.units_used(spec)
+        for unit in with_grad:
+            assert all(p.grad is not None for p in units[unit]), unit
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_used_element_gets_a_gradient(rule, mode):
+    """Smooth logits of random weights: no gradient vanishes but that of k's bias, which softmax cancels."""
+    spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
+    supernet = make(SMALL, rule, mode).double()
+    for side in supernet.sides:
+        supernet.zero_grad()
+        supernet(images(SMALL, 3).double(), spec, [side]).square().sum().backward()
+        for name, used in used_elements(supernet, spec, side).items():
+            grad = supernet.get_parameter(name).grad
+            if used.any() and ".attn.k" not in name.replace("_weight", ""):
+                assert (grad[used] != 0).all(), name
+
+
+@pytest.mark.parametrize("patch", [14, 16, 32])
+def test_each_stem_learns_when_its_patch_size_is_used(patch):
+    space = SearchSpace(depth=1)
+    supernet = make(space)
+    spec = SubnetSpec(224, patch, 38, 1000, (LayerSpec(3, 144, 144),))
+    supernet(images(space, 1), spec).square().sum().backward()
+    for size in space.patch_sizes:
+        for name, weight in supernet.stems[f"patch{size}"].named_parameters():
+            learns = weight.grad is not None and weight.grad.abs().sum() > 0
+            assert learns == (size == patch), (size, name)
+
+
+def test_tokens_have_positions():
+    """Exchanging two patches must change the logits; with one embedding for all tokens it would not."""
+    spec = SubnetSpec(16, 8, 20, 5, (LayerSpec(2, 60, 30),))
+    supernet, x = make(SMALL), images(SMALL)
+    swapped = torch.cat([x[:, :, 8:], x[:, :, :8]], 2)
+    assert not torch.allclose(supernet(x, spec), supernet(swapped, spec), atol=1e-3)
+    pos = supernet.stems["patch8"].pos_embed
+    assert pos.shape == (1, 5, 20)
+    with torch.no_grad():
+        pos[:, 1:] = pos[:, 1:2]
+    torch.testing.assert_close(supernet(x, spec), supernet(swapped, spec), atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spaces(), st.sampled_from(RULES), st.sampled_from(MODES))
+def test_units_cover_every_parameter_once(space, rule, mode):
+    supernet = make(space, rule, mode)
+    grouped = [id(p) for group in supernet.units().values() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in supernet.parameters())
+    assert len(grouped) == len(set(grouped))
+
+
+@pytest.mark.parametrize(("mode", "private"), [(0, ""), (1, "v"), (2, "qk")])
+def test_private_parts_are_private(mode, private):
+    """Changing what one head count has for itself changes its logits and no other head count's."""
+    one, two = (SubnetSpec(16, 8, 20, 5, (LayerSpec(h, 60, 30),)) for h in (1, 2))
+    x = images(SMALL)
+    for part in "qkv":
+        supernet = make(SMALL, mode=mode)
+        before = supernet(x, one), supernet(x, two)
+        with torch.no_grad():
+            supernet.blocks[0].attn.get_parameter(supernet.blocks[0].attn.names(part, 2)[0]).add_(1.0)
+        after = supernet(x, one), supernet(x, two)
+        assert not torch.equal(before[1], after[1]), part
+        assert torch.equal(before[0], after[0]) == (part in private), part
+
+
+def test_class_token_and_positions_are_private_to_a_patch_size():
+    four, eight = (SubnetSpec(16, p, 20, 5, (LayerSpec(1, 60, 30),)) for p in (4, 8))
+    x = images(SMALL)
+    for name in ("cls_token", "pos_embed", "weight", "bias"):
+        supernet = make(SMALL)
+        before = supernet(x, four), supernet(x, eight)
+        with torch.no_grad():
+            supernet.stems["patch8"].get_parameter(name).add_(1.0)
+        assert torch.equal(before[0], supernet(x, four))
+        assert not torch.equal(before[1], supernet(x, eight))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_row_is_q_or_k_or_v_at_every_width(rule):
+    """The values of q's weight appear in the q rows of every extracted net and in no k or v row; so for k and v."""
+    supernet = make(SMALL, rule, mode=0)
+    attn = supernet.blocks[0].attn
+    with torch.no_grad():
+        for number, part in enumerate("qkv"):
+            attn.get_parameter(f"{part}_weight").fill_(number)
+    for qkv_dim in SMALL.qkv_widths:
+        spec = SubnetSpec(16, 8, 10, 5, (LayerSpec(1, qkv_dim, 30),))
+        for side in supernet.sides:
+            rows = weights(supernet, spec, side)["blocks.0.attn.qkv.weight"]
+            assert torch.equal(rows, torch.arange(3.0).repeat_interleave(qkv_dim // 3)[:, None].expand(-1, 10))
+
+
+def test_softmax_scale_is_the_head_width_for_every_head_count():
+    """The scale that a spec may name differs from head_dim ** -0.5, the default, in what it computes."""
+    for heads in (1, 2):
+        spec = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30),))
+        written = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30, softmax_scale=(20 / heads) ** -0.5),))
+        other = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30, softmax_scale=20**-0.5 * 3),))
+        supernet, x = make(SMALL), images(SMALL)
+        torch.testing.assert_close(supernet(x, spec), supernet(x, written), rtol=1e-6, atol=1e-6)
+        assert not torch.allclose(supernet(x, spec), supernet(x, other), atol=1e-4)
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
+    grads = []
+    for recompute in (False, True):
+        supernet = make(SMALL, "bilateral").train()
+        supernet.checkpoint_activations = recompute
+        supernet(images(SMALL), spec).square().sum().backward()
+        grads.append({name: p.grad for name, p in supernet.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
+
+
+def test_initial_weights_depend_on_seed_and_name_alone():
+    reference = Supernet(SMALL, "ordinal")
+    init_weights(reference, seed=3)
+    torch.manual_seed(99)  # another rank, another history
+    torch.randn(7)
+    reordered = Supernet(SMALL, "cyclic")
+    reordered._modules = dict(reversed(reordered._modules.items()))
+    assert [name for name, _ in reordered.named_parameters()] != [name for name, _ in reference.named_parameters()]
+    init_weights(reordered, seed=3)
+    other = Supernet(SMALL, "ordinal")
+    init_weights(other, seed=4)
+    for name, weight in reference.named_parameters():
+        assert torch.equal(weight, reordered.get_parameter(name)), name
+        assert weight.ndim < 2 or weight.shape[0] == 1 or not torch.equal(weight, other.get_parameter(name)), name
