@@ -89,7 +89,8 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
     training = task.training
     per_epoch, total = total_steps(training, len(task.images))
     engine = Engine(task.model, task.units, config.engine, training, ranks)
-    saved = checkpoint.resume(engine, task.checkpoints)
+    newest = checkpoint.newest(task.checkpoints)
+    saved = checkpoint.load(engine, newest) if newest else None
     progress = Progress(**saved) if saved else Progress()
     with open_tracker(config, run, task.stage, ranks.is_main, total=total, start_step=progress.step) as tracker:
         if saved:
