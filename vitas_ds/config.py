@@ -153,6 +153,10 @@ class Search(Section):
         "accuracy_mean", description="bilateral: mean accuracy of both sides, or accuracy of the summed logits"
     )
     images: int = Field(0, ge=0, description="search images that a candidate is scored on; 0: all")
+    ranks_per_candidate: int = Field(
+        1, ge=0, description="ranks that share a candidate's images; 1: each rank its own candidate, 0: all ranks one"
+    )
+    reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are taken over")
     checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
 
     @model_validator(mode="after")

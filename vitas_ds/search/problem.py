@@ -23,7 +23,7 @@ from pymoo.indicators.hv import HV
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+from pymoo.util.nds.non_dominated_sorting import find_non_dominated
 
 from vitas_ds import config
 from vitas_ds.search import propose
@@ -142,7 +142,7 @@ class FullMating(Mating):
 
 def front(values: np.ndarray) -> np.ndarray:
     """The places of the rows of [K, F] that no other row dominates; equal rows are all kept."""
-    return np.sort(NonDominatedSorting().do(values, only_non_dominated_front=True))
+    return find_non_dominated(values)
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:

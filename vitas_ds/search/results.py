@@ -1,0 +1,81 @@
+"""What a search hands on: ``best.json`` and ``pareto.json``, and how a net is picked from them. No torch."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import write_json
+from vitas_ds.search.evolution import Result
+from vitas_ds.search.ledger import Entry, read_entries
+from vitas_ds.spec import SubnetSpec, spec_from_dict
+
+ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
+
+
+def write_results(folder: Path, result: Result, top: list[Entry]) -> None:
+    """Write ``pareto.json`` (the front, cheapest first) and ``best.json``.
+
+    ``best.json`` is the first of ``top``, the best few scored again on all search images, best first; under ``top`` it
+    lists all of them with their ranks, and under ``searched_on`` how many images the search itself scored on.
+    """
+    write_json(folder / "pareto.json", [entry.to_dict() | {"index": i} for i, entry in enumerate(result.pareto)])
+    searched = {entry.spec: entry for entry in result.entries}
+    rows = [
+        entry.to_dict() | {"rank": rank, "search_score": searched[entry.spec].score.value}
+        for rank, entry in enumerate(top, 1)
+    ]
+    write_json(folder / "best.json", rows[0] | {"searched_on": result.best.score.images, "top": rows})
+
+
+def select(folder: Path, choice: str) -> SubnetSpec:
+    """The net that a choice names: ``search:best`` (``search:best[2]``: the second best), ``search:pareto[3]`` (counted
+    from 0, cheapest first), or the best-scored one within a bound: ``search:macs<1.3G``.
+
+    Raises:
+        UserError: the search has no results yet, the choice is none of these, or nothing fits it.
+    """
+    bound = re.fullmatch(r"search:(macs|vitas_flops|params)\s*(<=?)\s*([0-9.eE+]+)\s*([KMG]?)", choice)
+    listed = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", choice)
+    if bound:
+        return _within(folder, choice, *bound.groups())
+    if not listed or choice == "search:pareto":
+        raise UserError(f"retrain.spec: {choice!r} names no net; {ALLOWED}")
+    name, index = listed[1], int(listed[2]) if listed[2] else 1
+    path = folder / f"{name}.json"
+    data = _read(path)
+    rows, first = (data["top"], 1) if name == "best" else (data, 0)
+    if not first <= index < first + len(rows):
+        last = first + len(rows) - 1
+        raise UserError(f"retrain.spec: {choice}: {path} has {name}[{first}] to {name}[{last}]")
+    return spec_from_dict(rows[index - first]["spec"], f"{path}: {choice}")
+
+
+def _within(folder: Path, choice: str, name: str, sign: str, number: str, unit: str) -> SubnetSpec:
+    """The best of the nets that the search scored on its own number of images and that cost less than the bound."""
+    try:
+        limit = float(number) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[unit]
+    except ValueError:
+        raise UserError(f"retrain.spec: {choice}: {number} is not a number") from None
+    images = _read(folder / "best.json")["searched_on"]
+    entries = [entry for entry in read_entries(folder / "ledger.jsonl") if entry.score.images == images]
+    compare: Callable[[Any, Any], bool] = operator.lt if sign == "<" else operator.le
+    fits = [entry for entry in entries if compare(entry.costs[name], limit)]
+    if not fits:
+        least = min(entry.costs[name] for entry in entries)
+        raise UserError(f"retrain.spec: {choice}: no candidate of the search fits; the least {name} is {least:,}")
+    return min(fits, key=lambda entry: (-entry.score.value, entry.costs[name])).spec
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"retrain.spec: {path} is missing: the search of this run is not done") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from None

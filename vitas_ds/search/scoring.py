@@ -1,0 +1,123 @@
+"""Scores of subnets: the accuracy that they reach on the search images with the supernet's weights.
+
+The images are decoded once and stay in memory as uint8. They are cut into batches in one fixed order, and a batch of a
+candidate is always computed whole, so that counts of right answers, and with them the scores, do not depend on how
+many ranks there are or how they share the work.
+"""
+# n images, B batch, S sides, C classes
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitas_ds.distributed import Ranks, all_sum
+from vitas_ds.errors import UserError
+from vitas_ds.search.ledger import Score
+from vitas_ds.spec import SubnetSpec
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """``scorer(specs)`` yields a ``Score`` for each spec, in order. All ranks call it with the same specs.
+
+    Ranks work in groups of ``ranks_per_candidate`` (0: all in one group): each group scores its own candidate, and its
+    members share that candidate's batches. After each round of one candidate a group, all ranks know its scores.
+    """
+
+    supernet: nn.Module  # (images [B, 3, H, W], spec) -> logits [S, B, C]
+    pixels: Tensor  # uint8 [n, 3, H, W], on the CPU or on the rank's device
+    labels: Tensor  # int64 [n]
+    prepare: Callable[[Tensor], Tensor]  # uint8 batch -> what the supernet takes
+    order: np.ndarray  # the images to score on, see ``balanced_order``
+    ranks: Ranks
+    batch_size: int = 256
+    side_rule: str = "accuracy_mean"  # search.side_rule
+    ranks_per_candidate: int = 1
+    autocast: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.order):
+            raise UserError("data.search_per_class: there are no search images to score on")
+        if self.ranks.world_size % self._members:
+            raise UserError(
+                f"search.ranks_per_candidate: {self._members} does not divide the {self.ranks.world_size} ranks"
+            )
+
+    @property
+    def images(self) -> int:
+        """How many images a score is measured on."""
+        return len(self.order)
+
+    @property
+    def _members(self) -> int:
+        return self.ranks_per_candidate or self.ranks.world_size
+
+    def __call__(self, specs: list[SubnetSpec]) -> Iterator[Score]:
+        group, member = divmod(self.ranks.rank, self._members)
+        groups = self.ranks.world_size // self._members
+        for first in range(0, len(specs), groups):
+            counts = torch.zeros(groups, 4, dtype=torch.int64, device=self.ranks.device)
+            if first + group < len(specs):
+                counts[group] = self.count(specs[first + group], member)
+            for row in all_sum(counts).tolist()[: len(specs) - first]:
+                yield score_of(*row)
+
+    def count(self, spec: SubnetSpec, member: int = 0) -> Tensor:
+        """int64 [4] over this member's batches: points, squared points, images, most points possible."""
+        self.supernet.eval()
+        total = torch.zeros(4, dtype=torch.int64, device=self.ranks.device)
+        with torch.inference_mode(), self._precision():
+            for first in range(member * self.batch_size, len(self.order), self._members * self.batch_size):
+                ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
+                images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
+                labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)
+                total += _count(self.supernet(images, spec), labels, self.side_rule)
+        return total
+
+    def _precision(self) -> torch.autocast | nullcontext:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.ranks.device.type, self.autocast)
+
+
+def _count(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
+    """Points of a batch [S, B, C]: an image has one for each side that is right (accuracy_mean), or one in all."""
+    if side_rule == "logit_sum":
+        logits = logits.sum(0, keepdim=True)
+    right_SB = (logits.argmax(-1) == labels) & logits.isfinite().all(-1)  # no number, no right answer
+    points = right_SB.sum(0)
+    size = torch.tensor([points.numel(), right_SB.numel()], device=points.device)
+    return torch.cat([torch.stack([points.sum(), points.square().sum()]), size])
+
+
+def score_of(points: int, squares: int, images: int, chances: int) -> Score:
+    """The score of counted points (see ``Scorer.count``): mean and standard error of the images' shares of points."""
+    sides, mean = chances // images, points / chances
+    spread = max(squares / (images * sides**2) - mean**2, 0.0)
+    return Score(mean, math.sqrt(spread / max(images - 1, 1)), images)
+
+
+def balanced_order(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``count`` images (0: all) in a fixed random order of which every beginning has all classes equally often (+-1).
+
+    Raises:
+        UserError: there are fewer images.
+    """
+    labels = np.asarray(labels)
+    if count > len(labels):
+        raise UserError(f"search.images: {count} is above the {len(labels)} search images held out")
+    shuffled = np.random.default_rng([seed, 0x0D]).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # classes in turn, shuffled within
+    sizes = np.bincount(labels, minlength=1)
+    starts = np.cumsum(sizes) - sizes
+    turn = np.arange(len(labels)) - starts[labels[by_class]]  # place of each image within its class
+    place = np.empty(len(labels), np.int64)
+    place[by_class] = turn
+    return shuffled[np.argsort(place[shuffled], kind="stable")][: count or None]
