@@ -50,7 +50,7 @@ def published(name: str, first_release: bool = False) -> Published:
     if name not in _table():
         raise UserError(f"{name}: no such published net; there are {', '.join(names())}")
     row = _table()[name]
-    layers = tuple(None if r is None else LayerSpec(*r[:3], r[3] if first_release else None) for r in row["layers"])
+    layers = tuple(r and LayerSpec(r[0], r[1], r[2], r[3] if first_release else None) for r in row["layers"])
     eps = 1e-5 if first_release and name.startswith("vitas") else 1e-6
     spec = SubnetSpec(224, row["patch_size"], row["embed_dim"], 1000, layers, eps)
     return Published(name, spec if first_release else spec.canonical(), row["table_flops"], row["top1"], row["top5"])

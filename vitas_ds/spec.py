@@ -90,7 +90,7 @@ class _SpecModel(BaseModel):
     embed_dim: int = Field(gt=0)
     num_classes: int = Field(gt=0)
     final_norm_eps: float = Field(1e-6, gt=0)
-    layers: list[_LayerModel]
+    layers: list[_LayerModel] = Field(min_length=1)
 
 
 def spec_from_dict(data: Any, where: str = "spec") -> SubnetSpec:

@@ -66,7 +66,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # of a file that is no checkpoint, torch.load raises nearly anything
-        found = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?(\S+)", str(error))
+        found = re.search(r"(?i)unsupported (?:global|class)\W+(?:GLOBAL )?(\S+)", str(error))
         if found:
             raise UserError(f"{path}: holds more than tensors, which is not loaded: {found[1]}") from None
         raise UserError(f"{path}: not a torch checkpoint, or a damaged one ({type(error).__name__})") from None
