@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from vitas_ds.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,20 @@ def broadcast(obj: Any) -> Any:
     box = [obj]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make`` returns on rank 0, on all ranks; what it raises there is raised on all ranks."""
+    result, error = None, None
+    if not _many() or dist.get_rank() == 0:
+        try:
+            result = make()
+        except Exception as caught:
+            error = caught
+    result, error = broadcast((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
 def gather(obj: Any) -> list[Any]:

@@ -1,0 +1,239 @@
+"""Training with DeepSpeed: its configuration, and the step in which unused weights stay as they are.
+
+The sole import of deepspeed. ZeRO stages 0 to 3 and optimizer offload come from ``ds_configs/``; which weights move is
+decided by ``optimizer.UnitAdamW``. One step:
+
+    for part in parts:
+        engine.backward(loss_of(engine(part)) / len(parts))
+    norm = engine.step(units_used, lr)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitas_ds import config, precision, zero
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.optimizer import MOMENTS, UnitAdamW, decay_groups
+
+PACKAGE = Path(__file__).parent
+OWNED = {  # what the run's config owns, and the field that does
+    "train_batch_size": "batch_size", "train_micro_batch_size_per_gpu": "batch_size",
+    "gradient_accumulation_steps": "accumulate", "managed_gradient_accumulation": "accumulate",
+    "gradient_clipping": "clip_grad", "optimizer": "lr, betas and weight_decay", "scheduler": "lr and warmup_epochs",
+    "fp16": "engine.precision", "bf16": "engine.precision", "amp": "engine.precision",
+    "torch_autocast": "engine.precision", "zero_allow_untested_optimizer": "the engine itself",
+    "zero_force_ds_cpu_optimizer": "the engine itself",
+}  # fmt: skip
+
+
+def ds_config(engine: config.Engine, training: config.Training, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for ``world_size`` ranks: the file that ``engine.zero`` names and the run's numbers.
+
+    Precision is not in it: DeepSpeed sees fp32 tensors (see precision.py).
+
+    Raises:
+        UserError: no such file, a file that repeats a number of the run, or a batch that does not divide.
+    """
+    path, data = _read_zero(engine.zero)
+    for key in data:
+        if key in OWNED:
+            raise UserError(f"{path}: {key} is owned by the run's config ({OWNED[key]}); take it out of this file")
+    parts = world_size * training.accumulate
+    if training.batch_size % parts:
+        raise UserError(
+            f"batch_size: {training.batch_size} is not a multiple of ranks * accumulate = "
+            f"{world_size} * {training.accumulate}"
+        )
+    return data | {
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": training.batch_size // parts,
+        "gradient_accumulation_steps": training.accumulate,
+        "managed_gradient_accumulation": False,  # step() ends a step, however many backward() it took
+        "gradient_clipping": training.clip_grad,  # always said: DeepSpeed's default is 1.0
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def zero_stage(engine: config.Engine) -> tuple[int, bool]:
+    """ZeRO stage, and whether the optimizer lives in the host's memory."""
+    settings = _read_zero(engine.zero)[1].get("zero_optimization", {})
+    return int(settings.get("stage", 0)), "offload_optimizer" in settings
+
+
+def _read_zero(name: str) -> tuple[Path, dict[str, Any]]:
+    folder = PACKAGE / "ds_configs" if (PACKAGE / "ds_configs").is_dir() else PACKAGE.parent / "ds_configs"
+    path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
+        raise UserError(f"engine.zero: no file {path}; there are {names}, or give the path of a .json file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict) or not isinstance(data.get("zero_optimization", {}), dict):
+        raise UserError(f"{path}: must be a JSON object with zero_optimization, as the files in ds_configs/")
+    _check_zero(path, data.get("zero_optimization", {}))
+    return path, data
+
+
+def _check_zero(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse what cannot be right here, with the reason."""
+    if settings.get("stage", 0) not in (0, 1, 2, 3):
+        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {settings['stage']!r})")
+    for key in ("offload_param", "zenflow"):
+        if key in settings:
+            raise UserError(f"{path}: zero_optimization.{key} is not supported, its tensors come and go; leave it out")
+    offload = settings.get("offload_optimizer")
+    if offload is not None and (offload.get("device") != "cpu" or offload.get("ratio", 1.0) != 1.0):
+        raise UserError(f"{path}: zero_optimization.offload_optimizer: device must be cpu, and ratio 1 or absent")
+    if settings.get("round_robin_gradients") or settings.get("zero_hpz_partition_size", 1) > 1:
+        raise UserError(f"{path}: round_robin_gradients and zero_hpz_partition_size are not supported; leave them out")
+
+
+class Engine:
+    """A network in training. All ranks call its methods together.
+
+    Args:
+        model: the network; every parameter belongs to exactly one unit.
+        units: parameters that a step uses together or not at all; a fixed net has one unit.
+        engine: ZeRO and precision.
+        training: batch, clipping, AdamW's numbers, decay of the averaged weights.
+        ranks: from ``distributed.init``.
+    """
+
+    def __init__(
+        self, model: nn.Module, units: dict[str, list[nn.Parameter]], engine: config.Engine,
+        training: config.Training, ranks: Ranks,
+    ) -> None:  # fmt: skip
+        precision.check(engine, ranks.device)
+        precision.set_backends(engine)
+        settings = ds_config(engine, training, ranks.world_size)
+        unit_of = _unit_of(model, units)
+        self.model, self.ranks, self.precision, self.decay = model, ranks, engine.precision, training.ema
+        self.stage, self.offload = zero_stage(engine)
+        self.shapes = {name: tuple(p.shape) for p, (name, _) in unit_of.items()}
+        self.optimizer = UnitAdamW(decay_groups(units, training.weight_decay), units, training)
+        self.loss_scale = precision.LossScale(engine.precision)
+        self.ds = _initialize(model.to(ranks.device), self.optimizer, settings, ranks)
+        self.ds.enable_backward_allreduce = self.stage > 0  # stage 0 reduces in step(), see there
+        self.owned = zero.pieces(self.ds.optimizer, self.stage, unit_of, ranks.rank)
+        self.optimizer.own(self.owned)
+        self.averages = {tensor: tensor.detach().clone() for tensor in self.owned} if self.decay else {}
+        self._set_loss_scale()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output, computed in ``engine.precision``."""
+        with precision.autocast(self.precision, self.ranks.device):
+            return self.ds(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss. A step that takes several calls divides its losses by their number itself."""
+        if self.stage == 0:
+            loss = loss * self.loss_scale.value
+        self.ds.backward(loss, scale_wrt_gas=False)
+
+    def step(self, used: Iterable[str], lr: float) -> float:
+        """Average the gradients over the ranks, clip, and update the units in ``used``.
+
+        Returns:
+            Norm of the whole gradient before clipping. If it is not finite (on all ranks alike) nothing was updated.
+        """
+        self.optimizer.set_lr(lr)
+        self.optimizer.begin(used)
+        norm = self._step_replicated() if self.stage == 0 else self._step_sharded()
+        finite = math.isfinite(norm)
+        if not finite:
+            self.optimizer.undo()
+        elif self.averages:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averages.values()), list(self.averages), 1 - self.decay)
+        self.loss_scale.update(finite)
+        self._set_loss_scale()
+        return norm
+
+    def _step_replicated(self) -> float:
+        """Stage 0. Units that no rank used are not sent, and the norm is known before anything moves."""
+        grads = [p.grad for p in self.owned if p.grad is not None]
+        if self.ranks.world_size > 1:
+            self.ds.buffered_allreduce_fallback(grads)
+        if self.loss_scale.value != 1:
+            torch._foreach_mul_(grads, 1 / self.loss_scale.value)
+        norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
+        if math.isfinite(norm):
+            self.ds.step()
+        else:
+            self.ds.zero_grad()
+        return norm
+
+    def _step_sharded(self) -> float:
+        """Stages 1 to 3. ZeRO itself skips a step whose norm is not finite, and says inf."""
+        self.ds.step()
+        zero.forget_gradients(self.ds.optimizer, self.stage, self.offload)
+        return float(self.ds.optimizer._global_grad_norm)
+
+    def _set_loss_scale(self) -> None:
+        if self.stage > 0 and self.loss_scale.dynamic:
+            self.ds.optimizer.override_loss_scale(self.loss_scale.value)
+
+    def tensors(self, kind: str) -> dict[Tensor, Tensor]:
+        """This rank's ``weight``, ``exp_avg``, ``exp_avg_sq`` or ``ema``, by the tensor that ``owned`` describes."""
+        if kind == "weight":
+            return {tensor: tensor for tensor in self.owned}
+        if kind == "ema":
+            return self.averages
+        return {tensor: self.optimizer.state[tensor][kind] for tensor in self.owned}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a checkpoint holds of each parameter."""
+        return ("weight", *MOMENTS, *(["ema"] if self.averages else []))
+
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers of the network that a checkpoint holds; they are the same on all ranks."""
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.shapes}
+
+    def state(self) -> dict[str, Any]:
+        """What else a bitwise resume needs: the step count of each unit and the loss scale."""
+        return {"steps": dict(self.optimizer.steps), "loss_scale": self.loss_scale.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take ``state()`` back, after the contents of ``tensors`` were replaced; the network gets its weights."""
+        self.optimizer.steps.update(state["steps"])
+        self.loss_scale.restore(state["loss_scale"])
+        self._set_loss_scale()
+        zero.publish(self.ds.optimizer, self.stage)
+
+
+def _unit_of(model: nn.Module, units: dict[str, list[nn.Parameter]]) -> dict[nn.Parameter, tuple[str, str]]:
+    """(name, unit) of each parameter; units and network must agree exactly."""
+    names = {p: name for name, p in model.named_parameters()}
+    listed = [(p, unit) for unit, params in units.items() for p in params]
+    assert len(listed) == len({p for p, _ in listed}), "a parameter is in two sampling units"
+    assert {p for p, _ in listed} == set(names), "the sampling units are not the network's parameters"
+    return {p: (names[p], unit) for p, unit in listed}
+
+
+def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any], ranks: Ranks) -> Any:
+    """DeepSpeed's engine around the model. Imported here: it takes a second, and half of the commands do without."""
+    os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # or it compiles a shared-memory op on the way (a minute in which every other rank waits)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
