@@ -1,0 +1,140 @@
+"""The random numbers of augmentation, drawn in numpy, so that a batch is a pure function of (seed, step).
+
+The pixels are worked on in the DALI graph (``dali.py``), which has no randomness of its own. Only RandomErasing, which
+follows normalisation, is here whole. Each image of the run has a slot, ``step * global_batch + place``, and its draws
+are row ``slot`` of one endless Philox table: it comes out the same on any rank, and after any resume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitas_ds.config import Augment
+
+AUGMENT = 0xA06  # tag of the random stream, Philox's second key
+COLUMNS = 64  # uniform draws of a slot; a multiple of the 4 that a step of Philox's counter gives
+TRIES = 10  # of RandomResizedCrop and RandomErasing to find a box that fits
+
+# Operations of rand-m9-mstd0.5-inc1 in timm's order; 0 is reserved for "not applied"
+AUTO_CONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOR = range(1, 9)
+CONTRAST, BRIGHTNESS, SHARPNESS, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = range(9, 16)
+LAYERS = 2  # operations of RandAugment on an image
+
+Draws = dict[str, np.ndarray]
+
+
+def uniforms(seed: int, first: int, count: int) -> np.ndarray:
+    """Rows [count, COLUMNS] of the run's table of uniform numbers in [0, 1), from slot ``first`` on."""
+    bits = np.random.Philox(key=np.array([seed, AUGMENT], dtype=np.uint64), counter=first * COLUMNS // 4)
+    return np.random.Generator(bits).random((count, COLUMNS))
+
+
+def draw(augment: Augment, image_size: int, seed: int, first: int, count: int) -> Draws:
+    """What the DALI graph needs for the images in slots ``first ... first + count``, an array [count, ...] a name."""
+    u = uniforms(seed, first, count)
+    draws = _crop(augment, u[:, :22]) | {"flip": (u[:, 22] < augment.hflip).astype(np.int32)}
+    if augment.color_jitter:
+        draws |= _jitter(augment.color_jitter, u[:, 56:60])
+    if augment.rand_augment:
+        for layer in range(LAYERS):
+            draws |= _rand_augment(u[:, 46 + 5 * layer : 51 + 5 * layer], image_size, layer)
+    return draws
+
+
+def _crop(augment: Augment, u: np.ndarray) -> Draws:
+    """RandomResizedCrop: sides of the tries in units of sqrt(area of the image), and the place in [0, 1)."""
+    area = augment.scale[0] + (augment.scale[1] - augment.scale[0]) * u[:, :TRIES]
+    low, high = np.log(augment.ratio)
+    ratio = np.exp(low + (high - low) * u[:, TRIES : 2 * TRIES])
+    return {"crop_h": np.sqrt(area / ratio), "crop_w": np.sqrt(area * ratio), "crop_at": u[:, 20:22].copy()}
+
+
+def _jitter(strength: float, u: np.ndarray) -> Draws:
+    """ColorJitter: factors [n, 3] of brightness, contrast and saturation, and the order [n, 3] they come in."""
+    low = max(0.0, 1 - strength)
+    orders = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], dtype=np.int32)
+    order = orders[(u[:, 3] * 6).astype(int)]
+    factors = (low + (1 + strength - low) * u[:, :3]).astype(np.float32)
+    draws = {f"jitter_op{i}": order[:, i].copy() for i in range(3)}
+    return draws | {f"jitter_factor{i}": factors[np.arange(len(u)), order[:, i]] for i in range(3)}
+
+
+def _rand_augment(u: np.ndarray, image_size: int, layer: int) -> Draws:
+    """One operation an image: its number (0: none), its argument and, for the geometric ones, the matrix [n, 6].
+
+    As timm's: any of 15 with replacement, applied with probability 0.5, magnitude normal(9, 0.5) within [0, 10].
+    """
+    chosen = 1 + (u[:, 0] * 15).astype(np.int32)
+    normal = np.sqrt(-2 * np.log1p(-u[:, 2])) * np.cos(2 * math.pi * u[:, 3])
+    level = np.clip(9 + 0.5 * normal, 0, 10) / 10
+    signed = np.where(u[:, 4] < 0.5, level, -level)
+    op = np.where(u[:, 1] < 0.5, chosen, 0).astype(np.int32)
+    return {
+        f"op{layer}": op,
+        f"value{layer}": op_value(op, level, signed),
+        f"matrix{layer}": op_matrix(op, signed, image_size),
+    }
+
+
+def op_value(op: np.ndarray, level: np.ndarray, signed: np.ndarray) -> np.ndarray:
+    """Argument [n] float32 of each operation at a level in [0, 1]; ``signed`` is +level or -level."""
+    posterize_mask = 256 - 2.0 ** (8 - (4 - np.floor(level * 4)))  # keep 4 - int(4 level) bits
+    enhance = np.maximum(0.1, 1 + 0.9 * signed)
+    value = np.zeros(len(op))
+    value = np.where(op == POSTERIZE, posterize_mask, value)
+    value = np.where(op == SOLARIZE, 256 - np.floor(level * 256), value)
+    value = np.where(op == SOLARIZE_ADD, np.floor(level * 110), value)
+    return np.where(np.isin(op, (COLOR, CONTRAST, BRIGHTNESS, SHARPNESS)), enhance, value).astype(np.float32)
+
+
+def op_matrix(op: np.ndarray, signed: np.ndarray, image_size: int) -> np.ndarray:
+    """Matrix [n, 2, 3] float32 from destination to source of the geometric operations; identity for the others.
+
+    Up to 30 degrees about the centre, a shear of 0.3, a shift of 0.45 of the side.
+    """
+    matrix = np.zeros((len(op), 2, 3))
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1
+    angle = -np.radians(30 * signed)
+    cos, sin, centre = np.cos(angle), np.sin(angle), image_size / 2
+    turn = np.stack([cos, sin, centre * (1 - cos - sin), -sin, cos, centre * (1 + sin - cos)], axis=1)
+    matrix = np.where((op == ROTATE)[:, None, None], turn.reshape(-1, 2, 3), matrix)
+    matrix[:, 0, 1] += np.where(op == SHEAR_X, 0.3 * signed, 0)
+    matrix[:, 1, 0] += np.where(op == SHEAR_Y, 0.3 * signed, 0)
+    matrix[:, 0, 2] += np.where(op == TRANSLATE_X, 0.45 * signed * image_size, 0)
+    matrix[:, 1, 2] += np.where(op == TRANSLATE_Y, 0.45 * signed * image_size, 0)
+    return matrix.astype(np.float32)
+
+
+def erase_boxes(probability: float, image_size: int, seed: int, first: int, count: int) -> np.ndarray:
+    """RandomErasing's boxes [count, 4] int64 (top, left, height, width; zeros: none), as timm draws them.
+
+    Area 2 % to a third of the image, aspect 0.3 to 1 / 0.3 (arXiv 1708.04896).
+    """
+    u = uniforms(seed, first, count)[:, 23:46]
+    area = image_size**2 * (0.02 + (1 / 3 - 0.02) * u[:, 1 : 1 + TRIES])
+    aspect = np.exp(math.log(0.3) + 2 * math.log(1 / 0.3) * u[:, 1 + TRIES : 1 + 2 * TRIES])
+    height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (height < image_size) & (width < image_size)
+    pick = np.arange(count), fits.argmax(axis=1)
+    size = np.stack([height[pick], width[pick]], axis=1)
+    at = np.floor(u[:, 21:23] * (image_size - size + 1))
+    applied = (u[:, 0] < probability) & fits.any(axis=1)
+    return (np.concatenate([at, size], axis=1) * applied[:, None]).astype(np.int64)
+
+
+def erase(images: Tensor, boxes: np.ndarray, seed: int, slots: Sequence[int]) -> None:
+    """Fill ``boxes`` [B, 4] of the normalised ``images`` [B, 3, H, W] in place with noise of mean 0 and deviation 1.
+
+    The noise is a function of (seed, slot) and of the device's kind.
+    """
+    generator = torch.Generator(images.device)
+    for i in np.flatnonzero(boxes[:, 2]):
+        top, left, height, width = boxes[i].tolist()
+        generator.manual_seed((seed * 0x9E3779B97F4A7C15 + int(slots[i])) & (2**63 - 1))
+        noise = torch.randn(3, height, width, generator=generator, device=images.device)
+        images[i, :, top : top + height, left : left + width] = noise

@@ -1,0 +1,322 @@
+"""The DALI graphs, and the one loop that runs them. The sole import of nvidia.dali.
+
+The same graph serves GPU (mixed decoding, GPU operators) and CPU. It holds no random operator: what varies between
+images comes in as data (``augment.py``), so that there is no state to save. H, W = sides of a source image in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import Pipeline, fn, math, pipeline_def
+from nvidia.dali import types as dali_types
+from nvidia.dali.pipeline import do_not_convert
+from torch import Tensor
+
+from vitas_ds.config import Augment
+from vitas_ds.data import augment as aug
+
+types: Any = dali_types  # its names are made at run time
+Arrays = dict[str, Any]  # name -> array [B, ...] or list of B arrays
+PREFETCH = 2  # batches that DALI works ahead
+# What the graph reads: name -> (type, dimensions of a sample)
+TYPES: dict[str, tuple[Any, int]] = {
+    "file": (types.UINT8, 1),
+    "bytes": (types.UINT8, 1),
+    "crop_h": (types.FLOAT64, 1),
+    "crop_w": (types.FLOAT64, 1),
+    "crop_at": (types.FLOAT64, 1),
+    "flip": (types.INT32, 0),
+    "jitter_op": (types.INT32, 0),
+    "jitter_factor": (types.FLOAT, 0),
+    "op": (types.INT32, 0),
+    "value": (types.FLOAT, 0),
+    "matrix": (types.FLOAT, 2),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a graph does. ``augment`` None: evaluation preprocessing."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int = 0  # evaluation: the shorter side
+    augment: Augment | None = None
+    uint8: bool = False  # evaluation: leave the pixels as they are, [3, H, W] uint8
+
+
+def input_names(recipe: Recipe, source: str) -> tuple[str, ...]:
+    """Names of a graph's inputs; ``source`` is file (a path as bytes) or bytes (an encoded image)."""
+    if recipe.augment is None:
+        return (source,)
+    names = [source, "crop_h", "crop_w", "crop_at", "flip"]
+    if recipe.augment.color_jitter:
+        names += [f"jitter_{kind}{i}" for i in range(3) for kind in ("op", "factor")]
+    if recipe.augment.rand_augment:
+        names += [f"{kind}{layer}" for layer in range(aug.LAYERS) for kind in ("op", "value", "matrix")]
+    return tuple(names)
+
+
+def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, batch_size: int, threads: int,
+          device_id: int | None, device: str | None = None) -> Pipeline:  # fmt: skip
+    """A pipeline whose output is images [B, 3, image_size, image_size].
+
+    Args:
+        feed: called once a batch; gives the inputs of :func:`input_names`, raises StopIteration at the end.
+        device_id: the GPU, or None for the CPU.
+        device: "gpu" builds the GPU graph whatever ``device_id`` is, to be serialised and not run.
+    """
+    device = device or ("cpu" if device_id is None else "gpu")
+    return _graph(recipe, feed, source, device, batch_size=batch_size, num_threads=threads, device_id=device_id,
+                  prefetch_queue_depth=PREFETCH)  # fmt: skip
+
+
+class BadImages(Exception):
+    """DALI could not decode: ``pending`` are the batches, oldest first, of which one or more is at fault."""
+
+    def __init__(self, pending: list[Any], message: str):
+        super().__init__(message)
+        self.pending = pending
+
+
+def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, batch_size: int, threads: int,
+           device_id: int | None) -> Iterator[tuple[Any, Tensor]]:  # fmt: skip
+    """Run the graph over ``batches`` of (tag, inputs by name); yields (tag, images [B, 3, H, W]) in their order.
+
+    Raises:
+        BadImages: an image could not be read or decoded; the stream is over.
+    """
+    names = input_names(recipe, source)
+    pending: deque[Any] = deque()
+
+    def feed() -> list[Any]:
+        tag, inputs = next(batches)
+        pending.append(tag)
+        return [inputs[name] for name in names]
+
+    pipe = build(recipe, feed, source, batch_size, threads, device_id)
+    while True:
+        try:
+            (images,) = pipe.run()
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise BadImages(list(pending), str(error)) from None
+        # DALI writes the next batch where this one lies: so a copy
+        yield pending.popleft(), torch.from_dlpack(images.as_tensor()).clone()
+
+
+@pipeline_def(enable_conditionals=True)
+def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, device: str) -> Any:
+    inputs = _inputs(recipe, feed, source)
+    encoded = fn.io.file.read(inputs["file"]) if source == "file" else inputs["bytes"]
+    if recipe.augment is None:
+        image = _centre(encoded, recipe, device)
+    else:
+        image = _random_crop(encoded, inputs, recipe.augment, recipe.image_size, device)
+    if recipe.augment is not None and recipe.augment.color_jitter:
+        for i in range(3):
+            image = _jitter(image, inputs[f"jitter_op{i}"], _put(inputs[f"jitter_factor{i}"], device))
+    if recipe.augment is not None and recipe.augment.rand_augment:
+        for i in range(aug.LAYERS):
+            value = _put(inputs[f"value{i}"], device)
+            image = _rand_augment(image, inputs[f"op{i}"], value, inputs[f"matrix{i}"], recipe)
+    if recipe.uint8:
+        return fn.transpose(image, perm=[2, 0, 1])
+    mirror = 0 if recipe.augment is None else inputs["flip"]
+    mean, std = [255 * x for x in recipe.mean], [255 * x for x in recipe.std]
+    return fn.crop_mirror_normalize(
+        image, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW"
+    )
+
+
+@do_not_convert
+def _inputs(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str) -> Arrays:
+    names = input_names(recipe, source)
+    kinds = [TYPES[name.rstrip("012")] for name in names]
+    nodes = fn.external_source(
+        source=feed, num_outputs=len(names), batch=True, dtype=[kind for kind, _ in kinds], ndim=[d for _, d in kinds]
+    )
+    return dict(zip(names, nodes, strict=True))
+
+
+def _put(node: Any, device: str) -> Any:
+    return node.gpu() if device == "gpu" else node
+
+
+def _decode_device(device: str) -> str:
+    return "mixed" if device == "gpu" else "cpu"
+
+
+def _centre(encoded: Any, recipe: Recipe, device: str) -> Any:
+    """torchvision's Resize(resize, bicubic, antialias) and CenterCrop(image_size), with its rounding: uint8 HWC.
+
+    Left to its own, DALI rounds the long side and the crop's place otherwise, which moves pixels.
+    """
+    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
+    short = fn.reductions.min(shape[0:2])
+    height, width = recipe.resize * shape[0] // short, recipe.resize * shape[1] // short
+    image = fn.decoders.image(
+        encoded, device=_decode_device(device), output_type=types.RGB, adjust_orientation=False
+    )
+    size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
+    # the filter reaches 2 pixels, of the output where it shrinks and of the source where it grows
+    margin = (recipe.resize - recipe.image_size) // 2
+    if (margin < 3) | (margin * short < 3 * recipe.resize):
+        image = _resize_to_the_edge(image, size, short, shape, recipe.resize)
+    else:
+        image = fn.resize(image, size=size, interp_type=types.INTERP_CUBIC, antialias=True, subpixel_scale=False)
+    at = fn.stack(_half(height - recipe.image_size), _half(width - recipe.image_size))
+    side = types.Constant(np.array([recipe.image_size] * 2, np.int32))
+    return fn.slice(image, at, side, axis_names="HW", normalized_anchor=False, normalized_shape=False)
+
+
+def _resize_to_the_edge(image: Any, size: Any, short: Any, shape: Any, resize: int) -> Any:
+    """Bicubic resize of uint8 HWC that equals torchvision's at the image's edge too.
+
+    Beyond the edge DALI repeats the last pixel, while torchvision (and Pillow) leave out the filter's taps there and
+    scale up the others. So: zeros around, a fourth channel that is 1 inside, and divide by what comes of it.
+    """
+    reach = 2 * short // resize + 4
+    around = fn.pad(image, axis_names="C", shape=[4], fill_value=255)
+    around = fn.slice(
+        around, fn.stack(-reach, -reach), shape[0:2] + 2 * reach, axis_names="HW", normalized_anchor=False,
+        normalized_shape=False, out_of_bounds_policy="pad", fill_values=0,
+    )  # fmt: skip
+    start = fn.cast(fn.stack(reach, reach), dtype=types.FLOAT)
+    end = start + fn.cast(shape[0:2], dtype=types.FLOAT)
+    around = fn.resize(around, size=size, roi_start=start, roi_end=end, interp_type=types.INTERP_CUBIC, antialias=True,
+                       subpixel_scale=False, dtype=types.FLOAT)  # fmt: skip
+    inside = around[:, :, 3:4]
+    return fn.cast(math.floor(math.clamp(around[:, :, 0:3] * 255 / inside, 0, 255) + 0.5), dtype=types.UINT8)
+
+
+def _half(difference: Any) -> Any:
+    """difference / 2, rounded half to even as Python's round does."""
+    half = difference // 2
+    return half + (difference - 2 * half) * (half - 2 * (half // 2))
+
+
+def _random_crop(encoded: Any, inputs: Arrays, augment: Augment, image_size: int, device: str) -> Any:
+    """torchvision's RandomResizedCrop: the first try that fits, else the centre; bicubic with antialias: uint8 HWC."""
+    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.FLOAT64)
+    h, w = shape[0], shape[1]
+    side = math.sqrt(h * w)
+    try_h = fn.cast(math.floor(inputs["crop_h"] * side + 0.5), dtype=types.FLOAT)
+    try_w = fn.cast(math.floor(inputs["crop_w"] * side + 0.5), dtype=types.FLOAT)
+    fits = (try_h >= 1) & (try_h <= h) & (try_w >= 1) & (try_w <= w)
+    countdown = types.Constant(np.arange(aug.TRIES, 0, -1, dtype=np.float32))
+    score = fn.cast(fits, dtype=types.FLOAT) * countdown
+    best = fn.reductions.max(score)
+    first = fn.cast((score == best) & fits, dtype=types.FLOAT)  # all 0 where nothing fits
+    none = fn.cast(best == 0, dtype=types.FLOAT)
+    centre_h = math.min(h, math.floor(w / augment.ratio[0] + 0.5))
+    centre_w = math.min(w, math.floor(h * augment.ratio[1] + 0.5))
+    crop_h = fn.reductions.sum(first * try_h) + none * centre_h
+    crop_w = fn.reductions.sum(first * try_w) + none * centre_w
+    at = inputs["crop_at"]
+    top = none * math.floor((h - crop_h) / 2) + (1 - none) * math.floor(at[0] * (h - crop_h + 1))
+    left = none * math.floor((w - crop_w) / 2) + (1 - none) * math.floor(at[1] * (w - crop_w + 1))
+    image = fn.decoders.image_slice(
+        encoded, fn.cast(fn.stack(top, left), dtype=types.INT32), fn.cast(fn.stack(crop_h, crop_w), dtype=types.INT32),
+        normalized_anchor=False, normalized_shape=False, axis_names="HW", device=_decode_device(device),
+        output_type=types.RGB, adjust_orientation=False,
+    )  # fmt: skip
+    return fn.resize(image, size=[image_size, image_size], interp_type=types.INTERP_CUBIC, antialias=True)
+
+
+def _jitter(image: Any, op: Any, factor: Any) -> Any:
+    """One of ColorJitter's three, as torchvision on PIL images."""
+    if op == 0:
+        image = _brightness(image, factor)
+    elif op == 1:
+        image = _contrast(image, factor)
+    else:
+        image = _color(image, factor)
+    return image
+
+
+def _rand_augment(image: Any, op: Any, value: Any, matrix: Any, recipe: Recipe) -> Any:
+    """One operation of timm's RandAugment on uint8 HWC; ``op`` 0 leaves the image alone."""
+    if op == aug.AUTO_CONTRAST:
+        image = _auto_contrast(image)
+    elif op == aug.EQUALIZE:
+        image = fn.equalize(image)
+    elif op == aug.INVERT:
+        image = image ^ types.Constant(255, dtype=types.UINT8)
+    elif op == aug.POSTERIZE:
+        image = image & fn.cast(value, dtype=types.UINT8)
+    elif op == aug.SOLARIZE:
+        image = image ^ (fn.cast(image >= value, dtype=types.UINT8) * types.Constant(255, dtype=types.UINT8))
+    elif op == aug.SOLARIZE_ADD:
+        image = fn.cast(image + fn.cast(image < 128, dtype=types.INT32) * fn.cast(value, dtype=types.INT32),
+                        dtype=types.UINT8)  # fmt: skip
+    elif op == aug.COLOR:
+        image = _color(image, value)
+    elif op == aug.CONTRAST:
+        image = _contrast(image, value)
+    elif op == aug.BRIGHTNESS:
+        image = _brightness(image, value)
+    elif op == aug.SHARPNESS:
+        image = _sharpness(image, value, recipe.image_size)
+    elif op != 0:
+        image = _warp(image, matrix, recipe.mean)
+    return image
+
+
+def _pixels(value: Any) -> Any:
+    """Float pixels as Pillow stores them: cut to 0 ... 255, fraction dropped."""
+    return fn.cast(math.floor(math.clamp(value, 0, 255)), dtype=types.UINT8)
+
+
+def _gray(image: Any) -> Any:
+    """Luma [H, W, 1] as float, in whole numbers."""
+    return fn.cast(fn.color_space_conversion(image, image_type=types.RGB, output_type=types.GRAY), dtype=types.FLOAT)
+
+
+def _brightness(image: Any, factor: Any) -> Any:
+    return _pixels(image * factor)
+
+
+def _contrast(image: Any, factor: Any) -> Any:
+    mean = math.floor(fn.reductions.mean(_gray(image)) + 0.5)
+    return _pixels(mean + factor * (image - mean))
+
+
+def _color(image: Any, factor: Any) -> Any:
+    gray = fn.cat(*[_gray(image)] * 3, axis=2)
+    return _pixels(gray + factor * (image - gray))
+
+
+def _sharpness(image: Any, factor: Any, size: int) -> Any:
+    """Blend with Pillow's SMOOTH filter, which leaves the border of one pixel alone."""
+    kernel = types.Constant(np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13)
+    inside = fn.slice(image, [1, 1], [size - 2, size - 2], axis_names="HW")
+    smooth = math.floor(fn.filter(image, kernel, mode="valid", dtype=types.FLOAT) + 0.5)
+    change = fn.slice((1 - factor) * (smooth - inside), [-1, -1], [size, size], axis_names="HW",
+                      out_of_bounds_policy="pad", fill_values=0)  # fmt: skip
+    return _pixels(image + change)
+
+
+def _auto_contrast(image: Any) -> Any:
+    """Stretch each channel to 0 ... 255; a channel of one value stays."""
+    low = fn.cast(fn.reductions.min(image, axis_names="HW", keep_dims=True), dtype=types.FLOAT)
+    high = fn.cast(fn.reductions.max(image, axis_names="HW", keep_dims=True), dtype=types.FLOAT)
+    flat = fn.cast(high <= low, dtype=types.FLOAT)
+    scale = 255 / (high - low + flat)
+    return _pixels((1 - flat) * (image - low) * scale + flat * image)
+
+
+def _warp(image: Any, matrix: Any, mean: tuple[float, float, float]) -> Any:
+    """Affine map, bilinear, the outside filled with the data's mean colour (DALI fills with one number: so offset)."""
+    fill = types.Constant(np.rint(255 * np.array(mean)).astype(np.int16).reshape(1, 1, 3))
+    moved = fn.warp_affine(fn.cast(image - fill, dtype=types.INT16), matrix=matrix, fill_value=0,
+                           interp_type=types.INTERP_LINEAR)  # fmt: skip
+    return fn.cast(moved + fill, dtype=types.UINT8)

@@ -1,0 +1,148 @@
+"""Image sets: which files there are, what they show, and how they are split. Nothing here opens an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vitas_ds.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+HOLD_OUT = 0x5EA2C4  # tag of the random stream that draws the search split
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one folder or of tar shards, in a fixed order.
+
+    ``paths`` are relative to ``root``; ``labels`` [n] int64 index ``classes``. In shards, ``paths`` are
+    ``shard.tar/member.jpg`` and ``spans`` [n, 2] int64 holds offset and size of the member in its shard.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    spans: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, index: int) -> str:
+        """The path of image ``index``, as a person would open or name it."""
+        return os.path.join(self.root, self.paths[index])
+
+    def subset(self, indices: np.ndarray) -> ImageSet:
+        """The images at ``indices`` [m]; classes stay as they are."""
+        paths = tuple(self.paths[i] for i in indices)
+        spans = None if self.spans is None else self.spans[indices]
+        return replace(self, paths=paths, labels=self.labels[indices], spans=spans)
+
+
+def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet:
+    """The images of ``root/class/**/name.jpg`` as torchvision's ImageFolder sees them: sorted classes, sorted names.
+
+    Args:
+        exclude: a text file with one image a line (absolute, or relative to ``root``) that is left out.
+
+    Raises:
+        UserError: no such folder, no class folders, or a class without an image.
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise UserError(f"{root or 'data.train and data.val: empty'}: no such folder of images")
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not classes:
+        raise UserError(f"{root}: no class folders; expected {root}/CLASS/*.jpg, one folder a class")
+    left_out = read_list(exclude, root) if exclude else frozenset()
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        names = _images_of(root, name)
+        kept = [path for path in names if path not in left_out]
+        if not kept:
+            why = f"all {len(names)} are in {exclude}" if names else f"it needs a file ending in {', '.join(SUFFIXES)}"
+            raise UserError(f"{os.path.join(root, name)}: class without an image ({why})")
+        paths += kept
+        labels += [label] * len(kept)
+    return ImageSet(root, tuple(paths), np.array(labels, dtype=np.int64), tuple(classes))
+
+
+def _images_of(root: str, name: str) -> list[str]:
+    """Relative paths of a class's images, in ImageFolder's order."""
+    found = []
+    for folder, _, files in sorted(os.walk(os.path.join(root, name), followlinks=True)):
+        inside = os.path.relpath(folder, root)
+        found += [os.path.join(inside, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+    return found
+
+
+def read_list(path: str | Path, root: str) -> frozenset[str]:
+    """Image names of a list file, relative to ``root``. Raises UserError where the file cannot be read."""
+    try:
+        lines = Path(path).read_text(errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"data.exclude: {path}: {error.strerror}") from None
+    base = os.path.abspath(root)
+    return frozenset(os.path.relpath(line, base) if os.path.isabs(line) else line for line in lines if line.strip())
+
+
+def write_list(names: Sequence[str], path: str | Path) -> None:
+    """Write image names, one a line, as :func:`read_list` reads them."""
+    text = "".join(f"{name}\n" for name in names)
+    Path(path).write_text(text, errors="surrogateescape")
+
+
+def write_classes(classes: Sequence[str], path: str | Path) -> None:
+    """Write the class map ``{"name": label}`` as JSON."""
+    text = json.dumps({name: label for label, name in enumerate(classes)}, indent=1, ensure_ascii=False)
+    Path(path).write_text(text + "\n", errors="surrogateescape")
+
+
+def check_classes(train: ImageSet, val: ImageSet) -> None:
+    """Raises UserError, naming the classes, where the two sets do not have the same ones."""
+    if train.classes == val.classes:
+        return
+    parts = []
+    for here, there in ((train, val), (val, train)):
+        extra = sorted(set(here.classes) - set(there.classes))
+        if extra:
+            more = f" and {len(extra) - 5} more" if len(extra) > 5 else ""
+            parts.append(f"only in {here.root}: {', '.join(extra[:5])}{more}")
+    raise UserError(f"data.train and data.val have different classes: {'; '.join(parts) or 'their order differs'}")
+
+
+def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split ``images`` into (train, search): ``per_class`` images of each class, drawn by seed, go to search.
+
+    Raises:
+        UserError: a class has so few images that none would be left to train on.
+    """
+    search = np.zeros(len(images), dtype=bool)
+    for label, name in enumerate(images.classes):
+        members = np.flatnonzero(images.labels == label)
+        if len(members) <= per_class:
+            raise UserError(
+                f"data.search_per_class: {per_class} is too many for class {name} of {images.root}, "
+                f"which has {len(members)} images; {len(members) - 1} or fewer"
+            )
+        rng = np.random.default_rng([seed, HOLD_OUT, label])
+        search[rng.choice(members, per_class, replace=False)] = True
+    return images.subset(np.flatnonzero(~search)), images.subset(np.flatnonzero(search))
+
+
+def fingerprint(images: ImageSet) -> str:
+    """SHA-256 of classes, names, labels and order: the same for the same set wherever its root lies."""
+    digest = hashlib.sha256()
+    for names in (images.classes, images.paths):
+        digest.update("\0".join(names).encode(errors="surrogateescape") + b"\0\0")
+    digest.update(np.ascontiguousarray(images.labels, dtype="<i8").tobytes())
+    if images.spans is not None:
+        digest.update(np.ascontiguousarray(images.spans, dtype="<i8").tobytes())
+    return digest.hexdigest()
