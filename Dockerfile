@@ -1,0 +1,46 @@
+# syntax=docker/dockerfile:1
+# vitas_ds with DALI and DeepSpeed, FusedAdam compiled ahead.
+#
+#   docker build --tag vitas_ds [--build-arg CUDA_ARCHS="8.0 9.0"] .
+#   launch/docker.sh RECIPE [section.key=value ...]
+
+ARG CUDA=13.0.1
+ARG UBUNTU=24.04
+
+FROM nvidia/cuda:${CUDA}-devel-ubuntu${UBUNTU} AS build
+# A100, A40 / RTX 30, L40 / RTX 40, H100 / H200, B200
+ARG CUDA_ARCHS="8.0 8.6 8.9 9.0 10.0"
+ARG MAX_JOBS=4
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends build-essential python3-dev python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/vitas_ds
+ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# what changes rarely first: a change of our code does not install torch again
+COPY requirements.txt .
+# hadolint ignore=DL3013
+RUN python3 -m venv .venv && pip install -r requirements.txt && pip install "setuptools>=77" wheel
+# A build has no GPU, so DeepSpeed must be told that its ops are for CUDA
+RUN DS_ACCELERATOR=cuda DS_BUILD_FUSED_ADAM=1 TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" MAX_JOBS="${MAX_JOBS}" \
+    pip install --force-reinstall --no-deps --no-build-isolation --no-binary deepspeed \
+    "deepspeed==$(pip show deepspeed | sed -n 's/^Version: //p')" \
+ && python -c 'from deepspeed.git_version_info import installed_ops; assert installed_ops["fused_adam"], installed_ops'
+COPY . .
+RUN pip install --no-build-isolation --editable ".[quickstart]" && python -m compileall -q .venv vitas_ds
+
+FROM nvidia/cuda:${CUDA}-base-ubuntu${UBUNTU}
+# a compiler and Python's headers for torch.compile; pdsh and ssh for several nodes
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev libpython3-dev openssh-client pdsh python3 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --uid 10001 vitas
+COPY --from=build /opt/vitas_ds /opt/vitas_ds
+WORKDIR /opt/vitas_ds
+RUN mkdir -p data runs && chown vitas:vitas data runs
+ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+USER vitas
+HEALTHCHECK --interval=5m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
+CMD ["python", "-m", "vitas_ds", "--help"]
