@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from vitas_ds.errors import Preempted, UserError
 
@@ -105,9 +105,9 @@ def main(argv: list[str] | None = None) -> int:
         top.print_help()
         return 2
     warnings.showwarning = _one_line
-    runners: dict[str, Callable[[argparse.Namespace], int]] = dict.fromkeys(STAGES, run_stage) | {"config": run_config}
+    runner = run_stage if args.command in STAGES else run_config if args.command == "config" else run_tool
     try:
-        return runners.get(args.command, run_tool)(args)
+        return runner(args)
     except UserError as error:
         if _is_main():
             print(f"vitas {args.command}: {error}", file=sys.stderr)
@@ -125,7 +125,10 @@ def _is_main() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-def _one_line(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
     """A warning of this project is a line on rank 0; those of libraries are theirs to give in their own form."""
     if _is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
         print(f"warning: {message}", file=sys.stderr)
