@@ -22,7 +22,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -48,6 +48,12 @@ class Data(Section):
     std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB is divided by this")
     threads: int = Field(0, ge=0, description="decoding threads of a rank; 0: the rank's share of the cores")
     eval_batch_size: int = Field(256, gt=0, description="images a rank scores at once")
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0 (given: {list(self.std)})")
+        return self
 
 
 class Augment(Section):
@@ -110,6 +116,8 @@ class Training(Section):
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1 (given: {list(self.betas)})")
         return self
 
 
@@ -134,6 +142,14 @@ class Supernet(Training):
     budget: tuple[float, float] | None = Field(
         None, description="MACs that sampled nets should average to; fits the identity probability; null: search.macs"
     )
+
+    @model_validator(mode="after")
+    def _check_supernet(self) -> Supernet:
+        if self.distill and self.rule != "sandwich":
+            raise ValueError("distill needs rule: sandwich, whose largest net is the teacher")
+        if self.budget is not None and not 0 <= self.budget[0] < self.budget[1]:
+            raise ValueError(f"budget must be a smaller and a larger number (given: {list(self.budget)})")
+        return self
 
 
 class Search(Section):
@@ -262,7 +278,7 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections")
-    return str(path), data
+    return str(path), {name: section for name, section in data.items() if section is not None}
 
 
 def dump(config: Config) -> str:

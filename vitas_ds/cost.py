@@ -53,6 +53,29 @@ def params(table: Columns) -> np.ndarray:
     return stem + layer_params(table).sum(1) + head
 
 
+def layer_activations(table: Columns) -> np.ndarray:
+    """[K, L] bytes that one image's forward pass keeps of each position for the backward pass, in float32.
+
+    Two norms keep input, output, mean and deviation; attention keeps q, k, v, its output and one number for each head
+    and token (the fused kernels; the map itself is not kept); the MLP keeps its hidden channels before and after GELU.
+    """
+    N, D = (table.image_size // table.patch[:, None]) ** 2 + 1, table.embed[:, None]
+    floats = N * (4 * D + 4 + 4 * (table.qkv // 3) + table.heads + 2 * table.mlp)
+    return 4 * floats * (table.heads > 0)
+
+
+def activations(table: Columns) -> np.ndarray:
+    """[K] peak activation memory of training, in bytes: one image, float32, nothing recomputed.
+
+    It is what the forward pass keeps for the backward pass (patches, layers, the last layer's output, the final norm),
+    at its largest where one turns into the other. Weights, gradients and a kernel's own workspace come on top.
+    A batch of B takes B times as much, half precision about half.
+    """
+    n = (table.image_size // table.patch) ** 2
+    ends = n * 3 * table.patch**2 + (n + 1) * table.embed + table.embed + 2
+    return 4 * ends + layer_activations(table).sum(1)
+
+
 def spec_macs(spec: SubnetSpec) -> int:
     """Exact multiply-accumulates of one spec."""
     return int(macs(columns_of([spec]))[0])

@@ -53,7 +53,7 @@ def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
         UserError: the spec is not a net of this space; the line names the field and what is allowed.
     """
 
-    def index(field: str, value: int, allowed: tuple[int, ...]) -> int:
+    def index(field: str, value: float | None, allowed: tuple[float | None, ...]) -> int:
         if value not in allowed:
             raise UserError(f"the spec does not fit the space: {field} {value} is not one of {list(allowed)}")
         return allowed.index(value)
@@ -69,6 +69,7 @@ def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
         if layer is None:
             rows.append((len(space.num_heads), 0, 0))
             continue
+        index(f"layers[{i}].softmax_scale", layer.softmax_scale, (None,))
         head = index(f"layers[{i}].num_heads", layer.num_heads, space.num_heads)
         qkv = index(f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths)
         rows.append((head, qkv, index(f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths)))

@@ -35,6 +35,7 @@ class Columns:
 
 def columns_of(specs: list[SubnetSpec]) -> Columns:
     """The table of some specs, which must share image size and classes; shorter ones are padded with identities."""
+    assert len({(spec.image_size, spec.num_classes) for spec in specs}) == 1
     positions = max(len(spec.layers) for spec in specs)
     table = np.zeros((3, len(specs), positions), np.int64)
     for k, spec in enumerate(specs):
@@ -53,7 +54,7 @@ class SearchSpace(BaseModel):
     MLP, depth).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     image_size: int = Field(224, gt=0, description="side of the square input, in pixels")
     num_classes: int = Field(1000, gt=1, description="classes")

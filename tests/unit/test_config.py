@@ -1,0 +1,166 @@
+"""The run's configuration: what it accepts, what it says of mistakes, and that it writes itself down whole."""
+
+import re
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import spaces
+
+from vitas_ds.config import RECIPES, Config, dump, load
+from vitas_ds.errors import UserError
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str = "{}") -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_recipe_over_defaults_and_command_line_over_recipe(recipe):
+    path = recipe("supernet: {lr: 0.002, epochs: 7}\nspace: {depth: 4}\n")
+    config = load(path, ["supernet.epochs=9", "supernet.augment.hflip=0", "run.name=x"])
+    assert (config.supernet.lr, config.supernet.epochs, config.space.depth) == (0.002, 9, 4)
+    assert (config.supernet.augment.hflip, config.run.name) == (0.0, "x")
+    assert config.supernet.batch_size == Config().supernet.batch_size
+    assert load(recipe(""), []) == Config()
+
+
+@pytest.mark.parametrize("word", ["1e9", "1.0e9", "1.0e+9", "1000000000", "1E9"])
+def test_numbers_as_people_write_them(recipe, word):
+    assert load(recipe(), [f"search.macs=[9e8, {word}]"]).search.macs == (9e8, 1e9)
+    assert load(recipe(f"search: {{macs: [0.9e9, {word}]}}"), []).search.macs == (9e8, 1e9)
+    assert load(recipe(), [f"supernet.lr={word}"]).supernet.lr == 1e9
+    assert load(recipe(), [f"supernet.batch_size={word}"]).supernet.batch_size == 10**9
+
+
+def test_values_of_every_kind_on_the_command_line(recipe):
+    words = ["search.macs=null", "supernet.complementary=true", "space.num_heads=[2,4]", "space.qkv_dim=240"]
+    config = load(recipe("search: {macs: [1, 2]}"), [*words, "data.train=/a=b", "retrain.spec=search:pareto[2]"])
+    assert config.search.macs is None
+    assert config.supernet.complementary is True
+    assert config.space.num_heads == (2, 4)
+    assert (config.data.train, config.retrain.spec) == ("/a=b", "search:pareto[2]")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("supernet.learning_rate=1", "supernet.learning_rate: unknown key"),
+        ("supernett.lr=1", "supernett: unknown key"),
+        ("supernet.augment.flip=1", "supernet.augment.flip: unknown key"),
+        ("supernet.lr=fast", "supernet.lr: Input should be a valid number, unable to parse string as a number"),
+        ("supernet.lr=[1]", "supernet.lr: Input should be a valid number (given: [1])"),
+        ("supernet.lr=-1", "supernet.lr: Input should be greater than 0 (given: -1)"),
+        ("supernet.lr=inf", "supernet.lr: Input should be a finite number (given: inf)"),
+        ("supernet.lr=nan", "supernet.lr: Input should be a finite number (given: nan)"),
+        ("supernet.lr=null", "supernet.lr"),
+        ("supernet.lr=", "supernet.lr"),
+        ("supernet.epochs=1.5", "supernet.epochs: Input should be a valid integer"),
+        ("supernet.min_lr=1", "supernet: min_lr 1.0 is above lr 0.001"),
+        ("supernet.accumulate=3", "supernet: batch_size 1024 is not a multiple of accumulate 3"),
+        ("supernet.betas=[0.9,1]", "supernet: betas must be two numbers from 0 to below 1"),
+        ("supernet.betas=[0.9]", "supernet.betas"),
+        ("supernet.distill=true", "supernet: distill needs rule: sandwich"),
+        ("supernet.budget=[2e9,1e9]", "supernet: budget must be a smaller and a larger number"),
+        ("supernet.private_attention=3", "supernet.private_attention: Input should be 0, 1 or 2 (given: 3)"),
+        ("supernet.sharing=left", "supernet.sharing: Input should be 'ordinal', 'bilateral' or 'cyclic' (given: 'l"),
+        ("supernet.augment.scale=[1,0.5]", "supernet.augment: scale must be two rising numbers"),
+        ("supernet.augment.scale=[1,2]", "supernet.augment: scale must end at 1 or below"),
+        ("supernet.augment.rand_augment=x", "supernet.augment: rand_augment must be null or rand-m9-mstd0.5-inc1"),
+        ("search.macs=[2,1]", "search: macs must be a smaller and a larger number (given: [2.0, 1.0])"),
+        ("search.macs=5", "search.macs"),
+        ("search.population=1", "search.population: Input should be greater than 1"),
+        ("data.std=[0,1,1]", "data: std must be above 0"),
+        ("space.patch_sizes=[15]", "space: patch_sizes: 15 does not divide image_size 224"),
+        ("space.qkv_dim=100", "space: qkv_dim: width 10 is not a multiple of 3 * 3 heads"),
+        ("run.name=a/b", "run.name"),
+        ("run.seed=-1", "run.seed"),
+        ("engine.precision=fp8", "engine.precision: Input should be 'fp32', 'bf16' or 'fp16'"),
+        ("supernet.lr.peak=1", "supernet.lr"),
+        ("lr=1", "lr=1: an override has the form section.key=value"),
+        ("supernet.lr", "supernet.lr: an override has the form section.key=value"),
+        ("supernet.lr=[1", "supernet.lr=[1: the value is not YAML"),
+        ("supernet.lr={a: b: c}", "the value is not YAML"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(recipe, word, says):
+    with pytest.raises(UserError) as error:
+        load(recipe(), [word])
+    assert says in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("supernet: {lrr: 1}", "supernet.lrr: unknown key"),
+        ("supernet: 3", "supernet: Input should be a valid dictionary"),
+        ("- a\n- b", "a recipe is a mapping of sections"),
+        ("a: b: c", "not YAML"),
+        ("a: [1\nb: 2\n", "not YAML"),
+        ("supernet: {lr: -1, epochs: 0}", "(and 1 more)"),
+        ("run: !!python/object/apply:os.mkdir [never]", "not YAML"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_one_line_that_names_the_file(recipe, text, says):
+    path = recipe(text)
+    with pytest.raises(UserError) as error:
+        load(path, [])
+    assert str(error.value).startswith(path) and says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_section_with_nothing_in_it_is_its_defaults(recipe):
+    assert load(recipe("supernet:\n  # all of it commented out\nspace:\n"), []) == Config()
+    assert load(recipe("supernet:\n"), ["supernet.lr=2"]).supernet.lr == 2
+
+
+def test_no_such_recipe_lists_those_that_are():
+    with pytest.raises(UserError) as error:
+        load("vitas_2g", [])
+    for path in RECIPES.glob("*.yaml"):
+        assert path.stem in str(error.value)
+
+
+def test_every_packaged_recipe_loads_and_writes_itself_down(recipe):
+    paths = sorted(RECIPES.glob("*.yaml"))
+    for path in paths:
+        config = load(path.stem, [])
+        assert load(recipe(dump(config)), []) == config
+    assert paths
+
+
+@settings(max_examples=50, deadline=None)
+@given(spaces(), st.floats(1e-12, 1e6), st.floats(1, 1e12), st.sampled_from(["a", "on", "1e3", "null", "~", "é:#"]))
+def test_dump_and_load_are_a_round_trip(tmp_path_factory, space, lr, macs, folder):
+    config = Config.model_validate(
+        {
+            "space": space,
+            "supernet": {"lr": lr, "sharing": "cyclic"},
+            "search": {"macs": (macs / 3, macs)},
+            "data": {"train": folder},
+        }
+    )
+    path = tmp_path_factory.mktemp("dump") / "config.yaml"
+    path.write_text(dump(config))
+    assert load(str(path), []) == config
+
+
+def test_everything_is_described():
+    def walk(model, where=""):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from walk(field.annotation, f"{where}{name}.")
+            else:
+                yield f"{where}{name}", field.description
+
+    described = dict(walk(Config))
+    assert len(described) > 80
+    assert [name for name, text in described.items() if not text] == []
+    assert all(re.search(r"\S", yaml.safe_dump(text)) for text in described.values())
