@@ -32,11 +32,11 @@ def distinct(genomes: np.ndarray, seen: Set[bytes]) -> np.ndarray:
 def spread(inside: Feasible, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` nets [K, G] that cover space and budget evenly: patch sizes, then embeddings, depths, A and cost.
 
-    Systematic sampling down the sorted table, in which each patch size has the same weight, each embedding width of
-    a patch size, and so on; each net's MLP widths then take its cost close to its own slice of the cost range.
+    Stratified sampling down the sorted table, in which each patch size has the same weight, each embedding width of a
+    patch size, and so on; each net's MLP widths then take its cost close to its own slice of the cost range.
     """
     weight = _even_weights(inside)
-    ticks = (np.arange(count) + rng.random()) / count
+    ticks = (np.arange(count) + rng.random(count)) / count
     rows = np.minimum(np.searchsorted(np.cumsum(weight), ticks, "right"), len(weight) - 1)
     name = next(iter(inside.budget), "macs")
     low, high = _cost_range(inside, name)

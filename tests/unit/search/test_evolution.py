@@ -1,0 +1,282 @@
+"""The search on synthetic scores: known optima, feasible and distinct candidates, resume, tiny spaces."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import spaces
+
+from vitas_ds import genome
+from vitas_ds.config import Search
+from vitas_ds.errors import UserError
+from vitas_ds.search import budget as budgets
+from vitas_ds.search import problem
+from vitas_ds.search.evolution import Progress, ranked, rescore, result_of, search, values
+from vitas_ds.search.feasible import feasible
+from vitas_ds.search.ledger import Score, in_memory, open_ledger
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import SubnetSpec
+
+ALGORITHMS = ["ga", "nsga2", "random"]
+SMALL = SearchSpace(
+    image_size=32, num_classes=10, patch_sizes=(8, 16), embed_dim=64, depth=6, num_heads=(1, 2, 4),
+    qkv_dim=96, mlp_dim=128, ratios=(0.25, 0.5, 0.75, 1.0),
+)  # fmt: skip
+CELL = SearchSpace(**SMALL.model_dump() | {"layout": "cell"})
+BUDGET = (600_000, 1_200_000)
+
+
+def noise(spec: SubnetSpec, scale: float = 1.0) -> float:
+    """A fixed random number in [0, scale) of a spec."""
+    digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).digest()
+    return scale * int.from_bytes(digest[:6]) / 2**48
+
+
+def likeness(spec: SubnetSpec) -> float:
+    """1 at the net with the middle of everything, less with every step away; no cost pulls at it."""
+    layers = [abs(x.qkv_dim - 48) / 24 + abs(x.mlp_dim - 64) / 32 + abs(x.num_heads - 2) for x in spec.active]
+    steps = sum(layers) + 3 * abs(spec.depth - 4) + abs(spec.embed_dim - 48) / 16 + (spec.patch_size != 8)
+    return 1 - steps / 60
+
+
+def each(function):
+    """A score function of lists."""
+    return lambda specs: map(function, specs)
+
+
+def all_inside(space: SearchSpace, cfg: Search, entries) -> bool:
+    nets = np.array([genome.encode(space, entry.spec) for entry in entries])
+    prices = budgets.prices(space, nets)
+    told = all(prices[name].tolist() == [entry.costs[name] for entry in entries] for name in prices)
+    return told and not budgets.excess(budgets.of_config(cfg) or {"macs": (0, 2**62)}, prices).any()
+
+
+@pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
+def test_a_known_optimum_is_found(algorithm):
+    """One net of 1e13 scores 1; 2000 are scored."""
+    cfg = Search(algorithm=algorithm, population=50, generations=40, macs=BUDGET)
+    result = search(SMALL, cfg, each(likeness), in_memory(), seed=0)
+    assert result.best.score.value == 1.0 and len(result.entries) == 2000
+    assert all_inside(SMALL, cfg, result.entries)
+
+
+@pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
+def test_the_best_net_inside_is_found_where_the_best_of_all_is_outside(algorithm):
+    space = SearchSpace(**SMALL.model_dump() | {"depth": 2})
+    cfg = Search(algorithm=algorithm, population=40, generations=20, macs=(100_000, 250_000), params=(10_000, 60_000))
+    every = [likeness(genome.decode(space, net)) for net in feasible(space, budgets.of_config(cfg)).every()]
+    result = search(space, cfg, each(likeness), in_memory(), seed=0)
+    assert len(every) > 5000 and len(result.entries) == 800
+    assert result.best.score.value == max(every) < 1
+
+
+def test_the_optimum_on_the_edge_of_the_budget_is_found():
+    """The score grows with the cost: the best net is the most expensive one that is allowed."""
+    cfg = Search(population=40, generations=30, macs=BUDGET)
+    table = feasible(SMALL, budgets.of_config(cfg))
+    rows = np.arange(len(table.stem))
+    most = table.price("macs", rows, table.stop - 1).max()
+    cost = {}
+
+    def score(specs):
+        found = [budgets.prices(SMALL, genome.encode(SMALL, spec)[None])["macs"][0] for spec in specs]
+        cost.update(zip(specs, found, strict=True))
+        return [value / 1e7 for value in found]
+
+    result = search(SMALL, cfg, score, in_memory(), seed=1)
+    assert result.best.costs["macs"] >= 0.999 * most and max(cost.values()) <= most
+
+
+def test_ties_and_noise():
+    """With twelve distinct scores and some noise, evolution is well above random search at equal scores."""
+
+    def score(spec):
+        return round(12 * likeness(spec)) / 12 + noise(spec, 0.02)
+
+    def best(algorithm, seed):
+        cfg = Search(algorithm=algorithm, population=30, generations=25, macs=BUDGET)
+        return likeness(search(SMALL, cfg, each(score), in_memory(), seed).best.spec)
+
+    evolved, random = ([best(a, seed) for seed in range(3)] for a in ("ga", "random"))
+    assert min(evolved) > max(random) and 1 - np.mean(evolved) < (1 - np.mean(random)) / 2
+
+
+def test_equal_scores_prefer_the_cheaper_net():
+    cfg = Search(population=20, generations=3, macs=BUDGET)
+    result = search(SMALL, cfg, each(lambda spec: 0.5), in_memory(), seed=0)
+    assert result.best.costs["macs"] == min(entry.costs["macs"] for entry in result.entries)
+
+
+@settings(max_examples=60, deadline=None)
+@given(spaces(max_depth=3), st.sampled_from(ALGORITHMS), st.integers(0, 1000), st.floats(0, 0.9), st.data())
+def test_candidates_are_inside_and_distinct_until_the_space_is_spent(space, algorithm, seed, low, data):
+    """Some 10,000 candidates of spaces of all shapes, down to those with fewer nets than a population."""
+    prices = budgets.prices(space, genome.sample(space, np.random.default_rng(seed), 200, 0.3))["macs"]
+    high = data.draw(st.floats(low, 1))
+    budget = np.quantile(prices, [low, high], method="nearest") + [-1, 1]
+    cfg = Search(algorithm=algorithm, population=20, generations=9, macs=budget.tolist())
+    seen = []
+
+    def score(specs):
+        seen.extend(spec.canonical() for spec in specs)
+        return [noise(spec) for spec in specs]
+
+    result = search(space, cfg, score, in_memory(), seed)
+    assert len(set(seen)) == len(seen) == len(result.entries)
+    assert all_inside(space, cfg, result.entries)
+    assert len(seen) == min(180, feasible(space, budgets.of_config(cfg)).size())
+
+
+def test_a_space_without_layers_to_choose_is_one_net():
+    one = SearchSpace(
+        image_size=32, patch_sizes=(16,), embed_dim=8, depth=1, num_heads=(1,), qkv_dim=6, mlp_dim=4, ratios=(1.0,)
+    )
+    for algorithm in ALGORITHMS:
+        result = search(one, Search(algorithm=algorithm, population=5), each(noise), in_memory(), seed=0)
+        assert len(result.entries) == len(result.pareto) == 1
+
+
+@pytest.mark.parametrize("space", [SMALL, CELL], ids=["layer", "cell"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_search_is_a_function_of_its_seed(algorithm, space):
+    cfg = Search(algorithm=algorithm, population=12, generations=6, macs=(500_000, 2_500_000))
+
+    def run(seed):
+        return search(space, cfg, each(noise), in_memory(), seed).entries
+
+    assert [e.spec for e in run(3)] == [e.spec for e in run(3)] != [e.spec for e in run(4)]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("torn", [b"", b'{"spec": {"image_size": 3', b'{"spec": {}}'], ids=["whole", "half", "no-end"])
+def test_a_killed_search_ends_as_an_unbroken_one(tmp_path, algorithm, torn):
+    cfg = Search(algorithm=algorithm, population=10, generations=8, macs=BUDGET)
+    whole = search(SMALL, cfg, each(noise), open_ledger(tmp_path / "whole.jsonl", {"supernet": "a"}), 5)
+    path, calls = tmp_path / "broken.jsonl", []
+    for lives in (0, 1, 10, 17, 30, 1000):
+
+        def score(specs, lives=lives, left=None):
+            left = lives if left is None else left
+            for spec in specs:
+                if len(calls) - begun >= left:
+                    raise Killed
+                calls.append(spec)
+                yield noise(spec)
+
+        begun = len(calls)
+        try:
+            result = search(SMALL, cfg, score, open_ledger(path, {"supernet": "a"}), 5)
+        except Killed:
+            with path.open("ab") as file:
+                file.write(torn)
+    assert len(calls) == len(set(calls)) == 80
+
+    def lines(file):
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file.open()]
+
+    assert lines(path) == lines(tmp_path / "whole.jsonl")
+    assert [e.spec for e in result.pareto] == [e.spec for e in whole.pareto]
+    assert (result.best.spec, result.best.score) == (whole.best.spec, whole.best.score)
+
+
+def test_progress_tells_what_was_scored_and_what_was_known(tmp_path):
+    cfg = Search(population=10, generations=4, macs=BUDGET)
+    told: list[Progress] = []
+    search(SMALL, cfg, each(noise), open_ledger(tmp_path / "l.jsonl", {}), 0, told.append)
+    assert [(p.generation, p.generations, p.scored, p.reused) for p in told] == [(g, 4, 10, 0) for g in range(1, 5)]
+    again: list[Progress] = []
+    longer = cfg.model_copy(update={"generations": 5})
+    search(SMALL, longer, each(noise), open_ledger(tmp_path / "l.jsonl", {}), 0, again.append)
+    assert [(p.scored, p.reused) for p in again] == [(0, 10)] * 4 + [(10, 0)]
+
+
+def test_another_search_takes_the_scores_over(tmp_path):
+    """Other budget and algorithm, same supernet and images: nothing is scored twice."""
+    first = Search(population=20, generations=5, macs=BUDGET)
+    path, calls = tmp_path / "first.jsonl", []
+
+    def score(specs):
+        calls.extend(specs)
+        return map(noise, specs)
+
+    few = {"depth": 2, "patch_sizes": (8,), "num_heads": (1,), "ratios": (0.5, 1.0)}
+    small = SearchSpace(**SMALL.model_dump() | few)
+    search(small, first.model_copy(update={"macs": None}), score, open_ledger(path, {"supernet": "a"}), 0)
+    other = Search(algorithm="nsga2", population=20, generations=5, macs=(0, 3e6))
+    ledger = open_ledger(tmp_path / "second.jsonl", {"supernet": "a"}, reuse=path)
+    result = search(small, other, score, ledger, 1)
+    assert len(calls) == len(set(calls)) < 100 + len(result.entries)
+    assert len((tmp_path / "second.jsonl").read_text().splitlines()) == len(result.entries)
+
+
+def test_an_impossible_budget_is_found_before_anything_is_scored():
+    def score(specs):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=r"^search.macs \[1, 9\]: no net of the space is inside; .* macs [\d,]+$"):
+        search(SMALL, Search(macs=(1, 9)), score, in_memory(), 0)
+
+
+def test_ignored_objectives_are_told():
+    cfg = Search(algorithm="ga", objectives=("params",), population=4, generations=1)
+    with pytest.warns(UserWarning, match=r"search.objectives is ignored"):
+        search(SMALL, cfg, each(noise), in_memory(), 0)
+
+
+def test_a_score_that_is_no_number_is_an_error():
+    with pytest.raises(ValueError, match="nan"):
+        search(SMALL, Search(population=4, generations=1), each(lambda spec: float("nan")), in_memory(), 0)
+
+
+def test_the_front_is_what_nothing_dominates():
+    cfg = Search(algorithm="random", population=50, generations=4, objectives=())
+    result = search(SMALL, cfg, each(lambda spec: round(noise(spec), 1)), in_memory(), 0)
+    points = values(result.entries, ("macs",))
+    front = [
+        e for e, p in zip(result.entries, points, strict=True)
+        if not ((points <= p).all(1) & (points < p).any(1)).any()
+    ]  # fmt: skip
+    assert sorted(id(e) for e in front) == sorted(id(e) for e in result.pareto)
+    assert [e.costs["macs"] for e in result.pareto] == sorted(e.costs["macs"] for e in front)
+    assert ranked(result.entries)[0] == result.best == result_of(result.entries).best
+
+
+def test_nsga2_has_at_least_random_searchs_hypervolume():
+    """In ten of ten seeds, at the same number of scores: accuracy that saturates with size, and a taste in layers."""
+
+    def score(spec):
+        shape = np.mean([(x.num_heads == 2) + x.mlp_dim / 128 - x.qkv_dim / 192 for x in spec.active])
+        return 1 - 1 / (1 + spec.depth * spec.embed_dim / 64) + 0.1 * shape
+
+    def volume(algorithm, seed):
+        cfg = Search(algorithm=algorithm, population=50, generations=20, objectives=("macs",), macs=(0, 1e7))
+        found = search(SMALL, cfg, each(score), in_memory(), seed).entries
+        return problem.hypervolume(values(found, ("macs",)) / [1, 1e7], np.array([0.0, 1.0]))
+
+    with pytest.warns(UserWarning, match="ignored"):
+        assert all(volume("nsga2", seed) >= volume("random", seed) for seed in range(10))
+
+
+def test_the_best_few_are_scored_again_on_all_images(tmp_path):
+    cfg = Search(population=10, generations=2, macs=BUDGET)
+    ledger = open_ledger(tmp_path / "l.jsonl", {})
+    result = search(SMALL, cfg, lambda specs: [Score(noise(s), 0.1, 50) for s in specs], ledger, 0, images=50)
+    calls = []
+
+    def full(specs):
+        calls.extend(specs)
+        return [Score(1 - noise(s), 0.05, 100) for s in specs]
+
+    for _ in range(2):
+        top = rescore(ranked(result.entries)[:4], full, open_ledger(tmp_path / "l.jsonl", {}), 100)
+        assert {e.spec for e in top} == {e.spec for e in ranked(result.entries)[:4]}
+        assert [e.score.value for e in top] == sorted((e.score.value for e in top), reverse=True)
+        assert all(e.score.images == 100 for e in top)
+    assert len(calls) == 4
