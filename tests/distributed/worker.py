@@ -1,4 +1,4 @@
-"""Runs inside the launcher: many cases in one start. ``worker.py OUT.json TASK [ARGS]``; rank 0 writes what it saw."""
+"""Runs inside a launcher: ``worker.py OUT.json TASK [ARGS]``, many cases in one start. Rank 0 writes what was seen."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 BEGIN = time.time()
 
 import torch  # noqa: E402
+import toy_supernet as toy  # noqa: E402
+from toy_supernet import Case  # noqa: E402
 
-from tests.distributed import toy  # noqa: E402
-from tests.distributed.toy import Case  # noqa: E402
-from vitas_ds import distributed  # noqa: E402
+from vitas_ds import checkpoint, distributed  # noqa: E402
+from vitas_ds.distributed import Ranks  # noqa: E402
 
-RIGHT = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
-
-
-def table(ranks, stages: str = ",".join(RIGHT)) -> list[dict]:
-    """Distance of weights, averages and norms to plain torch; and whether unused weights stayed bit for bit."""
-    rows = []
-    for zero, clip, accumulate in itertools.product(stages.split(","), (0.0, 1.0), (1, 2)):
-        rows.append(_row(Case(zero, clip=clip, accumulate=accumulate), ranks))
-    for zero in stages.split(","):
-        rows.append(_row(Case(zero, clip=1.0, nets=2, ema=0.9), ranks))
-        rows.append(_row(Case(zero, clip=1.0, nets=2, joint=True, accumulate=2), ranks))
-        rows.append(_row(Case(zero, "bf16", clip=1.0), ranks))
-    return rows
+STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 
 
-def _row(case: Case, ranks) -> dict:
+def table(ranks: Ranks) -> list[dict[str, Any]]:
+    """Stage x clipping x accumulation, several nets a step, averaged weights, bf16."""
+    cases = [
+        Case(zero, clip=clip, accumulate=accumulate)
+        for zero, clip, accumulate in itertools.product(STAGES, (0.0, 1.0), (1, 2))
+    ]
+    for zero in STAGES:
+        cases.append(Case(zero, clip=1.0, nets=2, ema=0.9))
+        cases.append(Case(zero, clip=1.0, nets=2, joint=True, accumulate=2))
+        cases.append(Case(zero, "bf16", clip=1.0))
+    return [_row(case, ranks) for case in cases]
+
+
+def _row(case: Case, ranks: Ranks) -> dict[str, Any]:
+    """Distance to plain torch, and which unused weights moved."""
     weights, ema, norms = toy.reference(case)
     engine = toy.start(case, ranks)
-    unit_of = {p.name: p.unit for row in distributed.gather(engine.owned) for ps in row.values() for p in ps}
     before, moved, seen = toy.whole(engine), [], []
     for step in range(case.steps):
         seen.append(toy.train_step(engine, case, step))
         after = toy.whole(engine)
-        used = set().union(*(engine.model.used(net) for net in toy.nets_of(step, case.nets)))
-        moved += [name for name in after if unit_of[name] not in used and not torch.equal(before[name], after[name])]
+        moved += [name for name in toy.names_unused(engine, case, step) if not torch.equal(before[name], after[name])]
         before = after
     return {
         "case": str(case),
@@ -53,11 +55,138 @@ def _row(case: Case, ranks) -> dict:
     }
 
 
+def resume(ranks: Ranks, folder: str) -> list[dict[str, Any]]:
+    """8 steps against 4, save, a new engine, load, 4: all that training goes on from must be the same bits."""
+    rows = []
+    for zero in STAGES:
+        case = Case(zero, "bf16" if zero == "zero1" else "fp32", clip=1.0, ema=0.9, nets=2)
+        unbroken = toy.start(case, ranks)
+        norms = toy.train(unbroken, case, 0, 8)
+        broken = toy.start(case, ranks)
+        toy.train(broken, case, 0, 4)
+        path = checkpoint.save(broken, Path(folder) / zero, 4, {"epoch": 1})
+        fresh = toy.start(case, ranks)
+        with torch.no_grad():
+            fresh.model.scale.fill_(9.0)
+        state = checkpoint.load(fresh, path)
+        same_norms = toy.train(fresh, case, 4, 8) == norms[4:]
+        a, b = toy.everything(unbroken), toy.everything(fresh)
+        rows.append({
+            "zero": zero,
+            "state": state,
+            "norms": same_norms,
+            "differ": [name for name in a if not torch.equal(a[name], b[name])],
+            "buffer": float(fresh.model.scale),
+            "saved": float(toy.distance(checkpoint.consolidate(path), toy.whole(broken) | _scale())),
+            "ema": float(toy.distance(checkpoint.consolidate(path, ema=True), toy.whole(broken, "ema") | _scale())),
+        })  # fmt: skip
+    return rows
+
+
+def _scale() -> dict[str, torch.Tensor]:
+    return {"scale": torch.tensor([0.5])}
+
+
+def go_on(ranks: Ranks, folder: str, first: str, last: str, *zeros: str) -> list[dict[str, Any]]:
+    """Load what another start saved (another number of ranks or stage), check it, train on, save; a chain a zero."""
+    rows = []
+    for chain, zero in enumerate(zeros):
+        directory = Path(folder) / str(chain)
+        engine = toy.start(Case(zero, clip=1.0), ranks)
+        path = checkpoint.newest(directory)
+        row: dict[str, Any] = {"world_size": ranks.world_size, "loaded": path and path.name}
+        if path:
+            checkpoint.load(engine, path)
+            row["exact"] = toy.distance(checkpoint.consolidate(path), toy.whole(engine) | _scale())
+        toy.train(engine, Case(zero, clip=1.0), int(first), int(last))
+        checkpoint.save(engine, directory, int(last), {})
+        row["reference"] = toy.distance(toy.reference(Case(clip=1.0, steps=int(last)))[0], toy.whole(engine))
+        rows.append(row)
+    return rows
+
+
+def nonfinite(ranks: Ranks) -> list[dict[str, Any]]:
+    """A NaN on the last rank alone: every rank learns of it, nothing moves, and training goes on as without it."""
+    rows = []
+    for zero in STAGES:
+        case = Case(zero, clip=1.0, ema=0.9)
+        engine, clean = toy.start(case, ranks), toy.start(case, ranks)
+        toy.train(engine, case, 0, 3)
+        before = toy.everything(engine)
+        x, _ = toy.batch_of(0, 4)
+        loss = engine(x, toy.nets_of(0, 1)[0]).sum()
+        engine.backward(loss * (float("nan") if ranks.rank == ranks.world_size - 1 else 1.0))
+        norm = engine.step(engine.model.used(toy.nets_of(0, 1)[0]), 0.1)
+        after = toy.everything(engine)
+        toy.train(engine, case, 3, 6)
+        toy.train(clean, case, 0, 6)
+        a, b = toy.everything(engine), toy.everything(clean)
+        rows.append({
+            "zero": zero,
+            "norms": [str(n) for n in distributed.gather(norm)],
+            "moved": [name for name in before if not torch.equal(before[name], after[name])],
+            "later": [name for name in a if not torch.equal(a[name], b[name])],
+        })  # fmt: skip
+    return rows
+
+
+def loss_scale(ranks: Ranks) -> list[dict[str, Any]]:
+    """fp16's loss scale: a power of two changes no bit of fp32 training; an overflow halves it and moves nothing."""
+    rows = []
+    for zero in STAGES:
+        case = Case(zero, clip=1.0, accumulate=2)
+        plain, scaled = toy.start(case, ranks), toy.start(case, ranks)
+        scaled.loss_scale.dynamic, scaled.loss_scale.value = True, 1024.0
+        scaled._set_loss_scale()
+        same_norms = toy.train(plain, case, 0, 4) == toy.train(scaled, case, 0, 4)
+        a, b = toy.everything(plain), toy.everything(scaled)
+        scaled.loss_scale.value = 2.0**130
+        scaled._set_loss_scale()
+        norm = toy.train_step(scaled, case, 4)
+        c = toy.everything(scaled)
+        rows.append({
+            "zero": zero,
+            "norms": same_norms,
+            "differ": [name for name in a if not torch.equal(a[name], b[name])],
+            "overflow": str(norm),
+            "halved": scaled.loss_scale.value == 2.0**129,
+            "moved": [name for name in b if not torch.equal(b[name], c[name])],
+        })  # fmt: skip
+    return rows
+
+
+def everything(ranks: Ranks, folder: str) -> dict[str, Any]:
+    """The tasks above in one start."""
+    return {
+        "table": table(ranks),
+        "resume": resume(ranks, folder),
+        "nonfinite": nonfinite(ranks),
+        "loss_scale": loss_scale(ranks),
+    }
+
+
+def talk(ranks: Ranks) -> dict[str, Any]:
+    """What the ranks say to each other."""
+    total = distributed.all_sum(torch.tensor([1.0 + ranks.rank]))
+    try:
+        distributed.from_main(lambda: 1 // 0)
+        error = ""
+    except ZeroDivisionError as caught:
+        error = str(caught)
+    return {
+        "ranks": distributed.gather((ranks.rank, ranks.local_rank, ranks.world_size)),
+        "sum": float(total),
+        "broadcast": distributed.gather(distributed.broadcast({"from": ranks.rank})),
+        "from_main": distributed.gather(distributed.from_main(lambda: ranks.rank)),
+        "errors": distributed.gather(error),
+    }
+
+
 def main(out: str, task: str, *args: str) -> None:
     ranks = distributed.init("cpu", timeout=60)
-    result = {"import": time.time() - BEGIN, "result": globals()[task](ranks, *args), "seconds": time.time() - BEGIN}
+    result = globals()[task](ranks, *args)
     if ranks.is_main:
-        Path(out).write_text(json.dumps(result))
+        Path(out).write_text(json.dumps({"result": result, "seconds": time.time() - BEGIN}))
     distributed.close()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitas_ds import config
 from vitas_ds.distributed import Ranks, gather
 from vitas_ds.engine import Engine
+from vitas_ds.precision import autocast
 
 STEMS, LAYERS, WIDTH, CLASSES = 2, 3, 24, 5
 Net = tuple[int, tuple[int, ...], int]  # stem, layers, units of width used in each layer (elastic: a slice)
@@ -22,7 +23,9 @@ class Toy(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.stems = nn.ModuleList(nn.Linear(8, WIDTH) for _ in range(STEMS))
-        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)]) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)]) for _ in range(LAYERS)
+        )
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, CLASSES)
         self.register_buffer("scale", torch.tensor([0.5]))
@@ -71,9 +74,7 @@ class Case:
 def nets_of(step: int, count: int) -> list[Net]:
     rng = torch.Generator().manual_seed(1000 + step)
     draw = lambda high: int(torch.randint(high, (), generator=rng))  # noqa: E731
-    return [
-        (draw(STEMS), tuple(i for i in range(LAYERS) if draw(2)), (12, 18, WIDTH)[draw(3)]) for _ in range(count)
-    ]
+    return [(draw(STEMS), tuple(i for i in range(LAYERS) if draw(2)), (12, 18, WIDTH)[draw(3)]) for _ in range(count)]
 
 
 def batch_of(step: int, size: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,9 @@ def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], 
         x, y = batch_of(step, case.batch)
         nets = nets_of(step, case.nets)
         adamw.zero_grad()
-        sum(nn.functional.cross_entropy(model(x, net), y) / len(nets) for net in nets).backward()
+        with autocast(case.precision, torch.device("cpu")):
+            logits = [model(x, net) for net in nets]
+        sum(nn.functional.cross_entropy(out.float(), y) / len(nets) for out in logits).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         norms.append(float(nn.utils.get_total_norm(grads)))
         if case.clip:
@@ -140,6 +143,19 @@ def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], 
             for name, p in model.named_parameters():
                 ema[name].lerp_(p, 1 - case.ema)
     return {name: p.detach().clone() for name, p in model.named_parameters()}, ema, norms
+
+
+def names_unused(engine: Engine, case: Case, step: int) -> set[str]:
+    """Parameters that a step does not use."""
+    used = set().union(*(engine.model.used(net) for net in nets_of(step, case.nets)))
+    unit_of = {p: unit for unit, params in engine.model.units().items() for p in params}
+    return {name for name, p in engine.model.named_parameters() if unit_of[p] not in used}
+
+
+def everything(engine: Engine) -> dict[str, Tensor]:
+    """All that training goes on from: every kind of tensor, and the clocks."""
+    clocks = {f"steps/{unit}": torch.tensor(float(n)) for unit, n in engine.optimizer.steps.items()}
+    return clocks | {f"{kind}/{name}": t for kind in engine.kinds for name, t in whole(engine, kind).items()}
 
 
 def whole(engine: Engine, kind: str = "weight") -> dict[str, Tensor]:

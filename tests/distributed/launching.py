@@ -1,0 +1,82 @@
+"""Start ``worker.py`` under a real launcher, on a free port, in a process group of its own, with a time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker.py")
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    path = f"{BIN}:{inherited.get('PATH', '')}"
+    extra = {"PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return inherited | extra | more
+
+
+def command(launcher: str, ranks: int) -> list[str]:
+    port = str(free_port())
+    if launcher == "deepspeed":
+        return [str(BIN / "deepspeed"), "--master_port", port, "--num_gpus", str(ranks)]
+    if launcher == "torchrun":
+        return [sys.executable, "-m", "torch.distributed.run", "--master_port", port, "--nproc_per_node", str(ranks)]
+    assert launcher == "alone" and ranks == 1
+    return [sys.executable]
+
+
+def launch(out: Path, task: str, *args: str, ranks: int = 2, launcher: str = "deepspeed", limit: float = 180) -> Any:
+    """What the task returned on rank 0; fails with the job's output if it did not end well in time."""
+    words = [*command(launcher, ranks), str(WORKER), str(out), task, *args]
+    finish(words, environment(), limit)
+    return json.loads(out.read_text())["result"]
+
+
+def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
+    """The same as srun would start it: one process a task, and SLURM's own words in the environment."""
+    shared = {
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_STEP_NUM_TASKS": str(ranks),
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    words = [sys.executable, str(WORKER), str(out), task]
+    jobs = [begin(words, environment(**shared, SLURM_PROCID=str(r), SLURM_LOCALID=str(r))) for r in range(ranks)]
+    for job in jobs:
+        end(job, words, limit)
+    return json.loads(out.read_text())["result"]
+
+
+def finish(words: list[str], env: dict[str, str], limit: float) -> None:
+    end(begin(words, env), words, limit)
+
+
+def begin(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words, env=env, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def end(job: subprocess.Popen[str], words: list[str], limit: float) -> str:
+    try:
+        output, _ = job.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        raise AssertionError(f"{' '.join(words)} took longer than {limit} s:\n{job.communicate()[0][-4000:]}") from None
+    assert job.returncode == 0, f"{' '.join(words)} ended with {job.returncode}:\n{output[-6000:]}"
+    return output

@@ -1,0 +1,80 @@
+"""Training under real launchers against plain torch in one process (toy_supernet.reference)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import launch, slurm
+from worker import STAGES
+
+CLOSE = 1e-6  # 8 AdamW steps of lr 1e-2; the distance to filling zeros in is 1e-2
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("seen")
+    launcher = "deepspeed" if request.param == 2 else "alone"
+    result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=300)
+    return result | {"ranks": request.param}
+
+
+def test_every_stage_equals_plain_torch(seen: Any) -> None:
+    assert len(seen["table"]) == 42
+    for row in seen["table"]:
+        print(row)
+        assert not row["moved"], row
+        if row["precision"] == "fp32":
+            assert row["weights"] < CLOSE and row["ema"] < CLOSE and row["norms"] < CLOSE, row
+            assert row["zero_grads"] > 1e-3  # the reference can tell the two apart
+        else:  # sums in another order, rounded to 8 bits
+            assert row["norms"] < 1e-2 and row["weights"] < 2e-2, row
+
+
+def test_resume_is_bitwise(seen: Any) -> None:
+    assert [row["zero"] for row in seen["resume"]] == list(STAGES)
+    for row in seen["resume"]:
+        assert row["state"] == {"epoch": 1}
+        assert row["norms"] and not row["differ"], row
+        assert row["buffer"] == 0.5
+        assert row["saved"] == 0 and row["ema"] == 0, row  # consolidated = the engine's, exactly
+
+
+def test_a_nonfinite_gradient_moves_nothing_and_all_ranks_know(seen: Any) -> None:
+    assert [row["zero"] for row in seen["nonfinite"]] == list(STAGES)
+    for row in seen["nonfinite"]:
+        assert len(row["norms"]) == seen["ranks"] and not set(row["norms"]) - {"inf", "nan"}, row
+        assert not row["moved"] and not row["later"], row
+
+
+def test_loss_scale(seen: Any) -> None:
+    assert [row["zero"] for row in seen["loss_scale"]] == list(STAGES)
+    for row in seen["loss_scale"]:
+        assert row["norms"] and not row["differ"], row
+        assert row["overflow"] in ("inf", "nan") and row["halved"] and not row["moved"], row
+
+
+def test_another_number_of_ranks_and_another_stage(tmp_path: Path) -> None:
+    chains = [("zero1", "zero1", "zero1"), ("zero3", "zero0", "zero2_offload")]
+    rows = []
+    for i, ranks in enumerate((2, 1, 2)):
+        words = (str(tmp_path), str(3 * i), str(3 * i + 3), *(chain[i] for chain in chains))
+        launcher = "torchrun" if ranks == 2 else "alone"
+        rows.append(launch(tmp_path / "out.json", "go_on", *words, ranks=ranks, launcher=launcher))
+    for chain in zip(*rows, strict=True):
+        assert [row["loaded"] for row in chain] == [None, "step-00000003", "step-00000006"]
+        assert [row["world_size"] for row in chain] == [2, 1, 2]
+        assert chain[1]["exact"] == chain[2]["exact"] == 0
+        assert all(row["reference"] < CLOSE for row in chain), chain
+
+
+@pytest.mark.parametrize("launcher", ["alone", "deepspeed", "torchrun", "srun"])
+def test_ranks_talk_under_every_launcher(tmp_path: Path, launcher: str) -> None:
+    out = tmp_path / "out.json"
+    n = 1 if launcher == "alone" else 2
+    heard = slurm(out, "talk") if launcher == "srun" else launch(out, "talk", ranks=n, launcher=launcher)
+    assert heard["ranks"] == [[rank, rank, n] for rank in range(n)]
+    assert heard["sum"] == sum(range(1, n + 1))
+    assert heard["broadcast"] == [{"from": 0}] * n and heard["from_main"] == [0] * n
+    assert all("division" in error for error in heard["errors"])
