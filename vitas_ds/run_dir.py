@@ -166,6 +166,11 @@ FREE = {
 }
 
 
+def run_of(config: Config) -> RunDir:
+    """The folder of the run that a configuration names, whether it is there or not."""
+    return RunDir(Path(config.run.dir) / config.run.name)
+
+
 def open_run(config: Config, ranks_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
     """Create the run's folder or open it again; rank 0 writes ``config.yaml`` and an entry of ``manifest.json``.
 
@@ -173,7 +178,7 @@ def open_run(config: Config, ranks_main: bool, *, stage: str = "", world_size: i
         UserError: the folder holds a run whose recipe differs in what matters (the line names the first such field),
             or is no run's folder, or cannot be written. Nothing is overwritten then.
     """
-    run = RunDir(Path(config.run.dir) / config.run.name)
+    run = run_of(config)
     check_same_recipe(config, run)
     if ranks_main:
         try:
@@ -193,12 +198,7 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
         if strays:
             raise UserError(f"{run.path}: holds {strays[0]}/ but no config.yaml; give another run.name")
         return
-    try:
-        before = Config.model_validate(yaml.safe_load(run.config.read_text()))
-    except ValidationError as error:
-        raise UserError(f"{run.config}: written by another version: {first_error(error)}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
+    before = read_config(run)
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     for field in _fixed_fields(run, new):
         a, b = _get(old, field), _get(new, field)
@@ -207,6 +207,18 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
                 f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; "
                 "give another run.name, or start over with --fresh"
             )
+
+
+def read_config(run: RunDir) -> Config:
+    """The configuration of the run's latest start. Raises ``UserError`` if there is none, or of another version."""
+    try:
+        return Config.model_validate(yaml.safe_load(run.config.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: no such run (there is no {run.config.name} in it)") from None
+    except ValidationError as error:
+        raise UserError(f"{run.config}: written by another version: {first_error(error)}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
