@@ -133,8 +133,8 @@ def erase(images: Tensor, boxes: np.ndarray, seed: int, slots: Sequence[int]) ->
     The noise is a function of (seed, slot) and of the device's kind.
     """
     generator = torch.Generator(images.device)
-    for i in np.flatnonzero(boxes[:, 2]):
+    for i in np.flatnonzero(boxes[:, 2]).tolist():
         top, left, height, width = boxes[i].tolist()
-        generator.manual_seed((seed * 0x9E3779B97F4A7C15 + int(slots[i])) & (2**63 - 1))
+        generator.manual_seed((seed * 0x9E3779B97F4A7C15 + slots[i]) & (2**63 - 1))
         noise = torch.randn(3, height, width, generator=generator, device=images.device)
         images[i, :, top : top + height, left : left + width] = noise

@@ -7,13 +7,14 @@ images comes in as data (``augment.py``), so that there is no state to save. H, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, fn, math, pipeline_def
+from nvidia.dali import Pipeline, math, pipeline_def
+from nvidia.dali import fn as dali_fn
 from nvidia.dali import types as dali_types
 from nvidia.dali.pipeline import do_not_convert
 from torch import Tensor
@@ -21,7 +22,8 @@ from torch import Tensor
 from vitas_ds.config import Augment
 from vitas_ds.data import augment as aug
 
-types: Any = dali_types  # its names are made at run time
+fn: Any = dali_fn  # their names are made at run time
+types: Any = dali_types
 Arrays = dict[str, Any]  # name -> array [B, ...] or list of B arrays
 PREFETCH = 2  # batches that DALI works ahead
 # What the graph reads: name -> (type, dimensions of a sample)
@@ -65,17 +67,18 @@ def input_names(recipe: Recipe, source: str) -> tuple[str, ...]:
 
 
 def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, batch_size: int, threads: int,
-          device_id: int | None, device: str | None = None) -> Pipeline:  # fmt: skip
+          device_id: int | None, device: str | None = None, prefetch: int = PREFETCH) -> Pipeline:  # fmt: skip
     """A pipeline whose output is images [B, 3, image_size, image_size].
 
     Args:
         feed: called once a batch; gives the inputs of :func:`input_names`, raises StopIteration at the end.
         device_id: the GPU, or None for the CPU.
         device: "gpu" builds the GPU graph whatever ``device_id`` is, to be serialised and not run.
+        prefetch: batches that DALI works ahead.
     """
     device = device or ("cpu" if device_id is None else "gpu")
     return _graph(recipe, feed, source, device, batch_size=batch_size, num_threads=threads, device_id=device_id,
-                  prefetch_queue_depth=PREFETCH)  # fmt: skip
+                  prefetch_queue_depth=prefetch)  # fmt: skip
 
 
 class BadImages(Exception):
@@ -111,6 +114,30 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, b
             raise BadImages(list(pending), str(error)) from None
         # DALI writes the next batch where this one lies: so a copy
         yield pending.popleft(), torch.from_dlpack(images.as_tensor()).clone()
+
+
+def readable(recipe: Recipe, items: Iterable[Arrays], source: str, device_id: int | None = None) -> Iterator[bool]:
+    """Whether DALI can read and decode each item (inputs by name, of one image each), one by one.
+
+    The crop matters: of a file that is cut off, the part above the cut can be decoded.
+    """
+    light = replace(recipe, image_size=8, resize=8, augment=recipe.augment and _only_crop(recipe.augment))
+    names = input_names(light, source)
+    feed = ([item[name] for name in names] for item in items)
+    while True:
+        pipe = build(light, lambda: next(feed), source, 1, 1, device_id, prefetch=1)
+        try:
+            while True:
+                pipe.run()
+                yield True
+        except StopIteration:
+            return
+        except RuntimeError:  # after an error a pipeline is not to be used
+            yield False
+
+
+def _only_crop(augment: Augment) -> Augment:
+    return augment.model_copy(update={"color_jitter": 0.0, "rand_augment": None})
 
 
 @pipeline_def(enable_conditionals=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -48,46 +48,38 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
 
 
 def _train_batches(images: ImageSet, data: Data, augment: Augment, image_size: int, batch_size: int, seed: int,
-                   start_step: int, ranks: Ranks) -> Iterator[Batch]:  # fmt: skip
-    recipe = dali.Recipe(image_size, data.mean, data.std, augment=augment)
-    reader = _Reader(images, data, recipe, ranks)
-    bad: set[int] = set()
-    step = start_step
+                   step: int, ranks: Ranks) -> Iterator[Batch]:  # fmt: skip
+    reader = _Reader(images, data, dali.Recipe(image_size, data.mean, data.std, augment=augment), ranks)
+    stand_ins: dict[int, int] = {}  # slot -> image that is shown in it instead of an unreadable one
     while True:
-        plan = _plan(images, bad, augment, image_size, batch_size, seed, step, ranks)
+        plan = _plan(len(images), stand_ins, augment, image_size, batch_size, seed, step, ranks)
         try:
-            for (ids, slots, replaced), pixels in reader.run(plan, batch_size):
+            for part, pixels in reader.run(plan, batch_size):
                 if augment.random_erasing:
-                    boxes = aug.erase_boxes(augment.random_erasing, image_size, seed, slots[0], batch_size)
-                    aug.erase(pixels, boxes, seed, slots)
+                    first = part.slots[0]
+                    boxes = aug.erase_boxes(augment.random_erasing, image_size, seed, first, batch_size)
+                    aug.erase(pixels, boxes, seed, part.slots)
                 step += 1
-                yield reader.batch(ids, pixels, replaced)
+                yield reader.batch(part.ids, pixels, sum(slot in stand_ins for slot in part.slots))
         except dali.BadImages as error:
-            bad |= reader.find_bad([ids for ids, _, _ in error.pending], error, stop=data.on_bad_file == "stop")
+            bad = reader.find_bad(error)
+            if data.on_bad_file == "stop":
+                raise reader.complaint(bad[0].ids[0]) from None
+            stand_ins |= {item.slots[0]: reader.stand_in(item) for item in bad}
 
 
-def _plan(images: ImageSet, bad: set[int], augment: Augment, image_size: int, batch_size: int, seed: int, step: int,
-          ranks: Ranks) -> Iterator[tuple[Any, dali.Arrays]]:  # fmt: skip
-    """What to load and how, for each step: ((ids, slots, replaced), draws)."""
+def _plan(n: int, stand_ins: dict[int, int], augment: Augment, image_size: int, batch_size: int, seed: int, step: int,
+          ranks: Ranks) -> Iterator[_Part]:  # fmt: skip
+    """What this rank loads in each step from ``step`` on, and how."""
     total = batch_size * ranks.world_size
+    first = ranks.rank * batch_size
     while True:
-        first = ranks.rank * batch_size
-        ids = order.batch_ids(len(images), augment.views, total, seed, step)[first : first + batch_size]
+        ids = order.batch_ids(n, augment.views, total, seed, step)[first : first + batch_size]
         slots = range(step * total + first, step * total + first + batch_size)
-        replaced = [_replacement(i, bad, len(images)) for i in ids.tolist()]
-        count = sum(new != old for new, old in zip(replaced, ids.tolist(), strict=True))
-        draws = aug.draw(augment, image_size, seed, slots[0], batch_size)
-        yield (np.array(replaced), slots, count), draws
+        for place, slot in enumerate(slots):
+            ids[place] = stand_ins.get(slot, ids[place])
+        yield _Part(ids, slots, aug.draw(augment, image_size, seed, slots[0], batch_size))
         step += 1
-
-
-def _replacement(index: int, bad: set[int], n: int) -> int:
-    """The next readable image, most likely of the same class; a function of which files are bad, not of when."""
-    if len(bad) == n:
-        raise UserError("data.train: no image can be read")
-    while index in bad:
-        index = (index + 1) % n
-    return index
 
 
 def eval_batches(images: ImageSet, data: Data, image_size: int, batch_size: int, ranks: Ranks) -> Iterator[Batch]:
@@ -148,67 +140,88 @@ def normalise(pixels: Tensor, data: Data) -> Tensor:
     return (pixels.float() - mean.view(3, 1, 1)) * (1 / std).view(3, 1, 1)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A rank's part of a batch before it is loaded; ``slots`` and ``draws`` in training only (see augment.py)."""
+
+    ids: np.ndarray
+    slots: range = range(0)
+    draws: aug.Draws = field(default_factory=dict)
+
+    def items(self) -> list[_Part]:
+        """A part for each image."""
+        items = range(len(self.ids))
+        return [_Part(self.ids[i : i + 1], self.slots[i : i + 1], {k: v[i : i + 1] for k, v in self.draws.items()})
+                for i in items]  # fmt: skip
+
+
 class _Reader:
-    """Runs one recipe over images of one set on a rank's device, and names a file that cannot be read."""
+    """Runs one recipe over images of one set on a rank's device, and finds out which file cannot be read."""
 
     def __init__(self, images: ImageSet, data: Data, recipe: dali.Recipe, ranks: Ranks):
         self.images, self.recipe = images, recipe
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
-        self.threads = data.threads or max(1, (os.cpu_count() or 1) // max(1, _local_ranks(ranks)))
+        self.threads = data.threads or _cpu_share(ranks)
         self.source = "file"
 
     def batch(self, ids: np.ndarray, pixels: Tensor, replaced: int = 0) -> Batch:
         labels = torch.from_numpy(self.images.labels[ids]).to(self.device, non_blocking=True)
         return Batch(pixels, labels, torch.from_numpy(ids), replaced)
 
-    def run(self, plan: Iterator[tuple[Any, dali.Arrays]], batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-        """Pixels of each planned batch; the first item of a plan's tag is the ids."""
-        inputs = ((tag, draws | {self.source: [self._encoded(i) for i in tag[0].tolist()]}) for tag, draws in plan)
+    def run(self, plan: Iterator[_Part], batch_size: int) -> Iterator[tuple[_Part, Tensor]]:
+        """Each part and its pixels."""
+        inputs = ((part, self._inputs(part)) for part in plan)
         yield from dali.stream(self.recipe, inputs, self.source, batch_size, self.threads, self.device_id)
 
     def run_once(self, ids: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        parts: Any = (((ids[i : i + batch_size],), {}) for i in range(0, len(ids), batch_size))
+        """Images ``ids`` in order, without augmentation."""
         if not len(ids):
             return
+        plan = (_Part(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size))
         try:
-            for (chosen,), pixels in self.run(parts, min(batch_size, len(ids))):
-                yield chosen, pixels
+            for part, pixels in self.run(plan, min(batch_size, len(ids))):
+                yield part.ids, pixels
         except dali.BadImages as error:
-            self.find_bad([chosen for (chosen,) in error.pending], error, stop=True)
+            raise self.complaint(self.find_bad(error)[0].ids[0]) from None
 
-    def _encoded(self, index: int) -> np.ndarray:
-        """What the graph reads for an image: its path, or its bytes where it lies in a shard."""
-        return np.frombuffer(os.fsencode(self.images.file(index)), np.uint8)
+    def _inputs(self, part: _Part) -> dali.Arrays:
+        paths = [np.frombuffer(os.fsencode(self.images.file(i)), np.uint8) for i in part.ids.tolist()]
+        return part.draws | {self.source: paths}
 
-    def find_bad(self, pending: list[np.ndarray], error: Exception, stop: bool) -> set[int]:
-        """The unreadable images among the ids of the oldest batch that has any.
+    def find_bad(self, error: dali.BadImages) -> list[_Part]:
+        """The images that cannot be read, in the oldest part that has any.
 
         Raises:
-            UserError: names the first of them, if ``stop``.
-            RuntimeError: DALI failed for another reason, every image can be read.
+            RuntimeError: DALI failed for another reason, as every image can be read.
         """
-        for ids in pending:
-            bad = {index for index in np.unique(ids).tolist() if not self._readable(index)}
-            if bad and stop:
-                name = self.images.file(min(bad))
-                raise UserError(
-                    f"{name}: cannot be read as an image; replace it, or list it in a file named by data.exclude "
-                    "(python -m vitas_ds scan finds all), or set data.on_bad_file=skip"
-                ) from None
+        for part in error.pending:
+            items = part.items()
+            good = dali.readable(self.recipe, map(self._inputs, items), self.source, self.device_id)
+            bad = [item for item, is_good in zip(items, good, strict=True) if not is_good]
             if bad:
                 return bad
         raise RuntimeError(f"DALI: {error}") from error
 
-    def _readable(self, index: int) -> bool:
-        recipe = dali.Recipe(8, self.recipe.mean, self.recipe.std, resize=8)
-        once = iter([(None, {self.source: [self._encoded(index)]})])
-        try:
-            return len(list(dali.stream(recipe, once, self.source, 1, 1, self.device_id))) == 1
-        except dali.BadImages:
-            return False
+    def complaint(self, index: int) -> UserError:
+        """The line that says which file is bad, and what to do."""
+        return UserError(
+            f"{self.images.file(index)}: cannot be read as an image; replace it, or list it in a file named by "
+            "data.exclude (vitas_ds scan finds all), or set data.on_bad_file=skip for training"
+        )
+
+    def stand_in(self, item: _Part) -> int:
+        """The next image that can be read, likely of the same class: a function of the files, not of history."""
+        n = len(self.images)
+        others = (replace(item, ids=(item.ids + i) % n) for i in range(1, n))
+        good = dali.readable(self.recipe, map(self._inputs, others), self.source, self.device_id)
+        for i, is_good in enumerate(good, start=1):
+            if is_good:
+                return int(item.ids[0] + i) % n
+        raise UserError(f"{self.images.root}: no image can be read")
 
 
-def _local_ranks(ranks: Ranks) -> int:
-    """Ranks of this machine, as far as the launchers tell."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
+def _cpu_share(ranks: Ranks) -> int:
+    """This rank's share of the machine's cores."""
+    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size
+    return max(1, len(os.sched_getaffinity(0)) // int(local))
