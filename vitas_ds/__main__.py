@@ -44,7 +44,6 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     """Arguments of everything that takes a recipe."""
     command.add_argument("recipe", help="name of a packaged recipe, or a YAML file")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the recipe")
-    command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # launchers add it
 
 
 def add_tools(commands: argparse._SubParsersAction) -> None:
@@ -95,7 +94,8 @@ def run_tool(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status: 0 done, 1 a finding, 2 the user's mistake, 75 stopped, start again."""
     top = parser()
-    args = top.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = top.parse_args([word for word in words if not word.startswith("--local_rank=")])  # deepspeed adds it
     if args.version:
         from vitas_ds import __version__
 

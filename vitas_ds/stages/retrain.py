@@ -80,9 +80,9 @@ def _finish(
     config: Config, folder: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet, numbers: dict[str, Any]
 ) -> None:
     """The last checkpoint becomes a model folder."""
+    newest = checkpoint.newest(folder.retrain_checkpoints)  # all ranks ask
+    assert newest is not None, "training ends with a checkpoint"
     if ranks.is_main:
-        newest = checkpoint.newest(folder.retrain_checkpoints)
-        assert newest is not None, "training ends with a checkpoint"
         model = VisionTransformer(spec)
         with torch.no_grad():
             model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema > 0))

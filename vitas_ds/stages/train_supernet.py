@@ -86,9 +86,9 @@ def step_losses(
 
 def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any]) -> None:
     """Consolidate the last checkpoint, so that a search needs neither engine nor as many ranks."""
+    newest = checkpoint.newest(folder.supernet_checkpoints)  # all ranks ask
+    assert newest is not None, "training ends with a checkpoint"
     if ranks.is_main:
-        newest = checkpoint.newest(folder.supernet_checkpoints)
-        assert newest is not None, "training ends with a checkpoint"
         checkpoint.write_consolidated(newest, folder.supernet_weights)
         update_summary(folder, "train-supernet", numbers)
         print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.supernet_weights}")
