@@ -1,0 +1,59 @@
+"""Runs inside a launcher: ``search_worker.py FOLDER MEMBERS KILL_AFTER``: a search with a real supernet.
+
+Ranks in groups of MEMBERS share a candidate. After KILL_AFTER new scores (0: never) all ranks end as if killed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from vitas_ds import distributed
+from vitas_ds.config import Search
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.evolution import ranked, rescore, search
+from vitas_ds.search.ledger import open_ledger
+from vitas_ds.search.results import write_results
+from vitas_ds.search.scoring import Scorer, balanced_order
+from vitas_ds.space import SearchSpace
+
+SPACE = SearchSpace(
+    image_size=32, num_classes=10, patch_sizes=(8, 16), embed_dim=64, depth=4, num_heads=(1, 2, 4),
+    qkv_dim=96, mlp_dim=128, ratios=(0.25, 0.5, 0.75, 1.0),
+)  # fmt: skip
+
+
+def main(folder: Path, members: int, kill_after: int) -> None:
+    ranks = distributed.init("cpu", 60)
+    torch.manual_seed(0)
+    supernet = Supernet(SPACE, "bilateral")
+    for parameter in supernet.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    pixels = torch.randint(0, 256, (70, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(70) % 10
+
+    def scorer(count: int) -> Scorer:
+        order = balanced_order(labels.numpy(), count, 0)
+        prepare = lambda x: x.float() / 64 - 2  # noqa: E731
+        return Scorer(supernet, pixels, labels, prepare, order, ranks, 16, ranks_per_candidate=members)
+
+    def score(specs):
+        for n, value in enumerate(used(specs)):
+            if kill_after and n + known[0] == kill_after:
+                os._exit(0)
+            yield value
+        known[0] += len(specs)
+
+    used, full, known = scorer(40), scorer(0), [0]
+    ledger = open_ledger(folder / "ledger.jsonl", {"supernet": "a"}, is_main=ranks.is_main)
+    cfg = Search(algorithm="nsga2", population=7, generations=3, macs=(100_000, 800_000), images=40, top_k=3)
+    result = search(SPACE, cfg, score, ledger, 0, images=40)
+    top = rescore(ranked(result.entries)[: cfg.top_k], full, ledger, full.images)
+    if ranks.is_main:
+        write_results(folder, result, top)
+    distributed.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,123 @@
+"""Scores with a real supernet: against a plain count, however the ranks share the work."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_evolution import SMALL
+
+from vitas_ds import sampling
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.scoring import Scorer, balanced_order, score_of
+
+PIXELS = torch.randint(0, 256, (90, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(90) % 10
+SPECS = [sampling.draw(SMALL, 0, step, 0.3).canonical() for step in range(5)]
+
+
+def prepare(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.float() / 64 - 2
+
+
+def supernet(sharing: str = "bilateral") -> Supernet:
+    torch.manual_seed(0)
+    net = Supernet(SMALL, sharing)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net
+
+
+def scorer(count: int = 0, rank: int = 0, world: int = 1, **options) -> Scorer:
+    ranks = Ranks(rank, world, rank, torch.device("cpu"))
+    order = balanced_order(LABELS.numpy(), count, seed=0)
+    net = supernet(options.pop("sharing", "bilateral"))
+    return Scorer(net, PIXELS, LABELS, prepare, order, ranks, batch_size=16, **options)
+
+
+@pytest.mark.parametrize("sharing", ["ordinal", "bilateral", "cyclic"])
+@pytest.mark.parametrize("rule", ["accuracy_mean", "logit_sum"])
+def test_the_score_is_the_share_of_right_answers(sharing, rule):
+    use = scorer(50, sharing=sharing, side_rule=rule)
+    with torch.no_grad():
+        for spec, score in zip(SPECS, use(SPECS), strict=True):
+            logits = use.supernet(prepare(PIXELS[use.order]), spec)
+            labels = LABELS[use.order]
+            if rule == "logit_sum":
+                each = (logits.sum(0).argmax(-1) == labels).double()
+            else:
+                each = (logits.argmax(-1) == labels).double().mean(0)
+            assert score.value == pytest.approx(each.mean().item(), abs=1e-12)
+            assert score.stderr == pytest.approx(each.std().item() / math.sqrt(50), abs=1e-12)
+            assert score.images == use.images == 50
+    assert 0 < score.value < 1
+
+
+@pytest.mark.parametrize("members", [1, 2, 4, 0])
+def test_members_share_the_batches_of_a_candidate(members):
+    """The counts of a group's members add up to those of one rank; a member may have no batch at all."""
+    whole = scorer().count(SPECS[0])
+    parts = [scorer(0, rank, 4, ranks_per_candidate=members).count(SPECS[0], rank) for rank in range(members or 4)]
+    assert torch.equal(sum(parts), whole)
+
+
+def test_any_rank_count_and_any_way_of_sharing_give_the_same_scores():
+    """Each rank alone gives what it would add to the sum over ranks."""
+    expected = list(scorer()(SPECS))
+    for world, members in [(2, 1), (2, 2), (3, 1), (4, 2), (8, 0)]:
+        totals = torch.zeros(len(SPECS), 4, dtype=torch.int64)
+        for rank in range(world):
+            use = scorer(0, rank, world, ranks_per_candidate=members)
+            group, member = divmod(rank, members or world)
+            for i in range(group, len(SPECS), world // (members or world)):
+                totals[i] += use.count(SPECS[i], member)
+        assert [score_of(*row) for row in totals.tolist()] == expected
+
+
+def test_ranks_that_cannot_be_grouped_are_told():
+    with pytest.raises(UserError, match="search.ranks_per_candidate: 3 does not divide the 4 ranks"):
+        scorer(0, 0, 4, ranks_per_candidate=3)
+
+
+def test_scoring_changes_nothing_in_the_supernet():
+    use = scorer()
+    before = {name: value.clone() for name, value in use.supernet.state_dict().items()}
+    use.supernet.train()
+    list(use(SPECS[:2]))
+    assert all(torch.equal(before[name], value) for name, value in use.supernet.state_dict().items())
+    assert all(p.grad is None and not p.is_inference() for p in use.supernet.parameters())
+
+
+def test_answers_that_are_no_numbers_are_wrong():
+    use = scorer()
+    torch.nn.init.constant_(use.supernet.head.bias, math.nan)
+    assert next(use(SPECS[:1])).value == 0
+
+
+def test_reduced_precision_is_close():
+    low = replace(scorer(), autocast=torch.bfloat16)
+    for exact, rough in zip(scorer()(SPECS), low(SPECS), strict=True):
+        assert abs(exact.value - rough.value) <= 0.15
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 99))
+def test_every_beginning_of_the_order_is_balanced(labels, seed):
+    labels = np.array(labels)
+    order = balanced_order(labels, 0, seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    sizes = np.bincount(labels)
+    for end in range(1, len(labels) + 1):
+        assert (order[:end] == balanced_order(labels, end, seed)).all()
+        counts = np.bincount(labels[order[:end]], minlength=len(sizes))
+        for a in range(len(sizes)):  # no class is ahead of one that still has images
+            assert all(counts[a] <= counts[b] + 1 or counts[b] == sizes[b] for b in range(len(sizes)))
+
+
+def test_more_images_than_there_are_is_told():
+    with pytest.raises(UserError, match="search.images: 91 is above the 90"):
+        balanced_order(LABELS.numpy(), 91, 0)
