@@ -145,8 +145,6 @@ class Supernet(Training):
 
     @model_validator(mode="after")
     def _check_supernet(self) -> Supernet:
-        if self.distill and self.rule != "sandwich":
-            raise ValueError("distill needs rule: sandwich, whose largest net is the teacher")
         if self.budget is not None and not 0 <= self.budget[0] < self.budget[1]:
             raise ValueError(f"budget must be a smaller and a larger number (given: {list(self.budget)})")
         return self
