@@ -116,8 +116,8 @@ def test_candidates_are_inside_and_distinct_until_the_space_is_spent(space, algo
     """Some 10,000 candidates of spaces of all shapes, down to those with fewer nets than a population."""
     prices = budgets.prices(space, genome.sample(space, np.random.default_rng(seed), 200, 0.3))["macs"]
     high = data.draw(st.floats(low, 1))
-    budget = np.quantile(prices, [low, high], method="nearest") + [-1, 1]
-    cfg = Search(algorithm=algorithm, population=20, generations=9, macs=budget.tolist())
+    least, most = np.quantile(prices, [low, high], method="nearest").tolist()
+    cfg = Search(algorithm=algorithm, population=20, generations=9, macs=(least - 1, most + 1))
     seen = []
 
     def score(specs):
@@ -169,19 +169,20 @@ def test_a_killed_search_ends_as_an_unbroken_one(tmp_path, algorithm, torn):
     cfg = Search(algorithm=algorithm, population=10, generations=8, macs=BUDGET)
     whole = search(SMALL, cfg, each(noise), open_ledger(tmp_path / "whole.jsonl", {"supernet": "a"}), 5)
     path, calls = tmp_path / "broken.jsonl", []
-    for lives in (0, 1, 10, 17, 30, 1000):
 
-        def score(specs, lives=lives, left=None):
-            left = lives if left is None else left
+    def mortal(end: int):
+        def score(specs):
             for spec in specs:
-                if len(calls) - begun >= left:
+                if len(calls) >= end:
                     raise Killed
                 calls.append(spec)
                 yield noise(spec)
 
-        begun = len(calls)
+        return score
+
+    for end in (0, 1, 11, 28, 58, 1000):
         try:
-            result = search(SMALL, cfg, score, open_ledger(path, {"supernet": "a"}), 5)
+            result = search(SMALL, cfg, mortal(end), open_ledger(path, {"supernet": "a"}), 5)
         except Killed:
             with path.open("ab") as file:
                 file.write(torn)

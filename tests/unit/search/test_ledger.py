@@ -63,7 +63,7 @@ def test_scores_of_other_settings_are_refused(done, name):
 
 
 def test_a_missing_ledger_to_reuse_is_told(tmp_path):
-    with pytest.raises(UserError, match="none.jsonl: no such ledger"):
+    with pytest.raises(UserError, match=r"none\.jsonl: no such ledger"):
         open_ledger(tmp_path / "l.jsonl", SCORING, reuse=tmp_path / "none.jsonl")
 
 

@@ -80,7 +80,7 @@ def test_any_rank_count_and_any_way_of_sharing_give_the_same_scores():
 
 
 def test_ranks_that_cannot_be_grouped_are_told():
-    with pytest.raises(UserError, match="search.ranks_per_candidate: 3 does not divide the 4 ranks"):
+    with pytest.raises(UserError, match=r"search\.ranks_per_candidate: 3 does not divide the 4 ranks"):
         scorer(0, 0, 4, ranks_per_candidate=3)
 
 
@@ -119,5 +119,5 @@ def test_every_beginning_of_the_order_is_balanced(labels, seed):
 
 
 def test_more_images_than_there_are_is_told():
-    with pytest.raises(UserError, match="search.images: 91 is above the 90"):
+    with pytest.raises(UserError, match=r"search\.images: 91 is above the 90"):
         balanced_order(LABELS.numpy(), 91, 0)
