@@ -153,7 +153,7 @@ def short(value: float) -> str:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.0e}"
 
 
 def net(title: str, spec: SubnetSpec, qkv_dim: int, mlp_dim: int) -> str:

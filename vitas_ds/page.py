@@ -22,7 +22,7 @@ p { margin: 4px 0 12px; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 10px 14px; }
 .tile b { display: block; font-size: 24px; font-weight: 600; }
 .tile span { color: var(--quiet); font-size: 13px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 14px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
 figcaption { font-size: 14px; margin-bottom: 4px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
@@ -38,7 +38,9 @@ circle.near { fill: var(--c); stroke: var(--card); stroke-width: 2; } circle.rin
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; background: var(--c); }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--rule); vertical-align: top; }
+@media (max-width: 560px) { svg text { font-size: 16px; } .wide { font-size: 14px; } }
+th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--rule); vertical-align: top;
+  overflow-wrap: anywhere; min-width: 5em; }
 tr:first-child > * { border-top: 0; } th { font-weight: 500; }
 pre { margin: 0; padding: 12px; overflow-x: auto; background: var(--card); border: 1px solid var(--rule);
   border-radius: 8px; font: 13px/1.6 ui-monospace, monospace; }

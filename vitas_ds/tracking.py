@@ -273,7 +273,7 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
     return rows
 
 
-# what a progress line shows, in this order; other values follow under their own names
+# what a progress line shows, in this order; other values follow under their own names, but for those only recorded
 SHOWN: dict[str, Callable[[float], str]] = {
     "loss": lambda x: f"loss {x:.4f}",
     "lr": lambda x: f"lr {x:.2e}",
@@ -281,14 +281,15 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "data_wait": lambda x: f"data wait {x:.0%}",
     "memory_gb": lambda x: f"{x:.2f} GB",
 }
+RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")
 
 
 def progress_line(stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float) -> str:
     """One line for a person: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``."""
     parts = [stage, f"{step:>{len(str(total))}}/{total}" if total else str(step)]
     parts += [show(values[name]) for name, show in SHOWN.items() if values.get(name) is not None]
-    others = set(values) - set(SHOWN) - {"step_seconds"}
-    parts += [f"{n} {values[n]:.4g}" for n in values if n in others and isinstance(values[n], int | float)]
+    others = [name for name in values if name not in SHOWN and not name.startswith(RECORDED_ONLY)]
+    parts += [f"{name} {values[name]:.4g}" for name in others if isinstance(values[name], int | float)]
     if total:
         parts.append(f"ETA {clock(seconds_left)}")
     return "  ".join(parts)

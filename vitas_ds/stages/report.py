@@ -7,12 +7,12 @@ import shlex
 from html import escape
 from typing import Any
 
-from vitas_ds import charts, distributed, page
+from vitas_ds import charts, cost, distributed, page
 from vitas_ds.charts import Axis, Series, chart, short
 from vitas_ds.config import Config
-from vitas_ds.cost import spec_macs
 from vitas_ds.run_dir import RunDir, read_config, read_summary, run_of, write_text
 from vitas_ds.search.ledger import Entry, read_entries
+from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, spec_from_dict
 from vitas_ds.tracking import clock, read_metrics
 
@@ -91,10 +91,11 @@ def html(run: RunDir) -> str:
 
 def _about(config: Config, starts: Rows) -> str:
     space, first = config.space, starts[0]
+    ranks = "1 rank" if first["world_size"] == 1 else f"{first['world_size']} ranks"
     return (
         f"{config.data.train}: {space.num_classes} classes at {space.image_size} px. "
         f"{config.supernet.sharing.capitalize()} sharing, seed {config.run.seed}. "
-        f"Begun {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {first['world_size']} ranks."
+        f"Begun {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {ranks}."
     )
 
 
@@ -121,8 +122,8 @@ def _training(metrics: Rows, stage: str) -> list[str]:
     return [
         chart("Training loss", [line("loss", "loss")], STEP, Axis("loss")),
         chart("Learning rate", [line("lr", "learning rate")], STEP, Axis("learning rate")),
-        chart("Speed", [line("images_per_s", "images/s", 3)], STEP, IMAGES),
-        chart("Waiting for data", [line("data_wait", "waiting", 2)], STEP, SHARE),
+        chart("Images a second", [line("images_per_s", "images/s", 3)], STEP, IMAGES),
+        chart("Time spent waiting for data", [line("data_wait", "waiting", 2)], STEP, SHARE),
     ]
 
 
@@ -172,8 +173,15 @@ def _net(run: RunDir, config: Config) -> list[str]:
         return []
     data = json.loads(path.read_text())
     spec = spec_from_dict(data.get("spec", data))
-    title = f"{short(spec_macs(spec))} MACs, {spec.depth} layers; a full bar is the space's largest width"
-    return [page.charts(charts.net(title, spec, *_largest(spec, config)))]
+    drawing = charts.net("Widths; a full bar is the space's largest", spec, *_largest(spec, config))
+    columns = columns_of([spec])
+    rows = [
+        ("MACs", f"{int(cost.macs(columns)[0]):,}"),
+        ("FLOPs as ViTAS counts them", f"{int(cost.vitas_flops(columns)[0]):,}"),
+        ("parameters", f"{int(cost.params(columns)[0]):,}"), ("layers", spec.depth), ("embedding", spec.embed_dim),
+        ("patches", f"{spec.num_patches} of {spec.patch_size} x {spec.patch_size} px"),
+    ]  # fmt: skip
+    return [page.charts(drawing, page.table(rows))]
 
 
 def _largest(spec: SubnetSpec, config: Config) -> tuple[int, int]:

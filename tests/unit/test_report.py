@@ -1,0 +1,215 @@
+"""The report: numbers land where they belong, the page stands alone, and a real browser draws and hovers it."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from vitas_ds import cost, genome
+from vitas_ds.charts import Axis, Series, chart, short, ticks
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import open_run, update_summary, write_json
+from vitas_ds.search.evolution import Result
+from vitas_ds.search.ledger import Entry, Score, open_ledger
+from vitas_ds.search.results import write_results
+from vitas_ds.space import SearchSpace, columns_of
+from vitas_ds.stages import report
+from vitas_ds.tracking import open_tracker
+
+VOID = {"meta", "link", "br", "line", "rect", "circle", "polyline"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and what is not closed or closed twice."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    space = {"image_size": 28, "num_classes": 10, "patch_sizes": [4, 7], "embed_dim": 96, "depth": 4,
+             "num_heads": [2, 4], "qkv_dim": 192, "mlp_dim": 192, "ratios": [0.5, 1.0]}  # fmt: skip
+    run = {"name": "a", "dir": str(tmp_path)}
+    data = {"train": "<b>images</b>"}  # as hostile as a folder's name can be
+    return Config.model_validate({"run": run, "space": space, "data": data, "tracking": {"wandb": "disabled"}})
+
+
+def train(config, stage, steps=600):
+    run = open_run(config, True, stage=stage, world_size=2)
+    with open_tracker(config, run, stage, True, total=steps, every=1e9) as tracker:
+        for step in range(1, steps + 1):
+            loss = float("nan") if step == 50 else 2.0 / step
+            tracker.log(step, {"loss": loss, "lr": 1e-3 / step}, images=64)
+    numbers = {"steps": steps, "loss": 2.0 / steps, "seconds": 75}
+    update_summary(run, stage, numbers | ({"macs": 1_200_000} if stage == "retrain" else {}))
+    return run
+
+
+def search(config):
+    run = open_run(config, True, stage="search", world_size=2)
+    space = SearchSpace.model_validate(config.space.model_dump())
+    genomes = genome.canonical(space, genome.sample(space, np.random.default_rng(0), 12))
+    entries = []
+    for i, row in enumerate(genomes):
+        spec = genome.decode(space, row).canonical()
+        table = columns_of([spec])
+        costs = {name: int(getattr(cost, name)(table)[0]) for name in ("macs", "vitas_flops", "params")}
+        entries.append(Entry(spec, costs, Score(0.5 + i / 100, 0.01, 40), 1 + i // 6))
+    ledger = open_ledger(run.ledger, {"supernet": "x"})
+    for entry in entries:
+        ledger.add(entry)
+    best = entries[-1]
+    write_results(run.search, Result(entries, best, [best]), [best])
+    with open_tracker(config, run, "search", True, total=12, every=1e9) as tracker:
+        for step in (6, 12):
+            tracker.log(step, {"best": 0.5 + step / 100, "mean": 0.5, "generation": step // 6})
+    found = {**best.costs, "score": best.score.value}
+    update_summary(run, "search", {"best": found, "scored": 12})
+    return run, best
+
+
+@pytest.fixture
+def run(config):
+    train(config, "train-supernet")
+    run, _ = search(config)
+    write_json(run.retrain_spec, json.loads(run.best.read_text())["spec"])
+    train(config, "retrain")
+    update_summary(run, "evaluate", {"top1": 0.9512, "top5": 0.9987, "images": 1000})
+    update_summary(run, "export", {"dir": str(run.export), "bytes": 700_000})
+    return run
+
+
+def test_page_stands_alone(run, config, capsys):
+    report.run(config)
+    text = (run.report / "index.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "img")
+        assert not {"src", "srcset"} & set(attributes)
+        assert attributes.get("href", "data:,") == "data:,"
+    assert not re.search(r"https?://|@import|url\(|fetch\(", text)
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+    assert "<b>images</b>" not in text and "&lt;b&gt;images" in text
+    assert "--c1" in text and "prefers-color-scheme: dark" in text and "width=device-width" in text
+    out = capsys.readouterr().out
+    assert "top-1 95.12%, top-5 99.87% of 1,000 images" in out and str(run.report / "index.html") in out
+
+
+def test_numbers_on_the_page(run, config):
+    page = Page(report.html(run))
+    _, best = search(config)
+    for text in ("95.12%", "99.87%", f"{best.costs['macs']:,}", f"{best.costs['params']:,}", "12 nets scored", "2:30"):
+        assert text in page.text, text
+    charts = [a for tag, a in page.elements if tag == "svg" and a["class"] == "chart"]
+    assert len(charts) == 4 + 2 + 4
+    tips = [a["data-tip"] for tag, a in page.elements if tag == "circle"]
+    assert sum("parameters" in tip for tip in tips) == 12 + 1 + 1  # every net, the front, the chosen one
+    layers = [a["data-tip"] for tag, a in page.elements if tag == "g"]
+    assert len(layers) == best.spec.depth
+    assert layers[0].startswith(f"layer 1: {best.spec.active[0].num_heads} heads")
+
+
+def test_stages_that_have_not_run_are_left_out(config):
+    run = train(config, "train-supernet", steps=3)
+    page = Page(report.html(run))
+    headings = re.findall(r"<h2>(.*?)</h2>", report.html(run))
+    assert headings == ["Results", "Supernet", "Reproduce"] and page.open == []
+
+
+def test_no_such_run(config):
+    with pytest.raises(UserError, match="no such run"):
+        report.run(config)
+
+
+def test_commands_may_be_typed_again():
+    def start(stage, ranks, *words):
+        return {"stage": stage, "world_size": ranks, "command": ["python", *words]}
+
+    starts = [
+        start("search", 1, "-m", "vitas_ds", "search", "r", "a.b=[1, 2]"),
+        start("retrain", 1, "-m", "vitas_ds", "retrain", "r", "old=1"),
+        start("retrain", 2, "-u", "-m", "vitas_ds", "--local_rank=0", "retrain", "r"),
+    ]
+    assert report.commands(starts) == [
+        "python -m vitas_ds search r 'a.b=[1, 2]'",
+        "deepspeed --num_gpus 2 --module vitas_ds retrain r",
+    ]
+
+
+def test_chart_places_points_to_scale():
+    text = chart("t", [Series("s", [0, 5, 10], [1.0, 2.0, 3.0], dots=True)], Axis("x"), Axis("y"))
+    places = [(float(a), float(b)) for a, b in re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', text)]
+    (x0, y0), (x1, y1), (x2, y2) = places
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    assert x0 < x1 and y0 > y1  # upwards is more
+
+
+@pytest.mark.parametrize("ys", [[], [None], [5.0], [0.0], [2.0, 2.0, 2.0], [-1e-9, 1e9]])
+def test_chart_of_anything(ys):
+    text = chart("t", [Series("s", list(range(len(ys))), ys)], Axis("x"), Axis("y"))
+    assert ("<svg" in text) == any(y is not None for y in ys)
+    assert "nan" not in text and "inf" not in text
+
+
+def test_a_long_line_is_thinned_and_keeps_its_end():
+    ys = [float(i) for i in range(10_001)]
+    text = chart("t", [Series("s", ys, ys)], Axis("x"), Axis("y"))
+    assert 200 < text.count("<circle") <= 402 and "s 10k" in text
+
+
+def test_ticks_and_short():
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.912, 0.958) == pytest.approx([0.92, 0.93, 0.94, 0.95])
+    assert [short(x) for x in (0, 1.3e9, 42_000, 0.05, 2e-5, 170842)] == ["0", "1.3G", "42k", "0.05", "2e-05", "171k"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_in_a_browser(run, tmp_path):
+    """Charts have a size, hovering a point says its tip, no error comes up, nothing is wider than a phone."""
+    probe = """<script>
+      const mark = document.querySelector('svg.chart circle[data-tip*="parameters"]');
+      mark.scrollIntoView();
+      const box = mark.getBoundingClientRect();
+      mark.dispatchEvent(new PointerEvent('pointermove',
+        {bubbles: true, clientX: box.x + 1, clientY: box.y + 1}));
+      const said = document.getElementById('tip').textContent;
+      const sizes = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().height);
+      document.title = JSON.stringify({said, least: Math.min(...sizes), count: sizes.length,
+        overflow: document.documentElement.scrollWidth - innerWidth});
+    </script>"""
+    path = tmp_path / "page.html"
+    path.write_text(report.html(run).replace("</body>", probe + "</body>"))
+    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
+             "--window-size=500,900", "--enable-logging=stderr", "--dump-dom", path.as_uri()]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90)
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    seen = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
+    assert "parameters" in seen["said"] and seen["least"] > 60 and seen["count"] == 11 and seen["overflow"] <= 0
