@@ -152,8 +152,20 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+_leave: list[Callable[[], None]] = []
+
+
+def at_close(leave: Callable[[], None]) -> None:
+    """Have ``close`` call ``leave`` first: the library that trains keeps groups of its own."""
+    if leave not in _leave:
+        _leave.append(leave)
+
+
 def close() -> None:
-    """Leave the job; the end of a stage that did its work."""
+    """Leave the job, together: the end of a stage that did its work. ``init`` may join again."""
+    barrier()
+    while _leave:
+        _leave.pop()()
     if dist.is_initialized():
         dist.destroy_process_group()
 

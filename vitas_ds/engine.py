@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitas_ds import config, precision, zero
+from vitas_ds import config, distributed, precision, zero
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.optimizer import MOMENTS, UnitAdamW, decay_groups
@@ -35,6 +35,12 @@ OWNED = {  # what the run's config owns, and the field that does
     "fp16": "engine.precision", "bf16": "engine.precision", "amp": "engine.precision",
     "torch_autocast": "engine.precision", "zero_allow_untested_optimizer": "the engine itself",
     "zero_force_ds_cpu_optimizer": "the engine itself",
+}  # fmt: skip
+
+ZERO_KEYS = {
+    "stage", "offload_optimizer", "reduce_bucket_size", "allgather_bucket_size", "reduce_scatter", "overlap_comm",
+    "contiguous_gradients", "sub_group_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters", "stage3_max_reuse_distance",
 }  # fmt: skip
 
 
@@ -93,14 +99,17 @@ def _check_zero(path: Path, settings: dict[str, Any]) -> None:
     """Refuse what cannot be right here, with the reason."""
     if settings.get("stage", 0) not in (0, 1, 2, 3):
         raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {settings['stage']!r})")
-    for key in ("offload_param", "zenflow"):
-        if key in settings:
-            raise UserError(f"{path}: zero_optimization.{key} is not supported, its tensors come and go; leave it out")
-    offload = settings.get("offload_optimizer")
-    if offload is not None and (offload.get("device") != "cpu" or offload.get("ratio", 1.0) != 1.0):
-        raise UserError(f"{path}: zero_optimization.offload_optimizer: device must be cpu, and ratio 1 or absent")
-    if settings.get("round_robin_gradients") or settings.get("zero_hpz_partition_size", 1) > 1:
-        raise UserError(f"{path}: round_robin_gradients and zero_hpz_partition_size are not supported; leave them out")
+    stage, offload = settings.get("stage", 0), settings.get("offload_optimizer")
+    for key in settings:
+        if key not in ZERO_KEYS:
+            raise UserError(
+                f"{path}: zero_optimization.{key} is not supported: it was not shown to leave unused weights as they "
+                f"are; allowed: {', '.join(sorted(ZERO_KEYS))}"
+            )
+    if offload is not None and (stage < 2 or offload.get("device") != "cpu" or offload.get("ratio", 1.0) != 1.0):
+        raise UserError(f"{path}: zero_optimization.offload_optimizer needs stage 2 or 3, device cpu and ratio 1")
+    if settings.get("overlap_comm") and stage < 2:
+        raise UserError(f"{path}: zero_optimization.overlap_comm needs stage 2 or 3")
 
 
 class Engine:
@@ -236,4 +245,5 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
     deepspeed.utils.logger.setLevel(logging.ERROR)
     # or it compiles a shared-memory op on the way (a minute in which every other rank waits)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    distributed.at_close(deepspeed.comm.destroy_process_group)
     return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]

@@ -1,0 +1,159 @@
+"""DeepSpeed's configuration: what is put in, what is refused; and an engine in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import toy_supernet as toy
+from torch import nn
+
+from vitas_ds import config, distributed
+from vitas_ds.engine import Engine, ds_config, zero_stage
+from vitas_ds.errors import UserError
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+ALL = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_numbers_of_the_run_are_put_in(name: str) -> None:
+    training = config.Training(batch_size=96, accumulate=3, clip_grad=0.7)
+    settings = ds_config(config.Engine(zero=name), training, world_size=8)
+    assert settings["train_batch_size"] == 96
+    assert settings["train_micro_batch_size_per_gpu"] == 4
+    assert settings["gradient_accumulation_steps"] == 3
+    assert settings["gradient_clipping"] == 0.7
+    assert settings["zero_optimization"]["stage"] == int(name[4])
+    assert zero_stage(config.Engine(zero=name)) == (int(name[4]), "offload" in name)
+
+
+def test_clipping_off_is_said() -> None:  # DeepSpeed clips at 1.0 where nothing is said
+    assert ds_config(config.Engine(), config.Training(), 1)["gradient_clipping"] == 0.0
+
+
+def test_every_file_is_tested() -> None:
+    folder = Path(__file__).parents[2] / "ds_configs"
+    assert sorted(p.stem for p in folder.glob("*.json")) == sorted(ALL)
+
+
+def refuse(tmp_path: Path, content: object, *words: str) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError) as error:
+        ds_config(config.Engine(zero=str(path)), config.Training(), 1)
+    for word in (str(path), *words):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+     "optimizer", "scheduler", "bf16", "fp16", "torch_autocast"],
+)  # fmt: skip
+def test_a_file_that_repeats_a_number_of_the_run_is_refused(tmp_path: Path, key: str) -> None:
+    refuse(tmp_path, {"zero_optimization": {"stage": 1}, key: 1}, key, "owned by the run's config")
+
+
+@pytest.mark.parametrize(
+    ("zero", "word"),
+    [
+        ({"stage": 4}, "stage must be"),
+        ({"stage": 3, "offload_param": {"device": "cpu"}}, "offload_param"),
+        ({"stage": 2, "offload_optimizer": {"device": "nvme"}}, "device cpu"),
+        ({"stage": 2, "round_robin_gradients": True}, "round_robin_gradients"),
+        ({"stage": 1, "overlap_comm": True}, "overlap_comm"),
+        ({"stage": 1, "zero_quantized_weights": True}, "zero_quantized_weights"),
+        ({"stage": 0, "offload_optimizer": {"device": "cpu"}}, "needs stage"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path: Path, zero: dict[str, object], word: str) -> None:
+    refuse(tmp_path, {"zero_optimization": zero}, word)
+
+
+def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path, "{", "not JSON")
+    refuse(tmp_path, [1], "must be a JSON object")
+    refuse(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(UserError, match="zero0, zero1, zero2, zero2_offload, zero3, zero3_offload"):
+        ds_config(config.Engine(zero="zero9"), config.Training(), 1)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size: 100 .* 8 \* 1"):
+        ds_config(config.Engine(), config.Training(batch_size=100), 8)
+
+
+@pytest.fixture
+def ranks() -> distributed.Ranks:
+    return distributed.init("cpu", timeout=60)
+
+
+def test_fp16_is_refused_on_the_cpu(ranks: distributed.Ranks) -> None:
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        toy.start(toy.Case(precision="fp16"), ranks)
+
+
+def test_units_must_cover_the_network(ranks: distributed.Ranks) -> None:
+    model, case = toy.Toy(), toy.Case()
+    units = model.units()
+    with pytest.raises(AssertionError, match="in two"):
+        Engine(model, units | {"again": units["head"]}, case.engine(), case.training(), ranks)
+    del units["head"]
+    with pytest.raises(AssertionError, match="not the network's"):
+        Engine(model, units, case.engine(), case.training(), ranks)
+
+
+def test_a_fixed_net_is_one_unit(ranks: distributed.Ranks) -> None:
+    """As in retrain; against torch.optim.AdamW."""
+    torch.manual_seed(0)
+    net, twin = nn.Linear(6, 3), nn.Linear(6, 3)
+    twin.load_state_dict(net.state_dict())
+    training = config.Training(batch_size=4)
+    engine = Engine(net, {"all": list(net.parameters())}, config.Engine(precision="fp32"), training, ranks)
+    groups = [{"params": [twin.bias], "weight_decay": 0.0}, {"params": [twin.weight]}]
+    adamw = torch.optim.AdamW(groups, lr=1e-2, weight_decay=training.weight_decay)
+    for step in range(5):
+        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        engine.backward(engine(x).square().mean())
+        engine.step({"all"}, 1e-2)
+        adamw.zero_grad()
+        twin(x).square().mean().backward()
+        adamw.step()
+    torch.testing.assert_close(net.weight, twin.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(net.bias, twin.bias, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero3"])
+def test_the_supernet_trains_what_a_spec_uses_and_nothing_else(ranks: distributed.Ranks, zero: str) -> None:
+    """Both sides of the real supernet: ``units`` and ``units_used`` name what moves, exactly."""
+    torch.manual_seed(0)
+    space = SearchSpace(
+        image_size=16, patch_sizes=(4, 8), depth=3, num_heads=(1, 2), embed_dim=20, qkv_dim=60, mlp_dim=40,
+        num_classes=4,
+    )  # fmt: skip
+    model = Supernet(space, "bilateral", 2)
+    for p in model.parameters():  # a head of zeros would pass no gradient on
+        nn.init.normal_(p, std=0.1)
+    unit_of = {p: unit for unit, params in model.units().items() for p in params}
+    unit_of_name = {name: unit_of[p] for name, p in model.named_parameters()}
+    training = config.Training(batch_size=2, weight_decay=0.1)
+    engine = Engine(model, model.units(), config.Engine(zero=zero, precision="fp32"), training, ranks)
+    layer = LayerSpec(num_heads=2, qkv_dim=60, mlp_dim=40)
+    spec = SubnetSpec(16, 8, 20, 4, (layer, None, layer))
+    used = model.units_used(spec)
+    before = toy.whole(engine)
+    engine.backward(engine(torch.randn(2, 3, 16, 16), spec).sum(0).square().mean())
+    engine.step(used, 1e-2)
+    after = toy.whole(engine)
+    for name in before:
+        same = torch.equal(before[name], after[name])
+        assert same == (unit_of_name[name] not in used), name
