@@ -39,8 +39,8 @@ RUN apt-get update \
  && useradd --create-home --uid 10001 vitas
 COPY --from=build /opt/vitas_ds /opt/vitas_ds
 WORKDIR /opt/vitas_ds
-RUN mkdir -p data runs && chown vitas:vitas data runs
+RUN mkdir -p data runs && chown 10001 data runs
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
-USER vitas
+USER 10001
 HEALTHCHECK --interval=5m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
 CMD ["python", "-m", "vitas_ds", "--help"]
