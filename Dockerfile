@@ -42,5 +42,5 @@ WORKDIR /opt/vitas_ds
 RUN mkdir -p data runs && chown 10001 data runs
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 USER 10001
-HEALTHCHECK --interval=5m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
+HEALTHCHECK --interval=30m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
 CMD ["python", "-m", "vitas_ds", "--help"]

@@ -18,8 +18,8 @@ IMAGE=${IMAGE:-vitas_ds}
 if [[ -z ${DRY_RUN:-} ]]; then
     command -v docker >/dev/null || die "docker is not installed"
     docker image inspect "$IMAGE" >/dev/null 2>&1 || start docker build --tag "$IMAGE" .
+    mkdir -p "${RUNS:-runs}"
 fi
-mkdir -p "${RUNS:-runs}"
 options=(--rm --init --ipc private --shm-size "${SHM:-16g}" --ulimit memlock=-1 --ulimit stack=67108864)
 [[ $(count_gpus) == 0 ]] || options+=(--gpus all)
 options+=(--user "$(id -u):$(id -g)" --env HOME=/tmp)
