@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from strategies import spaces
 
 from vitas_ds.config import RECIPES, Config, dump, load
@@ -163,3 +164,12 @@ def test_everything_is_described():
     assert len(described) > 80
     assert [name for name, text in described.items() if not text] == []
     assert all(re.search(r"\S", yaml.safe_dump(text)) for text in described.values())
+
+
+def test_a_configuration_cannot_be_changed_and_an_override_leaves_the_recipe_alone(recipe):
+    path = recipe("supernet: {lr: 0.002}")
+    config = load(path, ["supernet.lr=0.5"])
+    for section, field in ((config, "supernet"), (config.supernet, "lr"), (config.supernet.augment, "hflip")):
+        with pytest.raises(ValidationError):
+            setattr(section, field, 1)
+    assert load(path, []).supernet.lr == 0.002
