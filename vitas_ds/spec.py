@@ -76,7 +76,7 @@ class SubnetSpec:
 
 
 class _LayerModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     num_heads: int = Field(gt=0)
     qkv_dim: int = Field(gt=0)
     mlp_dim: int = Field(gt=0)
@@ -84,7 +84,7 @@ class _LayerModel(BaseModel):
 
 
 class _SpecModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     image_size: int = Field(gt=0)
     patch_size: int = Field(gt=0)
     embed_dim: int = Field(gt=0)
@@ -115,7 +115,7 @@ def read_spec(path: Path) -> SubnetSpec:
         data = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such spec file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
     return spec_from_dict(data.get("spec", data) if isinstance(data, dict) else data, str(path))
 

@@ -75,6 +75,7 @@ def layer(**change) -> dict:
         (layer(num_heads=5), "layers[0].qkv_dim 432 is not a multiple of 3 * num_heads = 15"),
         (layer(heads=5), "layers.0.heads: unknown key"),
         (layer(softmax_scale=-1.0), "layers.0.softmax_scale"),
+        (layer(softmax_scale=float("inf")), "layers.0.softmax_scale: Input should be a finite number"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_field(data, says, tmp_path):

@@ -15,10 +15,10 @@ def extract(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> V
 
     ``side`` None is the only side of ordinal and cyclic sharing, the left one of bilateral sharing.
     """
-    vit = VisionTransformer(spec)
+    like = next(supernet.parameters())
+    vit = VisionTransformer(spec).to(like.device, like.dtype)
     vit.load_state_dict({name: value.detach() for name, value in weights(supernet, spec, side).items()})
-    device = next(supernet.parameters()).device
-    return vit.to(device).train(supernet.training)
+    return vit.train(supernet.training)
 
 
 def weights(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> dict[str, Tensor]:

@@ -50,3 +50,10 @@ def test_full_width_is_the_same_net_on_both_sides(supernet):
     images = torch.randn(2, 3, 16, 16)
     left, right = supernet(images, spec)
     assert torch.equal(left, right)
+
+
+def test_the_extracted_net_has_the_supernets_precision(supernet):
+    images = torch.randn(2, 3, 16, 16).bfloat16()
+    net = extract(supernet.bfloat16(), SPEC)
+    assert {weight.dtype for weight in net.parameters()} == {torch.bfloat16}
+    assert torch.equal(net(images), supernet(images, SPEC)[0])
