@@ -22,6 +22,9 @@ def test_patch_embedding_is_a_convolution(size):
     tokens = embed_patches(patchify(images, size), conv.weight, conv.bias, cls_token, pos_embed)
     torch.testing.assert_close(tokens[:, 1:], expected, rtol=1e-5, atol=1e-5)
     assert (tokens[:, 0] == 0).all()
+    cls_token, pos_embed = torch.randn(1, 1, 7), torch.randn(pos_embed.shape)
+    placed = embed_patches(patchify(images, size), conv.weight, conv.bias, cls_token, pos_embed)
+    torch.testing.assert_close(placed, torch.cat([cls_token.expand(2, -1, -1), tokens[:, 1:]], 1) + pos_embed)
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
@@ -80,4 +83,11 @@ def test_plain_net_has_the_same_initial_weights_whatever_came_before():
     second._modules = dict(reversed(second._modules.items()))
     init_weights(second, seed=5)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
-    assert not torch.equal(first.blocks[0].attn.proj.weight[:, :32], first.blocks[1].attn.proj.weight[:, :32])
+
+
+def test_parameters_of_one_shape_do_not_get_the_same_values():
+    model = VisionTransformer(SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),) * 2))
+    init_weights(model, seed=0)
+    for (name, a), b in zip(model.blocks[0].named_parameters(), model.blocks[1].parameters(), strict=True):
+        if a.ndim == 2:
+            assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()) < 0.1, name
