@@ -170,6 +170,10 @@ class Search(Section):
     ranks_per_candidate: int = Field(
         1, ge=0, description="ranks that share a candidate's images; 1: each rank its own candidate, 0: all ranks one"
     )
+    racing: float = Field(
+        0.0, ge=0, lt=1, description="confidence at which hopeless candidates are dropped early, e.g. 0.95; 0: off"
+    )
+    baselines: bool = Field(False, description="score random search and uniform nets inside the budget too")
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are taken over")
     checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
 

@@ -7,27 +7,21 @@ the ledger has, and asks for the rest. So a search that was killed ends as an un
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vitas_ds import config, genome
+from vitas_ds import config
 from vitas_ds.search import budget as budgets
 from vitas_ds.search import problem
+from vitas_ds.search.candidates import ScoreFunction, candidates, scored
 from vitas_ds.search.feasible import feasible
-from vitas_ds.search.ledger import Entry, Ledger, Score
+from vitas_ds.search.ledger import Entry, Ledger
+from vitas_ds.search.race import Race
 from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
-
-ScoreFunction = Callable[[list[SubnetSpec]], Iterable[float | Score]]
-"""Scores of some nets in their order, higher is better; what is yielded early is on disk early."""
-
-Candidate = tuple[SubnetSpec, dict[str, int], int]
-"""Net, costs, generation."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,7 @@ class Progress:
     entries: list[Entry]  # of all generations so far
     scored: int  # of this generation
     reused: int  # of this generation: their scores were in the ledger
+    saved: float  # share of this generation's images that racing spared
     seconds: float  # of this generation
 
 
@@ -59,6 +54,7 @@ def search(
     seed: int,
     on_generation: Callable[[Progress], object] | None = None,
     images: int = 0,
+    race: Race | None = None,
 ) -> Result:
     """Search the space for nets of a high score inside the budget.
 
@@ -66,35 +62,57 @@ def search(
         score: what candidates are worth; never called for a net that the ledger knows.
         images: the number of search images that ``score`` uses, under which the ledger files its scores.
         on_generation: called after each generation.
+        race: drop hopeless candidates early; None: all are scored on all images. Random search has no survivors to
+            race for, and ignores it with a warning.
 
     Raises:
         UserError: no net of the space is inside the budget.
     """
-    if cfg.objectives and cfg.algorithm != "nsga2":
-        warnings.warn(f"search.objectives is ignored: search.algorithm is {cfg.algorithm}, not nsga2", stacklevel=2)
+    _warn_ignored(cfg, race)
     algorithm = problem.algorithm(feasible(space, budgets.of_config(cfg)), cfg, seed)
-    entries: list[Entry] = []
+    costs, entries = problem.objectives(cfg), list[Entry]()
     for generation in range(1, cfg.generations + 1):
         begun = time.perf_counter()
         genomes = algorithm.ask()
         if not len(genomes):
             break  # every net inside the budget is scored
-        new = list(_entries(candidates(space, genomes, generation), score, ledger, images))
-        algorithm.tell(values(new, problem.objectives(cfg)))
+        nets = candidates(space, genomes, generation)
+        if race is None or cfg.algorithm == "random":
+            new = list(scored(nets, score, ledger, images))
+        else:
+            new = race.run(nets, ledger, algorithm.survivors(), cfg.population, costs)
+        algorithm.tell(values(new, costs))
         entries += new
         if on_generation is not None:
-            scored = sum(entry.seconds > 0 for entry in new)
-            seconds = time.perf_counter() - begun
-            on_generation(Progress(generation, cfg.generations, entries, scored, len(new) - scored, seconds))
-    return result_of(entries, problem.objectives(cfg))
+            on_generation(_progress(generation, cfg.generations, entries, new, images, time.perf_counter() - begun))
+    return result_of(entries, costs)
+
+
+def _warn_ignored(cfg: config.Search, race: Race | None) -> None:
+    if cfg.objectives and cfg.algorithm != "nsga2":
+        warnings.warn(f"search.objectives is ignored: search.algorithm is {cfg.algorithm}, not nsga2", stacklevel=3)
+    if race is not None and cfg.algorithm == "random":
+        warnings.warn("search.racing is ignored: random search has no survivors to race for", stacklevel=3)
+
+
+def _progress(
+    generation: int, generations: int, entries: list[Entry], new: list[Entry], images: int, seconds: float
+) -> Progress:
+    scored = sum(entry.seconds > 0 for entry in new)
+    saved = 1 - sum(entry.score.images for entry in new) / (images * len(new)) if images else 0.0
+    return Progress(generation, generations, entries, scored, len(new) - scored, saved, seconds)
 
 
 def result_of(entries: list[Entry], objectives: Sequence[str] = ()) -> Result:
-    """Best and front of some candidates; the front is against the MACs where no objective is given."""
+    """Best and front of the candidates scored on most images (a race drops others before); the front is against the
+    MACs where no objective is given.
+    """
     costs = tuple(objectives) or ("macs",)
-    front = [entries[i] for i in problem.front(values(entries, costs))]
+    most = max(entry.score.images for entry in entries)
+    whole = [entry for entry in entries if entry.score.images == most]
+    front = [whole[i] for i in problem.front(values(whole, costs))]
     front.sort(key=lambda entry: [entry.costs[name] for name in costs])
-    return Result(entries, ranked(entries)[0], front)
+    return Result(entries, ranked(whole)[0], front)
 
 
 def ranked(entries: list[Entry]) -> list[Entry]:
@@ -109,33 +127,4 @@ def values(entries: list[Entry], objectives: Sequence[str]) -> np.ndarray:
 
 def rescore(entries: list[Entry], score: ScoreFunction, ledger: Ledger, images: int) -> list[Entry]:
     """The same nets scored on another number of images (the best few on all of them), best first."""
-    return ranked(list(_entries([(e.spec, e.costs, e.generation) for e in entries], score, ledger, images)))
-
-
-def candidates(space: SearchSpace, genomes: np.ndarray, generation: int) -> list[Candidate]:
-    """What is known of canonical genomes [K, G] before they are scored."""
-    prices = budgets.prices(space, genomes)
-    costs = [{name: int(value[i]) for name, value in prices.items()} for i in range(len(genomes))]
-    return [(genome.decode(space, net).canonical(), cost, generation) for net, cost in zip(genomes, costs, strict=True)]
-
-
-def _entries(nets: list[Candidate], score: ScoreFunction, ledger: Ledger, images: int) -> Iterator[Entry]:
-    """The candidates with their scores, each in the ledger before the next one is waited for."""
-    known = [ledger.find(spec, images) for spec, _, _ in nets]
-    unknown = [spec for (spec, _, _), found in zip(nets, known, strict=True) if found is None]
-    new = iter(score(unknown) if unknown else ())
-    for (spec, costs, generation), found in zip(nets, known, strict=True):
-        begun = time.perf_counter()
-        value = _as_score(next(new), images) if found is None else found
-        entry = Entry(spec, costs, value, generation, 0.0 if found else time.perf_counter() - begun)
-        ledger.add(entry)
-        yield entry
-    assert next(new, None) is None, "more scores than candidates"
-
-
-def _as_score(value: float | Score, images: int) -> Score:
-    score = value if isinstance(value, Score) else Score(float(value), None, images)
-    if not math.isfinite(score.value):
-        raise ValueError(f"a candidate's score is {score.value}: the supernet computes no numbers")
-    assert score.images == images, f"scored on {score.images} images, filed under {images}"
-    return score
+    return ranked(list(scored([(e.spec, e.costs, e.generation) for e in entries], score, ledger, images)))

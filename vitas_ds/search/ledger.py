@@ -8,6 +8,7 @@ budget, another algorithm or another seed may take its scores from the same ledg
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,28 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Score:
-    """An accuracy in [0, 1], its standard error, and the number of search images behind it (0: does not apply)."""
+    """An accuracy in [0, 1], its standard error, and the number of search images behind it (0: does not apply).
+
+    ``counts`` are the integers it was computed from, see ``score_of``.
+    """
 
     value: float
     stderr: float | None = None
     images: int = 0
+    counts: tuple[int, int, int, int] | None = None
 
     def __float__(self) -> float:
         return self.value
+
+
+def score_of(points: int, squares: int, images: int, chances: int) -> Score:
+    """The score of counted points: an image has a point for each side that is right, of ``chances / images`` sides.
+
+    ``squares`` is the sum of the images' squared points. The value is the mean share of points, with its error.
+    """
+    sides, mean = chances // images, points / chances
+    spread = max(squares / (images * sides**2) - mean**2, 0.0)
+    return Score(mean, math.sqrt(spread / max(images - 1, 1)), images, (points, squares, images, chances))
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,9 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """As a line of the ledger and an item of ``pareto.json`` and ``best.json``."""
         score = {"score": self.score.value, "stderr": self.score.stderr, "images": self.score.images}
+        counts = {"counts": list(self.score.counts)} if self.score.counts else {}
         when = {"generation": self.generation, "seconds": round(self.seconds, 6)}
-        return {"spec": self.spec.to_dict(), **self.costs, **score, **when}
+        return {"spec": self.spec.to_dict(), **self.costs, **score, **counts, **when}
 
 
 def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
@@ -58,7 +74,8 @@ def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
     try:
         costs = {name: int(line[name]) for name in ("macs", "vitas_flops", "params")}
         stderr = None if line["stderr"] is None else float(line["stderr"])
-        score = Score(float(line["score"]), stderr, int(line["images"]))
+        counts = tuple(map(int, line["counts"])) if "counts" in line else None
+        score = Score(float(line["score"]), stderr, int(line["images"]), counts)  # type: ignore[arg-type]
         return Entry(spec_from_dict(line["spec"], where), costs, score, int(line["generation"]), float(line["seconds"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not an entry of a ledger ({type(error).__name__}: {error})") from None

@@ -41,6 +41,9 @@ class Algorithm(Protocol):
     def tell(self, values: np.ndarray) -> None:
         """The objectives [K, F] of the generation asked for last, each to be lowered."""
 
+    def survivors(self) -> np.ndarray:
+        """[P, F] the objectives that the next generation competes with."""
+
 
 def algorithm(inside: Feasible, cfg: config.Search, seed: int) -> Algorithm:
     """The algorithm that ``search.algorithm`` names."""
@@ -61,6 +64,9 @@ class RandomSearch:
 
     def tell(self, values: np.ndarray) -> None:
         pass
+
+    def survivors(self) -> np.ndarray:
+        return np.zeros((0, 1))
 
 
 class Evolution:
@@ -89,6 +95,10 @@ class Evolution:
     def tell(self, values: np.ndarray) -> None:
         Evaluator().eval(StaticProblem(self.problem, F=values), self.asked)
         self.algorithm.tell(infills=self.asked)
+
+    def survivors(self) -> np.ndarray:
+        pop = self.algorithm.pop if self.algorithm.is_initialized else ()
+        return np.array([one.F for one in pop], float).reshape(-1, self.problem.n_obj)
 
 
 def objectives(cfg: config.Search) -> tuple[str, ...]:

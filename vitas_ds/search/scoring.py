@@ -8,10 +8,10 @@ many ranks there are or how they share the work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from vitas_ds.distributed import Ranks, all_sum
 from vitas_ds.errors import UserError
-from vitas_ds.search.ledger import Score
+from vitas_ds.search import race
+from vitas_ds.search.ledger import Score, score_of
 from vitas_ds.spec import SubnetSpec
 
 
@@ -97,11 +98,13 @@ def _count(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
     return torch.cat([torch.stack([points.sum(), points.square().sum()]), size])
 
 
-def score_of(points: int, squares: int, images: int, chances: int) -> Score:
-    """The score of counted points (see ``Scorer.count``): mean and standard error of the images' shares of points."""
-    sides, mean = chances // images, points / chances
-    spread = max(squares / (images * sides**2) - mean**2, 0.0)
-    return Score(mean, math.sqrt(spread / max(images - 1, 1)), images)
+def looks(scorer: Scorer) -> list[tuple[int, Scorer]]:
+    """The scorer cut into the looks of a race: the images that each adds, and what scores on these alone.
+
+    The batches stay the same, and with them the counts.
+    """
+    cuts = [0, *race.ends(scorer.images, scorer.batch_size)]
+    return [(b - a, replace(scorer, order=scorer.order[a:b])) for a, b in pairwise(cuts)]
 
 
 def balanced_order(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

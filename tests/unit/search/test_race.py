@@ -1,0 +1,186 @@
+"""Racing against full scoring: the same survivors, the same full scores, fewer images."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from test_evolution import BUDGET, SMALL, Killed, likeness, noise
+from test_scoring import SPECS, scorer
+
+from vitas_ds.config import Search
+from vitas_ds.search.candidates import candidates
+from vitas_ds.search.evolution import ranked, search
+from vitas_ds.search.feasible import feasible
+from vitas_ds.search.ledger import in_memory, open_ledger, score_of
+from vitas_ds.search.propose import fresh
+from vitas_ds.search.race import Race, ends, interval, quantile
+from vitas_ds.search.scoring import looks
+
+IMAGES, BATCH = 2000, 50
+CFG = Search(population=20, generations=12, macs=BUDGET, images=IMAGES)
+
+
+def answers(spec, skill=lambda spec: 0.2 + 0.6 * likeness(spec)) -> np.ndarray:
+    """Points of both sides on each image: a fixed random draw of the net's skill."""
+    rng = np.random.default_rng(int(noise(spec, 2**40)))
+    return (rng.random((2, IMAGES)) < skill(spec)).sum(0)
+
+
+def points_on(first: int, last: int):
+    """Scores of nets on some of the images."""
+
+    def score(specs):
+        for spec in specs:
+            points = answers(spec)[first:last]
+            yield score_of(int(points.sum()), int((points**2).sum()), last - first, 2 * (last - first))
+
+    return score
+
+
+def rules(confidence: float = 0.95, looks=None, wrap=lambda score: score) -> Race:
+    cuts = [0, *ends(IMAGES, BATCH)]
+    parts = [(b - a, wrap(points_on(a, b))) for a, b in pairwise(cuts)]
+    return Race(parts, confidence, in_memory() if looks is None else looks)
+
+
+def test_the_looks_are_whole_batches_up_to_all_images():
+    assert ends(2000, 50) == [250, 500, 1000, 2000]
+    assert ends(1999, 50) == [250, 500, 1000, 1999]
+    assert ends(90, 16) == [16, 32, 48, 90]
+    assert ends(10, 256) == [10]
+
+
+@pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
+def test_racing_finds_what_full_scoring_finds_with_fewer_images(algorithm):
+    cfg = CFG.model_copy(update={"algorithm": algorithm})
+    saved = []
+    for seed in range(4):
+        told = []
+        off = search(SMALL, cfg, points_on(0, IMAGES), in_memory(), seed, images=IMAGES)
+        on = search(SMALL, cfg, None, in_memory(), seed, told.append, IMAGES, rules(0.99))
+        saved.append(1 - sum(e.score.images for e in on.entries) / sum(e.score.images for e in off.entries))
+        assert [e.spec for e in on.entries] == [e.spec for e in off.entries]
+        assert on.best.spec == off.best.spec and on.best.score == off.best.score
+        if algorithm == "nsga2":
+            assert [e.spec for e in on.pareto] == [e.spec for e in off.pareto]
+        full = {e.spec: e.score for e in off.entries}
+        assert all(full[e.spec] == e.score for e in on.entries if e.score.images == IMAGES)
+        assert np.mean([p.saved for p in told]) == pytest.approx(saved[-1])
+        assert told[0].saved == 0  # all of the first generation survive
+    assert min(saved) > (0.08 if algorithm == "ga" else 0.04)
+
+
+def test_survivors_are_lost_no_more_often_than_stated():
+    """Single generations of close nets against close rivals, at a confidence that may fail."""
+    rng, runs, lost, would, dropped = np.random.default_rng(0), 60, 0, 0, 0
+    nets = candidates(SMALL, fresh(feasible(SMALL, {}), 20 * runs, rng), 1)
+    for run in range(runs):
+        some = nets[20 * run : 20 * run + 20]
+        full = {spec: next(points_on(0, IMAGES)([spec])).value for spec, _, _ in some}
+        rivals = -rng.choice(list(full.values()), (20, 1)) - rng.normal(0, 0.01, (20, 1))
+        entries = rules(0.7).run(some, in_memory(), rivals, 20, ())
+        worst = np.sort(np.concatenate([rivals[:, 0], [-s for s in full.values()]]))[19]
+        survive = [-full[e.spec] <= worst for e in entries]
+        gone = [e.score.images < IMAGES for e in entries]
+        would, dropped = would + sum(survive), dropped + sum(gone)
+        lost += sum(s and g for s, g in zip(survive, gone, strict=True))
+    assert would > 200 and dropped > 200
+    assert 0 < lost <= 0.3 * would
+
+
+@pytest.mark.parametrize("skill", [0.0, 0.02, 0.4, 0.99])
+def test_the_interval_holds_the_final_score(skill):
+    rng, z = np.random.default_rng(1), quantile(0.9, 1)
+    above, below = 0, 0
+    for _ in range(300):
+        points = (rng.random((2, 400)) < skill).sum(0)
+        early = points[:100]
+        low, high = interval(score_of(int(early.sum()), int((early**2).sum()), 100, 200), 400, z)
+        above += low <= points.sum() / 800
+        below += points.sum() / 800 <= high
+    assert min(above, below) >= 0.88 * 300
+    done = score_of(int(points.sum()), int((points**2).sum()), 400, 800)
+    assert interval(done, 400, z) == (done.value, done.value)
+
+
+def test_the_looks_of_a_scorer_add_up_to_its_score():
+    """Bit for bit: with a real supernet."""
+    use = scorer()
+    race = Race(looks(use), 0.9, in_memory())
+    nets = [(spec, {"macs": i, "vitas_flops": i, "params": i}, 1) for i, spec in enumerate(SPECS)]
+    entries = race.run(nets, in_memory(), np.zeros((0, 1)), len(nets), ())
+    assert [e.score for e in entries] == list(use(SPECS))
+    assert [images for images, _ in race.parts] == [16, 16, 16, 42] and race.images == 90
+
+
+def test_with_real_scores_racing_keeps_the_best():
+    """Random weights: candidates differ by luck alone, the hardest case for a race."""
+    use = scorer()
+    cfg = Search(population=8, generations=3, macs=BUDGET)
+    off = search(SMALL, cfg, use, in_memory(), 0, images=90)
+    on = search(SMALL, cfg, use, in_memory(), 0, images=90, race=Race(looks(use), 0.95, in_memory()))
+    assert ranked(on.entries)[0] == on.best and on.best.spec == off.best.spec
+
+
+def test_a_killed_race_ends_as_an_unbroken_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = []
+
+    def wrap(end):
+        def mortal(score):
+            def counted(specs):
+                for value in score(specs):
+                    if len(done) >= end:
+                        raise Killed
+                    done.append(value)
+                    yield value
+
+            return counted
+
+        return mortal
+
+    def run(folder, end):
+        race = rules(looks=open_ledger(folder / "races.jsonl", {}), wrap=wrap(end))
+        cfg = CFG.model_copy(update={"generations": 5})
+        return search(SMALL, cfg, None, open_ledger(folder / "ledger.jsonl", {}), 3, images=IMAGES, race=race)
+
+    first = run(whole, 10**6)
+    total = len(done)
+    for end in (0, 5, 81, 150, 10**6):
+        try:
+            second = run(broken, total + end)
+        except Killed:
+            for name in ("races.jsonl", "ledger.jsonl"):
+                if (broken / name).exists():
+                    with (broken / name).open("a") as file:
+                        file.write('{"spec"')
+    assert len(done) == 2 * total
+
+    def lines(path):
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.open()]
+
+    for name in ("races.jsonl", "ledger.jsonl"):
+        assert lines(broken / name) == lines(whole / name)
+    assert [e.spec for e in second.pareto] == [e.spec for e in first.pareto]
+
+
+def test_borrowed_scores_are_not_raced(tmp_path):
+    search(SMALL, CFG, points_on(0, IMAGES), open_ledger(tmp_path / "a.jsonl", {}), 0, images=IMAGES)
+
+    def never(score):
+        def refuse(specs):
+            raise AssertionError
+
+        return refuse
+
+    ledger = open_ledger(tmp_path / "b.jsonl", {}, reuse=tmp_path / "a.jsonl")
+    search(SMALL, CFG, None, ledger, 0, images=IMAGES, race=rules(wrap=never))
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 240
+
+
+def test_random_search_is_not_raced():
+    cfg = CFG.model_copy(update={"algorithm": "random", "generations": 1})
+    with pytest.warns(UserWarning, match=r"search.racing is ignored"):
+        result = search(SMALL, cfg, points_on(0, IMAGES), in_memory(), 0, images=IMAGES, race=rules())
+    assert all(e.score.images == IMAGES for e in result.entries)
