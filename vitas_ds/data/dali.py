@@ -275,9 +275,9 @@ def _rand_augment(image: Any, op: Any, value: Any, matrix: Any, recipe: Recipe) 
     if op == aug.AUTO_CONTRAST:
         image = _auto_contrast(image)
     elif op == aug.EQUALIZE:
-        image = fn.equalize(image)
+        image = _invert(fn.equalize(_invert(image)))  # Pillow sums the histogram from below, DALI from above
     elif op == aug.INVERT:
-        image = image ^ types.Constant(255, dtype=types.UINT8)
+        image = _invert(image)
     elif op == aug.POSTERIZE:
         image = image & fn.cast(value, dtype=types.UINT8)
     elif op == aug.SOLARIZE:
@@ -296,6 +296,10 @@ def _rand_augment(image: Any, op: Any, value: Any, matrix: Any, recipe: Recipe) 
     elif op != 0:
         image = _warp(image, matrix, recipe.mean)
     return image
+
+
+def _invert(image: Any) -> Any:
+    return image ^ types.Constant(255, dtype=types.UINT8)
 
 
 def _pixels(value: Any) -> Any:
@@ -343,7 +347,8 @@ def _auto_contrast(image: Any) -> Any:
 
 def _warp(image: Any, matrix: Any, mean: tuple[float, float, float]) -> Any:
     """Affine map, bilinear, the outside filled with the data's mean colour (DALI fills with one number: so offset)."""
-    fill = types.Constant(np.rint(255 * np.array(mean)).astype(np.int16).reshape(1, 1, 3))
+    colour = np.rint(255 * np.array(mean)).astype(np.int16).reshape(1, 1, 3)
+    fill = types.Constant(colour, device=image.device)
     moved = fn.warp_affine(fn.cast(image - fill, dtype=types.INT16), matrix=matrix, fill_value=0,
                            interp_type=types.INTERP_LINEAR)  # fmt: skip
     return fn.cast(moved + fill, dtype=types.UINT8)

@@ -6,9 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import alone, crop_of_photograph
+from photos import alone, crop_of_photograph, take
 from PIL import Image
-from test_loader import take
 from torchvision.transforms import v2
 
 from vitas_ds.config import Augment, Data

@@ -1,11 +1,9 @@
 """Batches: evaluation against torchvision, training against a second run, another number of ranks and a resume."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from conftest import alone
+from photos import alone, take
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
@@ -15,13 +13,6 @@ from vitas_ds.data.sources import read_folder
 from vitas_ds.errors import UserError
 
 DEIT = Augment(color_jitter=0.3, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5, views=3)
-
-
-def take(batches, count):
-    """The first ``count`` batches; the pipeline is closed."""
-    with_ids = [(b.images, b.labels, b.ids) for b in itertools.islice(batches, count)]
-    batches.close()
-    return with_ids
 
 
 def torchvision_float(path, resize, size):

@@ -1,0 +1,74 @@
+"""Data on a GPU against the same on the CPU: decoders differ by a little, everything else hardly."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from vitas_ds.config import Augment, Data
+from vitas_ds.data import loader
+from vitas_ds.data.sources import read_folder
+from vitas_ds.distributed import Ranks
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+RECIPES = {
+    "weak": Augment(random_erasing=0),
+    "jitter": Augment(random_erasing=0, color_jitter=0.4),
+    "deit": Augment(random_erasing=0, rand_augment="rand-m9-mstd0.5-inc1", views=3),
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        (root / f"c{i % 2}").mkdir(exist_ok=True)
+        photo = Image.fromarray(load_sample_images().images[i % 2])
+        left, top = rng.integers(0, 200, 2)
+        photo.crop((left, top, left + 400, top + 200)).save(root / f"c{i % 2}" / f"{i}.jpg", quality=92)
+    return read_folder(root)
+
+
+def ranks(device):
+    return Ranks(0, 1, 0, torch.device(device))
+
+
+def close(gpu, cpu, std=0.226):
+    difference = (gpu.cpu() - cpu).abs() * 255 * std
+    assert difference.mean() < 1.5 and (difference > 12).float().mean() < 0.01
+
+
+def test_evaluation(images):
+    gpu, cpu = (list(loader.eval_batches(images, Data(), 224, 10, ranks(d))) for d in ("cuda:0", "cpu"))
+    for a, b in zip(gpu, cpu, strict=True):
+        assert a.images.is_cuda and a.labels.is_cuda and torch.equal(a.ids, b.ids)
+        close(a.images, b.images)
+
+
+def test_cache_is_the_direct_path(images):
+    direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, ranks("cuda:0"))])
+    cached = loader.normalise(loader.decode_all(images, Data(), 224, ranks("cuda:0")).cuda(), Data())
+    assert torch.equal(direct, cached)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training(images, name):
+    streams = [loader.train_batches(images, Data(), RECIPES[name], 224, 12, 0, 0, ranks(d)) for d in ("cuda:0", "cpu")]
+    for a, b in itertools.islice(zip(*streams, strict=True), 4):
+        assert torch.equal(a.ids, b.ids)
+        close(a.images, b.images)
+
+
+def test_training_resumes_bitwise(images):
+    augment = RECIPES["deit"].model_copy(update={"random_erasing": 0.5})
+    whole = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, ranks("cuda:0"))
+    resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, ranks("cuda:0"))
+    for a, b in itertools.islice(zip(itertools.islice(whole, 3, None), resumed, strict=False), 3):
+        assert torch.equal(a.images, b.images)

@@ -1,0 +1,208 @@
+"""Augmentation, operation by operation, against timm and torchvision on Pillow images; tolerances are of 255."""
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from photos import alone, crop_of_photograph, take
+from PIL import Image
+from timm.data import auto_augment as timm_aug
+from timm.data.random_erasing import RandomErasing
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import functional as tv
+
+from vitas_ds.config import Augment
+from vitas_ds.data import augment as aug
+from vitas_ds.data import dali, loader
+from vitas_ds.data.sources import read_folder
+
+SIZE = 224
+FILL = (124, 116, 104)  # timm's create_transform: the mean as a colour
+RECIPE = dali.Recipe(SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PHOTOS = [crop_of_photograph(np.random.default_rng(i), SIZE, SIZE) for i in range(6)]
+NAMES = dict(enumerate(timm_aug._RAND_INCREASING_TRANSFORMS, start=1))
+GEOMETRIC = (aug.ROTATE, aug.SHEAR_X, aug.SHEAR_Y, aug.TRANSLATE_X, aug.TRANSLATE_Y)
+# mean and largest difference; the geometric ones are compared away from the border
+TOLERANCE = {
+    aug.AUTO_CONTRAST: (0.1, 1), aug.EQUALIZE: (0.6, 1), aug.SHARPNESS: (0.6, 3),
+    aug.COLOR: (0.05, 1), aug.CONTRAST: (0.05, 1), aug.BRIGHTNESS: (0.05, 1), **dict.fromkeys(GEOMETRIC, (0.6, 3)),
+}  # fmt: skip
+
+
+def run_graph(function, photos, inputs):
+    """Outputs of ``function(image, *inputs)``, a graph, on Pillow images; ``inputs`` are arrays of one row an image."""
+
+    sources = [[np.asarray(photo) for photo in photos], *(list(rows) for rows, _ in inputs)]
+    kinds = [types.UINT8, *(kind for _, kind in inputs)]
+    ndims = [3, *(rows.ndim - 1 for rows, _ in inputs)]
+
+    @pipeline_def(enable_conditionals=True, batch_size=len(photos), num_threads=1, device_id=None)
+    def graph():
+        nodes = fn.external_source(lambda: sources, num_outputs=len(kinds), dtype=kinds, ndim=ndims)
+        return function(fn.reshape(nodes[0], layout="HWC"), *nodes[1:])
+
+    (out,) = graph().run()
+    return [np.asarray(out.at(i)).astype(int) for i in range(len(photos))]
+
+
+def ours(op, level, sign):
+    """Each photograph after operation ``op`` at a level in [0, 1] with a sign."""
+    ops = np.full(len(PHOTOS), op, dtype=np.int32)
+    levels = np.full(len(PHOTOS), level)
+    inputs = [
+        (ops, types.INT32), (aug.op_value(ops, levels, sign * levels), types.FLOAT),
+        (aug.op_matrix(ops, sign * levels, SIZE), types.FLOAT),
+    ]  # fmt: skip
+    return run_graph(lambda *nodes: dali._rand_augment(*nodes, RECIPE), PHOTOS, inputs)
+
+
+def timms(op, level, sign, monkeypatch):
+    monkeypatch.setattr(timm_aug, "_randomly_negate", lambda value: sign * value)
+    level_fn = timm_aug.LEVEL_TO_ARG[NAMES[op]]
+    args = level_fn(10 * level, {}) if level_fn else ()
+    if op == aug.POSTERIZE:  # timm's crashes at random with Pillow 13
+        return [np.asarray(p) & (256 - 2 ** (8 - args[0])) for p in PHOTOS]
+    function = timm_aug.NAME_TO_OP[NAMES[op]]
+    return [np.asarray(function(p, *args, fillcolor=FILL, resample=Image.Resampling.BILINEAR)) for p in PHOTOS]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("level", [0.75, 0.9, 1.0])
+@pytest.mark.parametrize("op", NAMES, ids=NAMES.values())
+def test_operation_is_timms(op, level, sign, monkeypatch):
+    mean_limit, limit = TOLERANCE.get(op, (0, 0))
+    for mine, theirs, photo in zip(ours(op, level, sign), timms(op, level, sign, monkeypatch), PHOTOS, strict=True):
+        difference = np.abs(mine - theirs)
+        if op in GEOMETRIC:  # DALI blends the border of the moved image with the fill, Pillow does not: one pixel wide
+            border = difference > limit
+            assert border.mean() < 0.02
+            difference = difference[~border]
+        assert difference.mean() <= mean_limit, f"mean {difference.mean():.3f}, largest {difference.max()}"
+        assert difference.max() <= limit
+        assert (mine != np.asarray(photo)).mean() > 0.2 or op in (aug.AUTO_CONTRAST, aug.EQUALIZE)
+
+
+def test_no_operation_leaves_the_image():
+    for mine, photo in zip(ours(0, 0.9, 1), PHOTOS, strict=True):
+        assert (mine == np.asarray(photo)).all()
+
+
+def test_auto_contrast_of_one_colour_leaves_it():
+    flat = [Image.new("RGB", (SIZE, SIZE), (7, 0, 255))]
+    (out,) = run_graph(lambda image: dali._auto_contrast(image), flat, [])
+    assert (out == np.asarray(flat[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "function"), [(0, tv.adjust_brightness), (1, tv.adjust_contrast), (2, tv.adjust_saturation)]
+)
+@pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
+def test_colour_jitter_is_torchvisions(op, function, factor):
+    n = len(PHOTOS)
+    inputs = [(np.full(n, op, np.int32), types.INT32), (np.full(n, factor, np.float32), types.FLOAT)]
+    for mine, photo in zip(run_graph(dali._jitter, PHOTOS, inputs), PHOTOS, strict=True):
+        assert np.abs(mine - np.asarray(function(photo, factor))).max() <= 1
+
+
+def test_rand_augment_draws_as_timm():
+    draws = aug._rand_augment(aug.uniforms(0, 0, 150_000)[:, 46:51], 224, 0)
+    op, value = draws["op0"], draws["value0"]
+    assert np.bincount(op, minlength=16) / len(op) == pytest.approx([0.5] + [0.5 / 15] * 15, abs=0.002)
+    solarize = 256 - value[op == aug.SOLARIZE]  # int(25.6 magnitude): the magnitude to 1 / 25.6
+    magnitude = solarize / 25.6
+    expected = np.clip(np.random.default_rng(0).normal(9, 0.5, 10**6), 0, 10)
+    assert magnitude.mean() + 0.5 / 25.6 == pytest.approx(expected.mean(), abs=0.03)
+    assert magnitude.std() == pytest.approx(expected.std(), abs=0.03)
+    colour = value[op == aug.COLOR]
+    assert (colour > 1).mean() == pytest.approx(0.5, abs=0.03) and colour.min() >= np.float32(0.1)
+
+
+def test_layers_are_drawn_apart():
+    draws = aug.draw(Augment(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.4), 224, 0, 0, 20_000)
+    both = (draws["op0"] > 0) & (draws["op1"] > 0)
+    assert both.mean() == pytest.approx(0.25, abs=0.015)
+    assert (draws["op0"][both] == draws["op1"][both]).mean() == pytest.approx(1 / 15, abs=0.015)
+    assert draws["flip"].mean() == pytest.approx(0.5, abs=0.015)
+    for i in range(3):
+        assert np.bincount(draws[f"jitter_op{i}"]) / 20_000 == pytest.approx([1 / 3] * 3, abs=0.015)
+        factor = draws[f"jitter_factor{i}"]
+        assert 0.6 <= factor.min() < 0.61 and 1.39 < factor.max() <= 1.4
+
+
+def plain_crop(draws, row, height, width, ratio):
+    """torchvision's RandomResizedCrop.get_params with the same draws, as a loop."""
+    side = (height * width) ** 0.5
+    for h_factor, w_factor in zip(draws["crop_h"][row], draws["crop_w"][row], strict=True):
+        h, w = round(h_factor * side), round(w_factor * side)
+        if 0 < w <= width and 0 < h <= height:
+            y, x = draws["crop_at"][row]
+            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
+    h, w = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (1.0, 1.0)])
+def test_weak_recipe_is_torchvisions(tree, data, scale):
+    """Crop, bicubic resize, flip and normalisation against v2 on float pixels, with the same boxes."""
+    images, augment = read_folder(tree), Augment(scale=scale, random_erasing=0)
+    batches = loader.train_batches(images, data, augment, SIZE, 7, 3, 0, alone())
+    for step, (pixels, _, ids) in enumerate(take(batches, 6)):
+        draws = aug.draw(augment, SIZE, 3, 7 * step, 7)
+        for row, i in enumerate(ids.tolist()):
+            image = v2.functional.pil_to_tensor(Image.open(images.file(i)).convert("RGB")).float()
+            box = plain_crop(draws, row, *image.shape[1:], augment.ratio)
+            expected = v2.functional.resized_crop(image, *box, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True)
+            expected = expected.flip(2) if draws["flip"][row] else expected
+            mean, std = (255 * torch.tensor(x).view(3, 1, 1) for x in (data.mean, data.std))
+            difference = (pixels[row] * std + mean - expected.clamp(0, 255)).abs()[:, 3:-3, 3:-3]
+            assert difference.mean() < 0.4 and (difference > 1).float().mean() < 0.02, (box, image.shape)
+
+
+def test_crops_are_distributed_as_torchvisions():
+    augment, height, width = Augment(), 300, 400
+    draws = aug.draw(augment, 224, 0, 0, 4000)
+    mine = np.array([plain_crop(draws, row, height, width, augment.ratio) for row in range(4000)])
+    torch.manual_seed(0)
+    blank = torch.empty(3, height, width)
+    crop = v2.RandomResizedCrop(224, augment.scale, augment.ratio)
+    theirs = np.array([[crop.make_params([blank])[k] for k in ("top", "left", "height", "width")] for _ in range(4000)])
+    for column in range(4):
+        quantiles = np.linspace(0.05, 0.95, 10)
+        assert np.quantile(mine[:, column], quantiles) == pytest.approx(
+            np.quantile(theirs[:, column], quantiles), abs=14
+        )
+
+
+def test_erasing_is_distributed_as_timms():
+    boxes = aug.erase_boxes(0.25, 64, 0, 0, 20_000)
+    erased = boxes[boxes[:, 2] > 0]
+    assert len(erased) / len(boxes) == pytest.approx(0.25, abs=0.01)
+    assert (erased[:, 0] + erased[:, 2]).max() <= 64 and (erased[:, 1] + erased[:, 3]).max() <= 64
+    timms = RandomErasing(probability=1, mode="pixel", max_count=1, device="cpu")
+    shares = []
+    for _ in range(1500):
+        image = torch.full((3, 64, 64), 99.0)
+        timms(image)
+        shares.append((image[0] != 99).float().mean().item())
+    mine = erased[:, 2] * erased[:, 3] / 64**2
+    quantiles = np.linspace(0.1, 0.9, 9)
+    assert np.quantile(mine, quantiles) == pytest.approx(np.quantile(shares, quantiles), abs=0.02)
+
+
+def test_erase_fills_the_box_with_unit_noise_and_nothing_else():
+    images = torch.full((4, 3, 64, 64), 9.0)
+    boxes = np.array([[0, 0, 0, 0], [3, 5, 40, 50], [0, 0, 0, 0], [10, 10, 50, 30]])
+    aug.erase(images, boxes, 1, range(100, 104))
+    assert (images[[0, 2]] == 9).all()
+    noise = images[1, :, 3:43, 5:55]
+    assert noise.mean().abs() < 0.05 and (noise.std() - 1).abs() < 0.05
+    assert (images[1] == 9).sum() == 3 * (64 * 64 - 40 * 50)
+    alone_ = torch.full((1, 3, 64, 64), 9.0)
+    aug.erase(alone_, boxes[3:], 1, [103])
+    assert torch.equal(alone_[0], images[3])  # the noise goes with the slot, not with the place in the batch
+
+
+def test_rows_of_the_table_do_not_depend_on_where_it_is_cut():
+    whole = aug.uniforms(3, 0, 40)
+    assert (whole[17:29] == aug.uniforms(3, 17, 12)).all()
+    assert (whole != aug.uniforms(4, 0, 40)).all() and len(np.unique(whole)) == whole.size

@@ -1,0 +1,31 @@
+"""The GPU graph of each recipe, constructed and serialised without a GPU.
+
+That catches unknown arguments, CPU operators given GPU data and GPU data as named arguments. Values are another
+matter: the CPU runs the same graph function in the other tests, and tests/gpu compares both where there is a GPU.
+"""
+
+import pytest
+
+from vitas_ds.config import Augment
+from vitas_ds.data import dali
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RECIPES = {
+    "evaluation": dali.Recipe(224, MEAN, STD, resize=256),
+    "evaluation to the edge": dali.Recipe(224, MEAN, STD, resize=224),
+    "cache": dali.Recipe(224, MEAN, STD, resize=256, uint8=True),
+    "weak": dali.Recipe(224, MEAN, STD, augment=Augment()),
+    "jitter": dali.Recipe(224, MEAN, STD, augment=Augment(color_jitter=0.4)),
+    "deit": dali.Recipe(224, MEAN, STD, augment=Augment(rand_augment="rand-m9-mstd0.5-inc1", views=3)),
+}
+
+
+@pytest.mark.parametrize("source", ["file", "bytes"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_gpu_graph_serialises(name, source):
+    graphs = {}
+    for device in ("cpu", "gpu"):
+        pipe = dali.build(RECIPES[name], lambda: [], source, 8, 2, None, device=device)
+        graphs[device] = pipe.serialize()
+    assert b"mixed" in graphs["gpu"] and b"gpu" in graphs["gpu"]
+    assert b"mixed" not in graphs["cpu"] and b"gpu" not in graphs["cpu"]
