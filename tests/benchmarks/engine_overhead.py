@@ -1,0 +1,81 @@
+"""Time of a step under DeepSpeed against plain torch (DDP on several ranks), the same net, interleaved step by step.
+
+    python tests/benchmarks/engine_overhead.py [STAGES]          one rank
+    torchrun --nproc_per_node 2 tests/benchmarks/engine_overhead.py
+
+A vit_tiny (5.5 M parameters) as the fixed net of retrain, batch 16 a rank, AdamW, clipping: medians, and their ratio.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from vitas_ds import config, distributed
+from vitas_ds.engine import Engine
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+SPEC = SubnetSpec(224, 16, 192, 1000, (LayerSpec(3, 576, 768),) * 12)
+BATCH, STEPS, IMAGE = 16, 20, 224
+
+
+def plain(net: nn.Module, ranks: distributed.Ranks) -> Callable[[torch.Tensor], None]:
+    """A step of torch's own: fused AdamW, gradient clipping, DDP where there is somebody to talk to."""
+    wrapped = nn.parallel.DistributedDataParallel(net) if ranks.world_size > 1 else net
+    adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+
+    def step(images: torch.Tensor) -> None:
+        adamw.zero_grad()
+        wrapped(images).float().square().mean().backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        adamw.step()
+
+    return step
+
+
+def ours(net: nn.Module, zero: str, ranks: distributed.Ranks) -> Callable[[torch.Tensor], None]:
+    """A step of the engine's."""
+    training = config.Training(batch_size=BATCH * ranks.world_size, clip_grad=1.0)
+    units = {name: list(child.parameters()) for name, child in net.named_children()}
+    units["rest"] = [p for name, p in net.named_parameters() if "." not in name]
+    units = {name: params for name, params in units.items() if params}
+    engine = Engine(net, units, config.Engine(zero=zero, precision="fp32"), training, ranks)
+
+    def step(images: torch.Tensor) -> None:
+        engine.backward(engine(images).float().square().mean())
+        engine.step(units, 1e-4)
+
+    return step
+
+
+def main(stages: list[str]) -> dict[str, float]:
+    """Ratio of the median step times, by stage."""
+    ranks = distributed.init("cpu", timeout=120)
+    torch.manual_seed(0)
+    net = VisionTransformer(SPEC)
+    steps = {"torch": plain(copy.deepcopy(net), ranks)} | {z: ours(copy.deepcopy(net), z, ranks) for z in stages}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    images = torch.randn(BATCH, 3, IMAGE, IMAGE)
+    for i in range(STEPS + 2):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step(images)
+            if i >= 2:
+                times[name].append(time.perf_counter() - begin)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    if ranks.is_main:
+        for name, value in medians.items():
+            print(f"{name:14} {value * 1e3:8.1f} ms   {value / medians['torch']:.3f}", flush=True)
+    distributed.close()
+    return {name: value / medians["torch"] for name, value in medians.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["zero0", "zero1", "zero2", "zero3"])
