@@ -153,12 +153,13 @@ class RunDir:
         return self.path / "report"
 
 
-# What may not change between starts of one run. Settings of a stage count once the stage has something to lose.
+# What may not change between starts of one run, once any stage has something to lose; a stage's own settings once
+# that stage has. A checkpoint fits any ZeRO stage and number of ranks, so that these are free.
 ALWAYS = (
     "space", "run.seed", "data.train", "data.val", "data.search_per_class", "data.exclude", "data.resize",
     "data.mean", "data.std",
 )  # fmt: skip
-TRAINED = ("engine.zero", "engine.precision")
+TRAINED = ("engine.precision",)
 FREE = {
     "supernet": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
     "retrain": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
@@ -227,10 +228,12 @@ def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
         "supernet": _has_files(run.supernet_checkpoints) or run.supernet_weights.exists(),
         "retrain": _has_files(run.retrain_checkpoints) or run.retrain_weights.exists(),
     }
-    names = [*ALWAYS, *(TRAINED if any(trained.values()) else ())]
+    names = list(TRAINED) if any(trained.values()) else []
     names += [section for section, started in trained.items() if started]
     if run.ledger.exists():
         names.append("search")
+    if names:  # a start that came to nothing binds nobody
+        names += ALWAYS
     for name in names:
         for leaf in _leaves(_get(config, name), name):
             section, _, field = leaf.partition(".")

