@@ -41,9 +41,17 @@ def command(launcher: str, ranks: int) -> list[str]:
 
 def launch(out: Path, task: str, *args: str, ranks: int = 2, launcher: str = "deepspeed", limit: float = 180) -> Any:
     """What the task returned on rank 0; fails with the job's output if it did not end well in time."""
-    words = [*command(launcher, ranks), str(WORKER), str(out), task, *args]
-    finish(words, environment(), limit)
+    job, words = begin_task(out, task, *args, ranks=ranks, launcher=launcher)
+    end(job, words, limit)
     return json.loads(out.read_text())["result"]
+
+
+def begin_task(
+    out: Path, task: str, *args: str, ranks: int = 2, launcher: str = "deepspeed"
+) -> tuple[subprocess.Popen[str], list[str]]:
+    """A task that runs on its own, and the words that started it."""
+    words = [*command(launcher, ranks), str(WORKER), str(out), task, *args]
+    return begin(words, environment()), words
 
 
 def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
@@ -60,10 +68,6 @@ def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
     for job in jobs:
         end(job, words, limit)
     return json.loads(out.read_text())["result"]
-
-
-def finish(words: list[str], env: dict[str, str], limit: float) -> None:
-    end(begin(words, env), words, limit)
 
 
 def begin(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,9 +18,13 @@ from launching import ROOT, begin, command, end, environment
 import vitas_ds
 from vitas_ds import config, genome
 from vitas_ds.cost import spec_macs
-from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.loader import eval_batches, train_batches
+from vitas_ds.data.mixing import mix
 from vitas_ds.data.sources import hold_out, read_folder
 from vitas_ds.distributed import Ranks
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.sampling import draw, fit_identity_prob
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import read_spec, spec_from_dict
 
@@ -125,6 +130,50 @@ def test_started_again_nothing_is_done_twice(done: Path) -> None:
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched} == before
 
 
+def test_training_equals_plain_torch_on_the_same_batches(done: Path) -> None:
+    """Two ranks, ZeRO 1, DALI and all, against one process with torch's AdamW, where no gradient is no update."""
+    resolved = config.load(str(TINY), [f"data.train={done}/digits/train"])
+    expected = plain_losses(resolved)
+    found = _losses(done / "runs" / "tiny")
+    windows = [expected[0:5], expected[5:10], expected[10:15], expected[15:20]]
+    for window, loss in zip(windows, found, strict=True):
+        assert loss == pytest.approx(sum(window) / 5, abs=2e-5)
+
+
+def plain_losses(resolved: config.Config) -> list[float]:
+    """Loss of each step of the supernet stage, from its definition."""
+    cfg, seed = resolved.supernet, resolved.run.seed
+    images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, seed)
+    net = Supernet(resolved.space, "bilateral", 2)
+    init_weights(net, seed)
+    groups = [[p for p in net.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.05}, {"params": groups[1], "weight_decay": 0}]
+    )
+    per_epoch = len(images) // 16
+    prob = fit_identity_prob(resolved.space, *resolved.search.macs)
+    ranks = [Ranks(rank, 2, 0, torch.device("cpu")) for rank in range(2)]
+    loaders = [train_batches(images, resolved.data, cfg.augment, 28, 8, seed, 0, r) for r in ranks]
+    losses = []
+    for step in range(2 * per_epoch):
+        optimizer.zero_grad(set_to_none=True)
+        spec, total = draw(resolved.space, seed, step, prob), 0.0
+        for rank, loader in enumerate(loaders):
+            batch = next(loader)
+            x, targets = mix(batch.images, batch.labels, cfg.mixing, 10, seed, step, rank)
+            loss = -(net(x, spec).sum(0).log_softmax(-1) * targets).sum(-1).mean() / 2
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        warmup = 0.5 * per_epoch
+        shape = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (2 * per_epoch - warmup)))
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (step / warmup if step < warmup else shape)
+        optimizer.step()
+        losses.append(total)
+    return losses
+
+
 @pytest.mark.parametrize("launcher, ranks", [("alone", 1), ("torchrun", 2)])
 def test_supernet_training_is_the_same_under_every_launcher(done: Path, launcher: str, ranks: int) -> None:
     """Also with one rank: the same batches, the same nets, so the same losses but for the order of sums."""
@@ -175,7 +224,7 @@ def test_mistakes_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path)
     odd = tmp_path / "odd.json"
     spec = json.loads((run / "retrain" / "spec.json").read_text())
     odd.write_text(json.dumps(spec | {"patch_size": 5}))
-    assert "patch_size" in refused("retrain", done, "run.name=other", f"retrain.spec={odd}")
+    assert "patch_size" in refused("retrain", done, "run.name=third", f"retrain.spec={odd}")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 

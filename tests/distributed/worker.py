@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -153,6 +155,18 @@ def loss_scale(ranks: Ranks) -> list[dict[str, Any]]:
             "moved": [name for name in b if not torch.equal(b[name], c[name])],
         })  # fmt: skip
     return rows
+
+
+def hardy(ranks: Ranks, folder: str, zero: str, steps: str) -> list[str]:
+    """Train to the end from wherever the last start got to, with a checkpoint each step; the digest of each tensor."""
+    Path(folder, f"pid-{ranks.rank}").write_text(str(os.getpid()))
+    case = Case(zero, clip=1.0, ema=0.9)
+    engine, path = toy.start(case, ranks), checkpoint.newest(Path(folder))
+    done = checkpoint.load(engine, path)["done"] if path else 0
+    for step in range(done, int(steps)):
+        toy.train_step(engine, case, step)
+        checkpoint.save(engine, Path(folder), step + 1, {"done": step + 1}, keep=2)
+    return [f"{name} {hashlib.sha256(t.numpy()).hexdigest()}" for name, t in toy.everything(engine).items()]
 
 
 def everything(ranks: Ranks, folder: str) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""A rank is killed, at random moments and inside a save; the job that goes on ends where the unbroken one ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
+
+from launching import begin_task, launch
+
+STEPS = "12"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "launcher"), [("zero1", "deepspeed"), ("zero3", "torchrun")])
+def test_killed_and_gone_on_is_unbroken(tmp_path: Path, zero: str, launcher: str) -> None:
+    unbroken = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), zero, STEPS, launcher=launcher)
+    folder, rng = _folder(tmp_path, "b"), random.Random(0)
+    for step, victim, inside in ((3, 1, True), (6, 0, False), (9, 0, True)):
+        job, _ = begin_task(tmp_path / "b.json", "hardy", folder, zero, STEPS, launcher=launcher)
+        try:
+            _wait_for(Path(folder), step, inside)
+            time.sleep(0 if inside else rng.random() * 0.1)
+            os.kill(int(Path(folder, f"pid-{victim}").read_text()), signal.SIGKILL)
+            job.communicate(timeout=90)  # the launcher or the timeout ends the other rank
+        finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+        assert job.returncode != 0
+        assert not (tmp_path / "b.json").exists()
+    assert launch(tmp_path / "b.json", "hardy", folder, zero, STEPS, launcher=launcher) == unbroken
+
+
+def _folder(tmp_path: Path, name: str) -> str:
+    (tmp_path / name).mkdir()
+    return str(tmp_path / name)
+
+
+def _wait_for(folder: Path, step: int, inside: bool) -> None:
+    """Until the checkpoint of a step is being written (``inside``), or is published."""
+    wanted = folder / f"{'saving-' if inside else ''}step-{step:08d}"
+    limit = time.time() + 90
+    while not wanted.exists():
+        assert time.time() < limit, f"no {wanted} after 90 s: {sorted(p.name for p in folder.iterdir())}"
+        time.sleep(0.0002)
