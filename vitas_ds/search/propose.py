@@ -30,31 +30,20 @@ def distinct(genomes: np.ndarray, seen: Set[bytes]) -> np.ndarray:
 
 
 def spread(inside: Feasible, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` nets [K, G] that cover space and budget evenly: patch sizes, then embeddings, depths, A and cost.
+    """``count`` nets [K, G] that cover space and budget evenly: patch sizes, embeddings, depths, widths and cost.
 
-    Stratified sampling down the sorted table, in which each patch size has the same weight, each embedding width of a
-    patch size, and so on; each net's MLP widths then take its cost close to its own slice of the cost range.
+    Stratified sampling down the sorted table, in which each patch size has the same weight, so has each embedding
+    width of a patch size, and each row of these; a net's MLP widths then bring its cost into its slice of the range.
     """
-    weight = _even_weights(inside)
-    ticks = (np.arange(count) + rng.random(count)) / count
+    patch = inside.stem // len(inside.space.embed_widths)
+    weight = 1 / np.bincount(inside.stem)[inside.stem]
+    weight /= np.bincount(patch, weight)[patch]
+    ticks = (np.arange(count) + rng.random(count)) / count * weight.sum()
     rows = np.minimum(np.searchsorted(np.cumsum(weight), ticks, "right"), len(weight) - 1)
     name = next(iter(inside.budget), "macs")
     low, high = _cost_range(inside, name)
     target = low + (high - low) * (rng.permutation(count) + rng.random(count)) / count
     return inside.build(rows, _closest(inside, name, rows, target), rng)
-
-
-def _even_weights(inside: Feasible) -> np.ndarray:
-    """[R] weights of the rows that sum to 1 and are shared equally at each level of the sorted table."""
-    patch = inside.stem // len(inside.space.embed_widths)
-    parent, weight = np.zeros(len(patch), np.int64), np.ones(len(patch))
-    level = inside.depth + (inside.space.depth + 1) * inside.stem
-    for child in (patch, inside.stem, level, np.arange(len(patch))):
-        _, first = np.unique(child, return_index=True)
-        children = np.bincount(parent[first], minlength=len(patch))[parent]
-        weight /= children
-        parent = np.unique(child, return_inverse=True)[1]
-    return weight
 
 
 def _cost_range(inside: Feasible, name: str) -> tuple[float, float]:
