@@ -27,10 +27,10 @@ make_venv quickstart
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 .venv/bin/python launch/make_digits.py
 
-RUN=$(.venv/bin/python -m vitas_ds config quickstart "${overrides[@]}" | .venv/bin/python -c '
-import sys, yaml
-run = yaml.safe_load(sys.stdin)["run"]
-print(run["dir"] + "/" + run["name"])')
+# checked before anything is removed or started
+resolved=$(.venv/bin/python -m vitas_ds config quickstart "${overrides[@]}")
+RUN=$(.venv/bin/python -c 'import sys, yaml; run = yaml.safe_load(sys.stdin)["run"]; print(run["dir"] + "/" + run["name"])' \
+    <<<"$resolved")
 if [[ -n $FRESH && -e $RUN ]]; then
     [[ -f $RUN/config.yaml ]] || die "$RUN: has no config.yaml, so it is not removed; give another run.name"
     rm -r -- "$RUN"
