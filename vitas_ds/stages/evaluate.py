@@ -15,6 +15,7 @@ from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.models.exported import read_model, read_preprocess
+from vitas_ds.published import names
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
 from vitas_ds.tracking import open_tracker
 
@@ -26,6 +27,9 @@ def run(config: Config) -> None:
     model_folder = folder.retrain_model if config.evaluate.model == "retrain" else Path(config.evaluate.model)
     if config.evaluate.model == "retrain" and not folder.retrain_weights.exists():
         raise UserError(f"evaluate.model: {folder.retrain_model} is not there yet; run the stage retrain first")
+    if config.evaluate.model in names():
+        raise UserError(f"evaluate.model: {config.evaluate.model} is a published net without weights; give the folder "
+                        "of an exported model (see `import`), or train it with retrain.spec")  # fmt: skip
     key = {"model": str(model_folder), "sha256": _sha256(model_folder), "val": config.data.val}
     before = read_summary(folder).get("evaluate", {})
     if all(before.get(name) == value for name, value in key.items()):

@@ -36,7 +36,7 @@ def run(config: Config) -> None:
         write_classes(images.classes, folder.path / "classes.json")
         write_list(held_out.paths, folder.path / "search_images.txt")
     numbers = train(_task(config, folder, images), config, folder, ranks)
-    _finish(folder, ranks, numbers)
+    _finish(folder, ranks, numbers, ema=config.supernet.ema > 0)
 
 
 def _task(config: Config, folder: RunDir, images: ImageSet) -> Task:
@@ -84,12 +84,12 @@ def step_losses(
         yield loss / len(nets)
 
 
-def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any]) -> None:
-    """Consolidate the last checkpoint, so that a search needs neither engine nor as many ranks."""
+def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any], ema: bool) -> None:
+    """Consolidate the last checkpoint (its averaged weights, if there are), so that a search needs no engine."""
     newest = checkpoint.newest(folder.supernet_checkpoints)  # all ranks ask
     assert newest is not None, "training ends with a checkpoint"
     if ranks.is_main:
-        checkpoint.write_consolidated(newest, folder.supernet_weights)
+        checkpoint.write_consolidated(newest, folder.supernet_weights, ema=ema)
         update_summary(folder, "train-supernet", numbers)
         print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.supernet_weights}")
     distributed.barrier()

@@ -16,7 +16,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out}: exists already")
     model = import_first_release(args.net, args.checkpoint)
     paper = published(args.net)
-    facts = {"weights": f"first release of ViTAS, {args.net}", "accuracy stated by the paper": f"{paper.top1} %"}
+    facts: dict[str, object] = {"weights": f"first release of ViTAS, {args.net}"}
+    facts["accuracy stated by the paper"] = f"{paper.top1} %"
     write_model(model, args.out, Preprocess(), model_card(model, args.net, facts))
     print(f"{args.out}: {args.net}, {sum(p.numel() for p in model.parameters()):,} parameters")
     return 0
