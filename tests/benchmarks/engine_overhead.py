@@ -23,7 +23,7 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
 SPEC = SubnetSpec(224, 16, 192, 1000, (LayerSpec(3, 576, 768),) * 12)
-BATCH, STEPS, IMAGE = 16, 20, 224
+BATCH, STEPS, IMAGE = 16, 12, 224
 
 
 def plain(net: nn.Module, ranks: distributed.Ranks) -> Callable[[torch.Tensor], None]:
