@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +130,15 @@ class Engine:
         precision.check(engine, ranks.device)
         precision.set_backends(engine)
         settings = ds_config(engine, training, ranks.world_size)
-        unit_of = _unit_of(model, units)
+        self._unit_of = _unit_of(model, units)
         self.model, self.ranks, self.precision, self.decay = model, ranks, engine.precision, training.ema
         self.stage, self.offload = zero_stage(engine)
-        self.shapes = {name: tuple(p.shape) for p, (name, _) in unit_of.items()}
+        self.shapes = {name: tuple(p.shape) for p, (name, _) in self._unit_of.items()}
         self.optimizer = UnitAdamW(decay_groups(units, training.weight_decay), units, training)
         self.loss_scale = precision.LossScale(engine.precision)
         self.ds = _initialize(model.to(ranks.device), self.optimizer, settings, ranks)
         self.ds.enable_backward_allreduce = self.stage > 0  # stage 0 reduces in step(), see there
-        self.owned = zero.pieces(self.ds.optimizer, self.stage, unit_of, ranks.rank)
+        self.owned = zero.pieces(self.ds.optimizer, self.stage, self._unit_of, ranks.rank)
         self.optimizer.own(self.owned)
         self.averages = {tensor: tensor.detach().clone() for tensor in self.owned} if self.decay else {}
         self._set_loss_scale()
@@ -154,7 +154,7 @@ class Engine:
             loss = loss * self.loss_scale.value
         self.ds.backward(loss, scale_wrt_gas=False)
 
-    def step(self, used: Iterable[str], lr: float) -> float:
+    def step(self, used: Collection[str], lr: float) -> float:
         """Average the gradients over the ranks, clip, and update the units in ``used``.
 
         Returns:
@@ -162,6 +162,9 @@ class Engine:
         """
         self.optimizer.set_lr(lr)
         self.optimizer.begin(used)
+        if self.stage < 2:  # later stages have taken the gradients away by now
+            stray = [name for p, (name, unit) in self._unit_of.items() if p.grad is not None and unit not in used]
+            assert not stray, f"{stray[0]} has a gradient, but its unit is not among those used"
         norm = self._step_replicated() if self.stage == 0 else self._step_sharded()
         finite = math.isfinite(norm)
         if not finite:

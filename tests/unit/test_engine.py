@@ -13,7 +13,9 @@ from torch import nn
 from vitas_ds import config, distributed
 from vitas_ds.engine import Engine, ds_config, zero_stage
 from vitas_ds.errors import UserError
+from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
@@ -157,3 +159,38 @@ def test_the_supernet_trains_what_a_spec_uses_and_nothing_else(ranks: distribute
     for name in before:
         same = torch.equal(before[name], after[name])
         assert same == (unit_of_name[name] not in used), name
+
+
+def test_a_gradient_outside_the_units_used_is_found(ranks: distributed.Ranks) -> None:
+    engine = toy.start(toy.Case("zero1"), ranks)
+    x, _ = toy.batch_of(0, 4)
+    engine.backward(engine(x, (0, (1,), 24)).square().mean())
+    with pytest.raises(AssertionError, match=r"layers\.1\.\S+ has a gradient"):
+        engine.step({"stem0", "head"}, 1e-2)
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero2", "zero3"])
+def test_recomputed_activations_change_nothing(ranks: distributed.Ranks, zero: str) -> None:
+    """``engine.checkpoint_activations`` on the net of retrain, under ZeRO."""
+    spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24), LayerSpec(3, 36, 16)))
+    images, weights = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for recompute in (False, True):
+        net = VisionTransformer(spec, checkpoint_activations=recompute)
+        init_weights(net, 0)
+        settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=4, clip_grad=1.0)
+        engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+        for _ in range(3):
+            engine.backward((engine(images) - 1).square().mean())
+            engine.step({"all"}, 1e-2)
+        weights.append(toy.whole(engine))
+    assert toy.distance(*weights) < 1e-6
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero1"])
+def test_a_compiled_net_has_the_same_checkpoint(ranks: distributed.Ranks, zero: str) -> None:
+    """``torch.compile`` in place keeps names; compiling itself is not started here."""
+    net = nn.Linear(2, 2)
+    net.compile()
+    settings = config.Engine(zero=zero, precision="fp32")
+    engine = Engine(net, {"all": list(net.parameters())}, settings, config.Training(batch_size=1), ranks)
+    assert set(engine.shapes) == {"weight", "bias"} and engine.constants() == {}
