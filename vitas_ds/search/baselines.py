@@ -1,4 +1,4 @@
-"""What a search has to beat: random search at as many scores, and uniform nets, at the same budget. No torch."""
+"""What a search has to beat: random search at as many scores, and uniform nets, at the same budget."""
 
 from __future__ import annotations
 

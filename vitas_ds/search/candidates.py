@@ -1,4 +1,4 @@
-"""Nets on their way to a score. No torch."""
+"""Nets on their way to a score."""
 # K nets, G genes
 
 from __future__ import annotations

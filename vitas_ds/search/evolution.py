@@ -1,4 +1,4 @@
-"""The search: generation after generation is asked for, scored unless its score is known, and told. No torch.
+"""The search: generation after generation is asked for, scored unless its score is known, and told.
 
 A pure function of the seed and the scores: started again, it goes through the same generations, takes the scores that
 the ledger has, and asks for the rest. So a search that was killed ends as an unbroken one, and no random state is kept.

@@ -1,4 +1,4 @@
-"""A search as pictures, drawn anew after each generation: front, hypervolume, and which choices survive. No torch.
+"""A search as pictures, drawn anew after each generation: front, hypervolume, and which choices survive.
 
 search/figures/front.png         every candidate by cost and score, the front with its standard errors
 search/figures/progress.png      hypervolume, best and mean score of each generation

@@ -1,4 +1,4 @@
-"""The ledger: every score on disk the moment it is known, one JSON object a line. No torch.
+"""The ledger: every score on disk the moment it is known, one JSON object a line.
 
 A score belongs to a net in canonical form, to the number of search images it was measured on, and to the ``scoring``
 settings (which supernet, which images, which rule) that each line repeats. Nothing else matters for reuse: another

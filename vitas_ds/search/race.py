@@ -3,7 +3,7 @@
 A candidate is dropped once as many others as survive a generation dominate it even if its final score is as high, and
 theirs as low, as can be believed: a net that would have survived is dropped with a probability of at most
 1 - ``confidence``, over all looks together (one-sided bounds in the normal approximation, Bonferroni over the looks;
-with the finite-population correction, for the final score is that on all images). No torch.
+with the finite-population correction, for the final score is that on all images).
 """
 # K candidates, P survivors so far, F objectives (lower is better)
 

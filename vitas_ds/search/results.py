@@ -1,4 +1,4 @@
-"""What a search hands on: ``best.json`` and ``pareto.json``, and how a net is picked from them. No torch."""
+"""What a search hands on: ``best.json`` and ``pareto.json``, and how a net is picked from them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def write_results(folder: Path, result: Result, top: list[Entry]) -> None:
         for rank, entry in enumerate(top, 1)
     ]
     write_json(folder / "best.json", rows[0] | {"searched_on": result.best.score.images, "top": rows})
+
+
+def write_baselines(folder: Path, found: dict[str, list[Entry]]) -> None:
+    """Write ``baselines.json``: of each baseline, how many nets were scored, and the best of them."""
+    rows = {name: {"scored": len(entries), "best": entries[0].to_dict()} for name, entries in found.items()}
+    write_json(folder / "baselines.json", rows)
 
 
 def select(folder: Path, choice: str) -> SubnetSpec:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vitas_ds.distributed import Ranks, all_sum
 from vitas_ds.errors import UserError
 from vitas_ds.search import race
+from vitas_ds.search.candidates import ScoreFunction
 from vitas_ds.search.ledger import Score, score_of
 from vitas_ds.spec import SubnetSpec
 
@@ -98,7 +99,7 @@ def _count(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
     return torch.cat([torch.stack([points.sum(), points.square().sum()]), size])
 
 
-def looks(scorer: Scorer) -> list[tuple[int, Scorer]]:
+def looks(scorer: Scorer) -> list[tuple[int, ScoreFunction]]:
     """The scorer cut into the looks of a race: the images that each adds, and what scores on these alone.
 
     The batches stay the same, and with them the counts.

@@ -1,5 +1,7 @@
 """The baselines score inside the same budget, and a search beats them where there is something to find."""
 
+import json
+
 import pytest
 from test_evolution import BUDGET, CELL, SMALL, all_inside, each, likeness, noise
 
@@ -7,6 +9,7 @@ from vitas_ds.config import Search
 from vitas_ds.search.baselines import baselines
 from vitas_ds.search.evolution import search
 from vitas_ds.search.ledger import in_memory, open_ledger
+from vitas_ds.search.results import write_baselines
 from vitas_ds.space import SearchSpace
 
 CFG = Search(population=30, generations=15, macs=BUDGET)
@@ -27,6 +30,14 @@ def test_both_baselines_are_inside_the_budget_and_beaten():
     assert all(len(set(e.spec.layers)) == 1 for e in found["uniform"])
     best = search(SMALL, CFG, each(rugged), in_memory(), 0).best.score.value
     assert best > max(entries[0].score.value for entries in found.values())
+
+
+def test_what_is_written(tmp_path):
+    found = baselines(SMALL, CFG, each(rugged), in_memory(), 0)
+    write_baselines(tmp_path, found)
+    told = json.loads((tmp_path / "baselines.json").read_text())
+    assert {name: row["scored"] for name, row in told.items()} == {"random": 450, "uniform": 30}
+    assert told["uniform"]["best"]["score"] == found["uniform"][0].score.value
 
 
 def test_scores_of_the_search_are_not_paid_twice(tmp_path):
