@@ -21,7 +21,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 def embed_patches(patches: Tensor, weight: Tensor, bias: Tensor | None, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
     """Tokens [B, N, D] of patches [B, n, 3pp]: linear embedding, class token in front, positions added."""
     x_BnD = F.linear(patches.to(weight.dtype), weight.flatten(1), bias)
-    cls_B1D = cls_token.to(x_BnD.dtype).expand(len(x_BnD), -1, -1)
+    cls_B1D = cls_token.to(x_BnD.dtype).expand(x_BnD.shape[0], -1, -1)
     return torch.cat([cls_B1D, x_BnD], 1) + pos_embed.to(x_BnD.dtype)
 
 
