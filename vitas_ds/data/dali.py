@@ -108,13 +108,13 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, b
     pipe = build(recipe, feed, source, batch_size, threads, device_id)
     while True:
         try:
-            (images,) = pipe.run()
+            (images,) = pipe.run(None if device_id is None else torch.cuda.current_stream(device_id))
         except StopIteration:
             return
         except RuntimeError as error:
             raise BadImages(list(pending), str(error)) from None
-        # DALI writes the next batch where this one lies: so a copy
-        yield pending.popleft(), torch.from_dlpack(images.as_tensor()).clone()
+        # no copy: DALI's default executor leaves the memory alone until the tensor is freed, on a GPU by that stream
+        yield pending.popleft(), torch.from_dlpack(images.as_tensor())
 
 
 def readable(recipe: Recipe, items: Iterable[Arrays], source: str, device_id: int | None = None) -> Iterator[bool]:

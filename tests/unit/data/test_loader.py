@@ -1,5 +1,8 @@
 """Batches: evaluation against torchvision, training against a second run, another number of ranks and a resume."""
 
+import gc
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +67,19 @@ def test_training_resumes_bitwise_and_ranks_share_one_stream(tree, data, augment
         assert all(torch.equal(x, torch.cat([halves[0][step][k], halves[1][step][k]])) for k, x in enumerate(a))
     other_seed = take(loader.train_batches(images, data, augment, 32, 6, 8, 0, alone()), 1)
     assert not torch.equal(whole[0][0], other_seed[0][0])
+
+
+def test_batches_stay_as_they_were(tree, data):
+    """The tensors lie in DALI's memory, which must not be used again, nor go with the pipeline."""
+    batches = loader.train_batches(read_folder(tree), data, Augment(), 64, 7, 0, 0, alone())
+    kept, copies = [], []
+    for batch in itertools.islice(batches, 8):
+        kept.append(batch.images)
+        copies.append(batch.images.clone())
+    batches.close()
+    gc.collect()
+    take(loader.train_batches(read_folder(tree), data, Augment(), 64, 7, 1, 0, alone()), 8)
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
 
 
 def test_training_needs_a_batch_of_images(tree, data):
