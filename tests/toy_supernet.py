@@ -58,6 +58,7 @@ class Case:
     accumulate: int = 1
     nets: int = 1  # nets of a step: their losses are averaged, with a backward pass for each
     joint: bool = False  # one backward pass of the summed losses instead
+    forwards_first: bool = False  # both forward passes before the first backward pass
     ema: float = 0.0
     steps: int = 8
     batch: int = 16
@@ -105,6 +106,8 @@ def train_step(engine: Engine, case: Case, step: int) -> float:
             nn.functional.cross_entropy(engine(x[part], net).float(), y[part]) / (case.accumulate * len(nets))
             for net in nets
         )
+        if case.forwards_first:
+            losses = list(losses)
         if case.joint:
             engine.backward(sum(losses))
         else:

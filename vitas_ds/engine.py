@@ -152,6 +152,8 @@ class Engine:
         """Add the gradients of a loss. A step that takes several calls divides its losses by their number itself."""
         if self.stage == 0:
             loss = loss * self.loss_scale.value
+        else:  # or a second backward pass without a forward pass before it replaces the gradients of the first
+            self.ds.optimizer.clear_backward_seen_flag()
         self.ds.backward(loss, scale_wrt_gas=False)
 
     def step(self, used: Collection[str], lr: float) -> float:

@@ -21,7 +21,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_stage_equals_plain_torch(seen: Any) -> None:
-    assert len(seen["table"]) == 42
+    assert len(seen["table"]) == 48
     for row in seen["table"]:
         print(row)
         assert not row["moved"], row
@@ -30,6 +30,13 @@ def test_every_stage_equals_plain_torch(seen: Any) -> None:
             assert row["zero_grads"] > 1e-3  # the reference can tell the two apart
         else:  # sums in another order, rounded to 8 bits
             assert row["norms"] < 1e-2 and row["weights"] < 2e-2, row
+
+
+def test_the_supernet_equals_plain_torch(seen: Any) -> None:
+    assert [row["zero"] for row in seen["supernet"]] == list(STAGES)
+    for row in seen["supernet"]:
+        print(row)
+        assert row["weights"] < 5e-5, row  # 6 steps of lr 1e-2
 
 
 def test_resume_is_bitwise(seen: Any) -> None:
