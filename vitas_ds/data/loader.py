@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -163,7 +164,8 @@ class _Reader:
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
         self.threads = data.threads or _cpu_share(ranks)
-        self.source = "file"
+        self.source = "file" if images.spans is None else "bytes"
+        self.pool = ThreadPoolExecutor(self.threads) if images.spans is not None else None
 
     def batch(self, ids: np.ndarray, pixels: Tensor, replaced: int = 0) -> Batch:
         labels = torch.from_numpy(self.images.labels[ids]).to(self.device, non_blocking=True)
@@ -186,8 +188,10 @@ class _Reader:
             raise self.complaint(self.find_bad(error)[0].ids[0]) from None
 
     def _inputs(self, part: _Part) -> dali.Arrays:
-        paths = [np.frombuffer(os.fsencode(self.images.file(i)), np.uint8) for i in part.ids.tolist()]
-        return part.draws | {self.source: paths}
+        ids = part.ids.tolist()
+        if self.pool is not None:
+            return part.draws | {"bytes": list(self.pool.map(self.images.content, ids))}
+        return part.draws | {"file": [np.frombuffer(os.fsencode(self.images.file(i)), np.uint8) for i in ids]}
 
     def find_bad(self, error: dali.BadImages) -> list[_Part]:
         """The images that cannot be read, in the oldest part that has any.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitas_ds.data.shards import read_shards, shards_of
 from vitas_ds.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
@@ -38,6 +39,14 @@ class ImageSet:
         """The path of image ``index``, as a person would open or name it."""
         return os.path.join(self.root, self.paths[index])
 
+    def content(self, index: int) -> np.ndarray:
+        """The encoded bytes of image ``index`` of a shard, uint8. Raises OSError."""
+        assert self.spans is not None, "an image of its own is read from its path"
+        offset, size = self.spans[index].tolist()
+        shard = self.paths[index].partition(".tar/")[0] + ".tar"
+        with open(os.path.join(self.root, shard), "rb") as file:
+            return np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8)
+
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at ``indices`` [m]; classes stay as they are."""
         paths = tuple(self.paths[i] for i in indices)
@@ -47,6 +56,8 @@ class ImageSet:
 
 def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet:
     """The images of ``root/class/**/name.jpg`` as torchvision's ImageFolder sees them: sorted classes, sorted names.
+
+    Where ``root`` has tar files and no folders, they are WebDataset shards (see shards.py).
 
     Args:
         exclude: a text file with one image a line (absolute, or relative to ``root``) that is left out.
@@ -58,6 +69,8 @@ def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet
     if not os.path.isdir(root):
         raise UserError(f"{root or 'data.train and data.val: empty'}: no such folder of images")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not classes and shards_of(root):
+        return _from_shards(root, exclude)
     if not classes:
         raise UserError(f"{root}: no class folders; expected {root}/CLASS/*.jpg, one folder a class")
     left_out = read_list(exclude, root) if exclude else frozenset()
@@ -72,6 +85,16 @@ def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet
         paths += kept
         labels += [label] * len(kept)
     return ImageSet(root, tuple(paths), np.array(labels, dtype=np.int64), tuple(classes))
+
+
+def _from_shards(root: str, exclude: str | Path | None) -> ImageSet:
+    paths, labels, spans, classes = read_shards(root)
+    images = ImageSet(root, tuple(paths), labels, tuple(classes), spans)
+    left_out = read_list(exclude, root) if exclude else frozenset()
+    images = images.subset(np.array([i for i, path in enumerate(paths) if path not in left_out], dtype=np.int64))
+    for label in np.flatnonzero(np.bincount(images.labels, minlength=len(classes)) == 0):
+        raise UserError(f"{root}: class {classes[label]} without an image")
+    return images
 
 
 def _images_of(root: str, name: str) -> list[str]:

@@ -2,6 +2,9 @@
 
 import gc
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,3 +99,24 @@ def test_a_small_memory_is_refused(tree, data):
     with pytest.raises(UserError, match=r"search images: .* GiB decoded, .* GiB of memory free"):
         images = read_folder(tree)
         loader.decode_all(images.subset(np.zeros(10**8, dtype=int)), data, 224, alone())
+
+
+def test_a_process_ends_with_pipelines_at_work(tree):
+    """Two pipelines are in the middle of an epoch when the program is at its end, and when an error ends it."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from photos import alone
+from vitas_ds.config import Augment, Data
+from vitas_ds.data import loader
+from vitas_ds.data.sources import read_folder
+images = read_folder({str(tree)!r})
+train = loader.train_batches(images, Data(threads=2), Augment(), 64, 7, 0, 0, alone())
+held = loader.eval_batches(images, Data(threads=2), 64, 4, alone())
+next(train), next(held), next(train)
+if len(sys.argv) > 1:
+    raise SystemExit(3)
+"""
+    for words, status in (([], 0), (["stop"], 3)):
+        ended = subprocess.run([sys.executable, "-c", program, *words], timeout=60, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")

@@ -1,0 +1,101 @@
+"""Tar shards give what the folder they were made of gives."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from photos import alone, take
+
+from vitas_ds.config import Augment
+from vitas_ds.data import loader
+from vitas_ds.data.sources import hold_out, read_folder
+from vitas_ds.errors import UserError
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def make_shards(folder, images, order, per_shard=8):
+    """The images in ``order`` as WebDataset shards."""
+    for first in range(0, len(order), per_shard):
+        with tarfile.open(folder / f"train-{first:04}.tar", "w") as tar:
+            for i in order[first : first + per_shard]:
+                with open(images.file(i), "rb") as file:
+                    add(tar, f"part/{i:05}.jpg", file.read())
+                add(tar, f"part/{i:05}.cls", str(images.labels[i]).encode())
+
+
+def write_indices(folder):
+    """What DALI's wds2idx writes, v1.2."""
+    for path in folder.glob("*.tar"):
+        lines = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, extension = member.name.split(".")
+                lines.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+        text = "\n".join([f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values())])
+        path.with_suffix(".idx").write_text(text + "\n")
+
+
+@pytest.fixture
+def folder(tree):
+    return read_folder(tree)
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_shards_hold_the_same_images(tmp_path, folder, data, index):
+    order = np.random.default_rng(0).permutation(len(folder)).tolist()
+    make_shards(tmp_path, folder, order)
+    (tmp_path / "classes.json").write_text(json.dumps({name: i for i, name in enumerate(folder.classes)}))
+    if index:
+        write_indices(tmp_path)
+    shards = read_folder(tmp_path)
+    assert shards.classes == folder.classes and len(shards) == len(folder)
+    both = (shards, folder.subset(np.array(order)))
+    ours, theirs = (list(loader.eval_batches(images, data, 32, 5, alone())) for images in both)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+    ours, theirs = (take(loader.train_batches(images, data, Augment(), 32, 7, 0, 1, alone()), 3) for images in both)
+    assert all(torch.equal(x, y) for a, b in zip(ours, theirs, strict=True) for x, y in zip(a, b, strict=True))
+    train, search = hold_out(shards, 2, 0)
+    assert len(search) == 6 and len(train) == 15 and len(train.spans) == 15
+
+
+def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, data):
+    make_shards(tmp_path, folder, list(range(len(folder))))
+    with tarfile.open(tmp_path / "train-9999.tar", "w") as tar:
+        add(tar, "part/bad.jpg", b"no image")
+        add(tar, "part/bad.cls", b"1\n")
+    with pytest.raises(UserError, match=r"train-9999.tar/part/bad.jpg: cannot be read"):
+        list(loader.eval_batches(read_folder(tmp_path), data, 32, 8, alone()))
+    (tmp_path / "bad.txt").write_text("train-9999.tar/part/bad.jpg\n")
+    assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == len(folder)
+
+
+def test_mistakes_in_shards(tmp_path):
+    def shard(*members):
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name, content in members:
+                add(tar, name, content)
+
+    shard(("1.jpg", b"x"))
+    with pytest.raises(UserError, match=r"sample 1 lacks a .cls"):
+        read_folder(tmp_path)
+    shard(("1.cls", b"0"))
+    with pytest.raises(UserError, match=r"sample 1 lacks an image"):
+        read_folder(tmp_path)
+    shard(("1.jpg", b"x"), ("1.cls", b"cat"))
+    with pytest.raises(UserError, match=r"1.cls: b'cat' is not a label"):
+        read_folder(tmp_path)
+    shard(("1.jpg", b"x"), ("1.cls", b"2"))
+    with pytest.raises(UserError, match=r"class 0 without an image"):
+        read_folder(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"no tar file at all" * 99)
+    with pytest.raises(UserError, match=r"a.tar: not a whole tar file"):
+        read_folder(tmp_path)
