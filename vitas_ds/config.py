@@ -159,6 +159,7 @@ class Search(Section):
     macs: tuple[float, float] | None = Field(None, description="smallest and largest exact MACs of a candidate")
     vitas_flops: tuple[float, float] | None = Field(None, description="the same in the first release's FLOPs")
     params: tuple[float, float] | None = Field(None, description="the same in parameters")
+    activations: tuple[float, float] | None = Field(None, description="the same in bytes that training an image keeps")
     objectives: tuple[Literal["macs", "params"], ...] = Field((), description="nsga2: costs to lower as well")
     crossover_prob: float = Field(0.9, ge=0, le=1, description="two-point crossover")
     mutation_eta: float = Field(3.0, gt=0, description="polynomial mutation's eta (3: the first release)")
@@ -179,7 +180,7 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Search:
-        for name in ("macs", "vitas_flops", "params"):
+        for name in ("macs", "vitas_flops", "params", "activations"):
             pair = getattr(self, name)
             if pair is not None and not 0 <= pair[0] < pair[1]:
                 raise ValueError(f"{name} must be a smaller and a larger number (given: {list(pair)})")

@@ -10,7 +10,7 @@ import numpy as np
 from vitas_ds import config, cost, genome
 from vitas_ds.space import SearchSpace
 
-COSTS = {"macs": cost.macs, "vitas_flops": cost.vitas_flops, "params": cost.params}
+COSTS = {"macs": cost.macs, "vitas_flops": cost.vitas_flops, "params": cost.params, "activations": cost.activations}
 
 Budget = dict[str, tuple[int, int]]
 """Smallest and largest allowed value of each bounded cost, both included."""

@@ -1,9 +1,10 @@
 """All nets of a space that meet a budget, known exactly without listing them. No torch.
 
 Given the stem (patch, embedding) and the depth k, every cost of cost.py is affine in A, the sum of the layers' q
-widths, and M, the sum of their MLP widths. So the nets inside the budget are a table of rows (stem, k, A), each with
-one interval of M: some ten thousand rows for 1e43 nets. It tells at once whether the budget can be met, by how many
-nets, which net comes nearest, and how to build a random one that is inside.
+widths, in M, the sum of their MLP widths, and (activations alone) in H, the sum of their heads. So the nets inside the
+budget are a table of rows (stem, k, A, H), each with one interval of M: some ten thousand rows for 1e43 nets. It tells
+at once whether the budget can be met, by how many nets, which net comes nearest, and how to build a random one that
+is inside. Where no bounded cost depends on heads, H is left open, as 0.
 """
 # R rows, K nets, S stems, L positions, W widths
 
@@ -20,6 +21,9 @@ from vitas_ds.errors import UserError
 from vitas_ds.search import budget as budgets
 from vitas_ds.search.budget import COSTS, Budget
 from vitas_ds.space import Columns, SearchSpace
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Stem, depth, A, H, each [R]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class WidthSums:
         """
         positions = len(self.ways) - 1
         if self.cell:
-            index = np.searchsorted(self.widths, totals // depths)
+            index = np.searchsorted(self.widths, totals // np.maximum(depths, 1))
             return index[:, None] * (np.arange(positions) < depths[:, None])
         left, steps = totals // self.unit, self.widths // self.unit
         genes = np.zeros((len(totals), positions), np.int64)
@@ -88,20 +92,23 @@ def width_sums(widths: tuple[int, ...], positions: int, cell: bool) -> WidthSums
 
 @dataclass(frozen=True)
 class Affine:
-    """Each stem's cost as ``base + layer * k + attn * A + mlp * M``, arrays [S] with S = patches x embeddings."""
+    """Each stem's cost as ``base + layer * k + attn * A + heads * H + mlp * M``, in arrays [S]."""
 
     base: np.ndarray
     layer: np.ndarray
     attn: np.ndarray
+    heads: np.ndarray
     mlp: np.ndarray
 
-    def at(self, stem: np.ndarray, depth: np.ndarray | int, attn: np.ndarray, mlp: np.ndarray | int) -> np.ndarray:
-        """The cost of nets with these stems, depths and sums."""
-        return self.base[stem] + self.layer[stem] * depth + self.attn[stem] * attn + self.mlp[stem] * mlp
+    def at(self, rows: Rows, mlp: np.ndarray | int) -> np.ndarray:
+        """The cost of nets of these rows with those sums of MLP widths."""
+        stem, depth, attn, heads = rows
+        layers = self.layer[stem] * depth + self.attn[stem] * attn + self.heads[stem] * heads + self.mlp[stem] * mlp
+        return self.base[stem] + layers
 
 
 def affine(space: SearchSpace, name: str) -> Affine:
-    """The coefficients of a cost, read off cost.py at four nets of one layer."""
+    """The coefficients of a cost, read off cost.py at nets of one layer."""
     patch = np.repeat(space.patch_sizes, len(space.embed_widths))
     embed = np.tile(space.embed_widths, len(space.patch_sizes))
 
@@ -110,32 +117,36 @@ def affine(space: SearchSpace, name: str) -> Affine:
         return COSTS[name](Columns(space.image_size, space.num_classes, patch, embed, *column))
 
     base, layer = probe(0, 0, 0), probe(1, 0, 0)
-    return Affine(base, layer - base, probe(1, 3, 0) - layer, probe(1, 0, 1) - layer)
+    heads = probe(2, 0, 0) - layer
+    return Affine(base, layer - base - heads, probe(1, 3, 0) - layer, heads, probe(1, 0, 1) - layer)
 
 
 @dataclass(frozen=True)
 class Feasible:
-    """The nets inside a budget. Row r: stem, depth, A, and the MLP sums ``mlp.sums(depth)[start:stop]``."""
+    """The nets inside a budget. Row r: stem, depth, A, H, and the MLP sums ``mlp.sums(depth)[start:stop]``."""
 
     space: SearchSpace
     budget: Budget
     costs: dict[str, Affine]
     attn: WidthSums
+    heads: WidthSums
     mlp: WidthSums
     stem: np.ndarray  # [R] patch index x embeddings + embedding index
     depth: np.ndarray  # [R]
     total: np.ndarray  # [R] A
+    head_total: np.ndarray  # [R] H; 0: any heads
     start: np.ndarray  # [R]
     stop: np.ndarray  # [R]
 
     def size(self) -> float:
         """How many distinct nets are inside."""
-        heads, total = len(self.space.num_heads), 0.0
+        any_heads, total = float(len(self.space.num_heads)), 0.0
         for k in np.unique(self.depth).tolist():
             at = self.depth == k
             below = np.concatenate([[0.0], self.mlp.count(k).cumsum()])
             nets = self.attn.ways[k, self.total[at] // self.attn.unit] * (below[self.stop[at]] - below[self.start[at]])
-            total += nets.sum() * float(heads) ** (1 if self.attn.cell else k)
+            heads = self.heads.ways[k, self.head_total[at] // self.heads.unit]
+            total += (nets * np.where(self.head_total[at], heads, any_heads ** (1 if self.attn.cell else k))).sum()
         return total
 
     def mlp_sum(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -145,28 +156,37 @@ class Feasible:
 
     def price(self, name: str, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
         """A cost of the nets of some rows with those MLP sums."""
-        return self.costs[name].at(self.stem[rows], self.depth[rows], self.total[rows], self.mlp_sum(rows, index))
+        columns = self.stem[rows], self.depth[rows], self.total[rows], self.head_total[rows]
+        return self.costs[name].at(columns, self.mlp_sum(rows, index))
 
     def build(self, rows: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Random canonical genomes [K, G], one for each row and place of its MLP sum; heads are uniform."""
+        """Random canonical genomes [K, G], one for each row and place of its MLP sum."""
         depth = self.depth[rows]
         attn = self.attn.fill(depth, self.total[rows], rng)
         mlp = self.mlp.fill(depth, self.mlp_sum(rows, index), rng)
-        heads = rng.integers(0, len(self.space.num_heads), attn.shape)
+        any_heads = rng.integers(0, len(self.space.num_heads), attn.shape)
+        given = self.head_total[rows]
+        heads = np.where(given[:, None] > 0, self.heads.fill(depth * (given > 0), given, rng), any_heads)
         return assemble(self.space, self.stem[rows], depth, heads, attn, mlp)
 
     def every(self) -> Iterator[np.ndarray]:
         """Every net inside, as canonical genomes [G]. There may be 1e40 of them: take as many as you need."""
-        heads = range(len(self.space.num_heads))
         for row in range(len(self.stem)):
             k, stem, depth = int(self.depth[row]), self.stem[[row]], self.depth[[row]]
             for total in self.mlp.sums(k)[self.start[row] : self.stop[row]].tolist():
                 for mlp in self.mlp.sequences(k, total):
                     for attn in self.attn.sequences(k, int(self.total[row])):
-                        for head in itertools.product(heads, repeat=1 if self.attn.cell else k):
+                        for head in self._heads_of(row):
                             cells = np.zeros((3, 1, self.space.depth), np.int64)
                             cells[:, 0, :k] = np.broadcast_to(head, k), attn, mlp
                             yield assemble(self.space, stem, depth, *cells)[0]
+
+    def _heads_of(self, row: int) -> Iterator[tuple[int, ...]]:
+        """Every choice of heads of a row's layers."""
+        k, given = int(self.depth[row]), int(self.head_total[row])
+        if given:
+            return self.heads.sequences(k, given)
+        return itertools.product(range(len(self.space.num_heads)), repeat=1 if self.attn.cell else k)
 
 
 def assemble(space: SearchSpace, stem: np.ndarray, depth: np.ndarray, *cells: np.ndarray) -> np.ndarray:
@@ -186,53 +206,57 @@ def feasible(space: SearchSpace, budget: Budget) -> Feasible:
         UserError: there is none; the line tells the costs of the net that comes nearest.
     """
     costs = {name: affine(space, name) for name in COSTS}
-    attn = width_sums(space.attn_widths, space.depth, space.layout == "cell")
-    mlp = width_sums(space.mlp_widths, space.depth, space.layout == "cell")
+    attn, heads, mlp = (
+        width_sums(widths, space.depth, space.layout == "cell")
+        for widths in (space.attn_widths, space.num_heads, space.mlp_widths)
+    )
+    count_heads = any(costs[name].heads.any() for name in budget)
+    grids = {
+        k: _grid(space, k, attn.sums(k), heads.sums(k) if count_heads else np.zeros(1, np.int64))
+        for k in range(space.fewest_layers, space.depth + 1)
+    }
     parts = []
-    for k in range(space.fewest_layers, space.depth + 1):
-        stem, total = _grid(costs, attn, k)
-        start, stop = _interval(costs, budget, stem, k, total, mlp.sums(k))
-        parts.append(np.stack([stem, np.full_like(stem, k), total, start, stop])[:, start < stop])
+    for k, grid in grids.items():
+        start, stop = _interval(costs, budget, grid, mlp.sums(k))
+        parts.append(np.stack([*grid, start, stop])[:, start < stop])
     rows = np.concatenate(parts, 1)
     if not rows.shape[1]:
-        near = min(_nearest(budget, costs, attn, mlp, k) for k in range(space.fewest_layers, space.depth + 1))
+        near = min(_nearest(budget, costs, grid, mlp.sums(k)) for k, grid in grids.items())
         found = ", ".join(f"{name} {value:,}" for name, value in zip(budget, near[1:], strict=True))
         raise UserError(f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}")
-    rows = rows[:, np.lexsort(rows[2::-1])]  # by stem, then depth, then A
-    return Feasible(space, budget, costs, attn, mlp, *rows)
+    rows = rows[:, np.lexsort(rows[3::-1])]  # by stem, then depth, A, H
+    return Feasible(space, budget, costs, attn, heads, mlp, *rows)
 
 
-def _grid(costs: dict[str, Affine], attn: WidthSums, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stem and A, each [R], of all rows of depth k."""
-    stem, total = np.meshgrid(np.arange(len(costs["macs"].base)), attn.sums(k), indexing="ij")
-    return stem.ravel(), total.ravel()
+def _grid(space: SearchSpace, k: int, attn: np.ndarray, heads: np.ndarray) -> Rows:
+    """Stem, depth, A, H, each [R], of all rows of depth k."""
+    stems = np.arange(len(space.patch_sizes) * len(space.embed_widths))
+    stem, total, head_total = (a.ravel() for a in np.meshgrid(stems, attn, heads, indexing="ij"))
+    return stem, np.full_like(stem, k), total, head_total
 
 
-def _interval(
-    costs: dict[str, Affine], budget: Budget, stem: np.ndarray, k: int, total: np.ndarray, sums: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _interval(costs: dict[str, Affine], budget: Budget, grid: Rows, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[R] first and one past the last place in ``sums`` that keeps each row inside the budget (exact integers)."""
-    start, stop = np.zeros_like(stem), np.full_like(stem, len(sums))
+    start, stop = np.zeros_like(grid[0]), np.full_like(grid[0], len(sums))
     for name, (low, high) in budget.items():
-        rest, slope = costs[name].at(stem, k, total, 0), costs[name].mlp[stem]
+        rest, slope = costs[name].at(grid, 0), costs[name].mlp[grid[0]]
         start = np.maximum(start, np.searchsorted(sums, -((rest - low) // slope), "left"))
         stop = np.minimum(stop, np.searchsorted(sums, (high - rest) // slope, "right"))
     return start, stop
 
 
-def _nearest(budget: Budget, costs: dict[str, Affine], attn: WidthSums, mlp: WidthSums, k: int) -> tuple[float, ...]:
-    """Violation and costs of the net of depth k that is least outside.
+def _nearest(budget: Budget, costs: dict[str, Affine], grid: Rows, sums: np.ndarray) -> tuple[float, ...]:
+    """Violation and costs of the net of a grid that is least outside.
 
     The violation is convex and piecewise linear in M, so that its minimum lies beside the edge of a bound.
     """
-    (stem, total), sums = _grid(costs, attn, k), mlp.sums(k)
     best: list[tuple[float, ...]] = []
     for name, bound in budget.items():
         for edge in bound:
-            for place in _interval(costs, {name: (edge, edge)}, stem, k, total, sums):
+            for place in _interval(costs, {name: (edge, edge)}, grid, sums):
                 for shift in (-1, 0):
                     M = sums[np.clip(place + shift, 0, len(sums) - 1)]
-                    values = {other: costs[other].at(stem, k, total, M) for other in budget}
+                    values = {other: costs[other].at(grid, M) for other in budget}
                     far = budgets.excess(budget, values)
                     i = int(np.argmin(far))
                     best.append((float(far[i]), *(int(value[i]) for value in values.values())))

@@ -17,6 +17,8 @@ from typing import Any
 from vitas_ds.distributed import from_main
 from vitas_ds.errors import UserError
 from vitas_ds.run_dir import to_json
+from vitas_ds.search.budget import COSTS
+from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, spec_from_dict
 
 Scoring = dict[str, str | int]
@@ -56,7 +58,7 @@ class Entry:
     """A scored candidate. ``generation`` counts from 1; ``seconds`` is what its score took (0: it was known)."""
 
     spec: SubnetSpec
-    costs: dict[str, int]  # macs, vitas_flops, params
+    costs: dict[str, int]  # of budget.COSTS
     score: Score
     generation: int
     seconds: float = 0.0
@@ -70,13 +72,17 @@ class Entry:
 
 
 def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
-    """The entry that ``to_dict`` wrote. Raises ``UserError`` if it is none."""
+    """The entry that ``to_dict`` wrote; a cost that is not in it is counted. Raises ``UserError`` if it is none."""
     try:
-        costs = {name: int(line[name]) for name in ("macs", "vitas_flops", "params")}
+        spec = spec_from_dict(line["spec"], where)
+        costs = {
+            name: int(line[name]) if name in line else int(count(columns_of([spec]))[0])
+            for name, count in COSTS.items()
+        }
         stderr = None if line["stderr"] is None else float(line["stderr"])
         counts = tuple(map(int, line["counts"])) if "counts" in line else None
         score = Score(float(line["score"]), stderr, int(line["images"]), counts)  # type: ignore[arg-type]
-        return Entry(spec_from_dict(line["spec"], where), costs, score, int(line["generation"]), float(line["seconds"]))
+        return Entry(spec, costs, score, int(line["generation"]), float(line["seconds"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not an entry of a ledger ({type(error).__name__}: {error})") from None
 

@@ -46,7 +46,7 @@ def select(folder: Path, choice: str) -> SubnetSpec:
     Raises:
         UserError: the search has no results yet, the choice is none of these, or nothing fits it.
     """
-    bound = re.fullmatch(r"search:(macs|vitas_flops|params)\s*(<=?)\s*([0-9.eE+]+)\s*([KMG]?)", choice)
+    bound = re.fullmatch(r"search:(macs|vitas_flops|params|activations)\s*(<=?)\s*([0-9.eE+]+)\s*([KMG]?)", choice)
     listed = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", choice)
     if bound:
         return _within(folder, choice, *bound.groups())

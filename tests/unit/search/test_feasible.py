@@ -90,7 +90,8 @@ def test_costs_are_affine_in_depth_and_width_sums(space, seed, name):
     nets = genome.sample(space, np.random.default_rng(seed), 50)
     table = genome.columns(space, nets)
     stem = nets[:, 0] * len(space.embed_widths) + nets[:, 1]
-    got = affine(space, name).at(stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.mlp.sum(1))
+    rows = stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.heads.sum(1)
+    got = affine(space, name).at(rows, table.mlp.sum(1))
     assert (got == budgets.COSTS[name](table)).all()
 
 
@@ -150,5 +151,18 @@ def test_pricing_is_fast():
 
 
 def test_the_budget_of_a_recipe():
-    cfg = config.Search(macs=(0.5, 1e9), params=(1e6, 2.5e6))
-    assert budgets.of_config(cfg) == {"macs": (1, 10**9), "params": (10**6, 2_500_000)}
+    cfg = config.Search(macs=(0.5, 1e9), params=(1e6, 2.5e6), activations=(0, 3e7))
+    told = {"macs": (1, 10**9), "params": (10**6, 2_500_000), "activations": (0, 30_000_000)}
+    assert budgets.of_config(cfg) == told
+
+
+def test_memory_bounds_the_heads_too():
+    """Activations depend on heads: the table then knows their sum as well."""
+    budget = BUDGET | {"activations": (20_000_000, 20_010_000)}
+    begun = time.perf_counter()
+    table = feasible(ONE_G, budget)
+    nets = propose.fresh(table, 200, np.random.default_rng(0))
+    assert time.perf_counter() - begun < 5
+    assert len(keys(nets)) == 200 and not budgets.excess(budget, budgets.prices(ONE_G, nets)).any()
+    children = propose.repair(table, genome.sample(ONE_G, np.random.default_rng(1), 50), np.random.default_rng(2))
+    assert not budgets.excess(budget, budgets.prices(ONE_G, children)).any()

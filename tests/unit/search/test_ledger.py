@@ -36,7 +36,7 @@ def test_a_line_holds_the_whole_candidate(done):
     assert len(lines) == 45
     first = result.entries[0]
     assert lines[0]["spec"] == first.spec.to_dict() and lines[0]["scoring"] == SCORING
-    assert [lines[0][k] for k in ("macs", "vitas_flops", "params")] == list(first.costs.values())
+    assert [lines[0][k] for k in ("macs", "vitas_flops", "params", "activations")] == list(first.costs.values())
     assert [lines[0][k] for k in ("score", "stderr", "images")] == [first.score.value, 0.01, 50]
     assert [line["generation"] for line in lines[:40]] == [g for g in (1, 2, 3, 4) for _ in range(10)]
     assert [e.score for e in read_entries(folder / "ledger.jsonl")[:40]] == [e.score for e in result.entries]
@@ -69,7 +69,11 @@ def test_a_missing_ledger_to_reuse_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [(b"nonsense", "line 2: not a JSON object"), (b"[1]", "line 2: not an entry"), (b'{"spec": {}}', "line 2: not an")],
+    [
+        (b"nonsense", "line 2: not a JSON object"),
+        (b"[1]", "line 2: not an entry"),
+        (b'{"spec": {}}', "line 2: image_size: Field required"),
+    ],
 )
 def test_a_broken_line_in_the_middle_is_named(done, line, told):
     path = done[0] / "ledger.jsonl"
@@ -77,6 +81,17 @@ def test_a_broken_line_in_the_middle_is_named(done, line, told):
     path.write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
     with pytest.raises(UserError, match=told):
         open_ledger(path, SCORING)
+
+
+def test_a_cost_that_a_line_lacks_is_counted(done):
+    path = done[0] / "ledger.jsonl"
+    before = read_entries(path)
+    lines = [json.loads(line) for line in path.open()]
+    path.write_text("".join(json.dumps(line | {"activations": None}) + "\n" for line in lines))
+    with pytest.raises(UserError, match="line 1: not an entry"):
+        read_entries(path)
+    path.write_text("".join(json.dumps({k: v for k, v in x.items() if k != "activations"}) + "\n" for x in lines))
+    assert read_entries(path) == before
 
 
 def test_a_torn_line_is_cut_off(done):
