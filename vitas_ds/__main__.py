@@ -62,6 +62,7 @@ def add_tools(commands: argparse._SubParsersAction) -> None:
     scan.add_argument("data", type=Path, help="folder of images")
     scan.add_argument("--write", type=Path, metavar="FILE", help="write the list that data.exclude reads")
     scan.add_argument("--threads", type=int, default=0, help="0: one a core")
+    scan.add_argument("--decode", action="store_true", help="decode every image: slower, and finds more damage")
     commands.add_parser("doctor", help="what this machine has and lacks for each stage")
 
 

@@ -1,6 +1,8 @@
 """Bad and odd files, row by row: what scan says of them, and what a training does when it meets one."""
 
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -213,3 +215,17 @@ def test_what_scan_finds_can_be_excluded(spoiled, tmp_path, data):
     images = read_folder(spoiled, listed)
     assert len(images) == 18
     assert sum(len(b.ids) for b in loader.eval_batches(images, data, 32, 7, alone())) == 18
+
+
+def test_the_scan_command(zoo, tmp_path):
+    command = [sys.executable, "-m", "vitas_ds", "scan", "--threads", "1"]
+    listed = tmp_path / "bad.txt"
+    done = subprocess.run([*command, zoo, "--write", listed], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and f"scan: {len(BAD)} of {len(BAD) + len(ODD)} images" in done.stderr
+    names = [line.split(".JPEG: ")[0] for line in done.stdout.splitlines()]
+    assert sorted(names) == sorted(str(zoo / "bad" / name) for name in BAD)
+    assert sorted(listed.read_text().splitlines()) == [f"{name}.JPEG" for name in sorted(names)]
+    good = subprocess.run([*command, zoo / "odd"], capture_output=True, text=True, timeout=120)
+    assert (good.returncode, good.stdout) == (0, "")
+    missing = subprocess.run([*command, tmp_path / "none"], capture_output=True, text=True, timeout=120)
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and "no such folder" in missing.stderr
