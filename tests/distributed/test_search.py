@@ -11,7 +11,8 @@ WORKER = Path(__file__).with_name("search_worker.py")
 
 def run(folder: Path, ranks: int, members: int = 1, kill_after: int = 0) -> None:
     words = launching.command("alone" if ranks == 1 else "torchrun", ranks)
-    launching.finish([*words, str(WORKER), str(folder), str(members), str(kill_after)], launching.environment(), 120)
+    words += [str(WORKER), str(folder), str(members), str(kill_after)]
+    launching.end(launching.begin(words, launching.environment()), words, 120)
 
 
 def found(folder: Path) -> tuple:
