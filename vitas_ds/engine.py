@@ -202,6 +202,11 @@ class Engine:
         if self.stage > 0 and self.loss_scale.dynamic:
             self.ds.optimizer.override_loss_scale(self.loss_scale.value)
 
+    @property
+    def settling(self) -> bool:
+        """fp16: a step that was skipped is the loss scale finding its value, and no failure."""
+        return self.loss_scale.dynamic and self.loss_scale.value > 1
+
     def tensors(self, kind: str) -> dict[Tensor, Tensor]:
         """This rank's ``weight``, ``exp_avg``, ``exp_avg_sq`` or ``ema``, by the tensor that ``owned`` describes."""
         if kind == "weight":
