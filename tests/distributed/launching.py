@@ -70,6 +70,11 @@ def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
     return json.loads(out.read_text())["result"]
 
 
+def finish(words: list[str], env: dict[str, str], limit: float) -> str:
+    """Run a command to its good end; its output."""
+    return end(begin(words, env), words, limit)
+
+
 def begin(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words, env=env, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
