@@ -13,15 +13,17 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 
+from vitas_ds.data.shards import read_shards, shards_of
 from vitas_ds.data.sources import SUFFIXES
 from vitas_ds.errors import UserError
 
+Item = tuple[str, str, int, int]  # path, and for an image in a shard the shard, offset and size
 CHUNK = 500  # files that a worker takes at once
 LOOK_CLOSER = "look closer"
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in coded data; 0xFF00 is a byte 0xFF, D0 ... D7 are restarts
@@ -34,6 +36,8 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
          progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:  # fmt: skip
     """Absolute path and what is wrong with it, for each image below ``root`` that cannot be read.
 
+    An image in a tar shard is called ``shard.tar/member.jpg``.
+
     Args:
         threads: worker processes; 0: one a core.
         decode: decode every file: slower, and finds more damage.
@@ -42,7 +46,7 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     Raises:
         UserError: no such folder, or no image in it.
     """
-    files = sorted(_files(os.path.abspath(root)))
+    files = _files(os.path.abspath(root))
     if not files:
         missing = not os.path.isdir(root)
         raise UserError(f"{os.fspath(root)}: " + ("no such folder" if missing else f"no file in {' '.join(SUFFIXES)}"))
@@ -51,7 +55,7 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     bad: list[tuple[str, str]] = []
     done = 0
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for chunk, found in zip(chunks, pool.map(_check_files, chunks, [decode] * len(chunks)), strict=True):
+        for chunk, found in zip(chunks, pool.map(_check_items, chunks, [decode] * len(chunks)), strict=True):
             bad += found
             done += len(chunk)
             if progress:
@@ -59,25 +63,46 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     return bad
 
 
-def _files(root: str) -> Iterator[str]:
+def _files(root: str) -> list[Item]:
+    """All images below ``root``, or of the tar shards in it."""
+    found = []
     for folder, _, names in os.walk(root, followlinks=True):
-        yield from (os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES))
+        found += [(os.path.join(folder, name), "", 0, 0) for name in names if name.lower().endswith(SUFFIXES)]
+    if not found and os.path.isdir(root) and shards_of(root):
+        names, _, spans, _ = read_shards(root)
+        shards = [name.partition(".tar/")[0] + ".tar" for name in names]
+        found = [
+            (os.path.join(root, name), os.path.join(root, shard), offset, size)
+            for name, shard, (offset, size) in zip(names, shards, spans.tolist(), strict=True)
+        ]
+    return sorted(found)
 
 
-def _check_files(files: list[str], decode: bool) -> list[tuple[str, str]]:
-    reasons = {file: check(file) for file in files}
-    closer = [file for file in files if reasons[file] == LOOK_CLOSER or (decode and reasons[file] is None)]
-    reasons |= dict(zip(closer, decode_each(closer), strict=True))
-    return [(file, reason) for file, reason in reasons.items() if reason]
+def _read(item: Item) -> bytes:
+    path, shard, offset, size = item
+    with open(shard or path, "rb") as file:
+        file.seek(offset)
+        return file.read(size) if shard else file.read()
 
 
-def check(file: str) -> str | None:
-    """What is wrong with a file by its structure; None: nothing; LOOK_CLOSER: only decoding can tell."""
+def _check_items(items: list[Item], decode: bool) -> list[tuple[str, str]]:
+    reasons = [check_file(item) for item in items]
+    closer = [i for i, why in enumerate(reasons) if why == LOOK_CLOSER or (decode and why is None)]
+    for i, reason in zip(closer, decode_each(items[i] for i in closer), strict=True):
+        reasons[i] = reason
+    return [(item[0], reason) for item, reason in zip(items, reasons, strict=True) if reason]
+
+
+def check_file(item: Item) -> str | None:
+    """:func:`check` of an image's bytes, or why they cannot be read."""
     try:
-        with open(file, "rb") as opened:
-            content = opened.read()
+        return check(_read(item))
     except OSError as error:
         return error.strerror or str(error)
+
+
+def check(content: bytes) -> str | None:
+    """What is wrong with an encoded image by its structure; None: nothing; LOOK_CLOSER: only decoding can tell."""
     if not content:
         return "empty"
     if content.startswith(b"\xff\xd8"):
@@ -143,16 +168,17 @@ def _check_png(content: bytes) -> str | None:
     return "cut off: no end chunk"
 
 
-def decode_each(files: list[str]) -> list[str | None]:
-    """What the decoder says against each file, errors and warnings; None: nothing."""
-    if not files:
+def decode_each(items: Iterable[Item]) -> list[str | None]:
+    """What the decoder says against each image, errors and warnings; None: nothing."""
+    items = list(items)
+    if not items:
         return []
     from vitas_ds.data import dali  # not above: most workers do without, and start faster
 
     reasons: list[str | None] = []
     with _stderr() as said:
-        paths = ({"file": [np.frombuffer(os.fsencode(file), np.uint8)]} for file in files)
-        for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1)), paths, "file"):
+        inputs = ({"bytes": [np.frombuffer(_read(item), np.uint8)]} for item in items)
+        for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1)), inputs, "bytes"):
             words = said()
             reasons.append(None if readable and not words else f"not decodable: {words or 'unknown format'}")
     return reasons

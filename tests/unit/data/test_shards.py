@@ -11,7 +11,8 @@ from photos import alone, take
 
 from vitas_ds.config import Augment
 from vitas_ds.data import loader
-from vitas_ds.data.sources import hold_out, read_folder
+from vitas_ds.data.scan import scan
+from vitas_ds.data.sources import hold_out, read_folder, write_list
 from vitas_ds.errors import UserError
 
 
@@ -74,7 +75,9 @@ def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, d
         add(tar, "part/bad.cls", b"1\n")
     with pytest.raises(UserError, match=r"train-9999.tar/part/bad.jpg: cannot be read"):
         list(loader.eval_batches(read_folder(tmp_path), data, 32, 8, alone()))
-    (tmp_path / "bad.txt").write_text("train-9999.tar/part/bad.jpg\n")
+    ((path, reason),) = scan(tmp_path, 1)
+    assert reason.startswith("not decodable")
+    write_list([path], tmp_path / "bad.txt")
     assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == len(folder)
 
 
