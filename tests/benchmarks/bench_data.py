@@ -36,7 +36,7 @@ def make_files(root: Path, count: int) -> None:
     for i in range(count):
         (root / f"c{i % 4}").mkdir(exist_ok=True)
         top, left = rng.integers(0, 50), rng.integers(0, 140)
-        part = photos[i % 2][top : top + 375, left : left + 500] + rng.normal(0, 9, (375, 500, 3))
+        part = photos[i % 2][top : top + 375, left : left + 500] + rng.normal(0, 12, (375, 500, 3))
         Image.fromarray(part.clip(0, 255).astype(np.uint8)).save(root / f"c{i % 4}" / f"{i:05}.jpg", quality=90)
 
 

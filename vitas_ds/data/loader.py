@@ -117,7 +117,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
         UserError: the memory does not suffice, or an unreadable image, named.
     """
     if out is None:
-        _check_memory(len(images) * 3 * image_size**2)
+        _check_memory(len(images) * 3 * image_size**2, _local_ranks(ranks))
         out = torch.empty(len(images), 3, image_size, image_size, dtype=torch.uint8)
     reader = _Reader(images, data, _eval_recipe(data, image_size, uint8=True), ranks)
     for ids, pixels in reader.run_once(np.arange(len(images)), data.eval_batch_size):
@@ -125,13 +125,15 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
     return out
 
 
-def _check_memory(needed: int) -> None:
+def _check_memory(needed: int, copies: int) -> None:
+    """Raise UserError if ``copies`` ranks of this machine cannot hold ``needed`` bytes each."""
     with open("/proc/meminfo") as lines:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    if needed > free:
+    if copies * needed > free:
+        each = f" in each of {copies} ranks" if copies > 1 else ""
         raise UserError(
-            f"search images: {needed / 2**30:.1f} GiB decoded, {free / 2**30:.1f} GiB of memory free; "
-            "lower data.search_per_class or search.images"
+            f"search images: {needed / 2**30:.1f} GiB decoded{each}, {free / 2**30:.1f} GiB of memory free; "
+            "lower data.search_per_class"
         )
 
 
@@ -163,7 +165,7 @@ class _Reader:
         self.images, self.recipe = images, recipe
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
-        self.threads = data.threads or _cpu_share(ranks)
+        self.threads = data.threads or max(1, len(os.sched_getaffinity(0)) // _local_ranks(ranks))
         self.source = "file" if images.spans is None else "bytes"
         self.pool = ThreadPoolExecutor(self.threads) if images.spans is not None else None
 
@@ -225,7 +227,7 @@ class _Reader:
         raise UserError(f"{self.images.root}: no image can be read")
 
 
-def _cpu_share(ranks: Ranks) -> int:
-    """This rank's share of the machine's cores."""
-    local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size
-    return max(1, len(os.sched_getaffinity(0)) // int(local))
+def _local_ranks(ranks: Ranks) -> int:
+    """Ranks on this machine, as their launcher says; all of them where it does not."""
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), ranks.world_size)

@@ -58,6 +58,18 @@ def test_the_cache_is_the_direct_path_bit_for_bit(tree, data):
     assert direct.dtype == torch.float32 and torch.equal(direct, cached)
 
 
+def test_the_cache_can_lie_in_a_file_that_ranks_share(tree, data, tmp_path):
+    images = read_folder(tree)
+
+    def mapped():
+        size = len(images) * 3 * 64 * 64
+        file = torch.from_file(str(tmp_path / "cache"), shared=True, size=size, dtype=torch.uint8)
+        return file.view(-1, 3, 64, 64)
+
+    loader.decode_all(images, data, 64, alone(), out=mapped())
+    assert torch.equal(mapped(), loader.decode_all(images, data, 64, alone()))
+
+
 @pytest.mark.parametrize("augment", [Augment(), DEIT], ids=["weak", "deit"])
 def test_training_resumes_bitwise_and_ranks_share_one_stream(tree, data, augment):
     images = read_folder(tree)
