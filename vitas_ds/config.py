@@ -210,6 +210,24 @@ class Evaluate(Section):
     model: str = Field("retrain", description="retrain: the run's own net, or the folder of an exported model")
 
 
+class Export(Section):
+    """What the stage export writes beside the model itself."""
+
+    model: str = Field("retrain", description="retrain: the run's own net, or the folder of an exported model")
+    license: str = Field("apache-2.0", pattern=r"^[A-Za-z0-9.-]+$", description="license that the model card states")
+    timm: bool = Field(True, description="timm/: the net for timm, where its layers are alike (timm needs that)")
+    program: bool = Field(False, description="model.pt2: a program of torch.export, for any number of images")
+    onnx: bool = Field(False, description="model.onnx: float32, for any number of images; pip install -e '.[export]'")
+    opset: int = Field(20, ge=18, le=23, description="ONNX operator set of model.onnx")
+    int8: bool = Field(False, description="model_int8.onnx: int8 weights; accuracy is measured where data.val is given")
+
+    @model_validator(mode="after")
+    def _check(self) -> Export:
+        if self.int8 and not self.onnx:
+            raise ValueError("int8 is made from the ONNX file: it needs export.onnx=true")
+        return self
+
+
 class Tracking(Section):
     """Where progress goes beside the console and metrics.jsonl."""
 
@@ -233,6 +251,7 @@ class Config(BaseModel):
     search: Search = Search()
     retrain: Retrain = Retrain()
     evaluate: Evaluate = Evaluate()
+    export: Export = Export()
     tracking: Tracking = Tracking()
 
 

@@ -1,20 +1,33 @@
-"""An exported model: a folder with ``model.safetensors``, ``spec.json``, ``preprocess.json`` and a model card."""
+"""An exported model: a folder with ``model.safetensors``, ``spec.json``, ``preprocess.json`` and a model card.
+
+``config.json`` repeats its shape and the card's facts for programs; as it is, the folder is one for a model hub.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from vitas_ds.cost import spec_macs
-from vitas_ds.errors import UserError
+from vitas_ds.config import Data
+from vitas_ds.errors import UserError, first_error
+from vitas_ds.models.card import model_card
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import write_json, write_text
-from vitas_ds.spec import read_spec
+from vitas_ds.spec import SubnetSpec, read_spec
+
+Facts = dict[str, object]  # rows of a model card
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +39,68 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     classes: tuple[str, ...] = ()
 
+    def apply_to(self, data: Data) -> Data:
+        """``data`` with this preprocessing, so that the evaluation graph prepares images as the model expects them."""
+        return data.model_copy(update={"resize": self.resize, "mean": self.mean, "std": self.std})
 
-def write_model(model: VisionTransformer, directory: Path, preprocess: Preprocess, card: str) -> None:
-    """Write an exported model, whole or not at all: aside, then renamed over what was there."""
-    aside = directory.with_name(f".{directory.name}.tmp")
+
+@contextmanager
+def whole_folder(directory: Path) -> Iterator[Path]:
+    """An empty folder beside ``directory`` that takes its name at the end of the block; on an error it goes away.
+
+    What bore the name stays whole until then. A process that is killed leaves the old folder, the new one, or none.
+    """
+    directory = Path(os.path.abspath(directory))
+    aside, old = (directory.with_name(f".{directory.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
-    write_json(aside / "spec.json", model.spec.to_dict())
-    write_json(aside / "preprocess.json", asdict(preprocess))
-    write_text(aside / "README.md", card)
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        yield aside
+        for path in (*aside.rglob("*"), aside):
+            _flush(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
     aside.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_model(model: VisionTransformer, directory: Path, preprocess: Preprocess, name: str, facts: Facts) -> None:
+    """Write an exported model called ``name``, whole or not at all; ``facts`` are rows of its card."""
+    with whole_folder(directory) as aside:
+        write_files(model, aside, preprocess, facts)
+        write_text(aside / "README.md", model_card(model.spec, name, facts))
+
+
+def write_files(model: VisionTransformer, directory: Path, preprocess: Preprocess, facts: Facts) -> None:
+    """Write an exported model's files but the card into an empty folder; tensors are float32."""
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    write_json(directory / "spec.json", model.spec.to_dict())
+    write_json(directory / "preprocess.json", asdict(preprocess))
+    write_json(directory / "config.json", _hub_config(model.spec, preprocess, facts))
+
+
+def _hub_config(spec: SubnetSpec, preprocess: Preprocess, facts: Facts) -> dict[str, Any]:
+    fields = ("image_size", "patch_size", "embed_dim", "depth", "num_classes")
+    shape = {name: getattr(spec, name) for name in fields}
+    labels = {"id2label": dict(enumerate(preprocess.classes))} if preprocess.classes else {}
+    return {"model_type": "vitas", "architectures": ["VisionTransformer"]} | shape | labels | {"facts": facts}
 
 
 def read_model(directory: Path) -> VisionTransformer:
-    """The model of an exported folder, in evaluation mode.
+    """The model of an exported folder, in evaluation mode, float32 on the CPU.
 
     Raises:
         UserError: the folder is no exported model, or its tensors do not fit its ``spec.json``.
@@ -50,54 +108,57 @@ def read_model(directory: Path) -> VisionTransformer:
     weights = directory / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"{directory}: not an exported model: {weights.name} is missing")
-    model = VisionTransformer(read_spec(directory / "spec.json"))
+    spec = read_spec(directory / "spec.json")
     try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{weights}: does not fit {directory / 'spec.json'}: {reason}") from None
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights}: not a safetensors file, or a damaged one ({error})") from None
+    with torch.device("meta"):  # names and shapes alone
+        expected = VisionTransformer(spec).state_dict()
+    wrong = _misfit(tensors, expected)
+    if wrong:
+        raise UserError(f"{weights}: does not fit {directory / 'spec.json'}: {wrong}")
+    model = VisionTransformer(spec)
+    model.load_state_dict(tensors)
     return model.eval()
 
 
+def _misfit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """What is wrong with the tensors of a file; empty if nothing is."""
+    for name, value in expected.items():
+        if name not in tensors:
+            return f"tensor {name} is missing"
+        if tensors[name].shape != value.shape:
+            return f"{name} has shape {list(tensors[name].shape)}, not {list(value.shape)}"
+        if not tensors[name].is_floating_point():
+            return f"{name} is {str(tensors[name].dtype).removeprefix('torch.')}, not floating point"
+    extra = sorted(tensors.keys() - expected.keys())
+    return f"there is no place for tensor {extra[0]}" if extra else ""
+
+
 def read_preprocess(directory: Path) -> Preprocess:
-    """How images of an exported model are prepared; ImageNet's usual values where the folder does not say."""
+    """How images of an exported model are prepared; ImageNet's usual values where the folder does not say.
+
+    Raises:
+        UserError: ``preprocess.json`` cannot be read or holds something else.
+    """
     path = directory / "preprocess.json"
     if not path.is_file():
         return Preprocess()
-    data = json.loads(path.read_text())
-    return Preprocess(data["resize"], tuple(data["mean"]), tuple(data["std"]), tuple(data["classes"]))
+    try:
+        found = TypeAdapter(Preprocess).validate_json(path.read_bytes())
+        Data(resize=found.resize, mean=found.mean, std=found.std)  # knows what is possible
+        return found
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_error(error)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
-def model_card(model: VisionTransformer, name: str, facts: dict[str, object]) -> str:
-    """A model card in Markdown; ``facts`` become its table."""
-    spec = model.spec
-    count = sum(weight.numel() for weight in model.parameters())
-    rows = {
-        "parameters": f"{count:,}",
-        "MACs of an image": f"{spec_macs(spec):,}",
-        "input": f"RGB, {spec.image_size} x {spec.image_size}",
-        "classes": spec.num_classes,
-        "patch size, width, depth": f"{spec.patch_size}, {spec.embed_dim}, {spec.depth}",
-    } | facts
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""---
-license: apache-2.0
-tags: [image-classification, vision-transformer, architecture-search]
----
-
-# {name}
-
-A vision transformer found and trained by [ViTAS](https://arxiv.org/abs/2106.13700) with vitas_ds.
-
-| | |
-|---|---|
-{table}
-
-```python
-import vitas_ds
-model = vitas_ds.load("path/to/this/folder")   # evaluation mode
-logits = model(images)                         # [B, 3, {spec.image_size}, {spec.image_size}] -> [B, {spec.num_classes}]
-```
-
-`spec.json` holds every layer; `preprocess.json` says how an image is prepared and names the classes.
-"""
+def read_facts(directory: Path) -> Facts:
+    """The facts of an exported model's card; none where ``config.json`` is missing or is another program's."""
+    try:
+        facts = json.loads((directory / "config.json").read_text())["facts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

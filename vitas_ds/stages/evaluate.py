@@ -52,8 +52,7 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     preprocess = read_preprocess(model_folder)
     if preprocess.classes and preprocess.classes != images.classes:
         raise UserError(f"data.val: {config.data.val} has other classes than {model_folder} was trained on")
-    wanted = {"resize": preprocess.resize, "mean": preprocess.mean, "std": preprocess.std}
-    data, size = config.data.model_copy(update=wanted), model.spec.image_size
+    data, size = preprocess.apply_to(config.data), model.spec.image_size
     net: nn.Module = model.to(ranks.device)
     if config.engine.compile:
         net.compile()

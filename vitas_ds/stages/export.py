@@ -1,42 +1,165 @@
-"""Stage export: the retrained net as a folder that ``vitas_ds.load`` reads."""
+"""Stage export: a net as a folder that ``vitas_ds.load`` reads, for timm, ONNX and torch.export as well."""
 
 from __future__ import annotations
 
+import hashlib
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
 from vitas_ds import distributed
 from vitas_ds.config import Config
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.sources import read_folder
+from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import model_card, read_model, read_preprocess, write_model
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
+from vitas_ds.models import onnx_export
+from vitas_ds.models.card import Accuracy, model_card
+from vitas_ds.models.exported import (
+    Facts,
+    Preprocess,
+    read_facts,
+    read_model,
+    read_preprocess,
+    whole_folder,
+    write_files,
+)
+from vitas_ds.models.onnx_export import Net
+from vitas_ds.models.timm_export import build_timm, to_timm, write_timm
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_text
+
+Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and numbers for summary.json
 
 
 def run(config: Config) -> None:
-    """Write ``runs/NAME/export/`` from the retrained net, with a model card of what the run measured."""
+    """Write ``runs/NAME/export/``, with a model card of what was measured."""
     ranks = distributed.init("cpu", config.run.timeout)
     folder = open_run(config, ranks.is_main, stage="export", world_size=ranks.world_size)
-    if not folder.retrain_weights.exists():
+    source = folder.retrain_model if config.export.model == "retrain" else Path(config.export.model)
+    if config.export.model == "retrain" and not folder.retrain_weights.exists():
         raise UserError(f"{folder.retrain_model}: is not there yet; run the stage retrain first")
+    if config.export.onnx:
+        onnx_export.require("onnx", "onnxscript", "onnxruntime")
     if ranks.is_main:
-        _export(config, folder)
+        _export(config, folder, source)
     distributed.barrier()
 
 
-def _export(config: Config, folder: RunDir) -> None:
-    model = read_model(folder.retrain_model)
-    preprocess = read_preprocess(folder.retrain_model)
-    facts = _facts(config, read_summary(folder))
-    write_model(model, folder.export, preprocess, model_card(model, folder.name, facts))
+def _export(config: Config, folder: RunDir, source: Path) -> None:
+    model, preprocess = read_model(source), read_preprocess(source)
+    accuracy = _accuracy(read_summary(folder), source)
+    facts = (_own_facts(config) if config.export.model == "retrain" else read_facts(source)) | _measured(accuracy)
+    with whole_folder(folder.export) as aside:
+        write_files(model, aside, preprocess, facts)
+        files, numbers = _timm(model, aside, preprocess) if config.export.timm else ({}, {})
+        for more in (_graphs(config, model, aside), _int8(config, model, aside, preprocess)):
+            files, numbers = files | more[0], numbers | more[1]
+        card = model_card(model.spec, folder.name, facts, accuracy, files, config.export.license)
+        write_text(aside / "README.md", card)
     size = (folder.export / "model.safetensors").stat().st_size
-    update_summary(folder, "export", {"dir": str(folder.export), "bytes": size})
-    print(f"export: {folder.export} ({size / 1e6:.1f} MB)")
+    kept = {"dir": str(folder.export), "model": str(source), "bytes": size, "checks": numbers}
+    update_summary(folder, "export", kept)
+    print(f"export: {folder.export} ({size / 1e6:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
 
 
-def _facts(config: Config, summary: dict[str, dict[str, float]]) -> dict[str, object]:
-    """Rows of the model card that this run can vouch for."""
-    facts: dict[str, object] = {"training images": config.data.train, "epochs": config.retrain.epochs}
-    measured = summary.get("evaluate", {})
-    if "top1" in measured:
-        facts["top-1 / top-5"] = f"{measured['top1']:.2%} / {measured['top5']:.2%} of {measured['images']:,} images"
-        facts["validation images"] = config.data.val
+def _own_facts(config: Config) -> Facts:
+    """Rows of the card that the run itself can vouch for; a folder's name says enough of where images lie."""
+    training, word = config.retrain, config.retrain.spec
+    facts: Facts = {"training images": "/".join(Path(config.data.train).parts[-2:])}
+    facts["training"] = (
+        f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
+    )
+    if word.startswith("search:"):
+        budgets = {"MACs": config.search.macs, "ViTAS FLOPs": config.search.vitas_flops, "params": config.search.params}
+        limits = [f"{pair[0]:.4g} to {pair[1]:.4g} {name}" for name, pair in budgets.items() if pair]
+        facts["architecture"] = f"found by a search ({word}); budget: {', '.join(limits) or 'none'}"
     else:
-        facts["accuracy"] = "not evaluated"
+        facts["architecture"] = f"given: {Path(word).name}"
     return facts
+
+
+def _accuracy(summary: dict[str, Any], source: Path) -> Accuracy | None:
+    """What the stage evaluate measured, if it was with these very weights."""
+    found = summary.get("evaluate", {})
+    weights = source / "model.safetensors"
+    if "top1" not in found or found.get("sha256") != hashlib.sha256(weights.read_bytes()).hexdigest():
+        return None
+    return Accuracy("/".join(Path(found["val"]).parts[-2:]), found["images"], found["top1"], found["top5"])
+
+
+def _measured(accuracy: Accuracy | None) -> Facts:
+    if accuracy is None:
+        return {"accuracy": "not evaluated"}
+    shares = f"{accuracy.top1:.2%} / {accuracy.top5:.2%}"
+    return {"top-1 / top-5": f"{shares} of {accuracy.images:,} images", "validation images": accuracy.dataset}
+
+
+def _timm(model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Found:
+    """``timm/`` where timm can express the net."""
+    try:
+        net = to_timm(model)
+    except UserError as error:
+        print(f"export: no timm/: {error}")
+        return {}, {}
+    write_timm(model, folder / "timm", preprocess)
+    if find_spec("timm") is None:
+        print("export: timm/ is not checked: timm is not installed; pip install -e '.[export]'")
+        return {"`timm/`": "for timm 1.0; not checked against it"}, {}
+    apart = onnx_export.check(model, build_timm(net), "timm/")
+    return {"`timm/`": f"for timm; logits of timm {version('timm')} differ by {apart:.1e}"}, {"timm": {"apart": apart}}
+
+
+def _graphs(config: Config, model: VisionTransformer, folder: Path) -> Found:
+    """``model.pt2`` and ``model.onnx``, checked against PyTorch."""
+    lines, numbers = {}, {}
+    size = model.spec.image_size
+    program = onnx_export.trace(model) if config.export.program or config.export.onnx else None
+    if program is not None and config.export.program:
+        apart = onnx_export.check(model, onnx_export.write_program(program, folder / "model.pt2"), "model.pt2")
+        what = f"`torch.export.load(...).module()`, written by torch {torch.__version__}"
+        lines["`model.pt2`"] = f"{what}; logits differ by {apart:.1e} from PyTorch's"
+        numbers["program"] = {"apart": apart}
+    if program is not None and config.export.onnx:
+        net = onnx_export.write_onnx(program, folder / "model.onnx", config.export.opset)
+        apart = onnx_export.check(model, net, "model.onnx")
+        what = f"float32, opset {config.export.opset}, images [batch, 3, {size}, {size}] to logits"
+        lines["`model.onnx`"] = f"{what}; those of onnxruntime {version('onnxruntime')} differ by {apart:.1e}"
+        numbers["onnx"] = {"apart": apart, "opset": config.export.opset}
+    return lines, numbers
+
+
+def _int8(config: Config, model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Found:
+    """``model_int8.onnx``, its accuracy beside that of the float32 net on the same images."""
+    if not config.export.int8:
+        return {}, {}
+    path = folder / "model_int8.onnx"
+    net = onnx_export.quantise(folder / "model.onnx", path)
+    apart, _ = onnx_export.difference(model, net)
+    numbers = {"apart": apart, "bytes": path.stat().st_size}
+    line = f"linear layers in int8, activations quantised as they come; logits differ by {apart:.1e}"
+    if not config.data.val:
+        print("export: the accuracy of model_int8.onnx is not measured: data.val is empty")
+        return {"`model_int8.onnx`": f"{line}; its accuracy is not measured"}, {"int8": numbers}
+    measured = _compare(config, model, net, preprocess)
+    line += "; top-1 {int8_top1:.2%}, float32 {top1:.2%}, of the same {images:,} images".format(**measured)
+    return {"`model_int8.onnx`": line}, {"int8": numbers | measured}
+
+
+def _compare(config: Config, model: VisionTransformer, net: Net, preprocess: Preprocess) -> dict[str, Any]:
+    """Top-1 of the model and of ``net`` on the validation images."""
+    images = read_folder(config.data.val)
+    if len(images.classes) != model.spec.num_classes or preprocess.classes not in ((), images.classes):
+        raise UserError(f"data.val: {config.data.val} has other classes than {config.export.model} was trained on")
+    ranks = Ranks(0, 1, 0, torch.device("cpu"))  # rank 0 alone exports
+    data, size = preprocess.apply_to(config.data), model.spec.image_size
+    hits = {"top1": 0, "int8_top1": 0}
+    for batch in eval_batches(images, data, size, config.data.eval_batch_size, ranks):
+        with torch.inference_mode():
+            for name, one in (("top1", model), ("int8_top1", net)):
+                hits[name] += int((one(batch.images).argmax(1) == batch.labels).sum())
+    shares = {name: count / len(images) for name, count in hits.items()}
+    return {"images": len(images), "val": config.data.val, **shares, "change": shares["int8_top1"] - shares["top1"]}

@@ -14,7 +14,7 @@ from vitas_ds.cost import spec_macs
 from vitas_ds.data.sources import ImageSet, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import Preprocess, model_card, write_model
+from vitas_ds.models.exported import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.published import find_spec
@@ -87,9 +87,8 @@ def _finish(
         with torch.no_grad():
             model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema > 0))
         data = config.data
-        facts: dict[str, object] = {"accuracy": "not evaluated"}
         preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
-        write_model(model, folder.retrain_model, preprocess, model_card(model, folder.name, facts))
+        write_model(model, folder.retrain_model, preprocess, folder.name, {"accuracy": "not evaluated"})
         update_summary(folder, "retrain", numbers | {"macs": spec_macs(spec)})
         print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.retrain_model}")
     distributed.barrier()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import Preprocess, model_card, write_model
+from vitas_ds.models.exported import Preprocess, write_model
 from vitas_ds.models.importing import import_first_release
 from vitas_ds.published import published
 
@@ -18,6 +18,6 @@ def run(args: argparse.Namespace) -> int:
     paper = published(args.net)
     facts: dict[str, object] = {"weights": f"first release of ViTAS, {args.net}"}
     facts["accuracy stated by the paper"] = f"{paper.top1} %"
-    write_model(model, args.out, Preprocess(), model_card(model, args.net, facts))
+    write_model(model, args.out, Preprocess(), args.net, facts)
     print(f"{args.out}: {args.net}, {sum(p.numel() for p in model.parameters()):,} parameters")
     return 0

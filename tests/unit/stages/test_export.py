@@ -1,0 +1,201 @@
+"""The stage export on a small net that has learnt its images: what it writes, measures and claims."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from digits import write_digits
+from huggingface_hub import ModelCard
+
+import vitas_ds
+from vitas_ds import config, distributed
+from vitas_ds.__main__ import main
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.sources import read_folder
+from vitas_ds.distributed import Ranks
+from vitas_ds.models.exported import Preprocess, write_model
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+TINY = Path(__file__).parents[2] / "fixtures" / "tiny.yaml"
+ALIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),) * 2)
+UNLIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64), LayerSpec(4, 48, 32)))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"), train_per_class=1, val_per_class=10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_job():
+    yield
+    distributed.close()
+
+
+def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:
+    """A net that knows most of the images: accuracies of random nets say nothing."""
+    model = VisionTransformer(spec)
+    init_weights(model, 0)
+    data = config.load(str(TINY), []).data
+    images = read_folder(root / "val")
+    (batch,) = eval_batches(images, data, 28, len(images), Ranks(0, 1, 0, torch.device("cpu")))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture
+def words(tmp_path, digits):
+    """A run whose stage retrain has ended, as words of the command line."""
+    words = [str(TINY), f"run.dir={tmp_path}/runs", f"data.train={digits}/train", f"data.val={digits}/val"]
+    run = open_run(config.load(words[0], words[1:]), True, stage="retrain")
+    preprocess = Preprocess(28, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple(map(str, range(10))))
+    write_model(learnt(ALIKE, digits), run.retrain_model, preprocess, "tiny", {"accuracy": "not evaluated"})
+    return words
+
+
+def run_of(words: list[str]) -> RunDir:
+    return RunDir(Path(words[1].partition("=")[2]) / "tiny")
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def compare(model, other) -> float:
+    images = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return (model(images) - other(images)).abs().max().item()
+
+
+PLAIN = {"model.safetensors", "spec.json", "preprocess.json", "config.json", "README.md"}
+TIMM = {"timm/model.safetensors", "timm/config.json", "timm/README.md"}
+
+
+def test_everything(words, capsys):
+    assert main(["export", *words, "export.onnx=true", "export.int8=true", "export.program=true"]) == 0
+    run = run_of(words)
+    assert names(run.export) == PLAIN | TIMM | {"model.onnx", "model_int8.onnx", "model.pt2"}
+    model = vitas_ds.load(run.export)
+    with_timm = timm.create_model(f"local-dir:{run.export}/timm", pretrained=True).eval()
+    assert compare(model, with_timm) < 1e-4
+    assert compare(model, torch.export.load(run.export / "model.pt2").module()) == 0
+    found = read_summary(run)["export"]
+    assert found["dir"] == str(run.export) and found["bytes"] == os.path.getsize(run.export / "model.safetensors")
+    assert set(found["checks"]) == {"timm", "program", "onnx", "int8"}
+    assert all(0 <= found["checks"][name]["apart"] < 1e-4 for name in ("timm", "program", "onnx"))
+
+    int8, card = found["checks"]["int8"], (run.export / "README.md").read_text()
+    assert int8["images"] == 100 and int8["change"] == pytest.approx(int8["int8_top1"] - int8["top1"])
+    assert f"top-1 {int8['int8_top1']:.2%}, float32 {int8['top1']:.2%}, of the same 100 images" in card
+    paths = sorted(str(path) for path in Path(words[3].partition("=")[2]).rglob("*.jpg"))
+    for file, key in ((run.export, "top1"), (run.export / "model_int8.onnx", "int8_top1")):  # counted by the tool
+        capsys.readouterr()
+        assert main(["predict", str(file), *paths, "--top", "1", "--json"]) == 0
+        answers = json.loads(capsys.readouterr().out)
+        hits = sum(Path(one["file"]).parent.name == one["predictions"][0]["class"] for one in answers)
+        assert hits / 100 == int8[key] > 0.5
+
+
+def test_card_claims_what_was_measured_with_these_weights(words):
+    run = run_of(words)
+    assert main(["export", *words]) == 0
+    card = ModelCard((run.export / "README.md").read_text())
+    assert "| accuracy | not evaluated |" in card.text and card.data.eval_results is None
+    digest = hashlib.sha256(run.retrain_weights.read_bytes()).hexdigest()
+    measured = {"top1": 0.81, "top5": 0.97, "images": 100, "val": "/a/b/val", "sha256": digest}
+    update_summary(run, "evaluate", measured | {"sha256": "0" * 64})  # of another net
+    assert main(["export", *words]) == 0
+    assert "not evaluated" in (run.export / "README.md").read_text()
+    update_summary(run, "evaluate", measured)
+    assert main(["export", *words, "export.license=cc-by-4.0"]) == 0
+    card = ModelCard((run.export / "README.md").read_text())
+    assert "| top-1 / top-5 | 81.00% / 97.00% of 100 images |" in card.text and card.data.license == "cc-by-4.0"
+    assert [(r.dataset_name, r.metric_value) for r in card.data.eval_results] == [("b/val", 0.81), ("b/val", 0.97)]
+    assert "budget: 1.5e+05 to 4e+05 MACs" in card.text and "2 epochs in batches of 16" in card.text
+    assert str(Path(words[2].partition("=")[2]).parent) not in card.content  # of this machine only folder names
+
+
+def test_evaluate_then_export(words):
+    assert main(["evaluate", *words]) == 0
+    assert main(["export", *words]) == 0
+    run = run_of(words)
+    top1 = read_summary(run)["evaluate"]["top1"]
+    assert top1 > 0.5 and f"| {top1:.2%} / " in (run.export / "README.md").read_text()
+
+
+def test_twice_and_smaller(words):
+    words = [*words, f"export.model={run_of(words).retrain_model}", "run.name=blind", 'data.val=""']
+    run = RunDir(run_of(words).path.with_name("blind"))
+    assert main(["export", *words, "export.onnx=true", "export.int8=true"]) == 0
+    assert "its accuracy is not measured" in (run.export / "README.md").read_text()
+    assert set(read_summary(run)["export"]["checks"]["int8"]) == {"apart", "bytes"}
+    before = (run.export / "model.safetensors").read_bytes()
+    for _ in range(2):
+        assert main(["export", *words]) == 0
+        assert names(run.export) == PLAIN | TIMM
+        assert (run.export / "model.safetensors").read_bytes() == before
+    assert set(read_summary(run)["export"]["checks"]) == {"timm"}  # nothing is said of files that are gone
+    assert {path.name for path in run.path.iterdir()} >= {"export"} and not list(run.path.glob(".export*"))
+
+
+def test_another_folder_keeps_its_facts(words, digits, tmp_path, capsys):
+    other = tmp_path / "other"
+    write_model(learnt(UNLIKE, digits), other, Preprocess(28), "other", {"weights": "from elsewhere"})
+    assert main(["export", *words, f"export.model={other}"]) == 0
+    run, output = run_of(words), capsys.readouterr()
+    assert names(run.export) == PLAIN and "export: no timm/: timm's VisionTransformer has layers" in output.out
+    card = (run.export / "README.md").read_text()
+    assert "| weights | from elsewhere |" in card and "epochs" not in card and "| accuracy | not evaluated |" in card
+    assert (run.export / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert main(["export", *words, f"export.model={run.export}"]) == 0  # onto itself
+    assert (run.export / "README.md").read_text() == card
+    assert main(["export", *words, f"export.model={other}", "export.timm=false"]) == 0
+    assert "timm" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def refused(words: list[str], capsys) -> str:
+    capsys.readouterr()
+    assert main(["export", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_mistakes_are_one_line_and_leave_the_export_alone(words, tmp_path, capsys, monkeypatch):
+    run = run_of(words)
+    assert main(["export", *words]) == 0
+    before = {path: path.stat().st_mtime_ns for path in run.export.rglob("*")}
+    assert "int8 is made from the ONNX file" in refused([*words, "export.int8=true"], capsys)
+    assert "export.opset" in refused([*words, "export.opset=9"], capsys)
+    assert "/nowhere: not an exported model" in refused([*words, "export.model=/nowhere"], capsys)
+    assert "run the stage retrain first" in refused([*words, "run.name=fresh"], capsys)
+    both = ["export.onnx=true", "export.int8=true"]
+    data = json.loads((run.retrain_model / "preprocess.json").read_text())
+    write_json(run.retrain_model / "preprocess.json", data | {"classes": list("abcdefghij")})
+    assert "has other classes than" in refused([*words, *both], capsys)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert refused([*words, "export.onnx=true"], capsys).endswith(
+        "onnxscript: not installed; pip install -e '.[export]'"
+    )
+    assert {path: path.stat().st_mtime_ns for path in run.export.rglob("*")} == before
+    assert not list(run.path.glob(".export*"))
+
+
+def test_without_timm(words, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert main(["export", *words]) == 0
+    assert "export: timm/ is not checked: timm is not installed; pip install -e '.[export]'" in capsys.readouterr().out
+    run = run_of(words)
+    assert names(run.export) == PLAIN | TIMM and "not checked against it" in (run.export / "README.md").read_text()
+    assert read_summary(run)["export"]["checks"] == {}

@@ -1,0 +1,96 @@
+"""``predict``: what images show, by an exported model or its ONNX file, prepared as the evaluation prepares them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitas_ds.config import Data
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.models.exported import read_model, read_preprocess
+from vitas_ds.models.onnx_export import open_onnx
+from vitas_ds.spec import read_spec
+
+BATCH = 64
+
+
+def run(args: argparse.Namespace) -> int:
+    """``vitas predict MODEL IMAGE ... [--onnx] [--top N] [--json]``."""
+    model = args.model / "model.onnx" if args.onnx and args.model.suffix != ".onnx" else args.model
+    found = predict(model, args.images, args.top)
+    print(json.dumps(found, indent=1) if args.json else _lines(found))
+    return 0
+
+
+def predict(model: Path, files: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
+    """For each file ``{"file": ..., "predictions": [{"label", "class", "probability"}, ...]}``, likeliest first.
+
+    Args:
+        model: folder of an exported model, or an ``.onnx`` file in one.
+        top: classes named for an image.
+
+    Raises:
+        UserError: the model or a file cannot be read.
+    """
+    if top < 1:
+        raise UserError(f"--top {top}: must be 1 or above")
+    logits, names = classify(model, files)
+    ranked = logits.softmax(1).topk(min(top, len(names)))
+    return [
+        {
+            "file": os.fsencode(file).decode(errors="replace"),
+            "predictions": [
+                {"label": label, "class": names[label], "probability": probability}
+                for label, probability in zip(labels, probabilities, strict=True)
+            ],
+        }
+        for file, labels, probabilities in zip(files, ranked.indices.tolist(), ranked.values.tolist(), strict=True)
+    ]
+
+
+def classify(model: Path, files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
+    """Logits [files, classes] on the CPU, and the names of the classes; those of a model that has none are numbers.
+
+    Raises:
+        UserError: the model or a file cannot be read.
+    """
+    folder = model.parent if model.suffix == ".onnx" else model
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of an exported model")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: {'is a folder, not an image file' if file.is_dir() else 'no such file'}")
+    spec, preprocess = read_spec(folder / "spec.json"), read_preprocess(folder)
+    names = preprocess.classes or tuple(map(str, range(spec.num_classes)))
+    if len(names) != spec.num_classes:
+        raise UserError(f"{folder}: preprocess.json names {len(names)} classes, spec.json has {spec.num_classes}")
+    device = torch.device("cuda" if model is folder and torch.cuda.is_available() else "cpu")
+    net = read_model(folder).to(device) if model is folder else open_onnx(model)
+    images = ImageSet("", tuple(map(str, files)), np.zeros(len(files), np.int64), names)
+    data = preprocess.apply_to(Data())
+    try:
+        with torch.inference_mode():
+            batches = eval_batches(images, data, spec.image_size, BATCH, Ranks(0, 1, 0, device))
+            return torch.cat([net(batch.images).float().cpu() for batch in batches]), names
+    except UserError as error:  # its advice is for folders of training images
+        raise UserError(str(error).partition("; replace it")[0]) from None
+
+
+def _lines(found: list[dict[str, Any]]) -> str:
+    """A block for each image: its name, then a line for each class."""
+    blocks = []
+    for image in found:
+        rows = [f"  {100 * row['probability']:5.1f} %  {row['class']}" for row in image["predictions"]]
+        blocks.append("\n".join([image["file"], *rows]))
+    return "\n".join(blocks)
