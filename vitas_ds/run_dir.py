@@ -163,7 +163,7 @@ TRAINED = ("engine.precision",)
 FREE = {
     "supernet": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
     "retrain": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
-    "search": {"generations", "top_k"},
+    "search": {"generations", "top_k", "ranks_per_candidate", "baselines"},
 }
 
 

@@ -136,7 +136,7 @@ def _loop(
             batch = next(batches)
         lr = cosine_lr(training, progress.step, per_epoch)
         loss, norm = _step(task, config, ranks, engine, batch, progress.step, lr)
-        _count(task, progress, float(loss), norm, config)
+        _count(task, progress, float(loss), norm, engine.settling)
         progress.replaced += batch.replaced
         progress.step += 1
         if progress.step % training.log_every == 0 or progress.step == total:
@@ -166,11 +166,11 @@ def _step(
     return total, engine.step(task.used(step), lr)
 
 
-def _count(task: Task, progress: Progress, loss: float, norm: float, config: Config) -> None:
+def _count(task: Task, progress: Progress, loss: float, norm: float, settling: bool) -> None:
     """Add a step to the meters; stop where too many in a row were skipped. The norm is the same on all ranks."""
     progress.loss_sum += loss
     progress.loss_steps += 1
-    progress.nonfinite = 0 if math.isfinite(norm) else progress.nonfinite + 1
+    progress.nonfinite = 0 if math.isfinite(norm) or settling else progress.nonfinite + 1
     if progress.nonfinite >= task.training.max_nonfinite:
         raise UserError(
             f"{task.stage}: gradient not finite in {progress.nonfinite} steps in a row, the last step {progress.step}; "

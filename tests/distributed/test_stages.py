@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from digits import write_digits
-from launching import ROOT, begin, command, end, environment
+from launching import ROOT, environment, run_stage
 
 import vitas_ds
 from vitas_ds import config, genome
@@ -38,11 +38,8 @@ def words_of(folder: Path, *overrides: str) -> list[str]:
 
 
 def stage(name: str, folder: Path, *overrides: str, launcher: str = "deepspeed", ranks: int = 2) -> str:
-    """Run a stage to its good end; returns what it printed."""
-    start = command(launcher, ranks)
-    start += ["--log_level", "error", "--module"] if launcher == "deepspeed" else ["-m"]
-    words = [*start, "vitas_ds", name, *words_of(folder, *overrides)]
-    return end(begin(words, environment()), words, 180)
+    """Run a stage of the tests' recipe to its good end; returns what it printed."""
+    return run_stage(name, words_of(folder, *overrides), launcher, ranks)
 
 
 def alone(name: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 
 from launching import begin_task, launch
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[1]
+WORKER = ROOT / "tests" / "distributed" / "worker.py"
 BIN = Path(sys.executable).parent
 
 
@@ -89,3 +89,16 @@ def end(job: subprocess.Popen[str], words: list[str], limit: float) -> str:
         raise AssertionError(f"{' '.join(words)} took longer than {limit} s:\n{job.communicate()[0][-4000:]}") from None
     assert job.returncode == 0, f"{' '.join(words)} ended with {job.returncode}:\n{output[-6000:]}"
     return output
+
+
+def stage_words(name: str, words: list[str], launcher: str = "deepspeed", ranks: int = 2) -> list[str]:
+    """The command line of a stage under a launcher."""
+    start = command(launcher, ranks)
+    start += ["--log_level", "error", "--module"] if launcher == "deepspeed" else ["-m"]
+    return [*start, "vitas_ds", name, *words]
+
+
+def run_stage(name: str, words: list[str], launcher: str = "deepspeed", ranks: int = 2, limit: float = 240) -> str:
+    """Run a stage to its good end; returns what it printed."""
+    line = stage_words(name, words, launcher, ranks)
+    return end(begin(line, environment()), line, limit)
