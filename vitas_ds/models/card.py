@@ -52,8 +52,8 @@ def model_card(
 
 # {name}
 
-An image classifier: a vision transformer in the space of [ViTAS](https://arxiv.org/abs/2106.13700), written by
-vitas_ds.
+An image classifier: a vision transformer, written by vitas_ds, which implements
+[ViTAS](https://arxiv.org/abs/2106.13700).
 
 {_table(rows)}
 

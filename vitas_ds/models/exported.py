@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from vitas_ds.config import Data
@@ -49,11 +49,17 @@ def whole_folder(directory: Path) -> Iterator[Path]:
     """An empty folder beside ``directory`` that takes its name at the end of the block; on an error it goes away.
 
     What bore the name stays whole until then. A process that is killed leaves the old folder, the new one, or none.
+
+    Raises:
+        UserError: there is no place to write it.
     """
-    directory = Path(os.path.abspath(directory))
+    directory = Path(os.path.realpath(directory))
     aside, old = (directory.with_name(f".{directory.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror})") from None
     try:
         yield aside
         for path in (*aside.rglob("*"), aside):
@@ -86,10 +92,15 @@ def write_model(model: VisionTransformer, directory: Path, preprocess: Preproces
 def write_files(model: VisionTransformer, directory: Path, preprocess: Preprocess, facts: Facts) -> None:
     """Write an exported model's files but the card into an empty folder; tensors are float32."""
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(directory / "model.safetensors", tensors)
     write_json(directory / "spec.json", model.spec.to_dict())
     write_json(directory / "preprocess.json", asdict(preprocess))
     write_json(directory / "config.json", _hub_config(model.spec, preprocess, facts))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file that others may read as the umask says; ``save_file`` keeps it to the owner."""
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def _hub_config(spec: SubnetSpec, preprocess: Preprocess, facts: Facts) -> dict[str, Any]:
@@ -110,7 +121,7 @@ def read_model(directory: Path) -> VisionTransformer:
         raise UserError(f"{directory}: not an exported model: {weights.name} is missing")
     spec = read_spec(directory / "spec.json")
     try:
-        tensors = load_file(weights)
+        tensors = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: not a safetensors file, or a damaged one ({error})") from None
     with torch.device("meta"):  # names and shapes alone

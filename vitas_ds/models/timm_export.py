@@ -13,11 +13,10 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import Preprocess
+from vitas_ds.models.exported import Preprocess, write_tensors
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import write_json, write_text
 from vitas_ds.spec import LayerSpec
@@ -109,7 +108,7 @@ def write_timm(model: VisionTransformer, directory: Path, preprocess: Preprocess
     """
     net = to_timm(model)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(net.tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(directory / "model.safetensors", net.tensors)
     if net.plain:
         write_json(directory / "config.json", _hub_config(net, preprocess))
     write_text(directory / "README.md", f"# For timm 1.0\n\n```python\n{_recipe(net)}```\n")

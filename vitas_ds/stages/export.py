@@ -32,6 +32,7 @@ from vitas_ds.models.timm_export import build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_text
 
+TOPS = "top-1 / top-5"
 Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and numbers for summary.json
 
 
@@ -44,15 +45,14 @@ def run(config: Config) -> None:
         raise UserError(f"{folder.retrain_model}: is not there yet; run the stage retrain first")
     if config.export.onnx:
         onnx_export.require("onnx", "onnxscript", "onnxruntime")
-    if ranks.is_main:
+    if ranks.is_main:  # nobody waits for it: to measure int8 may take long
         _export(config, folder, source)
-    distributed.barrier()
 
 
 def _export(config: Config, folder: RunDir, source: Path) -> None:
     model, preprocess = read_model(source), read_preprocess(source)
     accuracy = _accuracy(read_summary(folder), source)
-    facts = (_own_facts(config) if config.export.model == "retrain" else read_facts(source)) | _measured(accuracy)
+    facts = _with_accuracy(_own_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
     with whole_folder(folder.export) as aside:
         write_files(model, aside, preprocess, facts)
         files, numbers = _timm(model, aside, preprocess) if config.export.timm else ({}, {})
@@ -91,11 +91,13 @@ def _accuracy(summary: dict[str, Any], source: Path) -> Accuracy | None:
     return Accuracy("/".join(Path(found["val"]).parts[-2:]), found["images"], found["top1"], found["top5"])
 
 
-def _measured(accuracy: Accuracy | None) -> Facts:
+def _with_accuracy(facts: Facts, accuracy: Accuracy | None) -> Facts:
+    """``facts`` with a row for the accuracy; those of another folder may have one from an earlier run."""
+    known = {name: value for name, value in facts.items() if name != "accuracy"}
     if accuracy is None:
-        return {"accuracy": "not evaluated"}
+        return known if TOPS in known else known | {"accuracy": "not evaluated"}
     shares = f"{accuracy.top1:.2%} / {accuracy.top5:.2%}"
-    return {"top-1 / top-5": f"{shares} of {accuracy.images:,} images", "validation images": accuracy.dataset}
+    return known | {TOPS: f"{shares} of {accuracy.images:,} images", "validation images": accuracy.dataset}
 
 
 def _timm(model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Found:
@@ -110,7 +112,7 @@ def _timm(model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Fou
         print("export: timm/ is not checked: timm is not installed; pip install -e '.[export]'")
         return {"`timm/`": "for timm 1.0; not checked against it"}, {}
     apart = onnx_export.check(model, build_timm(net), "timm/")
-    return {"`timm/`": f"for timm; logits of timm {version('timm')} differ by {apart:.1e}"}, {"timm": {"apart": apart}}
+    return {"`timm/`": f"for timm; logits of timm {version('timm')} differ by {apart:.1g}"}, {"timm": {"apart": apart}}
 
 
 def _graphs(config: Config, model: VisionTransformer, folder: Path) -> Found:
@@ -121,13 +123,13 @@ def _graphs(config: Config, model: VisionTransformer, folder: Path) -> Found:
     if program is not None and config.export.program:
         apart = onnx_export.check(model, onnx_export.write_program(program, folder / "model.pt2"), "model.pt2")
         what = f"`torch.export.load(...).module()`, written by torch {torch.__version__}"
-        lines["`model.pt2`"] = f"{what}; logits differ by {apart:.1e} from PyTorch's"
+        lines["`model.pt2`"] = f"{what}; logits differ by {apart:.1g} from PyTorch's"
         numbers["program"] = {"apart": apart}
     if program is not None and config.export.onnx:
         net = onnx_export.write_onnx(program, folder / "model.onnx", config.export.opset)
         apart = onnx_export.check(model, net, "model.onnx")
         what = f"float32, opset {config.export.opset}, images [batch, 3, {size}, {size}] to logits"
-        lines["`model.onnx`"] = f"{what}; those of onnxruntime {version('onnxruntime')} differ by {apart:.1e}"
+        lines["`model.onnx`"] = f"{what}; those of onnxruntime {version('onnxruntime')} differ by {apart:.1g}"
         numbers["onnx"] = {"apart": apart, "opset": config.export.opset}
     return lines, numbers
 
@@ -140,7 +142,7 @@ def _int8(config: Config, model: VisionTransformer, folder: Path, preprocess: Pr
     net = onnx_export.quantise(folder / "model.onnx", path)
     apart, _ = onnx_export.difference(model, net)
     numbers = {"apart": apart, "bytes": path.stat().st_size}
-    line = f"linear layers in int8, activations quantised as they come; logits differ by {apart:.1e}"
+    line = f"linear layers in int8, activations quantised as they come; logits differ by {apart:.1g}"
     if not config.data.val:
         print("export: the accuracy of model_int8.onnx is not measured: data.val is empty")
         return {"`model_int8.onnx`": f"{line}; its accuracy is not measured"}, {"int8": numbers}
@@ -154,6 +156,7 @@ def _compare(config: Config, model: VisionTransformer, net: Net, preprocess: Pre
     images = read_folder(config.data.val)
     if len(images.classes) != model.spec.num_classes or preprocess.classes not in ((), images.classes):
         raise UserError(f"data.val: {config.data.val} has other classes than {config.export.model} was trained on")
+    print(f"export: counting model_int8.onnx's hits on {len(images):,} images", flush=True)
     ranks = Ranks(0, 1, 0, torch.device("cpu"))  # rank 0 alone exports
     data, size = preprocess.apply_to(config.data), model.spec.image_size
     hits = {"top1": 0, "int8_top1": 0}

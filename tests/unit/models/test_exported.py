@@ -198,6 +198,18 @@ def test_folder_is_replaced_whole_or_stays(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["net"]
 
 
+def test_modes_and_places(folder, tmp_path):
+    """Files are readable as the umask allows; a link is followed; where nothing can be written is one line."""
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    (tmp_path / "probe").touch()
+    assert modes == {(tmp_path / "probe").stat().st_mode & 0o777}
+    (tmp_path / "link").symlink_to(folder)
+    write_model(make(replace(SPEC, num_classes=3)), tmp_path / "link", Preprocess(), "net", {})
+    assert (tmp_path / "link").is_symlink() and vitas_ds.load(folder).spec.num_classes == 3
+    with pytest.raises(UserError, match=r"probe/net: cannot be written"):
+        write_model(make(), tmp_path / "probe" / "net", Preprocess(), "net", {})
+
+
 def test_killed_process_leaves_the_old_folder(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code = (

@@ -159,8 +159,15 @@ def test_another_folder_keeps_its_facts(words, digits, tmp_path, capsys):
     card = (run.export / "README.md").read_text()
     assert "| weights | from elsewhere |" in card and "epochs" not in card and "| accuracy | not evaluated |" in card
     assert (run.export / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-    assert main(["export", *words, f"export.model={run.export}"]) == 0  # onto itself
-    assert (run.export / "README.md").read_text() == card
+    digest = hashlib.sha256((other / "model.safetensors").read_bytes()).hexdigest()
+    update_summary(run, "evaluate", {"top1": 0.5, "top5": 0.7, "images": 9, "val": "/v", "sha256": digest})
+    assert main(["export", *words, f"export.model={other}"]) == 0
+    update_summary(run, "evaluate", {"sha256": ""})
+    card = (run.export / "README.md").read_text()
+    assert "| top-1 / top-5 | 50.00% / 70.00% of 9 images |" in card and "not evaluated" not in card
+    card = ModelCard(card).text
+    assert main(["export", *words, f"export.model={run.export}"]) == 0  # onto itself: the facts stay
+    assert ModelCard((run.export / "README.md").read_text()).text == card
     assert main(["export", *words, f"export.model={other}", "export.timm=false"]) == 0
     assert "timm" not in capsys.readouterr().out.splitlines()[-1]
 
