@@ -38,7 +38,7 @@ class Run(Section):
 class Data(Section):
     """The images. ``train`` and ``val`` are ImageFolder trees; search images are held out of train."""
 
-    train: str = Field("", description="folder of the training images: one folder a class")
+    train: str = Field("", description="folder of the training images: one folder a class, or tar shards (WebDataset)")
     val: str = Field("", description="folder of the validation images; read by evaluate alone")
     search_per_class: int = Field(10, gt=0, description="training images of each class held out for the search")
     exclude: str | None = Field(None, description="file that lists images to leave out, one path a line (see scan)")
@@ -47,6 +47,9 @@ class Data(Section):
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from RGB in [0, 1]")
     std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB is divided by this")
     threads: int = Field(0, ge=0, description="decoding threads of a rank; 0: the rank's share of the cores")
+    cache: Literal["memory", "device", "file"] = Field(
+        "memory", description="decoded search images: in each rank's memory, on its device, or in a file ranks share"
+    )
     eval_batch_size: int = Field(256, gt=0, description="images a rank scores at once")
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from vitas_ds.config import Config, Training
 from vitas_ds.data.loader import Batch, train_batches
 from vitas_ds.data.mixing import mix
 from vitas_ds.data.order import steps_per_epoch
-from vitas_ds.data.sources import ImageSet
+from vitas_ds.data.picture import grid
+from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed import Ranks
 from vitas_ds.engine import Engine
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.optimizer import cosine_lr
+from vitas_ds.progress import Progress, progress_of, state_of
 from vitas_ds.run_dir import RunDir
 from vitas_ds.tracking import Tracker, open_tracker
 
@@ -66,38 +68,6 @@ def total_steps(training: Training, images: int) -> tuple[int, int]:
     return per_epoch, per_epoch * training.epochs
 
 
-@dataclass
-class Progress:
-    """Where a training is: what a checkpoint keeps beside weights and optimizer."""
-
-    step: int = 0
-    seconds: float = 0.0  # spent in this stage, over all starts
-    loss_sum: float = 0.0  # of this rank, since the last record
-    loss_steps: int = 0
-    loss: float = float("nan")  # mean over ranks of the last record
-    nonfinite: int = 0  # skipped steps in a row
-    replaced: int = 0  # unreadable images that others stood in for, on this rank
-
-
-PER_RANK = ("loss_sum", "replaced")
-
-
-def _state_of(progress: Progress) -> dict[str, Any]:
-    """What a checkpoint keeps: a list of all ranks' values where they differ."""
-    return asdict(progress) | {name: distributed.gather(getattr(progress, name)) for name in PER_RANK}
-
-
-def _progress_of(state: dict[str, Any], ranks: Ranks) -> Progress:
-    """This rank's part of ``_state_of``; with another number of ranks, rank 0 takes on all that was counted."""
-    mine = {}
-    for name in PER_RANK:
-        values = state[name]
-        mine[name] = values[ranks.rank] if len(values) == ranks.world_size else sum(values) * ranks.is_main
-    if len(state["loss_sum"]) != ranks.world_size:  # a sum of losses counts each rank once
-        mine["loss_sum"] *= ranks.world_size / len(state["loss_sum"])
-    return Progress(**{**state, **mine})
-
-
 def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, Any]:
     """Train to the last epoch, from the newest good checkpoint on; returns the stage's headline numbers.
 
@@ -110,7 +80,8 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
     engine = Engine(task.model, task.units, config.engine, training, ranks)
     newest = checkpoint.newest(task.checkpoints)
     saved = checkpoint.load(engine, newest) if newest else None
-    progress = _progress_of(saved, ranks) if saved else Progress()
+    files = fingerprint(task.images)
+    progress = progress_of(saved, ranks, files) if saved else Progress(files=files)
     with open_tracker(config, run, task.stage, ranks.is_main, total=total, start_step=progress.step) as tracker:
         if saved:
             tracker.say(f"{task.stage}: going on from step {progress.step} of {total}")
@@ -118,6 +89,8 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
             task.images, config.data, training.augment, config.space.image_size,
             training.batch_size // ranks.world_size, config.run.seed, progress.step, ranks,
         )  # fmt: skip
+        if ranks.is_main and not saved:
+            batches = _pictured(batches, task, config, tracker)
         with _sigterm() as asked:
             _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, asked)
         numbers = {"steps": total, "epochs": training.epochs, "loss": progress.loss, "seconds": round(progress.seconds)}
@@ -144,10 +117,22 @@ def _loop(
         progress.seconds, last = progress.seconds + clock() - last, clock()
         stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
         if stop or due or progress.step % training.save_every == 0 or progress.step == total:
-            checkpoint.save(engine, task.checkpoints, progress.step, _state_of(progress), keep=training.keep)
+            checkpoint.save(engine, task.checkpoints, progress.step, state_of(progress), keep=training.keep)
             last_saved = clock()
         if stop and progress.step < total:
             raise Preempted(f"stopped after step {progress.step} of {total}, which is saved; start it again to go on")
+
+
+def _pictured(batches: Iterator[Batch], task: Task, config: Config, tracker: Tracker) -> Iterator[Batch]:
+    """The batches; of the first one, a picture of what the network sees is left beside the checkpoints."""
+    batch = next(batches)
+    mixed = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, config.run.seed, 0, 0)
+    path = task.checkpoints.parent / "images.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(mixed[0][:32], mixed[1][:32], task.images.classes, path, config.data)
+    tracker.image("images", path)
+    yield batch
+    yield from batches
 
 
 def _step(

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-
 from launching import begin_task, launch
 
 STEPS = "12"

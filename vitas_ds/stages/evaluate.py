@@ -11,6 +11,7 @@ from torch import nn
 from vitas_ds import distributed
 from vitas_ds.config import Config
 from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.picture import grid
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
@@ -59,6 +60,10 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     with open_tracker(config, folder, "evaluate", ranks.is_main, total=len(images)) as tracker:
         counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # images, top-1 hits, top-5 hits
         for batch in eval_batches(images, data, size, config.data.eval_batch_size, ranks):
+            if ranks.is_main and counts[0] == 0:
+                picture = folder.path / "evaluation_images.png"
+                grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
+                tracker.image("images", picture)
             with torch.inference_mode():
                 ranked = net(batch.images).topk(min(5, model.spec.num_classes)).indices
             hits = ranked == batch.labels[:, None]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vitas_ds import checkpoint, distributed
 from vitas_ds.config import Config
-from vitas_ds.data.loader import decode_all, normalise
+from vitas_ds.data.cache import decoded
+from vitas_ds.data.loader import normalise
 from vitas_ds.data.sources import ImageSet, fingerprint, hold_out, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
@@ -85,7 +86,7 @@ def _search(
     config: Config, folder: RunDir, ranks: Ranks, supernet: Supernet, digest: str, images: ImageSet, tracker: Tracker
 ) -> dict[str, Any]:
     cfg, seed = config.search, config.run.seed
-    pixels = decode_all(images, config.data, config.space.image_size, ranks)
+    pixels = decoded(images, config.data, config.space.image_size, ranks, folder.search)
     used, full = (_scorer(config, ranks, supernet, images, pixels, count) for count in (cfg.images, 0))
     scoring = _scoring(config, digest, images)
     ledger = open_ledger(folder.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)

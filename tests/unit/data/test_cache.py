@@ -1,0 +1,37 @@
+"""The cache of decoded search images is the direct path bit for bit, wherever it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from digits import write_digits
+
+from vitas_ds.config import Data
+from vitas_ds.data.cache import decoded
+from vitas_ds.data.loader import eval_batches, normalise
+from vitas_ds.data.sources import read_folder
+from vitas_ds.distributed import Ranks
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("where", ["memory", "device", "file"])
+def test_cached_images_are_the_direct_paths(tmp_path: Path, where: str) -> None:
+    images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
+    data = Data(resize=28, eval_batch_size=7, threads=1, cache=where)
+    pixels = decoded(images, data, 28, ALONE, tmp_path)
+    direct = torch.cat([batch.images for batch in eval_batches(images, data, 28, 7, ALONE)])
+    assert torch.equal(normalise(pixels, data), direct)
+
+
+def test_the_file_is_made_once_and_whole(tmp_path: Path) -> None:
+    images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
+    data = Data(resize=28, eval_batch_size=7, threads=1, cache="file")
+    first = decoded(images, data, 28, ALONE, tmp_path / "cache")
+    files = list((tmp_path / "cache").iterdir())
+    assert [f.stat().st_size for f in files] == [20 * 3 * 28 * 28]
+    before = files[0].stat().st_mtime_ns
+    assert torch.equal(decoded(images, data, 28, ALONE, tmp_path / "cache"), first)
+    assert files[0].stat().st_mtime_ns == before
