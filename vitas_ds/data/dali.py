@@ -159,9 +159,7 @@ def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, devic
         return fn.transpose(image, perm=[2, 0, 1])
     mirror = 0 if recipe.augment is None else inputs["flip"]
     mean, std = [255 * x for x in recipe.mean], [255 * x for x in recipe.std]
-    return fn.crop_mirror_normalize(
-        image, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW"
-    )
+    return fn.crop_mirror_normalize(image, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW")
 
 
 @do_not_convert
@@ -190,9 +188,7 @@ def _centre(encoded: Any, recipe: Recipe, device: str) -> Any:
     shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
     short = fn.reductions.min(shape[0:2])
     height, width = recipe.resize * shape[0] // short, recipe.resize * shape[1] // short
-    image = fn.decoders.image(
-        encoded, device=_decode_device(device), output_type=types.RGB, adjust_orientation=False
-    )
+    image = fn.decoders.image(encoded, device=_decode_device(device), output_type=types.RGB, adjust_orientation=False)
     size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
     # the filter reaches 2 pixels, of the output where it shrinks and of the source where it grows
     margin = (recipe.resize - recipe.image_size) // 2

@@ -115,9 +115,7 @@ def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, 
     with torch.no_grad():
         for weight, value in zip(supernet.parameters(), saved, strict=True):
             weight.copy_(value)
-    return {
-        name: piece.reshape(p.shape) for (name, p), piece in zip(supernet.named_parameters(), pieces, strict=True)
-    }
+    return {name: piece.reshape(p.shape) for (name, p), piece in zip(supernet.named_parameters(), pieces, strict=True)}
 
 
 @settings(max_examples=60, deadline=None)
