@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from vitas_ds.errors import Preempted, UserError
+from vitas_ds import voice
+from vitas_ds.errors import Preempted, RankLost, UserError
 
 STAGES = {
     "train-supernet": "train the weight-sharing supernet, one sampled net a step",
@@ -99,7 +100,10 @@ def run_tool(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 a finding, 2 the user's mistake, 75 stopped, start again."""
+    """Run a command; returns its exit status.
+
+    0 done, 1 a finding, 2 the user's mistake, 69 a rank or node was lost, 75 told to stop (both: start it again).
+    """
     top = parser()
     words = sys.argv[1:] if argv is None else argv
     args = top.parse_args([word for word in words if not word.startswith("--local_rank=")])  # deepspeed adds it
@@ -116,20 +120,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return runner(args)
     except UserError as error:
-        if _is_main():
-            print(f"vitas {args.command}: {error}", file=sys.stderr)
+        voice.say(f"vitas {args.command}: {error}")
         return 2
     except Preempted as error:
-        if _is_main():
-            print(f"vitas {args.command}: {error}", file=sys.stderr)
+        voice.say(f"vitas {args.command}: {error}")
         return 75
+    except RankLost:
+        return RankLost.STATUS
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _one_line(
@@ -137,7 +137,7 @@ def _one_line(
     file: TextIO | None = None, line: str | None = None,
 ) -> None:  # fmt: skip
     """A warning of this project is a line on rank 0; those of libraries are theirs to give in their own form."""
-    if _is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
+    if voice.is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
         print(f"warning: {message}", file=sys.stderr)
 
 

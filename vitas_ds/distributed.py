@@ -152,6 +152,14 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Whether this is what a collective raises when another rank died, or did not answer in time."""
+    words = ("gloo", "NCCL", "Connection closed by peer", "Timed out waiting")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 _leave: list[Callable[[], None]] = []
 
 

@@ -27,3 +27,9 @@ def first_error(error: Any) -> str:
 
 class Preempted(Exception):
     """The job was asked to stop and has saved what it has; the command line exits with status 75 (start it again)."""
+
+
+class RankLost(Exception):
+    """Another rank died or hangs, so this one ends as well. The line was printed where the failure was noticed."""
+
+    STATUS = 69

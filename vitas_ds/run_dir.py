@@ -6,6 +6,7 @@
       metrics.jsonl               one object a line: stage, step, time, values (tracking.py)
       summary.json                per stage its headline numbers
       wandb_ids.json, wandb/      W&B's run id of each stage, and its files
+      life/                       each rank's last sign of life (watchdog.py)
       supernet/
         checkpoints/              ZeRO checkpoints to resume from
         weights.safetensors       the trained supernet, consolidated
@@ -81,6 +82,11 @@ class RunDir:
     def wandb_ids(self) -> Path:
         """W&B's run id of each stage."""
         return self.path / "wandb_ids.json"
+
+    @property
+    def life(self) -> Path:
+        """The ranks' signs of life."""
+        return self.path / "life"
 
     @property
     def supernet(self) -> Path:

@@ -34,6 +34,7 @@ from vitas_ds.optimizer import cosine_lr
 from vitas_ds.progress import Progress, progress_of, state_of
 from vitas_ds.run_dir import RunDir
 from vitas_ds.tracking import Tracker, open_tracker
+from vitas_ds.watchdog import Watchdog
 
 LOOK_EVERY = 10  # steps between agreements of the ranks to stop or to save by the clock, which cost a reduction
 Losses = Callable[[Callable[..., Tensor], Tensor, Tensor, int], Iterator[Tensor]]
@@ -73,8 +74,16 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
 
     Raises:
         Preempted: SIGTERM came; all is saved.
+        RankLost: another rank died; its line is printed. (One that hangs ends this process, see watchdog.py.)
         UserError: gradients stay non-finite, or a checkpoint does not fit.
     """
+    with _sigterm() as asked, Watchdog(run.life, task.stage, ranks, config.run.timeout) as watch:
+        return _train(task, config, run, ranks, watch, asked)
+
+
+def _train(
+    task: Task, config: Config, run: RunDir, ranks: Ranks, watch: Watchdog, asked: threading.Event
+) -> dict[str, Any]:
     training = task.training
     per_epoch, total = total_steps(training, len(task.images))
     engine = Engine(task.model, task.units, config.engine, training, ranks)
@@ -91,8 +100,7 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
         )  # fmt: skip
         if ranks.is_main and not saved:
             batches = _pictured(batches, task, config, tracker)
-        with _sigterm() as asked:
-            _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, asked)
+        _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, watch, asked)
         numbers = {"steps": total, "epochs": training.epochs, "loss": progress.loss, "seconds": round(progress.seconds)}
         tracker.summary(numbers)
     return numbers
@@ -100,13 +108,15 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
 
 def _loop(
     task: Task, config: Config, ranks: Ranks, engine: Engine, tracker: Tracker, progress: Progress,
-    batches: Iterator[Batch], per_epoch: int, total: int, asked: threading.Event,
+    batches: Iterator[Batch], per_epoch: int, total: int, watch: Watchdog, asked: threading.Event,
 ) -> None:  # fmt: skip
     training, clock = task.training, time.monotonic
     last = last_saved = clock()
     while progress.step < total:
+        watch.at(progress.step + 1, "waiting for data")
         with tracker.waiting():
             batch = next(batches)
+        watch.at(progress.step + 1, "computing")
         lr = cosine_lr(training, progress.step, per_epoch)
         loss, norm = _step(task, config, ranks, engine, batch, progress.step, lr)
         _count(task, progress, float(loss), norm, engine.settling)
@@ -117,6 +127,7 @@ def _loop(
         progress.seconds, last = progress.seconds + clock() - last, clock()
         stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
         if stop or due or progress.step % training.save_every == 0 or progress.step == total:
+            watch.at(progress.step, "saving")
             checkpoint.save(engine, task.checkpoints, progress.step, state_of(progress), keep=training.keep)
             last_saved = clock()
         if stop and progress.step < total:

@@ -1,0 +1,74 @@
+"""Who is blamed, from signs of life as ranks leave them; real processes are in tests/faults/test_hang.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitas_ds import voice
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import Preempted, UserError
+from vitas_ds.watchdog import Sign, Watchdog
+
+SIGN = Sign(0, "elsewhere", "", 1, step=7, phase="computing", moves=15, beat=100)
+
+
+def blame(*pairs: tuple[Sign, Sign]) -> str:
+    """The line of rank 0 for two readings of each rank's sign."""
+    watch = Watchdog(Path("nowhere"), "train-supernet", Ranks(0, len(pairs), 0, torch.device("cpu")), 60)
+    watch.at(8, "computing")
+    before, now = ({pair[i].rank: pair[i] for pair in pairs} for i in (0, 1))
+    return watch._blame(before, now)[0]
+
+
+def sign(rank: int, beats: int = 3, **changes: object) -> tuple[Sign, Sign]:
+    first = replace(SIGN, rank=rank)
+    return first, replace(first, beat=100 + beats, **changes)  # type: ignore[arg-type]
+
+
+def test_blame_goes_to_who_ended_then_who_died_then_who_is_silent_then_who_is_behind() -> None:
+    late, silent, failed = sign(1, moves=14, phase="waiting for data"), sign(2, beats=0), sign(3, ended="bad.jpg: bad")
+    assert "rank 3 (host elsewhere, process 1) ended while computing, step 7: bad.jpg: bad" in blame(
+        sign(0), late, silent, failed
+    )
+    assert "rank 2 (host elsewhere, process 1) gives no sign of life" in blame(sign(0), late, silent)
+    assert "rank 0 missed it while computing, step 8" in blame(sign(0), late, silent)
+    assert "rank 1 (host elsewhere, process 1) hangs: waiting for data, step 7" in blame(sign(0), late, sign(2))
+    assert "all ranks hang, though they are alive: computing, step 7" in blame(sign(0), sign(1))
+    assert "rank 1" not in blame(sign(0), sign(1, beats=0, ended=""), silent)  # it followed another one
+
+
+def test_a_process_that_is_gone(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    watch = Watchdog(tmp_path, "retrain", Ranks(0, 2, 0, torch.device("cpu")), 60)
+    other = replace(watch._sign, rank=1, pid=gone.pid)
+    assert "rank 1" in (line := watch._blame({}, {0: watch._sign, 1: other})[0]) and "died" in line
+    living = watch._blame({}, {0: watch._sign, 1: replace(other, pid=os.getpid())})[0]
+    assert "died" not in living
+
+
+def test_signs_are_left_and_one_rank_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    (tmp_path / "said").write_text("")
+    with pytest.raises(UserError), Watchdog(tmp_path, "retrain", ranks, 60) as watch:
+        watch.at(3, "saving")
+        raise UserError("no room\nat all")
+    left = json.loads((tmp_path / "rank-00000.json").read_text())
+    assert (left["step"], left["phase"], left["ended"]) == (3, "saving", "no room")
+    assert set(left) == set(asdict(SIGN))
+    assert voice.say("first") and not voice.say("second")
+    assert capsys.readouterr().err == "first\n"
+    with pytest.raises(Preempted), Watchdog(tmp_path, "retrain", ranks, 60):
+        raise Preempted
+    assert json.loads((tmp_path / "rank-00000.json").read_text())["ended"] == ""
+    with Watchdog(tmp_path, "retrain", ranks, 60):
+        pass
+    assert voice.say("rank 0 speaks where no watchdog is") and voice.say("each time")

@@ -1,0 +1,221 @@
+"""A rank that hangs or dies ends the job, with one line that says which rank it was, and where it stood.
+
+Ranks of a training wait for each other many times a step, so that one that stands still (a stalled disk, a stopped
+process, a lost node) holds up all, and one that dies breaks a connection somewhere else. Each rank writes a sign of
+life into a file of the run's folder, from a thread of its own; nobody reads these files unless something is wrong:
+
+    runs/NAME/life/rank-00000.json ...  last sign of life: step, what it was doing, and a beat that goes on
+                   rank-00000.txt ...   traceback of a rank that lost another one
+                   said                 there once a rank has spoken
+
+``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from vitas_ds import distributed, voice
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import Preempted, RankLost
+
+SIZE = 4096  # bytes of a file, whatever is in it
+LOOKS = 3  # beats that a rank may miss before it counts as silent
+AGAIN = "started again, the run goes on from its last checkpoint"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A rank's sign of life. ``moves`` counts its calls of ``at``; ``ended`` is why it ended ("": no fault of its)."""
+
+    rank: int
+    host: str
+    space: str  # process ids are comparable where host and space are the same
+    pid: int
+    step: int = 0
+    phase: str = "starting"
+    moves: int = 0
+    beat: int = 0
+    ended: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Which process."""
+        return f"rank {self.rank} (host {self.host}, process {self.pid})"
+
+    @property
+    def place(self) -> str:
+        """Where in the training."""
+        return f"{self.phase}, step {self.step}" if self.step else self.phase
+
+
+class Watchdog:
+    """Watches over the ranks while it is entered.
+
+    Args:
+        folder: where the signs are written; what an earlier start left there is removed.
+        stage: begins the line.
+        timeout: seconds without progress after which the job ends (``run.timeout``).
+    """
+
+    def __init__(self, folder: Path, stage: str, ranks: Ranks, timeout: float) -> None:
+        self.folder, self.stage, self.ranks, self.timeout = folder, stage, ranks, timeout
+        self.beat = min(5.0, timeout / 20)
+        self._sign = Sign(ranks.rank, platform.node(), _pid_space(), os.getpid())
+        self._since = time.monotonic()
+        self._beats = 0
+        self._done, self._verdict, self._writing = threading.Event(), threading.Lock(), threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def at(self, step: int, phase: str) -> None:
+        """This rank has got to ``phase`` of ``step`` (from 1; 0: before the first). It costs nothing."""
+        self._sign = replace(self._sign, step=step, phase=phase, moves=self._sign.moves + 1)
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Watchdog:
+        distributed.from_main(lambda: _fresh(self.folder))
+        voice.share(self.folder / "said")
+        self._write()
+        distributed.barrier()
+        self._since = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Tell the others why this rank ends.
+
+        Raises:
+            RankLost: it ends because another rank did; the line was printed.
+        """
+        if error is not None and distributed.lost_peer(error):
+            with self._verdict:
+                line, culprits = self._judge(patient=False)
+                with suppress(OSError):
+                    (self.folder / f"rank-{self.ranks.rank:05d}.txt").write_text(traceback.format_exc())
+                self._leave("")
+                self._say(line, culprits)
+            raise RankLost(line) from error
+        if error is None:
+            self._leave("")
+            voice.share(None)
+        else:
+            reason = str(error).splitlines() or [type(error).__name__]
+            self._leave("" if isinstance(error, Preempted) else reason[0][:400])
+
+    def _leave(self, reason: str) -> None:
+        self._done.set()
+        self._sign = replace(self._sign, ended=reason)
+        self._write()
+
+    def _watch(self) -> None:
+        """The thread: beat, and look at the others when this rank does not get on."""
+        while not self._done.wait(self.beat):
+            self._write()
+            if time.monotonic() - self._since < self.timeout - (LOOKS + 1) * self.beat:
+                continue
+            moves = self._sign.moves
+            line, culprits = self._judge(patient=True)
+            with self._verdict:
+                if not self._done.is_set() and self._sign.moves == moves:
+                    self._say(line, culprits)
+                    sys.stdout.flush()
+                    os._exit(RankLost.STATUS)  # the main thread is inside a call that does not come back
+
+    def _judge(self, patient: bool) -> tuple[str, list[Sign]]:
+        """Who is to blame. Not ``patient``: some rank is known to be gone, and if its end is seen that will do."""
+        before = self._read()
+        for _ in range(LOOKS):
+            if not patient and any(sign.ended or self._is_dead(sign) for sign in self._read().values()):
+                break
+            time.sleep(self.beat)
+            self._write()
+        return self._blame(before, self._read())
+
+    def _blame(self, before: dict[int, Sign], now: dict[int, Sign]) -> tuple[str, list[Sign]]:
+        """The line, and the ranks that it blames; ``before`` was read some beats before ``now``."""
+        others = [sign for sign in now.values() if sign.rank != self.ranks.rank and sign.ended != ""]
+        here = f"rank {self.ranks.rank} missed it while {self._sign.place}"  # their own last sign may be a beat old
+        if failed := [sign for sign in others if sign.ended]:
+            return f"{failed[0].name} ended while {failed[0].place}: {failed[0].ended}; {AGAIN}", failed
+        if dead := [sign for sign in others if self._is_dead(sign)]:
+            return f"{_names(dead)} died without a word (killed? out of memory?); {here}; {AGAIN}", dead
+        if silent := [sign for sign in others if sign.rank in before and before[sign.rank].beat == sign.beat]:
+            return f"{_names(silent)} gives no sign of life: stopped, or its node is lost; {here}; {AGAIN}", silent
+        alive = [sign for sign in now.values() if sign.ended is None]
+        slow = [sign for sign in alive if sign.moves == min(other.moves for other in alive)]
+        stuck = f"{slow[0].place} for run.timeout = {self.timeout:g} s"
+        if len(slow) < len(alive) or len(alive) == 1:
+            return f"{_names(slow)} hangs: {stuck}; {AGAIN}", slow
+        return f"all ranks hang, though they are alive: {stuck}; {AGAIN}", []
+
+    def _say(self, line: str, culprits: list[Sign]) -> None:
+        """Say it, and end stopped ranks that our launcher started too: it asks them to end, and waits long for that."""
+        voice.say(f"vitas {self.stage}: {line}")
+        for sign in culprits:
+            if sign.rank != self.ranks.rank and self._is_near(sign) and _process(sign.pid)[1] == str(os.getppid()):
+                with suppress(OSError):
+                    os.kill(sign.pid, signal.SIGKILL)
+
+    def _is_dead(self, sign: Sign) -> bool:
+        return self._is_near(sign) and _process(sign.pid)[0] in ("", "Z")
+
+    def _is_near(self, sign: Sign) -> bool:
+        return (sign.host, sign.space) == (self._sign.host, self._sign.space)
+
+    def _write(self) -> None:
+        """Over the old sign, in place: a file that is renamed may stay unseen on other nodes for a while."""
+        with self._writing, suppress(OSError):  # a full disk is not a reason to end
+            self._beats += 1
+            text = json.dumps(asdict(self._sign) | {"beat": self._beats}).encode().ljust(SIZE)
+            handle = os.open(self._path(self.ranks.rank), os.O_WRONLY | os.O_CREAT)
+            try:
+                os.write(handle, text)
+            finally:
+                os.close(handle)
+
+    def _read(self) -> dict[int, Sign]:
+        signs = {}
+        for rank in range(self.ranks.world_size):
+            with suppress(OSError, ValueError, TypeError):
+                signs[rank] = Sign(**json.loads(self._path(rank).read_text()))
+        return signs
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.json"
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _names(signs: list[Sign]) -> str:
+    return ", ".join(sign.name for sign in signs[:4]) + (f" and {len(signs) - 4} more" if len(signs) > 4 else "")
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """State and parent of a process, as /proc says; empty if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[1]
+    except OSError:
+        return "", ""
