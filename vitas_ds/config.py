@@ -7,6 +7,7 @@ learning rate, clipping and precision live here and are put into the DeepSpeed J
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,11 +146,18 @@ class Supernet(Training):
     budget: tuple[float, float] | None = Field(
         None, description="MACs that sampled nets should average to; fits the identity probability; null: search.macs"
     )
+    throughput: tuple[float, float] | None = Field(
+        None, description="the same in images a second, measured as search.latency_* say; instead of budget"
+    )
 
     @model_validator(mode="after")
     def _check_supernet(self) -> Supernet:
         if self.budget is not None and not 0 <= self.budget[0] < self.budget[1]:
             raise ValueError(f"budget must be a smaller and a larger number (given: {list(self.budget)})")
+        if self.throughput is not None and not 0 < self.throughput[0] < self.throughput[1]:
+            raise ValueError(f"throughput must be two rising numbers above 0 (given: {list(self.throughput)})")
+        if self.throughput is not None and self.budget is not None:
+            raise ValueError("budget and throughput fit the same identity probability: give one of them")
         return self
 
 
@@ -163,7 +171,18 @@ class Search(Section):
     vitas_flops: tuple[float, float] | None = Field(None, description="the same in the first release's FLOPs")
     params: tuple[float, float] | None = Field(None, description="the same in parameters")
     activations: tuple[float, float] | None = Field(None, description="the same in bytes that training an image keeps")
-    objectives: tuple[Literal["macs", "params"], ...] = Field((), description="nsga2: costs to lower as well")
+    latency: tuple[float, float] | None = Field(
+        None, description="shortest and longest seconds of a batch on this device, predicted from measured nets"
+    )
+    throughput: tuple[float, float] | None = Field(None, description="the same in images a second")
+    latency_batch: int = Field(32, gt=0, description="images of the batch whose latency is measured")
+    latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="arithmetic of the measured nets; null: engine.precision"
+    )
+    latency_nets: int = Field(48, ge=12, description="nets measured for the prediction; a quarter of them test it")
+    objectives: tuple[Literal["macs", "vitas_flops", "params", "activations", "latency"], ...] = Field(
+        (), description="nsga2: costs to lower as well"
+    )
     crossover_prob: float = Field(0.9, ge=0, le=1, description="two-point crossover")
     mutation_eta: float = Field(3.0, gt=0, description="polynomial mutation's eta (3: the first release)")
     top_k: int = Field(5, gt=0, description="nets scored again on all search images at the end")
@@ -178,16 +197,36 @@ class Search(Section):
         0.0, ge=0, lt=1, description="confidence at which hopeless candidates are dropped early, e.g. 0.95; 0: off"
     )
     baselines: bool = Field(False, description="score random search and uniform nets inside the budget too")
+    predictor: float = Field(
+        0.0, ge=0, lt=1, description="a regressor on the scores proposes half of each generation while its rank "
+        "correlation on held-out nets is at least this; 0: off",
+    )  # fmt: skip
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are taken over")
     checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
 
     @model_validator(mode="after")
     def _check(self) -> Search:
-        for name in ("macs", "vitas_flops", "params", "activations"):
+        for name in ("macs", "vitas_flops", "params", "activations", "latency", "throughput"):
             pair = getattr(self, name)
             if pair is not None and not 0 <= pair[0] < pair[1]:
                 raise ValueError(f"{name} must be a smaller and a larger number (given: {list(pair)})")
+        if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
+            raise ValueError("latency and throughput exclude each other: no net has both")
         return self
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Shortest and longest latency of a batch that ``latency`` and ``throughput`` allow; None: any."""
+        slow, fast = self.throughput or (0.0, 0.0)
+        ranges = [self.latency] if self.latency else []
+        if self.throughput:
+            ranges.append((self.latency_batch / fast, self.latency_batch / slow if slow else math.inf))
+        return (max(low for low, _ in ranges), min(high for _, high in ranges)) if ranges else None
+
+    @property
+    def timed(self) -> bool:
+        """Whether candidates are judged by their latency too, which has to be measured first."""
+        return self.seconds is not None or (self.algorithm == "nsga2" and "latency" in self.objectives)
 
 
 class Retrain(Training):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 
 from vitas_ds import cost, genome
-from vitas_ds.space import SearchSpace
+from vitas_ds.space import Columns, SearchSpace
 from vitas_ds.spec import SubnetSpec
 
 STREAM = 0x5A3  # keeps these draws apart from other uses of the run's seed
@@ -24,14 +26,25 @@ def draw(space: SearchSpace, seed: int, step: int, identity_prob: float | None =
     return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
 
 
-def mean_macs(space: SearchSpace, identity_prob: float | None, count: int = 4096) -> float:
-    """Mean exact MACs of ``count`` random nets, always the same draws: it never rises with the probability."""
+@dataclass(frozen=True)
+class Price:
+    """What random nets cost: a number for each net of a table, which no layer lowers, and how it is said."""
+
+    of: Callable[[Columns], np.ndarray]
+    said: Callable[[float], str]
+
+
+MACS = Price(cost.macs, lambda value: f"{value / 1e9:.3f}G MACs")
+
+
+def mean_price(space: SearchSpace, identity_prob: float | None, price: Price = MACS, count: int = 4096) -> float:
+    """Mean price of ``count`` random nets, always the same draws: it never rises with the probability."""
     nets = genome.sample(space, np.random.default_rng([STREAM, count]), count, identity_prob)
-    return float(cost.macs(genome.columns(space, nets)).mean())
+    return float(price.of(genome.columns(space, nets)).mean())
 
 
-def fit_identity_prob(space: SearchSpace, low: float, high: float) -> float:
-    """The identity probability at which random nets cost (low + high) / 2 MACs on average.
+def fit_identity_prob(space: SearchSpace, low: float, high: float, price: Price = MACS) -> float:
+    """The identity probability at which random nets cost (low + high) / 2 on average, in MACs or another price.
 
     The first release steps by 0.01 until the mean is inside; this is a root finder on common random numbers. Where
     no probability reaches the middle, the nearest one (0 or 0.99) is returned with a warning that tells the mean it
@@ -39,19 +52,21 @@ def fit_identity_prob(space: SearchSpace, low: float, high: float) -> float:
     """
     middle = (low + high) / 2
     if not space.identity:
-        _warn_outside(mean_macs(space, 0.0), low, high, "the space has no identity, so that nothing can be fitted")
+        reached = mean_price(space, 0.0, price)
+        _warn_outside(reached, low, high, price, "the space has no identity, so that nothing can be fitted")
         return 0.0
-    for bound, reached in ((0.0, mean_macs(space, 0.0)), (MOST_IDENTITY, mean_macs(space, MOST_IDENTITY))):
+    for bound in (0.0, MOST_IDENTITY):
+        reached = mean_price(space, bound, price)
         if (reached <= middle) if bound == 0 else (reached >= middle):
-            _warn_outside(reached, low, high, f"identity probability {bound:g} comes nearest")
+            _warn_outside(reached, low, high, price, f"identity probability {bound:g} comes nearest")
             return bound
-    return float(brentq(lambda p: mean_macs(space, p) - middle, 0.0, MOST_IDENTITY, xtol=1e-4))
+    return float(brentq(lambda p: mean_price(space, p, price) - middle, 0.0, MOST_IDENTITY, xtol=1e-4))
 
 
-def _warn_outside(reached: float, low: float, high: float, why: str) -> None:
+def _warn_outside(reached: float, low: float, high: float, price: Price, why: str) -> None:
     if not low <= reached <= high:
         warnings.warn(
-            f"random nets cost {reached / 1e9:.3f}G MACs on average, outside the budget "
-            f"[{low / 1e9:.3f}G, {high / 1e9:.3f}G]: {why}",
+            f"random nets cost {price.said(reached)} on average, outside the budget "
+            f"[{price.said(low)}, {price.said(high)}]: {why}",
             stacklevel=3,
         )

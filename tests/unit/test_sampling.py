@@ -5,7 +5,7 @@ import time
 import pytest
 
 from vitas_ds.cost import spec_macs
-from vitas_ds.sampling import draw, fit_identity_prob, mean_macs
+from vitas_ds.sampling import draw, fit_identity_prob, mean_price
 from vitas_ds.space import SearchSpace
 
 ONE_G = SearchSpace()
@@ -26,7 +26,7 @@ def test_the_fitted_probability_lands_in_the_middle():
     mean = sum(macs) / len(macs)
     error = (sum((m - mean) ** 2 for m in macs) / len(macs)) ** 0.5 / len(macs) ** 0.5
     assert abs(mean - 0.95e9) < 4 * error
-    assert mean_macs(ONE_G, prob) == pytest.approx(0.95e9, rel=2e-3)
+    assert mean_price(ONE_G, prob) == pytest.approx(0.95e9, rel=2e-3)
 
 
 @pytest.mark.parametrize(("low", "high", "bound"), [(1e6, 2e6, 0.99), (1e12, 2e12, 0.0)])
@@ -37,7 +37,7 @@ def test_a_budget_out_of_reach_is_told(low, high, bound):
 
 def test_a_space_without_identity_has_nothing_to_fit():
     space = SearchSpace(identity=False)
-    mean = mean_macs(space, None)
+    mean = mean_price(space, None)
     assert fit_identity_prob(space, 0.9 * mean, 1.2 * mean) == 0
     with pytest.warns(UserWarning, match="no identity"):
         fit_identity_prob(space, 1e6, 2e6)
@@ -45,4 +45,4 @@ def test_a_space_without_identity_has_nothing_to_fit():
 
 def test_cell_spaces_are_fitted_too():
     space = SearchSpace(layout="cell", patch_sizes=(16,))
-    assert mean_macs(space, fit_identity_prob(space, 1.2e9, 1.4e9)) == pytest.approx(1.3e9, rel=0.01)
+    assert mean_price(space, fit_identity_prob(space, 1.2e9, 1.4e9)) == pytest.approx(1.3e9, rel=0.01)

@@ -22,11 +22,14 @@ Candidate = tuple[SubnetSpec, dict[str, int], int]
 """Net, costs, generation."""
 
 
-def candidates(space: SearchSpace, genomes: np.ndarray, generation: int) -> list[Candidate]:
+def candidates(
+    space: SearchSpace, genomes: np.ndarray, generation: int, costs: budgets.Costs = budgets.COSTS
+) -> list[Candidate]:
     """What is known of canonical genomes [K, G] before they are scored."""
-    prices = budgets.prices(space, genomes)
-    costs = [{name: int(value[i]) for name, value in prices.items()} for i in range(len(genomes))]
-    return [(genome.decode(space, net).canonical(), cost, generation) for net, cost in zip(genomes, costs, strict=True)]
+    prices = budgets.prices(space, genomes, costs=costs)
+    priced = [{name: int(value[i]) for name, value in prices.items()} for i in range(len(genomes))]
+    nets = [genome.decode(space, net).canonical() for net in genomes]
+    return [(net, price, generation) for net, price in zip(nets, priced, strict=True)]
 
 
 def scored(nets: list[Candidate], score: ScoreFunction, ledger: Ledger, images: int) -> Iterator[Entry]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitas_ds import config
+from vitas_ds import config, genome
+from vitas_ds.distributed import from_main
 from vitas_ds.search import budget as budgets
-from vitas_ds.search import problem
+from vitas_ds.search import problem, propose, surrogate
 from vitas_ds.search.candidates import ScoreFunction, candidates, scored
 from vitas_ds.search.feasible import feasible
 from vitas_ds.search.ledger import Entry, Ledger
@@ -35,6 +36,8 @@ class Progress:
     reused: int  # of this generation: their scores were in the ledger
     saved: float  # share of this generation's images that racing spared
     seconds: float  # of this generation
+    most: dict[str, float]  # the largest that each cost of the front can be: the far corner of the hypervolume
+    correlation: float | None = None  # of ranks, on held-out nets: the regressor that proposes; None: there is none
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def search(
     on_generation: Callable[[Progress], object] | None = None,
     images: int = 0,
     race: Race | None = None,
+    costs: budgets.Costs = budgets.COSTS,
 ) -> Result:
     """Search the space for nets of a high score inside the budget.
 
@@ -64,28 +68,54 @@ def search(
         on_generation: called after each generation.
         race: drop hopeless candidates early; None: all are scored on all images. Random search has no survivors to
             race for, and ignores it with a warning.
+        costs: what is priced, the latency among it where the budget or an objective asks for it.
 
     Raises:
         UserError: no net of the space is inside the budget.
     """
     _warn_ignored(cfg, race)
-    algorithm = problem.algorithm(feasible(space, budgets.of_config(cfg)), cfg, seed)
-    costs, entries = problem.objectives(cfg), list[Entry]()
+    inside = feasible(space, budgets.of_config(cfg, costs), costs)
+    algorithm = problem.algorithm(inside, cfg, seed)
+    lowered, entries, correlation = problem.objectives(cfg), list[Entry](), None
+    most = {name: propose.cost_range(inside, name)[1] for name in lowered or ("macs",)}
     for generation in range(1, cfg.generations + 1):
         begun = time.perf_counter()
         genomes = algorithm.ask()
         if not len(genomes):
             break  # every net inside the budget is scored
-        nets = candidates(space, genomes, generation)
+        nets = candidates(space, genomes, generation, costs)
         if race is None or cfg.algorithm == "random":
             new = list(scored(nets, score, ledger, images))
         else:
-            new = race.run(nets, ledger, algorithm.survivors(), cfg.population, costs)
-        algorithm.tell(values(new, costs))
+            new = race.run(nets, ledger, algorithm.survivors(), cfg.population, lowered)
+        algorithm.tell(values(new, lowered))
         entries += new
         if on_generation is not None:
-            on_generation(_progress(generation, cfg.generations, entries, new, images, time.perf_counter() - begun))
-    return result_of(entries, costs)
+            seconds = time.perf_counter() - begun
+            progress = _progress(generation, cfg.generations, entries, new, images, seconds, most)
+            on_generation(replace(progress, correlation=correlation))
+        if cfg.predictor and cfg.algorithm != "random":
+            expect, correlation = _expect(space, entries, lowered, costs, seed)
+            algorithm.guide(expect if correlation >= cfg.predictor else None)
+    return result_of(entries, lowered)
+
+
+def _expect(
+    space: SearchSpace, entries: list[Entry], lowered: Sequence[str], costs: budgets.Costs, seed: int
+) -> tuple[problem.Expect | None, float]:
+    """What the scores so far let expect of other nets, and how well that ranks nets held out. Rank 0's view."""
+    genomes = np.array([genome.encode(space, entry.spec) for entry in entries])
+    scores = np.array([entry.score.value for entry in entries])
+    model, correlation = from_main(lambda: surrogate.fit(space, genomes, scores, seed))
+    if model is None:
+        return None, correlation
+
+    def expect(nets: np.ndarray) -> np.ndarray:
+        told = from_main(lambda: model(surrogate.features(space, nets)))
+        prices = budgets.prices(space, nets, tuple(lowered), costs)
+        return np.stack([-told, *(value.astype(float) for value in prices.values())], 1)
+
+    return expect, correlation
 
 
 def _warn_ignored(cfg: config.Search, race: Race | None) -> None:
@@ -93,14 +123,17 @@ def _warn_ignored(cfg: config.Search, race: Race | None) -> None:
         warnings.warn(f"search.objectives is ignored: search.algorithm is {cfg.algorithm}, not nsga2", stacklevel=3)
     if race is not None and cfg.algorithm == "random":
         warnings.warn("search.racing is ignored: random search has no survivors to race for", stacklevel=3)
+    if cfg.predictor and cfg.algorithm == "random":
+        warnings.warn("search.predictor is ignored: random search proposes at random", stacklevel=3)
 
 
 def _progress(
-    generation: int, generations: int, entries: list[Entry], new: list[Entry], images: int, seconds: float
-) -> Progress:
+    generation: int, generations: int, entries: list[Entry], new: list[Entry], images: int, seconds: float,
+    most: dict[str, float],
+) -> Progress:  # fmt: skip
     scored = sum(entry.seconds > 0 for entry in new)
     saved = 1 - sum(entry.score.images for entry in new) / (images * len(new)) if images else 0.0
-    return Progress(generation, generations, entries, scored, len(new) - scored, saved, seconds)
+    return Progress(generation, generations, entries, scored, len(new) - scored, saved, seconds, most)
 
 
 def result_of(entries: list[Entry], objectives: Sequence[str] = ()) -> Result:
@@ -123,6 +156,13 @@ def ranked(entries: list[Entry]) -> list[Entry]:
 def values(entries: list[Entry], objectives: Sequence[str]) -> np.ndarray:
     """[K, F] what is to be lowered: minus the score, then the costs."""
     return np.array([[-e.score.value, *(float(e.costs[name]) for name in objectives)] for e in entries])
+
+
+def hypervolume(entries: list[Entry], most: dict[str, float]) -> float:
+    """What the candidates dominate, as a share of score [0, 1] x each cost [0, most]; with a race, the whole ones."""
+    images = max(entry.score.images for entry in entries)
+    points = values([entry for entry in entries if entry.score.images == images], tuple(most))
+    return problem.hypervolume(points / [1.0, *most.values()], np.array([0.0, *[1.0] * len(most)]))
 
 
 def rescore(entries: list[Entry], score: ScoreFunction, ledger: Ledger, images: int) -> list[Entry]:

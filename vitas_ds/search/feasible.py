@@ -1,7 +1,7 @@
 """All nets of a space that meet a budget, known exactly without listing them. No torch.
 
-Given the stem (patch, embedding) and the depth k, every cost of cost.py is affine in A, the sum of the layers' q
-widths, in M, the sum of their MLP widths, and (activations alone) in H, the sum of their heads. So the nets inside the
+Given the stem (patch, embedding) and the depth k, every cost is affine in A, the sum of the layers' q widths, in M,
+the sum of their MLP widths, and (activations and latency alone) in H, the sum of their heads. So the nets inside the
 budget are a table of rows (stem, k, A, H), each with one interval of M: some ten thousand rows for 1e43 nets. It tells
 at once whether the budget can be met, by how many nets, which net comes nearest, and how to build a random one that
 is inside. Where no bounded cost depends on heads, H is left open, as 0.
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitas_ds.errors import UserError
 from vitas_ds.search import budget as budgets
-from vitas_ds.search.budget import COSTS, Budget
+from vitas_ds.search.budget import COSTS, Budget, Costs
 from vitas_ds.space import Columns, SearchSpace
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -107,14 +107,14 @@ class Affine:
         return self.base[stem] + layers
 
 
-def affine(space: SearchSpace, name: str) -> Affine:
-    """The coefficients of a cost, read off cost.py at nets of one layer."""
+def affine(space: SearchSpace, cost: Callable[[Columns], np.ndarray]) -> Affine:
+    """The coefficients of a cost, read off it at nets of one layer."""
     patch = np.repeat(space.patch_sizes, len(space.embed_widths))
     embed = np.tile(space.embed_widths, len(space.patch_sizes))
 
     def probe(heads: int, qkv: int, mlp: int) -> np.ndarray:
         column = (np.full((len(patch), 1), value) for value in (heads, qkv, mlp))
-        return COSTS[name](Columns(space.image_size, space.num_classes, patch, embed, *column))
+        return cost(Columns(space.image_size, space.num_classes, patch, embed, *column))
 
     base, layer = probe(0, 0, 0), probe(1, 0, 0)
     heads = probe(2, 0, 0) - layer
@@ -127,6 +127,7 @@ class Feasible:
 
     space: SearchSpace
     budget: Budget
+    priced: Costs  # all costs, bounded or not
     costs: dict[str, Affine]
     attn: WidthSums
     heads: WidthSums
@@ -199,13 +200,13 @@ def assemble(space: SearchSpace, stem: np.ndarray, depth: np.ndarray, *cells: np
     return np.concatenate([first, layers.reshape(len(stem), 3 * space.depth)], 1)
 
 
-def feasible(space: SearchSpace, budget: Budget) -> Feasible:
-    """The nets of the space inside the budget.
+def feasible(space: SearchSpace, budget: Budget, priced: Costs = COSTS) -> Feasible:
+    """The nets of the space inside the budget, which bounds some of the costs ``priced``.
 
     Raises:
         UserError: there is none; the line tells the costs of the net that comes nearest.
     """
-    costs = {name: affine(space, name) for name in COSTS}
+    costs = {name: affine(space, cost) for name, cost in priced.items()}
     attn, heads, mlp = (
         width_sums(widths, space.depth, space.layout == "cell")
         for widths in (space.attn_widths, space.num_heads, space.mlp_widths)
@@ -222,10 +223,10 @@ def feasible(space: SearchSpace, budget: Budget) -> Feasible:
     rows = np.concatenate(parts, 1)
     if not rows.shape[1]:
         near = min(_nearest(budget, costs, grid, mlp.sums(k)) for k, grid in grids.items())
-        found = ", ".join(f"{name} {value:,}" for name, value in zip(budget, near[1:], strict=True))
+        found = ", ".join(f"{n} {budgets.amount(n, value)}" for n, value in zip(budget, near[1:], strict=True))
         raise UserError(f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}")
     rows = rows[:, np.lexsort(rows[3::-1])]  # by stem, then depth, A, H
-    return Feasible(space, budget, costs, attn, heads, mlp, *rows)
+    return Feasible(space, budget, priced, costs, attn, heads, mlp, *rows)
 
 
 def _grid(space: SearchSpace, k: int, attn: np.ndarray, heads: np.ndarray) -> Rows:

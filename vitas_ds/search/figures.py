@@ -7,40 +7,32 @@ search/figures/survivors.png     share of each choice among the survivors, gener
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vitas_ds.search import problem
-from vitas_ds.search.evolution import Progress, ranked, result_of, values
+from vitas_ds.search.evolution import Progress, hypervolume, ranked, result_of
 from vitas_ds.search.ledger import Entry
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import SubnetSpec
 
 COLUMNS = (
-    "generation",
-    "score",
-    "stderr",
-    "images",
-    "macs",
-    "vitas_flops",
-    "params",
-    "depth",
-    "patch_size",
-    "embed_dim",
-)
+    "generation", "score", "stderr", "images", "macs", "vitas_flops", "params", "activations", "predicted_latency",
+    "depth", "patch_size", "embed_dim",
+)  # fmt: skip
 
 
 def draw(progress: Progress, space: SearchSpace, population: int, folder: Path) -> dict[str, Path]:
     """Write the pictures of a search so far into ``folder``, whole or not at all; name -> path."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "front": front_figure(progress.entries),
-        "progress": progress_figure(progress.entries),
+        "front": front_figure(progress.entries, progress.most),
+        "progress": progress_figure(progress.entries, progress.most),
         "survivors": survivors_figure(space, progress.entries, population),
     }
     for name, figure in figures.items():
@@ -55,52 +47,58 @@ def rows(entries: list[Entry]) -> list[list[Any]]:
     found = []
     for entry in entries:
         known = entry.to_dict() | {name: getattr(entry.spec, name) for name in ("depth", "patch_size", "embed_dim")}
-        found.append([known[name] for name in COLUMNS])
+        found.append([known.get(name) for name in COLUMNS])
     return found
 
 
-def front_figure(entries: list[Entry], cost: str = "macs") -> Figure:
-    """Score against cost: all candidates, darker with the generation, and the front."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel=f"{cost} [M]", ylabel="score")
-    xs, ys = ([e.costs[cost] / 1e6 for e in entries], [e.score.value for e in entries])
-    dots = axes.scatter(xs, ys, c=[e.generation for e in entries], s=9, cmap="viridis_r", linewidths=0)
-    figure.colorbar(dots, label="generation")
-    front = result_of(entries, (cost,)).pareto
-    errors = [e.score.stderr or 0.0 for e in front]
-    xs, ys = ([e.costs[cost] / 1e6 for e in front], [e.score.value for e in front])
-    axes.errorbar(
-        xs, ys, yerr=errors, color="tab:red", marker="o", ms=4, lw=1, capsize=2, label="front, standard error"
-    )
-    axes.legend(loc="lower right")
+UNITS = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}
+
+
+def front_figure(entries: list[Entry], costs: Iterable[str] = ("macs",)) -> Figure:
+    """Score against each cost: all candidates, darker with the generation, and the best score up to each cost."""
+    costs = tuple(costs)
+    figure = Figure(figsize=(1 + 5.5 * len(costs), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, cost in zip(panels, costs, strict=True):
+        name, unit = UNITS.get(cost, (f"{cost} [M]".replace("macs", "MACs"), 1e-6))
+        xs, ys = ([e.costs[cost] * unit for e in entries], [e.score.value for e in entries])
+        dots = axes.scatter(xs, ys, c=[e.generation for e in entries], s=12, cmap="viridis_r", linewidths=0)
+        _stairs(axes, result_of(entries, (cost,)).pareto, cost, unit, max(xs))
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("score on the search images")
+    panels[-1].legend(loc="lower right")
+    figure.colorbar(dots, ax=panels, label="generation", ticks=MaxNLocator(integer=True))
+    figure.suptitle(f"{len(entries):,} candidates")
     return figure
 
 
-def progress_figure(entries: list[Entry]) -> Figure:
+def _stairs(axes: Axes, front: list[Entry], cost: str, unit: float, end: float) -> None:
+    """The front, flat from each net to the next more expensive one."""
+    xs, ys = ([e.costs[cost] * unit for e in front], [e.score.value for e in front])
+    axes.plot([*xs, end], [*ys, ys[-1]], color="tab:red", lw=1.2, drawstyle="steps-post")
+    errors = [e.score.stderr or 0.0 for e in front]
+    label = "best up to this cost, standard error"
+    axes.errorbar(xs, ys, yerr=errors, color="tab:red", fmt="o", ms=4, elinewidth=0.7, capsize=2, label=label)
+
+
+def progress_figure(entries: list[Entry], most: dict[str, float]) -> Figure:
     """Best and mean score, and hypervolume, by generation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     scores, volume = figure.subplots(2, 1, sharex=True)
     generations = np.array([entry.generation for entry in entries])
     value = np.array([entry.score.value for entry in entries])
     steps = np.unique(generations)
-    scores.plot(steps, [value[generations <= g].max() for g in steps], label="best so far")
-    scores.plot(steps, [value[generations == g].mean() for g in steps], label="mean of the generation")
-    scores.set_ylabel("score")
-    scores.legend(loc="lower right")
-    volume.plot(steps, hypervolumes(entries))
-    volume.set(xlabel="generation", ylabel="hypervolume")
+    scores.plot(steps, [value[generations <= g].max() for g in steps], marker=".", label="best so far")
+    scores.plot(steps, [value[generations == g].mean() for g in steps], marker=".", label="mean of the generation")
+    scores.set_ylabel("score on the search images")
+    scores.legend(loc="best")
+    volume.plot(steps, [hypervolume([e for e in entries if e.generation <= g], most) for g in steps], marker=".")
+    volume.set(xlabel="generation", ylabel=f"hypervolume: score, {', '.join(most)}")
     volume.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (scores, volume):
+        axes.grid(alpha=0.25)
     return figure
-
-
-def hypervolumes(entries: list[Entry], objectives: Sequence[str] = ("macs",)) -> list[float]:
-    """What the candidates up to each generation dominate, as a share of score [0, 1] x each cost [0, most of all]."""
-    points = values(entries, objectives)
-    most = np.concatenate([[1.0], points[:, 1:].max(0)])
-    reference = np.array([0.0, *[1.0] * len(objectives)])
-    generations = np.array([entry.generation for entry in entries])
-    steps = np.unique(generations)
-    return [problem.hypervolume((points / most)[generations <= g], reference) for g in steps]
 
 
 def survivors_figure(space: SearchSpace, entries: list[Entry], population: int) -> Figure:
@@ -113,7 +111,8 @@ def survivors_figure(space: SearchSpace, entries: list[Entry], population: int) 
         axes.set(title=name, xlabel="generation", yticks=range(len(choices)), yticklabels=choices)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
-        figure.colorbar(image)
+        figure.colorbar(image).ax.tick_params(labelsize=7)
+    figure.suptitle(f"What the {population} best nets so far are made of: share of each choice")
     return figure
 
 

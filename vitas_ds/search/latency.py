@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,36 @@ from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.precision import autocast
 from vitas_ds.run_dir import to_json
+from vitas_ds.search.budget import PICO
+from vitas_ds.search.ledger import name_of
 from vitas_ds.space import Columns, columns_of
 from vitas_ds.spec import SubnetSpec
 
 
 def measure(
-    spec: SubnetSpec, device: torch.device, batch_size: int, precision: str, repeats: int = 30, warmup: int = 5
+    spec: SubnetSpec,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+    repeats: int = 30,
+    warmup: int = 5,
+    patience: float = 4.0,
 ) -> float:
-    """Seconds of a forward pass of a batch: the median of the repeats that ``typical`` keeps, each synchronised."""
+    """Seconds of a forward pass of a batch: the median of the repeats that ``typical`` keeps, each synchronised.
+
+    A slow net is repeated until ``patience`` seconds have passed, three times at least.
+    """
     network = VisionTransformer(spec).to(device).eval()
     images = torch.zeros(batch_size, 3, spec.image_size, spec.image_size, device=device)
-    seconds = []
+    seconds: list[float] = []
     with torch.inference_mode(), autocast(precision, device):
-        for i in range(warmup + repeats):
+        while len(seconds) < warmup + repeats and (len(seconds) < 5 or sum(seconds) < patience):
             _synchronise(device)
             begun = time.perf_counter()
             network(images)
             _synchronise(device)
-            if i >= warmup:
-                seconds.append(time.perf_counter() - begun)
-    return float(np.median(typical(np.array(seconds))))
+            seconds.append(time.perf_counter() - begun)
+    return float(np.median(typical(np.array(seconds[min(warmup, len(seconds) - 3) :]))))
 
 
 def _synchronise(device: torch.device) -> None:
@@ -91,7 +101,7 @@ class Latencies:
 
     def __call__(self, specs: list[SubnetSpec]) -> np.ndarray:
         """Seconds [K], measured where they are not known."""
-        names = [json.dumps(spec.to_dict(), sort_keys=True) for spec in specs]
+        names = [name_of(spec) for spec in specs]
         self.known = from_main(lambda: self._measured(specs, names))
         return np.array([self.known[name] for name in names])
 
@@ -154,6 +164,20 @@ class Predictor:
     def __call__(self, table: Columns) -> np.ndarray:
         """[K] seconds of whole nets."""
         return stem_quantities(table) @ self.prices[:3] + self.layers(table).sum(1)
+
+    def picoseconds(self, table: Columns) -> np.ndarray:
+        """int64 [K]: the same as a cost of a budget, made of whole prices, so that the feasible nets are exact."""
+
+        def seconds(heads: int, qkv: int, mlp: int) -> np.ndarray:
+            columns = [np.full((len(table.patch), 1), value) for value in (heads, qkv, mlp)]
+            return self(replace(table, heads=columns[0], qkv=columns[1], mlp=columns[2]))
+
+        stem, one = seconds(0, 0, 0), seconds(1, 0, 0)
+        head = seconds(2, 0, 0) - one
+        parts = stem, one - stem - head, head, seconds(1, 3, 0) - one, seconds(1, 0, 1) - one
+        base, layer, head, attn, mlp = (np.rint(part * PICO).astype(np.int64) for part in parts)
+        widths = attn * (table.qkv.sum(1) // 3) + np.maximum(mlp, 1) * table.mlp.sum(1)
+        return base + layer * (table.heads > 0).sum(1) + head * table.heads.sum(1) + widths
 
 
 def fit(specs: list[SubnetSpec], seconds: np.ndarray, seed: int = 0, held_out: float = 0.25) -> Predictor:

@@ -17,7 +17,7 @@ from typing import Any
 from vitas_ds.distributed import from_main
 from vitas_ds.errors import UserError
 from vitas_ds.run_dir import to_json
-from vitas_ds.search.budget import COSTS
+from vitas_ds.search.budget import COSTS, PICO
 from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, spec_from_dict
 
@@ -58,17 +58,22 @@ class Entry:
     """A scored candidate. ``generation`` counts from 1; ``seconds`` is what its score took (0: it was known)."""
 
     spec: SubnetSpec
-    costs: dict[str, int]  # of budget.COSTS
+    costs: dict[str, int]  # of budget.COSTS, and maybe latency: predicted picoseconds
     score: Score
     generation: int
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of the ledger and an item of ``pareto.json`` and ``best.json``."""
+        """As a line of the ledger and an item of ``pareto.json`` and ``best.json``; a latency is in seconds there."""
         score = {"score": self.score.value, "stderr": self.score.stderr, "images": self.score.images}
         counts = {"counts": list(self.score.counts)} if self.score.counts else {}
         when = {"generation": self.generation, "seconds": round(self.seconds, 6)}
-        return {"spec": self.spec.to_dict(), **self.costs, **score, **counts, **when}
+        return {"spec": self.spec.to_dict(), **self.told_costs(), **score, **counts, **when}
+
+    def told_costs(self) -> dict[str, int | float]:
+        """The costs as they are told: a latency is predicted, and in seconds."""
+        costs: dict[str, int | float] = {name: value for name, value in self.costs.items() if name != "latency"}
+        return costs | ({"predicted_latency": self.costs["latency"] / PICO} if "latency" in self.costs else {})
 
 
 def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
@@ -79,6 +84,8 @@ def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
             name: int(line[name]) if name in line else int(count(columns_of([spec]))[0])
             for name, count in COSTS.items()
         }
+        if "predicted_latency" in line:
+            costs["latency"] = round(line["predicted_latency"] * PICO)
         stderr = None if line["stderr"] is None else float(line["stderr"])
         counts = tuple(map(int, line["counts"])) if "counts" in line else None
         score = Score(float(line["score"]), stderr, int(line["images"]), counts)  # type: ignore[arg-type]
@@ -112,7 +119,12 @@ class Ledger:
 
 def key(spec: SubnetSpec, images: int) -> Key:
     """What a score is filed under: a canonical net and a number of images."""
-    return json.dumps(spec.to_dict(), sort_keys=True), images
+    return name_of(spec), images
+
+
+def name_of(spec: SubnetSpec) -> str:
+    """A net as a text that is the same for the same canonical net."""
+    return json.dumps(spec.to_dict(), sort_keys=True)
 
 
 def in_memory(scoring: Scoring | None = None) -> Ledger:

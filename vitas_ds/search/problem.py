@@ -7,6 +7,7 @@ the same scores give the same generations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +33,12 @@ from vitas_ds.search.feasible import Feasible
 HALF = 0.5 - 1e-6  # a gene's values are the integers within half of its bounds, to the ends as well
 
 
+POOL = 8  # children made for each one that is taken, where half of a generation is taken by its expected values
+
+Expect = Callable[[np.ndarray], np.ndarray]
+"""The objectives [K, F] that canonical genomes [K, G] are expected to have."""
+
+
 class Algorithm(Protocol):
     """What proposes generations."""
 
@@ -43,6 +50,9 @@ class Algorithm(Protocol):
 
     def survivors(self) -> np.ndarray:
         """[P, F] the objectives that the next generation competes with."""
+
+    def guide(self, expect: Expect | None) -> None:
+        """Have the next generations proposed in part by what is expected of them."""
 
 
 def algorithm(inside: Feasible, cfg: config.Search, seed: int) -> Algorithm:
@@ -67,6 +77,9 @@ class RandomSearch:
 
     def survivors(self) -> np.ndarray:
         return np.zeros((0, 1))
+
+    def guide(self, expect: Expect | None) -> None:
+        pass
 
 
 class Evolution:
@@ -100,6 +113,9 @@ class Evolution:
         pop = self.algorithm.pop if self.algorithm.is_initialized else ()
         return np.array([one.F for one in pop], float).reshape(-1, self.problem.n_obj)
 
+    def guide(self, expect: Expect | None) -> None:
+        self.problem.expect = expect
+
 
 def objectives(cfg: config.Search) -> tuple[str, ...]:
     """The costs that are lowered beside the score: those of ``search.objectives``, for NSGA-II at least the MACs."""
@@ -114,6 +130,7 @@ class GenomeProblem(Problem):
         super().__init__(n_var=len(sizes), n_obj=n_obj, xl=np.full(len(sizes), -HALF), xu=sizes - 1 + HALF)
         self.inside = inside
         self.seen: set[bytes] = set()  # every genome asked for so far
+        self.expect: Expect | None = None
 
 
 def sample(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
@@ -141,10 +158,17 @@ class OnlyNew(DuplicateElimination):
 
 
 class FullMating(Mating):
-    """Mating in which fresh nets fill up a generation that has too few new children."""
+    """Mating in which fresh nets fill up a generation that has too few new children.
+
+    Where values are expected, half of the children are the most promising of many more.
+    """
 
     def do(self, problem: GenomeProblem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
-        children = super().do(problem, pop, n_offsprings, **kwargs)
+        plain = n_offsprings if problem.expect is None else n_offsprings - n_offsprings // 2
+        children = super().do(problem, pop, plain + POOL * (n_offsprings - plain), **kwargs)
+        if problem.expect is not None and len(children) > n_offsprings:
+            expected = problem.expect(np.array([one.X for one in children[plain:]], np.int64))
+            children = children[np.r_[:plain, plain + best_of(expected, n_offsprings - plain)]]
         known = problem.seen.union(propose.key(one.X) for one in children)
         more = propose.fresh(problem.inside, n_offsprings - len(children), kwargs["random_state"], known)
         return Population.merge(children, Population.new("X", more)) if len(more) else children
@@ -153,6 +177,16 @@ class FullMating(Mating):
 def front(values: np.ndarray) -> np.ndarray:
     """The places of the rows of [K, F] that no other row dominates; equal rows are all kept."""
     return find_non_dominated(values)
+
+
+def best_of(values: np.ndarray, count: int) -> np.ndarray:
+    """``count`` places of the rows of [K, F], front by front, each front by its first column."""
+    left, taken = np.arange(len(values)), list[int]()
+    while len(taken) < count and len(left):
+        best = left[front(values[left])]
+        taken += best[np.argsort(values[best, 0], kind="stable")].tolist()
+        left = np.setdiff1d(left, best)
+    return np.array(taken[:count], np.int64)
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:

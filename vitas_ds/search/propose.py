@@ -41,12 +41,12 @@ def spread(inside: Feasible, count: int, rng: np.random.Generator) -> np.ndarray
     ticks = (np.arange(count) + rng.random(count)) / count * weight.sum()
     rows = np.minimum(np.searchsorted(np.cumsum(weight), ticks, "right"), len(weight) - 1)
     name = next(iter(inside.budget), "macs")
-    low, high = _cost_range(inside, name)
+    low, high = cost_range(inside, name)
     target = low + (high - low) * (rng.permutation(count) + rng.random(count)) / count
     return inside.build(rows, _closest(inside, name, rows, target), rng)
 
 
-def _cost_range(inside: Feasible, name: str) -> tuple[float, float]:
+def cost_range(inside: Feasible, name: str) -> tuple[float, float]:
     """Smallest and largest cost that exists inside."""
     rows = np.arange(len(inside.stem))
     return float(inside.price(name, rows, inside.start).min()), float(inside.price(name, rows, inside.stop - 1).max())
@@ -106,7 +106,8 @@ def repair(inside: Feasible, genomes: np.ndarray, rng: np.random.Generator) -> n
 
 
 def _excess(inside: Feasible, genomes: np.ndarray) -> np.ndarray:
-    return budgets.excess(inside.budget, budgets.prices(inside.space, genomes, tuple(inside.budget) or ("macs",)))
+    names = tuple(inside.budget) or ("macs",)
+    return budgets.excess(inside.budget, budgets.prices(inside.space, genomes, names, inside.priced))
 
 
 def _random_step(space: SearchSpace, genomes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

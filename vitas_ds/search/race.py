@@ -13,8 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from vitas_ds.search.candidates import Candidate, ScoreFunction, scored
 from vitas_ds.search.ledger import Entry, Ledger, Score, key, score_of
@@ -61,6 +63,32 @@ class Race:
         for entry in known:
             ledger.add(entry)
         return known
+
+
+def report(race: Race, entries: list[Entry]) -> dict[str, Any]:
+    """What the race spared, and how the scores of its looks rank the nets that were scored on all images.
+
+    ``saved`` is the share of forward passes that were not computed; ``looks`` has, for each look but the last, the
+    rank correlation (Spearman) with full scoring over the survivors (null: fewer than three, or all alike).
+    """
+    whole = [entry for entry in entries if entry.score.images == race.images]
+    looks = []
+    for seen in np.cumsum([images for images, _ in race.parts])[:-1].tolist():
+        pairs = [(s.value, e.score.value) for e in whole if (s := race.looks.find(e.spec, seen)) is not None]
+        early, full = np.array(pairs).reshape(-1, 2).T
+        sure = len(pairs) > 2 and np.ptp(early) > 0 and np.ptp(full) > 0
+        correlation = float(spearmanr(early, full).statistic) if sure else None
+        looks.append({"images": seen, "nets": len(pairs), "correlation": correlation})
+    saved = 1 - sum(entry.score.images for entry in entries) / (race.images * len(entries))
+    return {"confidence": race.confidence, "saved": saved, "survivors": len(whole), "looks": looks}
+
+
+def line(told: dict[str, Any]) -> str:
+    """A ``report`` in words."""
+    known = [look for look in told["looks"] if look["correlation"] is not None]
+    looks = [f"{look['images']} images: {look['correlation']:.3f}" for look in known]
+    agreement = f"; rank correlation with full scores, {told['survivors']} survivors: " + ", ".join(looks)
+    return f"racing: {told['saved']:.1%} of forward passes spared" + (agreement if looks else "")
 
 
 def ends(images: int, batch_size: int) -> list[int]:

@@ -5,32 +5,47 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
 from vitas_ds.run_dir import write_json
+from vitas_ds.search.budget import COSTS, PICO, amount
 from vitas_ds.search.evolution import Result
-from vitas_ds.search.ledger import Entry, read_entries
+from vitas_ds.search.ledger import Entry, name_of, read_entries
 from vitas_ds.spec import SubnetSpec, spec_from_dict
 
 ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
 
 
-def write_results(folder: Path, result: Result, top: list[Entry]) -> None:
+def write_results(
+    folder: Path,
+    result: Result,
+    top: list[Entry],
+    seconds: dict[str, float] | None = None,
+    dropped: Sequence[Entry] = (),
+) -> None:
     """Write ``pareto.json`` (the front, cheapest first) and ``best.json``.
 
     ``best.json`` is the first of ``top``, the best few scored again on all search images, best first; under ``top`` it
-    lists all of them with their ranks, and under ``searched_on`` how many images the search itself scored on.
+    lists all of them with their ranks, under ``searched_on`` how many images the search itself scored on, and under
+    ``dropped`` the nets that measured outside the budget. ``seconds`` are measured latencies by net: they stand as
+    ``latency`` beside ``predicted_latency``.
     """
-    write_json(folder / "pareto.json", [entry.to_dict() | {"index": i} for i, entry in enumerate(result.pareto)])
+
+    def row(entry: Entry) -> dict[str, Any]:
+        measured = (seconds or {}).get(name_of(entry.spec))
+        return entry.to_dict() | ({} if measured is None else {"latency": measured})
+
+    write_json(folder / "pareto.json", [row(entry) | {"index": i} for i, entry in enumerate(result.pareto)])
     searched = {entry.spec: entry for entry in result.entries}
     rows = [
-        entry.to_dict() | {"rank": rank, "search_score": searched[entry.spec].score.value}
+        row(entry) | {"rank": rank, "search_score": searched[entry.spec].score.value}
         for rank, entry in enumerate(top, 1)
     ]
-    write_json(folder / "best.json", rows[0] | {"searched_on": result.best.score.images, "top": rows})
+    lists = {"top": rows, "dropped": [row(entry) for entry in dropped]}
+    write_json(folder / "best.json", rows[0] | {"searched_on": result.best.score.images} | lists)
 
 
 def write_baselines(folder: Path, found: dict[str, list[Entry]]) -> None:
@@ -41,12 +56,13 @@ def write_baselines(folder: Path, found: dict[str, list[Entry]]) -> None:
 
 def select(folder: Path, choice: str) -> SubnetSpec:
     """The net that a choice names: ``search:best`` (``search:best[2]``: the second best), ``search:pareto[3]`` (counted
-    from 0, cheapest first), or the best-scored one within a bound: ``search:macs<1.3G``.
+    from 0, cheapest first), or the best-scored one within a bound: ``search:macs<1.3G``, ``search:latency<5m``
+    (predicted milliseconds).
 
     Raises:
         UserError: the search has no results yet, the choice is none of these, or nothing fits it.
     """
-    bound = re.fullmatch(r"search:(macs|vitas_flops|params|activations)\s*(<=?)\s*([0-9.eE+]+)\s*([KMG]?)", choice)
+    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", choice)
     listed = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", choice)
     if bound:
         return _within(folder, choice, *bound.groups())
@@ -65,16 +81,21 @@ def select(folder: Path, choice: str) -> SubnetSpec:
 def _within(folder: Path, choice: str, name: str, sign: str, number: str, unit: str) -> SubnetSpec:
     """The best of the nets that the search scored on its own number of images and that cost less than the bound."""
     try:
-        limit = float(number) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[unit]
+        limit = float(number) * {"": 1, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}[unit]
     except ValueError:
         raise UserError(f"retrain.spec: {choice}: {number} is not a number") from None
-    images = _read(folder / "best.json")["searched_on"]
-    entries = [entry for entry in read_entries(folder / "ledger.jsonl") if entry.score.images == images]
+    best = _read(folder / "best.json")
+    gone = [row["spec"] for row in best.get("dropped", ())]
+    entries = [e for e in read_entries(folder / "ledger.jsonl") if e.score.images == best["searched_on"]]
+    entries = [e for e in entries if name in e.costs and e.spec.to_dict() not in gone]
+    if not entries:
+        raise UserError(f"retrain.spec: {choice}: the search has no {name} of its candidates")
+    limit *= PICO if name == "latency" else 1
     compare: Callable[[Any, Any], bool] = operator.lt if sign == "<" else operator.le
     fits = [entry for entry in entries if compare(entry.costs[name], limit)]
     if not fits:
-        least = min(entry.costs[name] for entry in entries)
-        raise UserError(f"retrain.spec: {choice}: no candidate of the search fits; the least {name} is {least:,}")
+        least = amount(name, min(entry.costs[name] for entry in entries))
+        raise UserError(f"retrain.spec: {choice}: no candidate of the search fits; the least {name} is {least}")
     return min(fits, key=lambda entry: (-entry.score.value, entry.costs[name])).spec
 
 

@@ -15,7 +15,8 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
-from vitas_ds.sampling import fit_identity_prob
+from vitas_ds.sampling import Price, fit_identity_prob
+from vitas_ds.search.timing import open_timing
 from vitas_ds.spec import SubnetSpec
 from vitas_ds.training import Task, train
 
@@ -35,16 +36,16 @@ def run(config: Config) -> None:
         folder.supernet.mkdir(parents=True, exist_ok=True)
         write_classes(images.classes, folder.path / "classes.json")
         write_list(held_out.paths, folder.path / "search_images.txt")
-    numbers = train(_task(config, folder, images), config, folder, ranks)
+    numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
     _finish(folder, ranks, numbers, ema=config.supernet.ema > 0)
 
 
-def _task(config: Config, folder: RunDir, images: ImageSet) -> Task:
+def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Task:
     supernet = Supernet(
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations
     )
     init_weights(supernet, config.run.seed)
-    nets = nets_of(config)
+    nets = nets_of(config, identity_prob(config, folder, ranks))
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
         return step_losses(config, model, nets(step), images, targets)
@@ -62,11 +63,31 @@ def _task(config: Config, folder: RunDir, images: ImageSet) -> Task:
     )  # fmt: skip
 
 
-def nets_of(config: Config) -> Callable[[int], list[SubnetSpec]]:
-    """The nets of a step, as a function of the step; identity is as likely as the budget asks."""
-    budget = config.supernet.budget or config.search.macs
-    prob = fit_identity_prob(config.space, *budget) if budget and config.space.identity else None
+def nets_of(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
+    """The nets of a step, as a function of the step; each position is skipped with probability ``prob``."""
     return lambda step: rules.nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+
+
+def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
+    """The chance of a position to be skipped that the budget asks for; None: there is no budget, or no identity.
+
+    The budget is ``supernet.throughput`` or ``supernet.budget``, else the search's: MACs first, then seconds.
+    """
+    supernet, search, space = config.supernet, config.search, config.space
+    if not space.identity:
+        return None
+    macs = None if supernet.throughput else supernet.budget or search.macs
+    if macs:
+        return fit_identity_prob(space, *macs)
+    slow, fast = supernet.throughput or (0.0, 0.0)
+    seconds = (search.latency_batch / fast, search.latency_batch / slow) if fast else search.seconds
+    if seconds is None:
+        return None
+    timing = open_timing(config, folder, folder.supernet, ranks.device, {})
+    if ranks.is_main:
+        print(timing.line())
+    price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch}")
+    return fit_identity_prob(space, *seconds, price)
 
 
 def step_losses(

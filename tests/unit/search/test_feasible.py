@@ -91,7 +91,7 @@ def test_costs_are_affine_in_depth_and_width_sums(space, seed, name):
     table = genome.columns(space, nets)
     stem = nets[:, 0] * len(space.embed_widths) + nets[:, 1]
     rows = stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.heads.sum(1)
-    got = affine(space, name).at(rows, table.mlp.sum(1))
+    got = affine(space, budgets.COSTS[name]).at(rows, table.mlp.sum(1))
     assert (got == budgets.COSTS[name](table)).all()
 
 

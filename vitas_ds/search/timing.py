@@ -1,0 +1,147 @@
+"""Latency in a run: nets are measured, the additive prediction becomes a cost of the budget, finds are measured again.
+
+What a stage once fitted is kept in its folder (``latency.json``) and holds for all its starts, so that a resumed
+search goes through the same nets. Single measurements are shared by the runs of a folder (``runs/latency.jsonl``).
+"""
+# K nets
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitas_ds import genome
+from vitas_ds.config import Config
+from vitas_ds.distributed import from_main
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import RunDir, write_json
+from vitas_ds.search import budget as budgets
+from vitas_ds.search import propose
+from vitas_ds.search.budget import COSTS, PICO, Budget, Costs
+from vitas_ds.search.evolution import Result, ranked, result_of
+from vitas_ds.search.feasible import feasible
+from vitas_ds.search.latency import Latencies, Predictor, fit, measure, setting
+from vitas_ds.search.ledger import Entry
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Predicted and measured latencies of a batch, the same on all ranks."""
+
+    predictor: Predictor
+    measured: Latencies
+    nets: int  # measured for the prediction
+
+    @property
+    def costs(self) -> Costs:
+        """All costs of a net, the predicted latency as the last."""
+        return {**COSTS, "latency": self.predictor.picoseconds}
+
+    def numbers(self) -> dict[str, Any]:
+        """What is told of the prediction: its errors are on nets that it was not fitted to."""
+        told = {"nets": self.nets, "error": self.predictor.error, "correlation": self.predictor.correlation}
+        return told | self.measured.where
+
+    def line(self) -> str:
+        """The same in words."""
+        where = self.measured.where
+        return (
+            f"latency: {self.nets} nets measured on {where['device']}, batch {where['batch_size']}, "
+            f"{where['precision']}; on the held-out ones the prediction is {self.predictor.error:.1%} off on average, "
+            f"rank correlation {self.predictor.correlation:.3f}"
+        )
+
+
+def open_timing(config: Config, run: RunDir, stage: Path, device: torch.device, budget: Budget) -> Timing:
+    """The latencies of this run on this device, measured now unless the stage's folder has them. All ranks call it.
+
+    Args:
+        stage: the stage's folder.
+        budget: the nets to measure are spread over those inside it; it bounds counted costs alone.
+
+    Raises:
+        UserError: the stage began on another device, with other software, or another batch or precision.
+    """
+    search, path = config.search, stage / "latency.json"
+    batch, precision = search.latency_batch, search.latency_precision or config.engine.precision
+    where = from_main(lambda: setting(device, batch, precision))
+    measured = Latencies(run.path.parent / "latency.jsonl", where, lambda net: measure(net, device, batch, precision))
+    known = from_main(lambda: _read(path, where))
+    if known is None:
+        rng = np.random.default_rng(config.run.seed)
+        nets = propose.fresh(feasible(config.space, budget), search.latency_nets, rng)
+        specs = [genome.decode(config.space, net).canonical() for net in nets]
+        seconds = measured(specs)
+        known = from_main(lambda: _write(path, where, fit(specs, seconds, config.run.seed), len(specs)))
+    predictor = Predictor(np.array(known["prices"]), known["error"], known["correlation"])
+    return Timing(predictor, measured, known["nets"])
+
+
+def _read(path: Path, where: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        known = json.loads(path.read_text())
+        theirs = known["setting"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not what was measured ({error}); remove it to measure again") from None
+    for name, value in where.items():
+        if theirs.get(name) != value:
+            raise UserError(
+                f"{path}: measured with {name} {theirs.get(name)!r}, here it is {value!r}; go on there, "
+                "give another run.name, or remove the file to measure again"
+            )
+    return known
+
+
+def _write(path: Path, where: dict[str, Any], predictor: Predictor, nets: int) -> dict[str, Any]:
+    told = {"error": predictor.error, "correlation": predictor.correlation, "nets": nets}
+    known = {"setting": where, **told, "prices": predictor.prices.tolist()}
+    write_json(path, known)
+    return known
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A search's result after its front and best nets were measured; ``dropped`` are those found outside."""
+
+    result: Result
+    seconds: dict[str, float]  # by net, see ``Latencies``
+    dropped: list[Entry]
+
+
+def confirm(result: Result, objectives: Sequence[str], best: int, timing: Timing, budget: Budget) -> Confirmed:
+    """Measure the front and the ``best`` first nets; those outside leave, and who takes their place is measured too.
+
+    Raises:
+        UserError: no candidate is inside by measurement.
+    """
+    low, high = budget.get("latency", (0, budgets.LONGEST))
+    entries, dropped = result.entries, list[Entry]()
+    while True:
+        wanted = list({e.spec: e for e in [*result.pareto, *ranked(entries)[:best]]}.values())
+        seconds = timing.measured([e.spec for e in wanted])
+        out = [e for e, s in zip(wanted, seconds.tolist(), strict=True) if not low <= s * PICO <= high]
+        if not out:
+            return Confirmed(result, timing.measured.known, dropped)
+        dropped += out
+        gone = {e.spec for e in out}
+        entries = [e for e in entries if e.spec not in gone]
+        if all(e.score.images != result.best.score.images for e in entries):
+            raise UserError(_none_inside(dropped, timing, low, high))
+        result = result_of(entries, objectives)
+
+
+def _none_inside(dropped: list[Entry], timing: Timing, low: int, high: int) -> str:
+    seconds = timing.measured([e.spec for e in dropped]) * PICO
+    nearest = seconds[np.argmin(np.maximum(low - seconds, seconds - high))]
+    return (
+        f"{budgets.describe({'latency': (low, high)})}: no candidate is inside by measurement; the nearest takes "
+        f"{budgets.amount('latency', nearest)}, and the prediction is {timing.predictor.error:.1%} off on average"
+    )
