@@ -32,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and leave")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in STAGES.items():
-        add_recipe(commands.add_parser(name, help=text, description=text))
+        stage = commands.add_parser(name, help=text, description=text)
+        add_recipe(stage)
+        if name in ("train-supernet", "retrain"):
+            stage.add_argument(
+                "--replay", nargs="?", const="", metavar="FILE",
+                help="compute a step that diverged again (divergence.json of the run, or FILE) and say where it breaks",
+            )  # fmt: skip
     config = commands.add_parser("config", help="check a recipe and print the resolved run, starting nothing")
     add_recipe(config)
     config.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks to resolve for")
@@ -79,7 +85,11 @@ def run_stage(args: argparse.Namespace) -> int:
 
     resolved = config.load(args.recipe, args.overrides)
     checks.check(resolved, args.command, checks.world_size())
-    import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}").run(resolved)
+    stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
+    if getattr(args, "replay", None) is None:
+        stage.run(resolved)
+    else:
+        stage.again(resolved, args.replay)
     return 0
 
 

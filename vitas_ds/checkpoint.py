@@ -131,7 +131,7 @@ def prune(directory: Path, keep: int, every: int = 0) -> None:
     """Remove all but the ``keep`` newest checkpoints and those of every ``every``-th step. 0: remove nothing."""
     if keep > 0:
         for path in found(directory)[keep:]:
-            if not every or _step(path) % every:
+            if not every or step_of(path) % every:
                 path.rename(doomed := path.with_name(f"old-{path.name}"))
                 shutil.rmtree(doomed, ignore_errors=True)
 
@@ -139,10 +139,11 @@ def prune(directory: Path, keep: int, every: int = 0) -> None:
 def found(directory: Path) -> list[Path]:
     """The published checkpoints, newest first; not verified."""
     paths = [path for path in Path(directory).glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(paths, key=_step, reverse=True)
+    return sorted(paths, key=step_of, reverse=True)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
     return int(path.name[5:])
 
 

@@ -191,7 +191,7 @@ def open_run(config: Config, ranks_main: bool, *, stage: str = "", world_size: i
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             write_text(run.config, dump(config))
-            starts = _read_json(run.manifest, {}).get("starts", [])
+            starts = read_json(run.manifest, {}).get("starts", [])
             write_json(run.manifest, {"run": run.name, "starts": [*starts, _start(stage, world_size)]})
         except OSError as error:
             raise UserError(f"run.dir: {run.path} cannot be written ({error.strerror})") from None
@@ -307,7 +307,7 @@ def git_commit() -> str | None:
 
 def read_summary(run: RunDir) -> dict[str, Any]:
     """``summary.json``; empty before the first stage has ended."""
-    return _read_json(run.summary, {})
+    return read_json(run.summary, {})
 
 
 def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:
@@ -316,7 +316,8 @@ def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:
     write_json(run.summary, summary | {stage: summary.get(stage, {}) | values})
 
 
-def _read_json(path: Path, missing: Any) -> Any:
+def read_json(path: Path, missing: Any) -> Any:
+    """What a JSON file holds, ``missing`` if it is not there. Raises ``UserError`` if it is no JSON."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitas_ds import checkpoint, distributed
+from vitas_ds import checkpoint, distributed, divergence
 from vitas_ds.config import Config, Training
 from vitas_ds.data.loader import Batch, train_batches
 from vitas_ds.data.mixing import mix
@@ -33,6 +33,7 @@ from vitas_ds.errors import Preempted, UserError
 from vitas_ds.optimizer import cosine_lr
 from vitas_ds.progress import Progress, progress_of, state_of
 from vitas_ds.run_dir import RunDir
+from vitas_ds.spec import SubnetSpec
 from vitas_ds.tracking import Tracker, open_tracker
 from vitas_ds.watchdog import Watchdog
 
@@ -46,7 +47,7 @@ class Task:
 
     ``losses(model, images, targets [B, C], step)`` yields the losses of a step one by one; each is sent backward
     before the next is computed, and the step learns from their sum. ``used(step)`` names the units that they use.
-    ``facts(step)`` are further values of a progress record.
+    ``facts(step)`` are further values of a progress record, ``nets(step)`` the nets that a step trains.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class Task:
     losses: Losses
     used: Callable[[int], set[str]]
     facts: Callable[[int], dict[str, Any]] = lambda step: {}
+    nets: Callable[[int], list[SubnetSpec]] = lambda step: []
 
 
 def total_steps(training: Training, images: int) -> tuple[int, int]:
@@ -119,14 +121,20 @@ def _loop(
         watch.at(progress.step + 1, "computing")
         lr = cosine_lr(training, progress.step, per_epoch)
         loss, norm = _step(task, config, ranks, engine, batch, progress.step, lr)
-        _count(task, progress, float(loss), norm, engine.settling)
+        progress.loss_sum += float(loss)
+        progress.loss_steps += 1
         progress.replaced += batch.replaced
         progress.step += 1
+        if math.isfinite(norm) or engine.settling:
+            progress.nonfinite = 0
+        else:
+            _skipped(task, ranks, engine, tracker, progress, batch, float(loss))
         if progress.step % training.log_every == 0 or progress.step == total:
             _record(task, ranks, tracker, progress, lr, norm)
         progress.seconds, last = progress.seconds + clock() - last, clock()
         stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
-        if stop or due or progress.step % training.save_every == 0 or progress.step == total:
+        due = (due or progress.step % training.save_every == 0) and not progress.nonfinite  # or good ones go for bad
+        if stop or due or progress.step == total:
             watch.at(progress.step, "saving")
             checkpoint.save(engine, task.checkpoints, progress.step, state_of(progress), keep=training.keep)
             last_saved = clock()
@@ -150,28 +158,45 @@ def _step(
     task: Task, config: Config, ranks: Ranks, engine: Engine, batch: Batch, step: int, lr: float
 ) -> tuple[Tensor, float]:
     """One optimizer step: this rank's loss (a tensor, so that nothing waits for it) and the gradient's norm."""
+    loss = compute(task, config, engine, engine.backward, batch, step, ranks.rank)
+    return loss, engine.step(task.used(step), lr)
+
+
+def compute(
+    task: Task, config: Config, model: Callable[..., Tensor], backward: Callable[[Tensor], Any], batch: Batch,
+    step: int, rank: int,
+) -> Tensor:  # fmt: skip
+    """A rank's loss in a step, sent backward part by part; a function of weights, seed, step and rank alone."""
     seed = config.run.seed
-    torch.manual_seed(hash((seed, step, ranks.rank)) & (2**63 - 1))  # of drop path
-    images, targets = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, seed, step, ranks.rank)
+    torch.manual_seed(hash((seed, step, rank)) & (2**63 - 1))  # of drop path
+    images, targets = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, seed, step, rank)
     parts = task.training.accumulate
     total = torch.zeros((), device=images.device)
     for some, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-        for loss in task.losses(engine, some, wanted, step):
-            engine.backward(loss / parts)
+        for loss in task.losses(model, some, wanted, step):
+            backward(loss / parts)
             total += loss.detach().float() / parts
-    return total, engine.step(task.used(step), lr)
+    return total
 
 
-def _count(task: Task, progress: Progress, loss: float, norm: float, settling: bool) -> None:
-    """Add a step to the meters; stop where too many in a row were skipped. The norm is the same on all ranks."""
-    progress.loss_sum += loss
-    progress.loss_steps += 1
-    progress.nonfinite = 0 if math.isfinite(norm) or settling else progress.nonfinite + 1
-    if progress.nonfinite >= task.training.max_nonfinite:
-        raise UserError(
-            f"{task.stage}: gradient not finite in {progress.nonfinite} steps in a row, the last step {progress.step}; "
-            f"lower the learning rate, or clip; the last good checkpoint is kept in {task.checkpoints}"
-        )
+def _skipped(
+    task: Task, ranks: Ranks, engine: Engine, tracker: Tracker, progress: Progress, batch: Batch, loss: float
+) -> None:
+    """A step whose gradient was not finite, which all ranks know by its norm: write it down; stop after too many."""
+    progress.nonfinite += 1
+    nth, most, file = progress.nonfinite, task.training.max_nonfinite, divergence.file_of(task.checkpoints)
+    words = divergence.record(
+        file, ranks, task.stage, progress.step, nth, task.nets(progress.step - 1), loss, batch.ids, task.images
+    )
+    if nth < most:
+        tracker.say(f"{task.stage}: step skipped, its gradient is not finite ({nth} of {most} in a row): {words}")
+        return
+    # nothing has moved since before the first of them
+    checkpoint.save(engine, file.with_suffix(""), progress.step - nth, {}, keep=1)
+    raise UserError(
+        f"gradient not finite in {nth} steps in a row, the last {words}; lower the learning rate, or clip; "
+        f"good checkpoints stay in {task.checkpoints}; {task.stage} --replay computes the first of them again ({file})"
+    )
 
 
 def _record(task: Task, ranks: Ranks, tracker: Tracker, progress: Progress, lr: float, norm: float) -> None:

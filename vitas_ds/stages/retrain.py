@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitas_ds import checkpoint, distributed, rules
+from vitas_ds import checkpoint, distributed, divergence, rules
 from vitas_ds.config import Config
 from vitas_ds.cost import spec_macs
 from vitas_ds.data.sources import ImageSet, read_folder
@@ -18,7 +19,8 @@ from vitas_ds.models.exported import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.published import find_spec
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
+from vitas_ds.replay import replay
+from vitas_ds.run_dir import RunDir, open_run, read_summary, run_of, update_summary, write_json
 from vitas_ds.search.results import select
 from vitas_ds.spec import SubnetSpec, read_spec
 from vitas_ds.training import Task, train
@@ -38,6 +40,15 @@ def run(config: Config) -> None:
     images = read_folder(config.data.train, config.data.exclude)
     numbers = train(_task(config, folder, spec, images), config, folder, ranks)
     _finish(config, folder, ranks, spec, images, numbers)
+
+
+def again(config: Config, file: str) -> None:
+    """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
+    ranks, folder = distributed.init(config.run.device, config.run.timeout), run_of(config)
+    images = read_folder(config.data.train, config.data.exclude)
+    task = _task(config, folder, chosen_spec(config, folder), images)
+    for line in replay(task, config, Path(file) if file else divergence.file_of(folder.retrain_checkpoints), ranks):
+        print(line)
 
 
 def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
@@ -72,7 +83,7 @@ def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) ->
 
     return Task(
         "retrain", config.retrain, folder.retrain_checkpoints, model, {"all": list(model.parameters())}, images,
-        config.space.num_classes, losses, lambda step: {"all"},
+        config.space.num_classes, losses, lambda step: {"all"}, nets=lambda step: [spec],
     )  # fmt: skip
 
 

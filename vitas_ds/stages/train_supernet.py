@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vitas_ds import checkpoint, distributed, rules
+from vitas_ds import checkpoint, distributed, divergence, rules
 from vitas_ds.config import Config
 from vitas_ds.cost import spec_macs
 from vitas_ds.data.sources import ImageSet, hold_out, read_folder, write_classes, write_list
 from vitas_ds.distributed import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
+from vitas_ds.replay import replay
+from vitas_ds.run_dir import RunDir, open_run, read_summary, run_of, update_summary
 from vitas_ds.sampling import Price, fit_identity_prob
 from vitas_ds.search.timing import open_timing
 from vitas_ds.spec import SubnetSpec
@@ -29,15 +31,27 @@ def run(config: Config) -> None:
         if ranks.is_main:
             print(f"train-supernet: done already, {read_summary(folder)['train-supernet']['steps']} steps")
         return
-    images, held_out = hold_out(
-        read_folder(config.data.train, config.data.exclude), config.data.search_per_class, config.run.seed
-    )
+    images, held_out = _images(config)
     if ranks.is_main:
         folder.supernet.mkdir(parents=True, exist_ok=True)
         write_classes(images.classes, folder.path / "classes.json")
         write_list(held_out.paths, folder.path / "search_images.txt")
     numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
     _finish(folder, ranks, numbers, ema=config.supernet.ema > 0)
+
+
+def again(config: Config, file: str) -> None:
+    """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
+    ranks, folder = distributed.init(config.run.device, config.run.timeout), run_of(config)
+    task = _task(config, folder, ranks, _images(config)[0])
+    for line in replay(task, config, Path(file) if file else divergence.file_of(folder.supernet_checkpoints), ranks):
+        print(line)
+
+
+def _images(config: Config) -> tuple[ImageSet, ImageSet]:
+    """The images to train on, and those held out for the search."""
+    everything = read_folder(config.data.train, config.data.exclude)
+    return hold_out(everything, config.data.search_per_class, config.run.seed)
 
 
 def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Task:
@@ -59,7 +73,7 @@ def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Tas
 
     return Task(
         "train-supernet", config.supernet, folder.supernet_checkpoints, supernet, supernet.units(), images,
-        config.space.num_classes, losses, used, facts,
+        config.space.num_classes, losses, used, facts, nets,
     )  # fmt: skip
 
 

@@ -1,0 +1,109 @@
+"""A training that diverges stops, says where, and its step can be computed again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from digits import write_digits
+from launching import ROOT, begin, environment, stage_words
+
+from vitas_ds.spec import spec_from_dict
+
+TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, str]:
+    """The words of a run that diverges on two ranks, its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("diverged")
+    write_digits(folder / "digits")
+    words = [
+        str(TINY), f"run.dir={folder}/runs", f"data.train={folder}/digits/train", "supernet.lr=1e15",
+        "supernet.max_nonfinite=2", "supernet.save_every=1", "supernet.keep=9", "supernet.log_every=1",
+    ]  # fmt: skip
+    job = begin(stage_words("train-supernet", words), environment())
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, output
+    return words, folder / "runs" / "tiny", output
+
+
+def replay(words: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "vitas_ds", "train-supernet", *words, "--replay", *more]
+    return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
+
+
+def test_it_stops_and_says_where(diverged: tuple[list[str], Path, str]) -> None:
+    _, run, output = diverged
+    assert "Traceback" not in output
+    (line,) = (line for line in output.splitlines() if line.startswith("vitas "))
+    print(line)
+    found = re.search(r"in 2 steps in a row, the last step (\d+): .* rank.*; net \d+ wide, \d deep", line)
+    assert found and "(1 of 2 in a row): step" in output
+    record = json.loads((run / "supernet" / "divergence.json").read_text())
+    first, last = record["steps"]
+    assert last["step"] == int(found[1]) == first["step"] + 1
+    for entry in record["steps"]:
+        assert [row["rank"] for row in entry["ranks"]] == [0, 1]
+        files = [Path(file) for row in entry["ranks"] for file in row["images"]]
+        assert len(files) == 16 and all(file.is_file() for file in files)
+        assert spec_from_dict(entry["nets"][0]).image_size == 28
+    steps = [int(path.name[5:]) for path in (run / "supernet" / "checkpoints").iterdir()]
+    assert max(steps) == first["step"] - 1  # nothing saved since
+    assert [path.name for path in (run / "supernet" / "divergence").iterdir()] == [f"step-{max(steps):08d}"]
+
+
+def test_the_step_is_computed_again(diverged: tuple[list[str], Path, str]) -> None:
+    words, run, _ = diverged
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = replay(words)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    record = json.loads((run / "supernet" / "divergence.json").read_text())
+    assert f"step {record['steps'][0]['step']}, weights of {run}/supernet/divergence/step-" in done.stdout
+    assert len(re.findall(r"rank [01]: loss", done.stdout)) == 2
+    assert re.search(r"gradient (nan|inf)", done.stdout)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_it_is_the_same_step(diverged: tuple[list[str], Path, str], tmp_path: Path) -> None:
+    """A step of the same run that went well, for its loss and norm are in the metrics."""
+    words, run, _ = diverged
+    record = json.loads((run / "supernet" / "divergence.json").read_text())
+    good = {"step": 2, "ranks": [{"rank": rank, "loss": 0, "finite": True, "ids": [0]} for rank in (0, 1)]}
+    file = tmp_path / "divergence.json"
+    file.write_text(json.dumps(record | {"steps": [good]}))
+    refused = replay(words, str(file))
+    assert refused.returncode == 2 and "not the record" in refused.stderr
+    for row in good["ranks"]:
+        row["images"] = []
+    file.write_text(json.dumps(record | {"steps": [good]}))
+    refused = replay(words, str(file))
+    assert refused.returncode == 2 and "are others than at the time" in refused.stderr
+    for rank, row in enumerate(good["ranks"]):
+        row["images"] = images_of_step(words, 1)[8 * rank : 8 * rank + 8]
+    file.write_text(json.dumps(record | {"steps": [good]}))
+    done = replay(words, str(file))
+    assert done.returncode == 0, done.stderr
+    losses = [float(x) for x in re.findall(r"rank [01]: loss ([\d.]+)", done.stdout)]
+    norms = [float(x) for x in re.findall(r" gradient ([-+e\d.]+)", done.stdout)]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    (expected,) = (line for line in lines if line["step"] == 2)
+    assert sum(losses) / 2 == pytest.approx(expected["loss"], abs=2e-5)
+    assert math.hypot(*norms) == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
+def images_of_step(words: list[str], step: int) -> list[str]:
+    """The images of a global batch of 16."""
+    from vitas_ds import config
+    from vitas_ds.data.order import batch_ids
+    from vitas_ds.data.sources import hold_out, read_folder
+
+    resolved = config.load(words[0], words[1:])
+    images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, resolved.run.seed)
+    return [images.file(i) for i in batch_ids(len(images), 1, 16, resolved.run.seed, step).tolist()]
