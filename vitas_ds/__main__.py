@@ -19,7 +19,7 @@ STAGES = {
     "retrain": "train one net from scratch (the search's best, a published one, or a spec.json)",
     "evaluate": "top-1 and top-5 accuracy on the validation images",
     "export": "write the trained net as safetensors, spec.json and a model card",
-    "report": "write one HTML page about the run, and print its results",
+    "report": "write one HTML page about a run, or about two, and print the results",
 }
 
 
@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
                 "--replay", nargs="?", const="", metavar="FILE",
                 help="compute a step that diverged again (divergence.json of the run, or FILE) and say where it breaks",
             )  # fmt: skip
+    report = commands.choices["report"]
+    report.epilog = "RECIPE may be a run's folder or name instead; with a second run after it, the two are compared."
+    report.add_argument("--to-wandb", action="store_true", help="send the run's whole record to W&B, as new runs")
     config = commands.add_parser("config", help="check a recipe and print the resolved run, starting nothing")
     add_recipe(config)
     config.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks to resolve for")
@@ -83,6 +86,8 @@ def run_stage(args: argparse.Namespace) -> int:
     """Run one stage of a recipe."""
     from vitas_ds import checks, config
 
+    if args.command == "report":
+        return run_report(args)
     resolved = config.load(args.recipe, args.overrides)
     checks.check(resolved, args.command, checks.world_size())
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
@@ -90,6 +95,23 @@ def run_stage(args: argparse.Namespace) -> int:
         stage.run(resolved)
     else:
         stage.again(resolved, args.replay)
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Report a run, or compare two: a word that sets nothing names the second."""
+    from vitas_ds.stages import report
+
+    overrides = [word for word in args.overrides if "=" in word]
+    more = [word for word in args.overrides if "=" not in word]
+    if len(more) > 1 or (more and args.to_wandb):
+        reason = "--to-wandb takes one run" if args.to_wandb else "two runs are compared, no more"
+        raise UserError(f"{more[-1]}: {reason}")
+    found = [report.find(word, overrides) for word in (args.recipe, *more)]
+    if more:
+        report.compare(*found)
+    else:
+        report.run(found[0], args.to_wandb)
     return 0
 
 

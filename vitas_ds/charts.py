@@ -1,4 +1,4 @@
-"""Charts as inline SVG text: lines, scatters, and a net drawn layer by layer. Colours and fonts are the page's CSS.
+"""Charts as inline SVG text: lines, scatters, bars, a net layer by layer. Colours and fonts are the page's CSS.
 
 Points carry ``data-tip``; the page's script shows it near the pointer. Without the script the charts are whole.
 """
@@ -144,6 +144,33 @@ def _legend(series: Sequence[Series]) -> str:
         return ""
     items = "".join(f'<span><i class="key c{s.color}"></i>{escape(s.name)}</span>' for s in series)
     return f'<div class="legend">{items}</div>'
+
+
+def bars(title: str, values: Sequence[object], groups: Sequence[tuple[str, Sequence[float], int]]) -> str:
+    """A figure of shares in [0, 1]: for each of ``values`` a bar of each group (name, shares, colour)."""
+    width, height, left, base, top = 340, 140, 46, 114, 8  # three figures in a row
+    most = max(max(shares) for _, shares, _ in groups) or 1.0
+    slot = (width - left - 4) / len(values)
+    wide = min(0.8 * slot / len(groups), 26)
+    parts = [
+        f'<text x="{left - 7}" y="{top + 9}" text-anchor="end">{most:.0%}</text>'
+        f'<line class="axis" x1="{left}" x2="{width - 4}" y1="{base}" y2="{base}"/>'
+    ]
+    every = -(-len(values) // 8)  # labels have room for eight
+    for i, value in enumerate(values):
+        middle = left + slot * (i + 0.5)
+        tip = f"{title} {value}: " + ", ".join(f"{shares[i]:.0%} {name}" for name, shares, _ in groups)
+        drawn = "".join(
+            f'<rect class="solid c{color}" x="{middle + wide * (k - len(groups) / 2):.1f}" width="{wide:.1f}" '
+            f'y="{base - shares[i] / most * (base - top):.1f}" height="{shares[i] / most * (base - top):.1f}"/>'
+            for k, (_, shares, color) in enumerate(groups)
+        )
+        room = f'<rect class="hidden" x="{middle - slot / 2:.1f}" y="0" width="{slot:.1f}" height="{base}"/>'
+        label = f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{value}</text>' if i % every == 0 else ""
+        parts.append(f'<g data-tip="{escape(tip, True)}">{room}{drawn}{label}</g>')
+    svg = f'<svg class="bars" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title, True)}">'
+    legend = _legend([Series(name, (), (), color) for name, _, color in groups])
+    return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}{''.join(parts)}</svg></figure>"
 
 
 def short(value: float) -> str:

@@ -22,10 +22,13 @@ p { margin: 4px 0 12px; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 10px 14px; }
 .tile b { display: block; font-size: 24px; font-weight: 600; }
 .tile span { color: var(--quiet); font-size: 13px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px;
+  margin-bottom: 14px; }
+.charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
+.whole td, .whole th:first-child { white-space: nowrap; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
 figcaption { font-size: 14px; margin-bottom: 4px; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg, img { display: block; width: 100%; height: auto; overflow: visible; } img { border-radius: 4px; }
 svg text { fill: var(--quiet); font-size: 12.5px; font-variant-numeric: tabular-nums; }
 svg text.on { fill: var(--on); }
 .grid { stroke: var(--rule); } .axis { stroke: var(--quiet); }
@@ -33,12 +36,12 @@ svg text.on { fill: var(--on); }
 .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; }
 .dot { fill: var(--c); } .hidden { fill: transparent; } .ring { fill: none; stroke: var(--c); stroke-width: 2.5; }
 circle.near { fill: var(--c); stroke: var(--card); stroke-width: 2; } circle.ring.near { fill: none; stroke: var(--c); }
-.room { fill: var(--room); } .bar { fill: var(--c); fill-opacity: .55; }
+.room { fill: var(--room); } .bar { fill: var(--c); fill-opacity: .55; } .solid { fill: var(--c); }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; margin-bottom: 4px; }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; background: var(--c); }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-@media (max-width: 560px) { svg text { font-size: 16px; } .wide { font-size: 14px; } }
+@media (max-width: 560px) { svg text { font-size: 16px; } svg.bars text { font-size: 12px; } .wide { font-size: 14px; } }
 th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere; min-width: 5em; }
 tr:first-child > * { border-top: 0; } th { font-weight: 500; overflow-wrap: normal; }
@@ -62,7 +65,7 @@ function show(mark, x, y) {
   tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 8)) + 'px';
   tip.style.top = (y + tip.offsetHeight + 30 > innerHeight ? y - tip.offsetHeight - 12 : y + 16) + 'px';
 }
-for (const svg of document.querySelectorAll('svg.chart, svg.net')) {
+for (const svg of document.querySelectorAll('svg.chart, svg.net, svg.bars')) {
   const marks = [...svg.querySelectorAll('circle[data-tip]')];
   svg.addEventListener('pointermove', event => {
     let best = event.target.closest('g[data-tip]'), least = 32;
@@ -95,10 +98,10 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2>\n{inner}</section>" if inner else ""
 
 
-def charts(*figures: str) -> str:
-    """Figures beside each other where there is room."""
+def charts(*figures: str, small: bool = False) -> str:
+    """Figures beside each other where there is room: two in a row, or three ``small`` ones."""
     inner = "".join(figures)
-    return f'<div class="charts">{inner}</div>' if inner else ""
+    return f'<div class="charts{" small" if small else ""}">{inner}</div>' if inner else ""
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> str:
@@ -109,8 +112,8 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tiles">{inner}</div>' if inner else ""
 
 
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
-    """A table; the first cell of a row is its name."""
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), whole: bool = False) -> str:
+    """A table; the first cell of a row is its name. ``whole`` cells are not broken into lines; the table scrolls."""
     if not rows:
         return ""
     head = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>" if header else ""
@@ -118,7 +121,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
         f"<tr><th>{escape(str(row[0]))}</th>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:]) + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table>{head}{body}</table></div>'
+    return f'<div class="wide{" whole" if whole else ""}"><table>{head}{body}</table></div>'
 
 
 def code(lines: Iterable[str]) -> str:

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from vitas_ds import cost, genome
+from vitas_ds.__main__ import main
 from vitas_ds.charts import Axis, Series, chart, short, ticks
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
+from vitas_ds.reports import comparison, nets, run_page
 from vitas_ds.run_dir import open_run, update_summary, write_json
 from vitas_ds.search.evolution import Result
 from vitas_ds.search.ledger import Entry, Score, open_ledger
-from vitas_ds.search.results import write_results
+from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.space import SearchSpace, columns_of
 from vitas_ds.stages import report
 from vitas_ds.tracking import open_tracker
 
-VOID = {"meta", "link", "br", "line", "rect", "circle", "polyline"}
+VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -65,7 +67,7 @@ def train(config, stage, steps=600):
     with open_tracker(config, run, stage, True, total=steps, every=1e9) as tracker:
         for step in range(1, steps + 1):
             loss = float("nan") if step == 50 else 2.0 / step
-            tracker.log(step, {"loss": loss, "lr": 1e-3 / step}, images=64)
+            tracker.log(step, {"loss": loss, "lr": 1e-3 / step, "grad_norm": 2.0, "net_macs": 1e6}, images=64)
     numbers = {"steps": steps, "loss": 2.0 / steps, "seconds": 75}
     update_summary(run, stage, numbers | ({"macs": 1_200_000} if stage == "retrain" else {}))
     return run
@@ -88,7 +90,7 @@ def search(config):
     write_results(run.search, Result(entries, best, [best]), [best])
     with open_tracker(config, run, "search", True, total=12, every=1e9) as tracker:
         for step in (6, 12):
-            tracker.log(step, {"best": 0.5 + step / 100, "mean": 0.5, "generation": step // 6})
+            tracker.log(step, {"best": 0.5 + step / 100, "mean": 0.5, "hypervolume": 0.3, "generation": step // 6})
     found = {**best.costs, "score": best.score.value}
     update_summary(run, "search", {"best": found, "scored": 12})
     return run, best
@@ -111,8 +113,8 @@ def test_page_stands_alone(run, config, capsys):
     page = Page(text)
     assert page.open == []
     for tag, attributes in page.elements:
-        assert tag not in ("iframe", "object", "embed", "img")
-        assert not {"src", "srcset"} & set(attributes)
+        assert tag not in ("iframe", "object", "embed")
+        assert "srcset" not in attributes and attributes.get("src", "data:image/").startswith("data:image/")
         assert attributes.get("href", "data:,") == "data:,"
     assert not re.search(r"https?://|@import|url\(|fetch\(", text)
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
@@ -123,23 +125,106 @@ def test_page_stands_alone(run, config, capsys):
 
 
 def test_numbers_on_the_page(run, config):
-    page = Page(report.html(run))
+    page = Page(run_page.html(run))
     _, best = search(config)
     for text in ("95.12%", "99.87%", f"{best.costs['macs']:,}", f"{best.costs['params']:,}", "12 nets scored", "2:30"):
         assert text in page.text, text
     charts = [a for tag, a in page.elements if tag == "svg" and a["class"] == "chart"]
-    assert len(charts) == 4 + 2 + 4
+    assert len(charts) == 6 + 3 + 6
     tips = [a["data-tip"] for tag, a in page.elements if tag == "circle"]
     assert sum("parameters" in tip for tip in tips) == 12 + 1 + 1  # every net, the front, the chosen one
     layers = [a["data-tip"] for tag, a in page.elements if tag == "g"]
+    layers = [tip for tip in layers if tip.startswith("layer")]
     assert len(layers) == best.spec.depth
     assert layers[0].startswith(f"layer 1: {best.spec.active[0].num_heads} heads")
 
 
+def test_marginals_are_shares(run, config):
+    """Of the bars' tips: a choice's values add up to the whole, before and after; a count by hand agrees."""
+    tips = [a["data-tip"] for tag, a in Page(run_page.html(run)).elements if tag == "g"]
+    patches = [tip for tip in tips if tip.startswith("Patch size")]
+    assert [tip.split(":")[0] for tip in patches] == ["Patch size 4", "Patch size 7"]
+    for name in ("first generation", "best at the end"):
+        assert 99 <= sum(int(re.search(rf"(\d+)% {name}", tip)[1]) for tip in patches) <= 101
+    rows = [json.loads(line) for line in run.ledger.read_text().splitlines()]
+    first = [row["spec"]["patch_size"] for row in rows if row["generation"] == 1]
+    assert f"{first.count(4) / len(first):.0%} first generation" in patches[0]
+
+
+def test_baselines_and_pictures(run, config):
+    from PIL import Image
+
+    plain = run_page.html(run)
+    assert "What a search has to beat" not in plain and "<img" not in plain
+    _, best = search(config)
+    write_baselines(run.search, {"random": [best], "uniform": [best, best]})
+    run.supernet.mkdir()
+    Image.new("RGB", (64, 64), "red").save(run.supernet / "images.png")
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(run.path / "evaluation_images.png")  # 4 MB
+    page = Page(run_page.html(run))
+    assert "uniform" in page.text and "What a search has to beat" in page.text
+    kinds = [a["src"][:18] for tag, a in page.elements if tag == "img"]
+    assert kinds == ["data:image/png;bas", "data:image/jpeg;ba"]
+    assert len(run_page.html(run)) < len(plain) + 1_500_000
+
+
+def test_published_nets_of_equal_cost_beside_the_found_one(config):
+    """DeiT-S costs 4.6G: its neighbours are the large ViTAS nets; small images have none to be compared with."""
+    from vitas_ds.published import published
+
+    deit = published("deit-s").spec
+    found = nets.neighbours(deit)
+    assert found[0].name == "deit-s" and len(found) == 3
+    ratios = [max(net.macs / found[0].macs, found[0].macs / net.macs) for net in found[1:]]
+    others = [published(f"vitas-{c}").spec for c in "abcef" if f"vitas-{c}" not in {net.name for net in found}]
+    assert all(max(cost.spec_macs(o) / found[0].macs, found[0].macs / cost.spec_macs(o)) >= max(ratios) for o in others)
+    assert "its paper's" in found[0].accuracy
+    _, best = search(config)
+    assert nets.neighbours(best.spec) == []
+
+
+def test_two_runs(run, config, tmp_path, capsys):
+    other = Config.model_validate(config.model_dump() | {"run": {"name": "b", "dir": str(tmp_path), "seed": 7}})
+    train(other, "train-supernet", steps=30)
+    search(other)
+    report.compare(config, other)
+    text = (run.report / "a_against_b.html").read_text()
+    page = Page(text)
+    assert page.open == [] and not re.search(r"https?://|@import|url\(|fetch\(|\bnan\b", text)
+    assert comparison.differences(config, other) == [("run.seed", "0", "7")]
+    rows = {row[0]: row[1:] for row in comparison.results((run, report.run_of(other)))}
+    assert rows["top-1 on val"] == ("95.12%", "") and rows["supernet: steps"] == ("600", "30")
+    lines = [a["class"] for tag, a in page.elements if tag == "polyline"]
+    assert lines.count("line c1") > 4 and lines.count("line c2") > 4
+    assert "95.12%" in capsys.readouterr().out
+    with pytest.raises(UserError, match="not compared with itself"):
+        report.compare(config, config)
+
+
+def test_a_run_is_named_by_folder_recipe_or_name(run, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for word, overrides in ((str(run.path), []), ("a", ["run.dir=."]), ("a/", [])):
+        assert report.run_of(report.find(word, overrides)).path.resolve() == run.path.resolve()
+    assert report.find("quickstart", ["run.seed=3"]).run.seed == 3
+    moved = run.path.rename(tmp_path / "moved")
+    assert report.find("moved", []).run.name == "moved"
+    assert main(["report", str(moved)]) == 0 and (moved / "report" / "index.html").exists()
+    capsys.readouterr()
+    assert main(["report", "no_such"]) == 2
+    assert main(["report", "moved", "quickstart"]) == 2
+    assert main(["report", "moved", "a", "b"]) == 2
+    (moved / "manifest.json").unlink()
+    assert main(["report", "moved"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4 and "neither a run's folder, nor a recipe" in said[0] and "no such run" in said[1]
+    assert "two runs are compared" in said[2] and "manifest.json" in said[3]
+
+
 def test_stages_that_have_not_run_are_left_out(config):
     run = train(config, "train-supernet", steps=3)
-    page = Page(report.html(run))
-    headings = re.findall(r"<h2>(.*?)</h2>", report.html(run))
+    page = Page(run_page.html(run))
+    headings = re.findall(r"<h2>(.*?)</h2>", run_page.html(run))
     assert headings == ["Results", "Supernet", "Reproduce"] and page.open == []
 
 
@@ -157,7 +242,7 @@ def test_commands_may_be_typed_again():
         start("retrain", 1, "-m", "vitas_ds", "retrain", "r", "old=1"),
         start("retrain", 2, "-u", "-m", "vitas_ds", "--local_rank=0", "retrain", "r"),
     ]
-    assert report.commands(starts) == [
+    assert run_page.commands(starts) == [
         "python -m vitas_ds search r 'a.b=[1, 2]'",
         "deepspeed --num_gpus 2 --module vitas_ds retrain r",
     ]
@@ -206,10 +291,10 @@ def test_in_a_browser(run, tmp_path):
         overflow: document.documentElement.scrollWidth - innerWidth});
     </script>"""
     path = tmp_path / "page.html"
-    path.write_text(report.html(run).replace("</body>", probe + "</body>"))
+    path.write_text(run_page.html(run).replace("</body>", probe + "</body>"))
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
              "--window-size=500,900", "--enable-logging=stderr", "--dump-dom", path.as_uri()]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=90)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     seen = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
-    assert "parameters" in seen["said"] and seen["least"] > 60 and seen["count"] == 11 and seen["overflow"] <= 0
+    assert "parameters" in seen["said"] and seen["least"] > 60 and seen["count"] == 15 + 6 + 1 and seen["overflow"] <= 0
