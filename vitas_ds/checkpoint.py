@@ -196,7 +196,7 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
         UserError: the checkpoint is of another network.
     """
     reader = Reader(path)
-    _check_shapes(reader, engine)
+    check_shapes(reader.path, reader.shapes, engine.shapes)
     for kind in engine.kinds:
         stored = kind if kind in reader.manifest["kinds"] else "weight"  # averages that begin here
         for owner, tensor in engine.tensors(kind).items():
@@ -210,12 +210,12 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
     return state["loop"]
 
 
-def _check_shapes(reader: Reader, engine: Engine) -> None:
-    ours, theirs = engine.shapes, reader.shapes
+def check_shapes(path: Path, theirs: dict[str, tuple[int, ...]], ours: dict[str, tuple[int, ...]]) -> None:
+    """Raise ``UserError`` unless the parameters in ``path`` are those of the network here, by name and shape."""
     for name in [*ours, *theirs]:
         if ours.get(name) != theirs.get(name):
             raise UserError(
-                f"{reader.path}: of another network: {name} is {theirs.get(name, 'absent')} there "
+                f"{path}: of another network: {name} is {theirs.get(name, 'absent')} there "
                 f"and {ours.get(name, 'absent')} here"
             )
 

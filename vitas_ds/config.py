@@ -110,7 +110,14 @@ class Training(Section):
     mixing: Mixing = Mixing()
     save_every: int = Field(1000, gt=0, description="steps between checkpoints (also one at each end)")
     save_minutes: float = Field(30, gt=0, description="minutes between checkpoints, whichever comes first")
-    keep: int = Field(2, gt=0, description="checkpoints kept")
+    keep: int = Field(2, gt=0, description="newest checkpoints kept")
+    keep_every: int = Field(0, ge=0, description="those of every n-th step stay for good (n a multiple of save_every)")
+    init_from: str | None = Field(
+        None, description="checkpoint that a new run goes on from, optimizer and step as well"
+    )
+    weights_from: str | None = Field(
+        None, description="weights that a new run starts with: a checkpoint, a .safetensors file, an exported model"
+    )
     log_every: int = Field(20, gt=0, description="steps between progress lines")
     max_nonfinite: int = Field(3, gt=0, description="non-finite losses in a row that end the job")
 
@@ -120,6 +127,10 @@ class Training(Section):
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.keep_every % self.save_every:
+            raise ValueError(f"keep_every {self.keep_every} is not a multiple of save_every {self.save_every}")
+        if self.init_from and self.weights_from:
+            raise ValueError("init_from has weights already; give weights_from or init_from, not both")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1 (given: {list(self.betas)})")
         return self

@@ -167,8 +167,8 @@ ALWAYS = (
 )  # fmt: skip
 TRAINED = ("engine.precision",)
 FREE = {
-    "supernet": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
-    "retrain": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "max_nonfinite"},
+    "supernet": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "max_nonfinite"},
+    "retrain": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "max_nonfinite"},
     "search": {"generations", "top_k", "ranks_per_candidate", "baselines"},
 }
 

@@ -1,7 +1,8 @@
 """The training loop that both training stages share: batches, steps, checkpoints, progress.
 
 Everything random is a function of (seed, step, rank), so that a resumed run needs weights and optimizer alone to go
-on bit for bit. Start-up order: the stage's own checkpoint, else the model as it is given.
+on bit for bit. Start-up order (origin.py): the run's own checkpoint, else ``init_from``, else ``weights_from``, else
+scratch; a line says which it was.
 """
 # B batch, C classes
 
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitas_ds import checkpoint, distributed, divergence
+from vitas_ds import checkpoint, distributed, divergence, origin
 from vitas_ds.config import Config, Training
 from vitas_ds.data.loader import Batch, train_batches
 from vitas_ds.data.mixing import mix
@@ -88,14 +89,17 @@ def _train(
 ) -> dict[str, Any]:
     training = task.training
     per_epoch, total = total_steps(training, len(task.images))
+    begin = origin.find(task.checkpoints, training, task.stage.removeprefix("train-"))
+    if begin.weights:
+        origin.load_weights(task.model, begin.weights)
     engine = Engine(task.model, task.units, config.engine, training, ranks)
-    newest = checkpoint.newest(task.checkpoints)
-    saved = checkpoint.load(engine, newest) if newest else None
+    saved = checkpoint.load(engine, begin.checkpoint) if begin.checkpoint else None
     files = fingerprint(task.images)
     progress = progress_of(saved, ranks, files) if saved else Progress(files=files)
+    if progress.step >= total and not begin.own:
+        raise UserError(f"{begin.checkpoint}: of step {progress.step}, and this training has {total}: nothing is left")
     with open_tracker(config, run, task.stage, ranks.is_main, total=total, start_step=progress.step) as tracker:
-        if saved:
-            tracker.say(f"{task.stage}: going on from step {progress.step} of {total}")
+        tracker.say(f"{task.stage}: {begin.words(progress.step, total)}")
         batches = train_batches(
             task.images, config.data, training.augment, config.space.image_size,
             training.batch_size // ranks.world_size, config.run.seed, progress.step, ranks,
@@ -136,7 +140,8 @@ def _loop(
         due = (due or progress.step % training.save_every == 0) and not progress.nonfinite  # or good ones go for bad
         if stop or due or progress.step == total:
             watch.at(progress.step, "saving")
-            checkpoint.save(engine, task.checkpoints, progress.step, state_of(progress), keep=training.keep)
+            state, kept = state_of(progress), (training.keep, training.keep_every)
+            checkpoint.save(engine, task.checkpoints, progress.step, state, *kept)
             last_saved = clock()
         if stop and progress.step < total:
             raise Preempted(f"stopped after step {progress.step} of {total}, which is saved; start it again to go on")
