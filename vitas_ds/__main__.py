@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--to-wandb", action="store_true", help="send the run's whole record to W&B, as new runs")
     config = commands.add_parser("config", help="check a recipe and print the resolved run, starting nothing")
     add_recipe(config)
-    config.add_argument("--world-size", type=int, default=1, metavar="N", help="ranks to resolve for")
+    config.add_argument(
+        "--world-size", type=int, metavar="N", help="check it for N ranks, and estimate the memory of a GPU"
+    )
     add_recipe(commands.add_parser("space", help="size, smallest and largest net of a recipe's space"))
     add_tools(commands)
     return top
@@ -116,12 +118,19 @@ def run_report(args: argparse.Namespace) -> int:
 
 
 def run_config(args: argparse.Namespace) -> int:
-    """Print the resolved run of a recipe."""
+    """Print the resolved run of a recipe, as YAML; what it would be on N ranks, in YAML's comments."""
     from vitas_ds import checks, config
 
+    if args.world_size is not None and args.world_size < 1:
+        raise UserError(f"--world-size: must be 1 or more (given: {args.world_size})")
     resolved = config.load(args.recipe, args.overrides)
-    checks.check(resolved, "config", args.world_size)
-    print(config.dump(resolved), end="")
+    checks.check(resolved, "config", args.world_size or 1)
+    comments = []
+    if args.world_size is not None:
+        from vitas_ds import plan
+
+        comments = [f"# {line}".rstrip() for line in plan.lines(resolved, args.world_size)]
+    print(config.dump(resolved) + "".join(f"{line}\n" for line in comments), end="")
     return 0
 
 
@@ -131,6 +140,17 @@ def run_tool(args: argparse.Namespace) -> int:
     return import_module(f"vitas_ds.tools.{name}").run(args)
 
 
+def parse(top: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The arguments; ``section.key=value`` may also come after an option, which argparse does not see."""
+    args, rest = top.parse_known_args(words)
+    strays = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strays or (rest and not hasattr(args, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(strays or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
@@ -138,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     top = parser()
     words = sys.argv[1:] if argv is None else argv
-    args = top.parse_args([word for word in words if not word.startswith("--local_rank=")])  # deepspeed adds it
+    args = parse(top, [word for word in words if not word.startswith("--local_rank=")])  # deepspeed adds it
     if args.version:
         from vitas_ds import __version__
 

@@ -79,14 +79,23 @@ def zero_stage(engine: config.Engine) -> tuple[int, bool]:
     return int(settings.get("stage", 0)), "offload_optimizer" in settings
 
 
+def zero_names() -> list[str]:
+    """What ``engine.zero`` may name without a path."""
+    return sorted(path.stem for path in _folder().glob("*.json"))
+
+
+def _folder() -> Path:
+    return PACKAGE / "ds_configs" if (PACKAGE / "ds_configs").is_dir() else PACKAGE.parent / "ds_configs"
+
+
 def _read_zero(name: str) -> tuple[Path, dict[str, Any]]:
-    folder = PACKAGE / "ds_configs" if (PACKAGE / "ds_configs").is_dir() else PACKAGE.parent / "ds_configs"
-    path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    path = Path(name) if name.endswith(".json") else _folder() / f"{name}.json"
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
-        raise UserError(f"engine.zero: no file {path}; there are {names}, or give the path of a .json file") from None
+        raise UserError(
+            f"engine.zero: no file {path}; there are {', '.join(zero_names())}, or give the path of a .json file"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict) or not isinstance(data.get("zero_optimization", {}), dict):
