@@ -41,7 +41,8 @@ circle.near { fill: var(--c); stroke: var(--card); stroke-width: 2; } circle.rin
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; background: var(--c); }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-@media (max-width: 560px) { svg text { font-size: 16px; } svg.bars text { font-size: 12px; } .wide { font-size: 14px; } }
+@media (max-width: 560px) { .wide { font-size: 14px; } svg text { font-size: 16px; }
+  svg.bars text { font-size: 12px; } }
 th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere; min-width: 5em; }
 tr:first-child > * { border-top: 0; } th { font-weight: 500; overflow-wrap: normal; }

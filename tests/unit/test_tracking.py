@@ -2,12 +2,13 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
 
 import pytest
 import torch
+import wandb
+from wandb_files import history
 
 from vitas_ds.config import Config
 from vitas_ds.run_dir import RunDir
@@ -176,30 +177,11 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     ids = json.loads(run.wandb_ids.read_text())
     assert set(ids) == {"search", "retrain"} and ids["search"] != ids["retrain"]
     folders = [p.name for p in (run.path / "wandb").glob("offline-run-*")]
-    assert sorted(name.rsplit("-", 1)[1] for name in folders) == sorted([ids["search"]] * 2 + [ids["retrain"]])
-    logged = [row for name in folders if name.endswith(ids["search"]) for row in history(run.path / "wandb" / name)]
+    found = [name.split("-")[3] for name in folders]  # within a second, W&B tells two of an id apart by a further -1
+    assert sorted(found) == sorted([ids["search"]] * 2 + [ids["retrain"]])
+    wandb.teardown()  # at the end of a process: its files are whole
+    logged = [row for name in folders if ids["search"] in name for row in history(run.path / "wandb" / name)]
     assert sorted(row["step"] for row in logged if "best" in row) == [1, 2, 3, 4]
-
-
-def history(folder) -> list[dict]:
-    """Rows that W&B keeps in an offline run's file: records in blocks of 32 KiB, as in LevelDB's log."""
-    from wandb.proto import wandb_internal_pb2
-
-    (file,) = folder.glob("run-*.wandb")
-    data, at, part, rows = file.read_bytes(), 7, b"", []
-    while at + 7 <= len(data):
-        if (room := 32768 - at % 32768) < 7:  # padding
-            at += room
-            continue
-        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        part += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or last part
-            record = wandb_internal_pb2.Record.FromString(part)
-            part = b""
-            if record.WhichOneof("record_type") == "history":
-                rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
-    return rows
 
 
 def test_wandb_failing_never_ends_the_run(tmp_path):

@@ -31,6 +31,7 @@ from vitas_ds.models.onnx_export import Net
 from vitas_ds.models.timm_export import build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_text
+from vitas_ds.tracking import open_tracker
 
 TOPS = "top-1 / top-5"
 Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and numbers for summary.json
@@ -63,6 +64,9 @@ def _export(config: Config, folder: RunDir, source: Path) -> None:
     size = (folder.export / "model.safetensors").stat().st_size
     kept = {"dir": str(folder.export), "model": str(source), "bytes": size, "checks": numbers}
     update_summary(folder, "export", kept)
+    with open_tracker(config, folder, "export", True) as tracker:
+        tracker.artifact(f"{folder.name}-model", "model", folder.export)
+        tracker.summary(kept)
     print(f"export: {folder.export} ({size / 1e6:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
 
 

@@ -1,0 +1,75 @@
+"""A run's record, sent to (offline) W&B afterwards and read back from W&B's own files."""
+
+import json
+import os
+
+import pytest
+import wandb
+from PIL import Image
+from test_report import config, run, search, train  # noqa: F401  (fixtures)
+from wandb_files import artifacts, history, run_of
+
+from vitas_ds.__main__ import main
+from vitas_ds.run_dir import write_text
+from vitas_ds.tracking import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_settings(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # the tracker sets these; undo it after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:W&B")
+def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):  # noqa: F811
+    Image.new("RGB", (8, 8)).save(run.retrain / "images.png")
+    write_text(run.export / "spec.json", "{}")
+    write_text(run.wandb_ids, json.dumps({"search": "old", "elsewhere": "kept"}))
+    assert main(["report", str(run.path), "--to-wandb"]) == 0
+    assert "wandb sync" in capsys.readouterr().out
+    wandb.teardown()  # at the end of a process: its files are whole
+    ids = json.loads(run.wandb_ids.read_text())
+    assert ids.pop("elsewhere") == "kept" and ids["search"] != "old"
+    folders = {run_of(path).job_type: path for path in (run.path / "wandb").glob("offline-run-*")}
+    assert set(folders) == set(ids) == {"train-supernet", "search", "retrain", "export"}
+    for stage, folder in folders.items():
+        known = run_of(folder)
+        assert (known.run_id, known.run_group, known.display_name) == (ids[stage], "a", f"a-{stage}")
+        wanted = [row for row in read_metrics(run) if row["stage"] == stage]
+        got = [row for row in history(folder) if "memory_gb" in row]
+        assert [row["step"] for row in got] == [row["step"] for row in wanted]
+        for name in ("loss", "lr", "memory_gb", "time", "best"):
+            assert [row.get(name) for row in got] == [row.get(name) for row in wanted]
+    keys = {stage: {key.split(".")[0] for row in history(path) for key in row} for stage, path in folders.items()}
+    assert {"hypervolume", "best", "mean", "scores", "search/candidates"} <= keys["search"]
+    assert {"grad_norm", "net_macs", "lr", "images_per_s", "data_wait", "images"} <= keys["retrain"]
+    assert ("spec", "best-spec") in artifacts(folders["search"])
+    assert ("model", "a-model") in artifacts(folders["export"])
+
+
+def test_mistakes_are_one_line(config, run, monkeypatch, capsys):  # noqa: F811
+    before = run.wandb_ids.read_text() if run.wandb_ids.exists() else None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["report", str(run.path), "--to-wandb"]) == 2
+    monkeypatch.delenv("WANDB_MODE")
+    run.metrics.unlink()
+    assert main(["report", str(run.path), "--to-wandb"]) == 2
+    assert main(["report", str(run.path), str(run.path), "--to-wandb"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and "WANDB_MODE is disabled" in said[0] and "nothing is recorded" in said[1]
+    assert "one run" in said[2]
+    assert before == (run.wandb_ids.read_text() if run.wandb_ids.exists() else None)
+
+
+@pytest.mark.slow
+def test_a_failure_keeps_the_old_ids(run, monkeypatch, tmp_path, capsys):  # noqa: F811
+    write_text(run.wandb_ids, '{"search": "old"}')
+    write_text(tmp_path / "file", "")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "below"))
+    assert main(["report", str(run.path), "--to-wandb"]) == 2
+    assert "W&B does not start" in capsys.readouterr().err
+    assert json.loads(run.wandb_ids.read_text()) == {"search": "old"}

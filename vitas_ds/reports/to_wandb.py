@@ -1,0 +1,95 @@
+"""A run's record sent to W&B after the fact: a W&B run for each stage, grouped by the run's name."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import Any
+
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import RunDir, read_summary, write_json
+from vitas_ds.search.ledger import Entry, read_entries
+from vitas_ds.tracking import Tracker, WandbMirror, open_mirror, read_metrics, wandb_mode
+
+Rows = list[dict[str, Any]]
+
+
+def send(config: Config, run: RunDir) -> None:
+    """Replay ``metrics.jsonl``, pictures, candidates and artifacts of every stage into new W&B runs.
+
+    They are online or offline as ``tracking.wandb`` says (``disabled`` counts as ``auto`` here). Their ids replace the
+    old ones in ``wandb_ids.json``, so that a stage that goes on does so where its whole record is.
+
+    Raises:
+        UserError: W&B is missing, disabled by WANDB_MODE, or fails; or nothing is recorded yet.
+    """
+    if config.tracking.wandb == "disabled":
+        config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"wandb": "auto"})})
+    if find_spec("wandb") is None:
+        raise UserError("--to-wandb: wandb is not installed; pip install -r requirements.txt")
+    mode = wandb_mode(config)
+    if mode == "disabled":
+        raise UserError("--to-wandb: WANDB_MODE is disabled in this environment")
+    rows = read_metrics(run)
+    if not rows:
+        raise UserError(f"--to-wandb: {run.metrics} is missing or empty: nothing is recorded yet")
+    stages = list(dict.fromkeys(row["stage"] for row in rows)) + (["export"] if run.export.is_dir() else [])
+    before = json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}
+    write_json(run.wandb_ids, {stage: name for stage, name in before.items() if stage not in stages})
+    try:
+        for stage in dict.fromkeys(stages):
+            _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
+    except BaseException:
+        write_json(run.wandb_ids, before)
+        raise
+    where = "online" if mode == "online" else f"offline; to send them: wandb sync {run.path}/wandb/offline-run-*"
+    print(f"W&B: {len(rows):,} records of {', '.join(dict.fromkeys(stages))}, {where}")
+
+
+def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> None:
+    mirror = open_mirror(config, run, stage)
+    if not isinstance(mirror, WandbMirror):
+        raise UserError("--to-wandb: W&B does not start; the warning above says why")
+    scores = _scores(run) if stage == "search" else {}
+    for row in rows:
+        mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step")})
+        if row.get("generation") in scores:
+            mirror.histogram("scores", scores[row["generation"]])
+    _send_files(mirror, run, stage)
+    mirror.summary(read_summary(run).get(stage, {}))
+    if mirror.run is None:
+        raise UserError(f"--to-wandb: W&B stopped in {stage}; the warning above says why")
+    mirror.close()
+
+
+def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
+    """Pictures, the table of candidates, and what is worth keeping versions of."""
+    pictures = {
+        "train-supernet": run.supernet / "images.png", "retrain": run.retrain / "images.png",
+        "evaluate": run.path / "evaluation_images.png",
+    }  # fmt: skip
+    if stage in pictures and pictures[stage].is_file():
+        mirror.image("images", pictures[stage])
+    if stage == "search":
+        from vitas_ds.search.figures import COLUMNS, rows  # slow to import
+
+        for path in sorted((run.search / "figures").glob("*.png")):
+            mirror.image(f"search/{path.stem}", path)
+        mirror.table("search/candidates", COLUMNS, rows(_entries(run)))
+        if run.best.exists():
+            mirror.artifact("best-spec", "spec", run.best)
+    if stage == "export":
+        mirror.artifact(f"{run.name}-model", "model", run.export)
+
+
+def _entries(run: RunDir) -> list[Entry]:
+    return read_entries(run.ledger, missing_ok=True)
+
+
+def _scores(run: RunDir) -> dict[int, list[float]]:
+    """The scores of each generation; those of nets scored again at the end stand with their own generation."""
+    found: dict[int, list[float]] = {}
+    for entry in _entries(run):
+        found.setdefault(entry.generation, []).append(entry.score.value)
+    return found
