@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitas_ds import genome
 from vitas_ds.errors import UserError
 from vitas_ds.search import budget as budgets
 from vitas_ds.search.budget import COSTS, Budget, Costs
@@ -127,8 +128,7 @@ class Feasible:
 
     space: SearchSpace
     budget: Budget
-    priced: Costs  # all costs, bounded or not
-    costs: dict[str, Affine]
+    costs: dict[str, Affine]  # all of them, bounded or not
     attn: WidthSums
     heads: WidthSums
     mlp: WidthSums
@@ -159,6 +159,14 @@ class Feasible:
         """A cost of the nets of some rows with those MLP sums."""
         columns = self.stem[rows], self.depth[rows], self.total[rows], self.head_total[rows]
         return self.costs[name].at(columns, self.mlp_sum(rows, index))
+
+    def excess(self, genomes: np.ndarray) -> np.ndarray:
+        """[K] how far nets are outside the budget, see ``budget.excess``; 0 inside."""
+        table = genome.columns(self.space, genomes)
+        stem = genomes[:, 0] * len(self.space.embed_widths) + genomes[:, 1]
+        rows = stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.heads.sum(1)
+        values = {name: self.costs[name].at(rows, table.mlp.sum(1)) for name in self.budget or ("macs",)}
+        return budgets.excess(self.budget, values)
 
     def build(self, rows: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Random canonical genomes [K, G], one for each row and place of its MLP sum."""
@@ -226,7 +234,7 @@ def feasible(space: SearchSpace, budget: Budget, priced: Costs = COSTS) -> Feasi
         found = ", ".join(f"{n} {budgets.amount(n, value)}" for n, value in zip(budget, near[1:], strict=True))
         raise UserError(f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}")
     rows = rows[:, np.lexsort(rows[3::-1])]  # by stem, then depth, A, H
-    return Feasible(space, budget, priced, costs, attn, heads, mlp, *rows)
+    return Feasible(space, budget, costs, attn, heads, mlp, *rows)
 
 
 def _grid(space: SearchSpace, k: int, attn: np.ndarray, heads: np.ndarray) -> Rows:

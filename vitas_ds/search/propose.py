@@ -8,12 +8,12 @@ from collections.abc import Set
 import numpy as np
 
 from vitas_ds import genome
-from vitas_ds.search import budget as budgets
 from vitas_ds.search.feasible import Feasible
 from vitas_ds.space import SearchSpace
 
 ROUNDS = 20  # of random draws before what is left is listed one by one
 MOVES = 200  # random gene moves tried on a child before it is rebuilt
+PATIENCE = 60  # moves after which children that none of them brought closer are rebuilt
 
 
 def key(row: np.ndarray) -> bytes:
@@ -90,24 +90,22 @@ def repair(inside: Feasible, genomes: np.ndarray, rng: np.random.Generator) -> n
     """
     genomes = genome.canonical(inside.space, genomes)
     _lift_to_min_depth(inside.space, genomes, rng)
-    far = _excess(inside, genomes)
-    for _ in range(MOVES):
+    far, last = inside.excess(genomes), 0
+    for move in range(MOVES):
         out = np.flatnonzero(far > 0)
         if not len(out):
             return genomes
+        if move - last > PATIENCE:
+            break
         moved = _random_step(inside.space, genomes[out], rng)
-        closer = _excess(inside, moved)
+        closer = inside.excess(moved)
         better = closer < far[out]
         genomes[out[better]], far[out[better]] = moved[better], closer[better]
+        last = move if better.any() else last
     out = np.flatnonzero(far > 0)
     if len(out):
         genomes[out] = _rebuild(inside, genomes[out], rng)
     return genomes
-
-
-def _excess(inside: Feasible, genomes: np.ndarray) -> np.ndarray:
-    names = tuple(inside.budget) or ("macs",)
-    return budgets.excess(inside.budget, budgets.prices(inside.space, genomes, names, inside.priced))
 
 
 def _random_step(space: SearchSpace, genomes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

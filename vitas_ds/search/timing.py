@@ -58,12 +58,15 @@ class Timing:
         )
 
 
-def open_timing(config: Config, run: RunDir, stage: Path, device: torch.device, budget: Budget) -> Timing:
+def open_timing(
+    config: Config, run: RunDir, stage: Path, device: torch.device, budget: Budget, anywhere: bool = False
+) -> Timing:
     """The latencies of this run on this device, measured now unless the stage's folder has them. All ranks call it.
 
     Args:
         stage: the stage's folder.
         budget: the nets to measure are spread over those inside it; it bounds counted costs alone.
+        anywhere: a prediction fitted on another device holds here too, where nothing is going to be measured.
 
     Raises:
         UserError: the stage began on another device, with other software, or another batch or precision.
@@ -72,7 +75,8 @@ def open_timing(config: Config, run: RunDir, stage: Path, device: torch.device, 
     batch, precision = search.latency_batch, search.latency_precision or config.engine.precision
     where = from_main(lambda: setting(device, batch, precision))
     measured = Latencies(run.path.parent / "latency.jsonl", where, lambda net: measure(net, device, batch, precision))
-    known = from_main(lambda: _read(path, where))
+    fixed = {name: where[name] for name in ("batch_size", "precision")} if anywhere else where
+    known = from_main(lambda: _read(path, fixed))
     if known is None:
         rng = np.random.default_rng(config.run.seed)
         nets = propose.fresh(feasible(config.space, budget), search.latency_nets, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
         return fit_identity_prob(space, *macs)
     slow, fast = supernet.throughput or (0.0, 0.0)
     seconds = (search.latency_batch / fast, search.latency_batch / slow) if fast else search.seconds
-    if seconds is None:
+    if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
         return None
-    timing = open_timing(config, folder, folder.supernet, ranks.device, {})
+    timing = open_timing(config, folder, folder.supernet, ranks.device, {}, anywhere=True)
     if ranks.is_main:
         print(timing.line())
     price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch}")

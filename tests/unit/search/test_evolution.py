@@ -16,6 +16,7 @@ from vitas_ds.search import budget as budgets
 from vitas_ds.search import problem
 from vitas_ds.search.evolution import Progress, ranked, rescore, result_of, search, values
 from vitas_ds.search.feasible import feasible
+from vitas_ds.search.latency import Predictor
 from vitas_ds.search.ledger import Score, in_memory, open_ledger
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import SubnetSpec
@@ -27,6 +28,8 @@ SMALL = SearchSpace(
 )  # fmt: skip
 CELL = SearchSpace(**SMALL.model_dump() | {"layout": "cell"})
 BUDGET = (600_000, 1_200_000)
+PREDICTOR = Predictor(np.array([2e-4, 1e-11, 3e-11, 8e-5, 5e-12, 4e-12, 6e-12, 1e-10, 3e-11, 2e-11]), 0.02, 0.99)
+TIMED = {**budgets.COSTS, "latency": PREDICTOR.picoseconds}
 
 
 def noise(spec: SubnetSpec, scale: float = 1.0) -> float:
@@ -47,11 +50,11 @@ def each(function):
     return lambda specs: map(function, specs)
 
 
-def all_inside(space: SearchSpace, cfg: Search, entries) -> bool:
+def all_inside(space: SearchSpace, cfg: Search, entries, costs=budgets.COSTS) -> bool:
     nets = np.array([genome.encode(space, entry.spec) for entry in entries])
-    prices = budgets.prices(space, nets)
+    prices = budgets.prices(space, nets, costs=costs)
     told = all(prices[name].tolist() == [entry.costs[name] for entry in entries] for name in prices)
-    return told and not budgets.excess(budgets.of_config(cfg) or {"macs": (0, 2**62)}, prices).any()
+    return told and not budgets.excess(budgets.of_config(cfg, costs) or {"macs": (0, 2**62)}, prices).any()
 
 
 @pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
@@ -110,24 +113,50 @@ def test_equal_scores_prefer_the_cheaper_net():
     assert result.best.costs["macs"] == min(entry.costs["macs"] for entry in result.entries)
 
 
-@settings(max_examples=60, deadline=None)
-@given(spaces(max_depth=3), st.sampled_from(ALGORITHMS), st.integers(0, 1000), st.floats(0, 0.9), st.data())
-def test_candidates_are_inside_and_distinct_until_the_space_is_spent(space, algorithm, seed, low, data):
-    """Some 10,000 candidates of spaces of all shapes, down to those with fewer nets than a population."""
-    prices = budgets.prices(space, genome.sample(space, np.random.default_rng(seed), 200, 0.3))["macs"]
-    high = data.draw(st.floats(low, 1))
-    least, most = np.quantile(prices, [low, high], method="nearest").tolist()
-    cfg = Search(algorithm=algorithm, population=20, generations=9, macs=(least - 1, most + 1))
-    seen = []
+@st.composite
+def budgeted(draw) -> tuple[SearchSpace, dict]:
+    """A space of any shape, and a budget of one to six kinds around a random net of it."""
+    space = draw(spaces(max_depth=5))
+    net = genome.sample(space, np.random.default_rng(draw(st.integers(0, 99))), 1, 0.3)
+    values = {name: int(value[0]) for name, value in budgets.prices(space, net, costs=TIMED).items()}
+    wide = st.floats(0.02, 0.9)
+    budget = {
+        name: (values[name] * (1 - draw(wide)), values[name] * (1 + draw(wide)))
+        for name in draw(st.sets(st.sampled_from(list(budgets.COSTS))))
+    }
+    seconds = values["latency"] / budgets.PICO
+    if draw(st.booleans()) or not budget:
+        budget["latency"] = (seconds * (1 - draw(wide)), seconds * (1 + draw(wide)))
+    if draw(st.booleans()):
+        budget |= {"throughput": (32 / seconds * (1 - draw(wide)), 32 / seconds * (1 + draw(wide)))}
+    return space, budget
 
-    def score(specs):
-        seen.extend(spec.canonical() for spec in specs)
-        return [noise(spec) for spec in specs]
 
-    result = search(space, cfg, score, in_memory(), seed)
-    assert len(set(seen)) == len(seen) == len(result.entries)
-    assert all_inside(space, cfg, result.entries)
-    assert len(seen) == min(180, feasible(space, budgets.of_config(cfg)).size())
+def test_ten_thousand_candidates_are_inside_and_distinct():
+    """Spaces of all shapes, down to those with fewer nets than a population, and all kinds of budgets at once."""
+    total = 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(budgeted(), st.sampled_from([*ALGORITHMS, "predictor"]), st.integers(0, 1000))
+    def check(problem, algorithm, seed):
+        nonlocal total
+        space, budget = problem
+        name, threshold = ("ga", 0.01) if algorithm == "predictor" else (algorithm, 0.0)
+        cfg = Search(algorithm=name, predictor=threshold, population=40, generations=5, **budget)
+        seen = []
+
+        def score(specs):
+            seen.extend(spec.canonical() for spec in specs)
+            return [noise(spec) for spec in specs]
+
+        result = search(space, cfg, score, in_memory(), seed, costs=TIMED)
+        assert len(set(seen)) == len(seen) == len(result.entries)
+        assert all_inside(space, cfg, result.entries, TIMED)
+        assert len(seen) == min(200, feasible(space, budgets.of_config(cfg, TIMED), TIMED).size())
+        total += len(seen)
+
+    while total < 10_000:
+        check()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import spaces
+from test_evolution import TIMED
 
 from vitas_ds import config, genome
 from vitas_ds.errors import UserError
@@ -34,8 +35,8 @@ def small_problems(draw):
     assume(np.prod(space.gene_sizes) <= 20_000)
     nets = every_net(space)
     budget = {}
-    for name in draw(st.sets(st.sampled_from(list(budgets.COSTS)), min_size=1)):
-        values = np.sort(budgets.prices(space, nets)[name])
+    for name in draw(st.sets(st.sampled_from(list(TIMED)), min_size=1)):
+        values = np.sort(budgets.prices(space, nets, costs=TIMED)[name])
         ends = [int(values[draw(st.integers(0, len(values) - 1))]) + draw(st.integers(-3, 3)) for _ in range(2)]
         budget[name] = (max(min(ends), 0), max(ends))
     return space, nets, budget
@@ -49,17 +50,18 @@ def keys(genomes) -> set[bytes]:
 @given(small_problems())
 def test_exactly_the_nets_inside_are_known(problem):
     space, nets, budget = problem
-    far = budgets.excess(budget, budgets.prices(space, nets))
+    prices = budgets.prices(space, nets, costs=TIMED)
+    far = budgets.excess(budget, prices)
     inside = keys(nets[far == 0])
     if not inside:
         with pytest.raises(UserError, match="no net of the space is inside; the nearest has") as error:
-            feasible(space, budget)
+            feasible(space, budget, TIMED)
         i = np.flatnonzero(far == far.min())
-        told = [", ".join(f"{n} {int(budgets.prices(space, nets[[k]])[n][0]):,}" for n in budget) for k in i]
+        told = [", ".join(f"{n} {budgets.amount(n, prices[n][k])}" for n in budget) for k in i]
         assert any(str(error.value).endswith(text) for text in told)
         assert "\n" not in str(error.value)
         return
-    table = feasible(space, budget)
+    table = feasible(space, budget, TIMED)
     assert table.size() == len(inside)
     assert keys(table.every()) == inside
     wanted = min(len(inside), 40)
@@ -73,26 +75,26 @@ def test_exactly_the_nets_inside_are_known(problem):
 @given(small_problems(), st.integers(0, 2**32))
 def test_repair_ends_inside_and_leaves_what_is_inside(problem, seed):
     space, nets, budget = problem
-    far = budgets.excess(budget, budgets.prices(space, nets))
+    far = budgets.excess(budget, budgets.prices(space, nets, costs=TIMED))
     assume((far == 0).any())
     rng = np.random.default_rng(seed)
     children = genome.sample(space, rng, 30, 0.5)
-    mended = propose.repair(feasible(space, budget), children, rng)
+    mended = propose.repair(feasible(space, budget, TIMED), children, rng)
     assert keys(mended) <= keys(nets[far == 0])
     before = genome.canonical(space, children)
-    kept = budgets.excess(budget, budgets.prices(space, before)) == 0
+    kept = budgets.excess(budget, budgets.prices(space, before, costs=TIMED)) == 0
     assert (mended[kept] == before[kept]).all()
 
 
 @settings(max_examples=40, deadline=None)
-@given(spaces(), st.integers(0, 2**32), st.sampled_from(list(budgets.COSTS)))
+@given(spaces(), st.integers(0, 2**32), st.sampled_from(list(TIMED)))
 def test_costs_are_affine_in_depth_and_width_sums(space, seed, name):
     nets = genome.sample(space, np.random.default_rng(seed), 50)
     table = genome.columns(space, nets)
     stem = nets[:, 0] * len(space.embed_widths) + nets[:, 1]
     rows = stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.heads.sum(1)
-    got = affine(space, budgets.COSTS[name]).at(rows, table.mlp.sum(1))
-    assert (got == budgets.COSTS[name](table)).all()
+    got = affine(space, TIMED[name]).at(rows, table.mlp.sum(1))
+    assert (got == TIMED[name](table)).all()
 
 
 def test_repair_with_nothing_near_builds_a_net():
