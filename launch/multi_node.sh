@@ -22,6 +22,8 @@ FIRST=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$HOSTFILE")
 [[ -n ${DRY_RUN:-} ]] || command -v pdsh >/dev/null || die "pdsh is not installed (apt install pdsh)"
 
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# or pdsh waits for ever for a node that was switched off
+export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
         start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"

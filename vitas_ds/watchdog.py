@@ -1,4 +1,4 @@
-"""A rank that hangs or dies ends the job, with one line that says which rank it was, and where it stood.
+"""A rank that hangs or dies ends the job, with one line that says which rank it was, and where the others were.
 
 Ranks of a training wait for each other many times a step, so that one that stands still (a stalled disk, a stopped
 process, a lost node) holds up all, and one that dies breaks a connection somewhere else. Each rank writes a sign of
@@ -32,6 +32,7 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.errors import Preempted, RankLost
 
 SIZE = 4096  # bytes of a file, whatever is in it
+QUIET = 20  # seconds without progress after which a rank looks whether all others are still there
 LOOKS = 3  # beats that a rank may miss before it counts as silent
 AGAIN = "started again, the run goes on from its last checkpoint"
 
@@ -61,8 +62,14 @@ class Sign:
         return f"{self.phase}, step {self.step}" if self.step else self.phase
 
 
+Verdict = tuple[str, list[Sign]]  # the line, and the ranks that it blames
+
+
 class Watchdog:
     """Watches over the ranks while it is entered.
+
+    A rank that ended, died or is silent (its process stopped, its node lost) ends the job in less than a minute; one
+    that lives and does not get on, after ``timeout``.
 
     Args:
         folder: where the signs are written; what an earlier start left there is removed.
@@ -101,7 +108,7 @@ class Watchdog:
         """
         if error is not None and distributed.lost_peer(error):
             with self._verdict:
-                line, culprits = self._judge(patient=False)
+                line, culprits = self._judge(patient=False, over=True) or ("", [])
                 with suppress(OSError):
                     (self.folder / f"rank-{self.ranks.rank:05d}.txt").write_text(traceback.format_exc())
                 self._leave("")
@@ -123,37 +130,52 @@ class Watchdog:
         """The thread: beat, and look at the others when this rank does not get on."""
         while not self._done.wait(self.beat):
             self._write()
-            if time.monotonic() - self._since < self.timeout - (LOOKS + 1) * self.beat:
+            still = time.monotonic() - self._since
+            over = still > self.timeout - (LOOKS + 1) * self.beat
+            if not over and (still < QUIET or self.ranks.local_rank):  # one rank a node looks early
                 continue
             moves = self._sign.moves
-            line, culprits = self._judge(patient=True)
+            verdict = self._judge(patient=True, over=over)
             with self._verdict:
-                if not self._done.is_set() and self._sign.moves == moves:
-                    self._say(line, culprits)
+                if verdict and not self._done.is_set() and self._sign.moves == moves:
+                    self._say(*verdict)
                     sys.stdout.flush()
                     os._exit(RankLost.STATUS)  # the main thread is inside a call that does not come back
 
-    def _judge(self, patient: bool) -> tuple[str, list[Sign]]:
-        """Who is to blame. Not ``patient``: some rank is known to be gone, and if its end is seen that will do."""
+    def _judge(self, patient: bool, over: bool) -> Verdict | None:
+        """Who is to blame.
+
+        Args:
+            patient: wait long enough to tell who is silent; else, some rank is gone, and whose end is seen is it.
+            over: the time is up, so that somebody is to blame though all are alive.
+        """
         before = self._read()
         for _ in range(LOOKS):
             if not patient and any(sign.ended or self._is_dead(sign) for sign in self._read().values()):
                 break
             time.sleep(self.beat)
             self._write()
-        return self._blame(before, self._read())
+        now = self._read()
+        return self._lost(before, now) or (self._hanging(now) if over else None)
 
-    def _blame(self, before: dict[int, Sign], now: dict[int, Sign]) -> tuple[str, list[Sign]]:
-        """The line, and the ranks that it blames; ``before`` was read some beats before ``now``."""
-        others = [sign for sign in now.values() if sign.rank != self.ranks.rank and sign.ended != ""]
-        here = f"rank {self.ranks.rank} missed it while {self._sign.place}"  # their own last sign may be a beat old
+    def _lost(self, before: dict[int, Sign], now: dict[int, Sign]) -> Verdict | None:
+        """Ranks that are no more; ``before`` was read some beats before ``now``."""
+        me = self.ranks.rank
+        others = [sign for sign in now.values() if sign.rank != me and sign.ended != ""]
+        here = f"rank {me} missed it while {self._sign.place}"  # their own last sign may be a beat old
         if failed := [sign for sign in others if sign.ended]:
             return f"{failed[0].name} ended while {failed[0].place}: {failed[0].ended}; {AGAIN}", failed
         if dead := [sign for sign in others if self._is_dead(sign)]:
             return f"{_names(dead)} died without a word (killed? out of memory?); {here}; {AGAIN}", dead
-        if silent := [sign for sign in others if sign.rank in before and before[sign.rank].beat == sign.beat]:
+        frozen = {rank for rank, sign in now.items() if rank in before and before[rank].beat == sign.beat}
+        silent = [sign for sign in others if sign.rank in frozen]
+        if silent and me not in frozen:  # or it is this rank that cannot write
             return f"{_names(silent)} gives no sign of life: stopped, or its node is lost; {here}; {AGAIN}", silent
-        alive = [sign for sign in now.values() if sign.ended is None]
+        return None
+
+    def _hanging(self, now: dict[int, Sign]) -> Verdict:
+        """Of ranks that are all alive, those that are behind the others."""
+        alive = [sign for sign in now.values() if sign.ended is None] or [self._sign]
         slow = [sign for sign in alive if sign.moves == min(other.moves for other in alive)]
         stuck = f"{slow[0].place} for run.timeout = {self.timeout:g} s"
         if len(slow) < len(alive) or len(alive) == 1:

@@ -25,7 +25,7 @@ def blame(*pairs: tuple[Sign, Sign]) -> str:
     watch = Watchdog(Path("nowhere"), "train-supernet", Ranks(0, len(pairs), 0, torch.device("cpu")), 60)
     watch.at(8, "computing")
     before, now = ({pair[i].rank: pair[i] for pair in pairs} for i in (0, 1))
-    return watch._blame(before, now)[0]
+    return (watch._lost(before, now) or watch._hanging(now))[0]
 
 
 def sign(rank: int, beats: int = 3, **changes: object) -> tuple[Sign, Sign]:
@@ -50,9 +50,13 @@ def test_a_process_that_is_gone(tmp_path: Path) -> None:
     gone.wait()
     watch = Watchdog(tmp_path, "retrain", Ranks(0, 2, 0, torch.device("cpu")), 60)
     other = replace(watch._sign, rank=1, pid=gone.pid)
-    assert "rank 1" in (line := watch._blame({}, {0: watch._sign, 1: other})[0]) and "died" in line
-    living = watch._blame({}, {0: watch._sign, 1: replace(other, pid=os.getpid())})[0]
-    assert "died" not in living
+    lost = watch._lost({}, {0: watch._sign, 1: other})
+    assert lost and lost[1] == [other] and "rank 1" in lost[0] and "died" in lost[0]
+    assert watch._lost({}, {0: watch._sign, 1: replace(other, pid=os.getpid())}) is None
+
+
+def test_a_rank_that_cannot_write_blames_nobody() -> None:
+    assert "gives no sign of life" not in blame(sign(0, beats=0), sign(1, beats=0), sign(2))
 
 
 def test_signs_are_left_and_one_rank_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

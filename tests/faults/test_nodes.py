@@ -1,0 +1,85 @@
+"""Two nodes under launch/multi_node.sh (deepspeed's launcher, pdsh, ssh): a node is lost, and the job goes on later."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nodes
+import pytest
+from digits import write_digits
+from launching import ROOT, begin, environment, free_port, run_stage
+from nodes import Node
+from safetensors.torch import load_file
+
+TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[list[Node]]:
+    """Two nodes; what a test puts into the list is switched off at the end."""
+    reason = nodes.why_not() or ("" if PYTHON.exists() else "launch/multi_node.sh needs .venv in the checkout")
+    if reason:
+        pytest.skip(reason)
+    nodes.prepare(tmp_path)
+    living = [Node(tmp_path, "node1", "10.77.0.1"), Node(tmp_path, "node2", "10.77.0.2")]
+    try:
+        nodes.connect(*living, f"v{free_port()}")
+        yield living
+    finally:
+        for node in living:
+            node.switch_off()
+
+
+def start(folder: Path, first: Node, words: list[str]) -> subprocess.Popen[str]:
+    """The job, from the first node."""
+    (folder / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
+    carried = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": nodes.DEVICE}
+    (folder / "environment").write_text("".join(f"{name}={value}\n" for name, value in carried.items()))
+    env = environment(DS_ENV_FILE=str(folder / "environment"), **carried)
+    env["PATH"] = f"{folder}/bin:{env['PATH']}:/usr/sbin"
+    script = [str(ROOT / "launch" / "multi_node.sh"), "--hostfile", str(folder / "hosts"), "--stages", "train-supernet"]
+    return begin(first.words(*script, *words), env)
+
+
+@pytest.mark.slow
+def test_a_lost_node_ends_the_job_which_goes_on_later(tmp_path: Path, pair: list[Node]) -> None:
+    write_digits(tmp_path / "digits")
+    words = [str(TINY), f"data.train={tmp_path}/digits/train", "supernet.save_every=5", "supernet.epochs=10"]
+    words += ["supernet.log_every=5", f"run.dir={tmp_path}"]
+    first, second = pair
+    job = start(tmp_path, first, words)
+    assert job.stdout is not None
+    output = ""
+    for text in job.stdout:
+        output += text
+        if re.search(r"train-supernet +\d+/", text):
+            break
+    else:
+        raise AssertionError(output)
+    while not list(tmp_path.glob("tiny/supernet/checkpoints/step-*")) and job.poll() is None:
+        time.sleep(0.05)
+    begun = time.monotonic()
+    second.unplug()
+    second.switch_off()
+    rest, _ = job.communicate(timeout=120)
+    seconds = time.monotonic() - begun
+    lines = re.findall(r"vitas train-supernet: .*", rest)
+    print(f"{seconds:.0f} s: {lines}")
+    assert job.returncode != 0 and seconds < 75, rest  # 60, and what ssh takes to give up
+    assert len(lines) == 1 and re.search(r"rank 1 \(host node2, .*no sign of life.*rank 0 missed it while", lines[0])
+    assert "Traceback" not in rest
+
+    pair[1] = Node(tmp_path, "node2", "10.77.0.2")  # it comes back, at the end of another cable
+    nodes.connect(first, pair[1], f"v{free_port()}")
+    job = start(tmp_path, first, words)
+    rest, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, rest
+    assert "going on from step" in rest
+    run_stage("train-supernet", [*words, "run.name=unbroken"])
+    ours, theirs = (load_file(tmp_path / name / "supernet" / "weights.safetensors") for name in ("tiny", "unbroken"))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
