@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class Watch:
     def __init__(self, tracker: Tracker, space: SearchSpace, cfg: config.Search, figures: Path | None) -> None:
         self.tracker, self.space, self.cfg, self.figures = tracker, space, cfg, figures
         self.last: Progress | None = None
+        self.draw_at = 0.0
 
     def tell(self, progress: Progress) -> None:
         """A record of a generation; its step is the number of candidates so far."""
@@ -37,9 +39,17 @@ class Watch:
             values["predictor"] = progress.correlation
         self.tracker.log(len(scores), values | {"seconds": progress.seconds})
         self.tracker.histogram("scores", newest)
-        if self.figures is not None:
-            for name, path in draw(progress, self.space, self.cfg.population, self.figures).items():
-                self.tracker.image(f"search/{name}", path)
+        if self.figures is not None and (
+            time.monotonic() > self.draw_at or progress.generation == self.cfg.generations
+        ):
+            self._draw(progress, self.figures)
+
+    def _draw(self, progress: Progress, folder: Path) -> None:
+        """The pictures; the next ones are due when these have taken a tenth of the time."""
+        begun = time.monotonic()
+        for name, path in draw(progress, self.space, self.cfg.population, folder).items():
+            self.tracker.image(f"search/{name}", path)
+        self.draw_at = time.monotonic() + 9 * (time.monotonic() - begun)
 
     def table(self, entries: list[Entry]) -> None:
         """All candidates."""

@@ -1,0 +1,167 @@
+"""Searches of a trained supernet: what a race keeps, a whole session, and the nets that retrain takes from it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from trained import BUDGET, SPACE, prepare, trained
+
+from vitas_ds.config import Config, Search
+from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import RunDir
+from vitas_ds.search.evolution import ranked, search
+from vitas_ds.search.ledger import in_memory, read_entries
+from vitas_ds.search.race import Race, line, report
+from vitas_ds.search.scoring import Scorer, balanced_order, looks
+from vitas_ds.search.session import open_session, run_search
+from vitas_ds.space import columns_of
+from vitas_ds.spec import spec_from_dict
+from vitas_ds.stages.retrain import chosen_spec
+from vitas_ds.tracking import LiveTracker, Tracker, read_metrics
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    known = trained()
+    labels = torch.from_numpy(known.images.labels)
+    order = balanced_order(known.images.labels, 400, 0)
+    return Scorer(known.supernet, known.pixels, labels, prepare, order, ALONE, 50)
+
+
+def test_the_supernet_has_learned_and_nets_differ(scorer):
+    cfg = Search(algorithm="random", population=10, generations=1)
+    scores = [e.score.value for e in search(SPACE, cfg, scorer, in_memory(), 0, images=400).entries]
+    assert max(scores) > 0.6 and max(scores) - min(scores) > 0.1
+
+
+def test_a_race_finds_the_best_that_full_scoring_finds(scorer):
+    """At 95 % confidence, with fewer forward passes; the early looks rank the survivors nearly as full scores do."""
+    cfg = Search(population=12, generations=6, macs=BUDGET)
+    off = search(SPACE, cfg, scorer, in_memory(), 0, images=400)
+    race = Race(looks(scorer), 0.95, in_memory())
+    on = search(SPACE, cfg, scorer, in_memory(), 0, images=400, race=race)
+    assert on.best.score == off.best.score
+    full = {e.spec: e.score for e in off.entries}
+    both = [e for e in on.entries if e.score.images == 400 and e.spec in full]
+    assert len(both) > 12 and all(full[e.spec] == e.score for e in both)
+    told = report(race, on.entries)
+    print(off.best.score.value, on.best.score.value, line(told))
+    computed = sum(e.score.images for e in on.entries)
+    assert told["saved"] == pytest.approx(1 - computed / (400 * len(on.entries))) and told["saved"] > 0.02
+    agreement = [look["correlation"] for look in told["looks"]]
+    assert [look["images"] for look in told["looks"]] == [50, 100, 200]
+    assert agreement[0] > 0.5 and agreement[-1] > 0.8 and agreement == sorted(agreement)
+
+
+def open_one(folder, tracker=None, **search_fields):
+    known = trained()
+    fields = {"population": 8, "generations": 4, "macs": BUDGET, "top_k": 3, "images": 200, **search_fields}
+    config = Config.model_validate({
+        "run": {"name": folder.name, "dir": str(folder.parent)}, "space": SPACE.model_dump(),
+        "data": {"eval_batch_size": 50}, "engine": {"precision": "fp32"}, "search": fields,
+    })  # fmt: skip
+    run = RunDir(folder)
+    folder.mkdir(exist_ok=True)
+    tracker = tracker or LiveTracker(run, "search", 32, 0, Tracker(), 0.0)
+    session = open_session(
+        config, run, ALONE, tracker, known.supernet, "trained", known.images, known.pixels, prepare
+    )  # fmt: skip
+    return config, run, session
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A whole search: two costs to lower, a budget on throughput, racing, a predictor, baselines."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    config, run, session = open_one(
+        folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch=4,
+        latency_nets=12, racing=0.9, predictor=0.2, baselines=True,
+    )  # fmt: skip
+    return config, run, run_search(session)
+
+
+def test_a_session_tells_what_it_found(done):
+    _, run, numbers = done
+    best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
+    assert numbers["scored"] == 32 and numbers["front"] == len(front)
+    assert numbers["best"]["score"] == best["score"] and best["images"] == 597 and best["searched_on"] == 200
+    for row in [best, *best["top"], *front]:
+        assert row["latency"] > 0 and row["predicted_latency"] > 0
+    assert numbers["latency"]["nets"] == 12 and 0 <= numbers["latency"]["error"] < 2
+    assert numbers["racing"]["confidence"] == 0.9 and len(numbers["racing"]["looks"]) >= 1
+    assert numbers["predictor"]["threshold"] == 0.2 and 0 < numbers["hypervolume"] < 1
+    assert set(json.loads((run.search / "baselines.json").read_text())) == {"random", "uniform"}
+    assert sorted(p.name for p in (run.search / "figures").iterdir()) == ["front.png", "progress.png", "survivors.png"]
+
+
+def test_each_generation_has_a_record(done):
+    _, run, numbers = done
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [8, 16, 24, 32] and [row["generation"] for row in rows] == [1, 2, 3, 4]
+    volumes = [row["hypervolume"] for row in rows]
+    assert volumes == sorted(volumes) and volumes[-1] == numbers["hypervolume"]
+    assert all(row["cached"] == 0 and 0 <= row["saved"] < 1 for row in rows)
+    assert rows[-1]["predictor"] == numbers["predictor"]["correlation"]
+
+
+def test_a_second_start_scores_nothing_and_ends_the_same(done, capsys):
+    config, run, numbers = done
+    before = [path.read_text() for path in (run.ledger, run.best, run.pareto)]
+    _, _, session = open_one(run.path, **config.search.model_dump(exclude_unset=True))
+    again = run_search(session)
+    assert again == numbers
+    assert [path.read_text().count("\n") for path in (run.ledger,)] == [before[0].count("\n")]
+    told = [[{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(text)["top"]]
+            for text in (before[1], run.best.read_text())]  # fmt: skip
+    assert told[0] == told[1]
+    assert "cached 1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("choice", ["search:best", "search:best[2]", "search:pareto[1]", "search:macs<200K"])
+def test_retrain_takes_a_net_of_the_search(done, choice):
+    config, run, _ = done
+    recipe = config.model_copy(update={"retrain": config.retrain.model_copy(update={"spec": choice})})
+    best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
+    entries = [e for e in read_entries(run.ledger) if e.score.images == 200 and e.costs["macs"] < 200_000]
+    wanted = {
+        "search:best": best["spec"], "search:best[2]": best["top"][1]["spec"], "search:pareto[1]": front[1]["spec"],
+        "search:macs<200K": ranked(entries)[0].spec.to_dict(),
+    }[choice]  # fmt: skip
+    assert chosen_spec(recipe, run) == spec_from_dict(wanted)
+
+
+@pytest.mark.parametrize("choice", ["search:pareto[999]", "search:best[9]", "search:macs<1", "search:nothing"])
+def test_a_net_that_is_not_there_is_one_line(done, choice):
+    config, run, _ = done
+    recipe = config.model_copy(update={"retrain": config.retrain.model_copy(update={"spec": choice})})
+    with pytest.raises(UserError, match=r"^retrain\.spec: ") as error:
+        chosen_spec(recipe, run)
+    assert "\n" not in str(error.value)
+
+
+def test_a_throughput_that_no_net_has_is_one_line(tmp_path):
+    _, _, session = open_one(tmp_path, throughput=(1e9, 2e9), latency_batch=4, latency_nets=12)
+    with pytest.raises(UserError, match=r"search\.latency .* no net of the space is inside; the nearest has") as error:
+        run_search(session)
+    assert "\n" not in str(error.value)
+    assert not session.ledger.own
+
+
+def test_finds_are_inside_the_budget_by_measurement(tmp_path):
+    """A range that cuts through the nets that exist."""
+    _, _, session = open_one(tmp_path / "a", latency_batch=4, latency_nets=12, throughput=(1, 1e6), generations=1)
+    predicted = [session.timing.predictor(columns_of([e.spec]))[0] for e in
+                 search(SPACE, session.config.search, session.used, session.ledger, 0, images=200).entries]  # fmt: skip
+    low, high = np.quantile(predicted, [0.1, 0.8]).tolist()
+    _, run, session = open_one(tmp_path / "b", latency_batch=4, latency_nets=12, latency=(low, high), generations=2)
+    try:
+        run_search(session)
+    except UserError as error:  # a busy machine may measure all of them outside
+        pytest.skip(str(error))
+    best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
+    assert all(low <= row["latency"] <= high for row in [*best["top"], *front])
+    assert all(not low <= row["latency"] <= high for row in best["dropped"])
