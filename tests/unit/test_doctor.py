@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -56,3 +57,30 @@ def test_launcher_is_that_of_this_python(monkeypatch, tmp_path):
     assert doctor.launcher().state == "lacking"
     Path(tmp_path / "deepspeed").touch()
     assert doctor.launcher().state == "ok"
+
+
+def test_optional_packages_stop_nothing(monkeypatch):
+    known = {"onnx": "1.23.4", "onnxruntime": "0.1", "timm": "1.0.20"}
+
+    def version(name):
+        if name in known:
+            return known[name]
+        raise metadata.PackageNotFoundError(name)
+
+    lines = ["onnx<1.24,>=1.23; extra == 'export'", "onnxruntime>=1.31; extra == 'export'", "torch>=2"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    rows = {row.part: row for row in doctor.optional()}
+    assert {row.state for row in rows.values()} == {"ok", "note"}
+    assert rows["onnx"].found.startswith("1.23.4") and rows["timm"].state == "ok" and not rows["timm"].remedy
+    assert "0.1 is not >=1.31" in rows["onnxruntime"].found and "[export]" in rows["onnxruntime"].remedy
+    assert "not installed" in rows["onnxscript"].found and "export.onnx" in rows["onnxscript"].found
+    assert rows["wandb-workspaces"].remedy == "pip install wandb-workspaces"
+    assert all(doctor.missing_parts(stage, list(rows.values())) == [] for stage in doctor.STAGES)
+
+
+def test_optional_packages_are_those_of_the_extra():
+    """Every package of the extra named export is looked for, and no other is said to come with it."""
+    text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
+    extra = tomllib.loads(text)["project"]["optional-dependencies"]["export"]
+    assert {line.partition(">")[0] for line in extra} == set(doctor.EXTRA) <= set(doctor.OPTIONAL)

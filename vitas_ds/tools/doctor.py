@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def doctor(folder: Path) -> list[Row]:
     """Every finding about this machine; ``folder`` is where runs would be written."""
     rows = [packages(), torch(), *gpus(), dali(), *deepspeed(), launcher(), pymoo(), wandb()]
+    rows += optional()
     return [*rows, cores(), memory(), *shared_memory(), disk(folder)]
 
 
@@ -218,6 +219,47 @@ def wandb() -> Row:
     if os.environ.get("WANDB_API_KEY"):
         return Row("wandb", "ok", f"{version}, online")
     return Row("wandb", "ok", f"{version}, offline; online with WANDB_API_KEY")
+
+
+OPTIONAL = {  # packages that a part of a stage asks for -> what that part is
+    "onnx": "export.onnx, export.int8", "onnxscript": "export.onnx", "onnxruntime": "export.onnx, predict --onnx",
+    "timm": "checking export/timm/ against timm itself", "wandb-workspaces": "launch/wandb_dashboard.py",
+    "huggingface-hub": "sending export/ to the Hugging Face hub",
+}  # fmt: skip
+EXTRA = ("onnx", "onnxscript", "onnxruntime", "timm")  # what pip install -e '.[export]' brings
+
+
+def optional() -> Iterator[Row]:
+    """Packages that no stage needs, and some of its options do: which are there, in which version."""
+    for name, what in OPTIONAL.items():
+        remedy = "pip install -e '.[export]'" if name in EXTRA else f"pip install {name}"
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Row(name, "note", f"not installed; for {what}", remedy)
+            continue
+        bounds = bounds_of(name)
+        if bounds and not _within(version, bounds):
+            yield Row(name, "note", f"{version} is not {bounds}; for {what}", remedy)
+        else:
+            yield Row(name, "ok", f"{version}, for {what}")
+
+
+def bounds_of(package: str) -> str:
+    """The versions of an optional package that this one asks for; empty where it does not say."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = [Requirement(line) for line in metadata.requires("vitas_ds") or []]
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((str(one.specifier) for one in lines if one.name == package and one.marker), "")
+
+
+def _within(version: str, bounds: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(bounds).contains(version, prereleases=True)
 
 
 def cores() -> Row:
