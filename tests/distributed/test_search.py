@@ -47,3 +47,15 @@ def test_a_broken_search_goes_on_with_another_number_of_ranks(tmp_path, alone):
         file.write('{"spec": {"image_si')
     run(tmp_path, 1)
     assert found(tmp_path) == alone
+
+
+def test_all_ranks_hold_rank_0s_latencies(tmp_path):
+    """Measured once, by rank 0; a second start, on one rank, measures nothing."""
+    held = []
+    for ranks in (2, 1):
+        words = launching.command("alone" if ranks == 1 else "torchrun", ranks)
+        words += [str(WORKER.with_name("timing_worker.py")), str(tmp_path)]
+        launching.end(launching.begin(words, launching.environment()), words, 120)
+        held += [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
+        assert len((tmp_path / "latency.jsonl").read_text().splitlines()) == 15
+    assert held[0] == held[1] == held[2] and min(held[0]["measured"]) > 0 and held[0]["numbers"]["nets"] == 12

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitas_ds import config, genome
+from vitas_ds import config
 from vitas_ds.distributed import from_main
 from vitas_ds.search import budget as budgets
 from vitas_ds.search import problem, propose, surrogate
@@ -76,13 +76,14 @@ def search(
     _warn_ignored(cfg, race)
     inside = feasible(space, budgets.of_config(cfg, costs), costs)
     algorithm = problem.algorithm(inside, cfg, seed)
-    lowered, entries, correlation = problem.objectives(cfg), list[Entry](), None
+    lowered, asked, entries, correlation = problem.objectives(cfg), list[np.ndarray](), list[Entry](), None
     most = {name: propose.cost_range(inside, name)[1] for name in lowered or ("macs",)}
     for generation in range(1, cfg.generations + 1):
         begun = time.perf_counter()
         genomes = algorithm.ask()
         if not len(genomes):
             break  # every net inside the budget is scored
+        asked.append(genomes)
         nets = candidates(space, genomes, generation, costs)
         if race is None or cfg.algorithm == "random":
             new = list(scored(nets, score, ledger, images))
@@ -95,16 +96,20 @@ def search(
             progress = _progress(generation, cfg.generations, entries, new, images, seconds, most)
             on_generation(replace(progress, correlation=correlation))
         if cfg.predictor and cfg.algorithm != "random":
-            expect, correlation = _expect(space, entries, lowered, costs, seed)
+            expect, correlation = _expect(space, np.concatenate(asked), entries, lowered, costs, seed)
             algorithm.guide(expect if correlation >= cfg.predictor else None)
     return result_of(entries, lowered)
 
 
 def _expect(
-    space: SearchSpace, entries: list[Entry], lowered: Sequence[str], costs: budgets.Costs, seed: int
+    space: SearchSpace,
+    genomes: np.ndarray,
+    entries: list[Entry],
+    lowered: Sequence[str],
+    costs: budgets.Costs,
+    seed: int,
 ) -> tuple[problem.Expect | None, float]:
     """What the scores so far let expect of other nets, and how well that ranks nets held out. Rank 0's view."""
-    genomes = np.array([genome.encode(space, entry.spec) for entry in entries])
     scores = np.array([entry.score.value for entry in entries])
     model, correlation = from_main(lambda: surrogate.fit(space, genomes, scores, seed))
     if model is None:
