@@ -17,6 +17,7 @@ body { margin: 0 auto; max-width: 1120px; padding: 24px 16px 64px; background: v
 h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 36px 0 10px; }
 p { margin: 4px 0 12px; }
+p, figcaption, .legend span { overflow-wrap: anywhere; min-width: 0; }
 .quiet, figcaption, th, dt { color: var(--quiet); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 10px; margin: 20px 0; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 10px 14px; }
@@ -26,7 +27,8 @@ p { margin: 4px 0 12px; }
   margin-bottom: 14px; }
 .charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
 .whole td, .whole th:first-child { white-space: nowrap; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
+figure { margin: 0; min-width: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
+  padding: 12px; }
 figcaption { font-size: 14px; margin-bottom: 4px; }
 svg, img { display: block; width: 100%; height: auto; overflow: visible; } img { border-radius: 4px; }
 svg text { fill: var(--quiet); font-size: 12.5px; font-variant-numeric: tabular-nums; }

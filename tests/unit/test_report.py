@@ -180,8 +180,12 @@ def test_published_nets_of_equal_cost_beside_the_found_one(config):
     others = [published(f"vitas-{c}").spec for c in "abcef" if f"vitas-{c}" not in {net.name for net in found}]
     assert all(max(cost.spec_macs(o) / found[0].macs, found[0].macs / cost.spec_macs(o)) >= max(ratios) for o in others)
     assert "its paper's" in found[0].accuracy
-    _, best = search(config)
-    assert nets.neighbours(best.spec) == []
+    run, best = search(config)
+    assert nets.neighbours(best.spec) == [] and "deit" not in run_page.html(run)
+    large = config.model_copy(update={"space": SearchSpace(), "run": config.run.model_copy(update={"name": "large"})})
+    run, best = search(large)
+    text = run_page.html(run)
+    assert text.count('<svg class="net"') == 1 + 3 and text.count("deit-") == 3 and "its paper&#x27;s" in text
 
 
 def test_two_runs(run, config, tmp_path, capsys):
@@ -277,8 +281,14 @@ def test_ticks_and_short():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
-def test_in_a_browser(run, tmp_path):
+@pytest.mark.parametrize(("kind", "drawn"), [("one", 15 + 6 + 1), ("two", 4 + 3 + 2 + 4)])
+def test_in_a_browser(run, config, tmp_path, kind, drawn):
     """Charts have a size, hovering a point says its tip, no error comes up, nothing is wider than a phone."""
+    text = run_page.html(run)
+    if kind == "two":
+        other = Config.model_validate(config.model_dump() | {"run": {"name": "b" * 60, "dir": str(tmp_path)}})
+        train(other, "train-supernet", steps=30)
+        text = comparison.html(run, search(other)[0])
     probe = """<script>
       const mark = document.querySelector('svg.chart circle[data-tip*="parameters"]');
       mark.scrollIntoView();
@@ -291,10 +301,10 @@ def test_in_a_browser(run, tmp_path):
         overflow: document.documentElement.scrollWidth - innerWidth});
     </script>"""
     path = tmp_path / "page.html"
-    path.write_text(run_page.html(run).replace("</body>", probe + "</body>"))
+    path.write_text(text.replace("</body>", probe + "</body>"))
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
              "--window-size=500,900", "--enable-logging=stderr", "--dump-dom", path.as_uri()]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=90)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     seen = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
-    assert "parameters" in seen["said"] and seen["least"] > 60 and seen["count"] == 15 + 6 + 1 and seen["overflow"] <= 0
+    assert "parameters" in seen["said"] and seen["least"] > 60 and seen["count"] == drawn and seen["overflow"] <= 0

@@ -15,7 +15,7 @@ from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, read_spec, spec_from_dict
 
 FOUND = ("best of the search", "second of the search", "third of the search")
-HEADER = ("net", "accuracy", "MACs", "FLOPs as ViTAS counts them", "parameters", "layers", "embedding", "patches")
+HEADER = ("net", "accuracy", "MACs", "ViTAS FLOPs", "parameters", "layers", "embedding", "patches")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Drawn:
         """Its row of the table, as ``HEADER`` says."""
         table, spec = columns_of([self.spec]), self.spec
         costs = [f"{int(count(table)[0]):,}" for count in (cost.macs, cost.vitas_flops, cost.params)]
-        patches = f"{spec.num_patches} of {spec.patch_size} x {spec.patch_size} px"
+        patches = f"{spec.num_patches} of {spec.patch_size} px"
         return self.name, self.accuracy, *costs, str(spec.depth), str(spec.embed_dim), patches
 
 
