@@ -1,16 +1,25 @@
-"""Layers of which a forward pass uses a slice. ``cut`` says the slice; ``forward`` is the plain layer on it."""
-# B batch, N tokens, D embedding width, a q width
+"""Layers of which a forward pass uses a slice. ``cut`` says the slice; ``forward`` is the plain layer on it.
+
+The sides of a net lie one after the other in the batch, and each layer computes all of them before the next. So a
+parameter has one gradient, whatever the number of sides, and what has no weights is one operation for all.
+"""
+# S sides, B batch, N tokens, D embedding width, a q width
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitas_ds.models.layers import attention, embed_patches
+from vitas_ds.models.layers import attend, attention, embed_patches
 from vitas_ds.sharing import Runs, Side, channels
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import LayerSpec
+
+AllRuns = Sequence[Runs]  # of each side
 
 
 def take(weight: Tensor, *runs: Runs | None) -> Tensor:
@@ -21,6 +30,70 @@ def take(weight: Tensor, *runs: Runs | None) -> Tensor:
         pieces = [weight.narrow(dim, run.start, run.stop - run.start) for run in parts]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
     return weight
+
+
+def put(full: Tensor, part: Tensor, *runs: Runs | None) -> None:
+    """Add a part to where ``take`` took it from."""
+    if not runs:
+        full += part
+        return
+    dim, start = len(runs) - 1, 0
+    for run in runs[-1] or (slice(0, full.shape[dim]),):
+        size = run.stop - run.start
+        put(full.narrow(dim, run.start, size), part.narrow(dim, start, size), *runs[:-1])
+        start += size
+
+
+class _SlicedLinear(torch.autograd.Function):
+    """Slices of some linear layers side by side on one input, of all sides: [S * B, ..., in] -> [S * B, ..., out].
+
+    It is what autograd does, but that the gradient of a parameter is written once: autograd would pad that of each
+    slice with zeros to full size and add them up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, out: Sequence[Runs | None], in_: AllRuns, count: int, *params: Tensor
+    ) -> Tensor:  # ``count`` weights, then as many biases
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        x = x.to(dtype)
+        ctx.save_for_backward(x, *params)
+        ctx.slices, ctx.count = (out, in_), count
+        weights, biases = params[:count], params[count:]
+        width = sum(take(bias, out[0]).shape[0] for bias in biases)
+        y = x.new_empty(*x.shape[:-1], width)
+        sides = zip(x.flatten(0, -2).chunk(len(in_)), y.flatten(0, -2).chunk(len(in_)), out, in_, strict=True)
+        for x_side, y_side, rows, columns in sides:
+            weight, bias = _joint(weights, dtype, rows, columns), _joint(biases, dtype, rows)
+            torch.addmm(bias, x_side, weight.mT, out=y_side)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, *params = ctx.saved_tensors
+        (out, in_), count = ctx.slices, ctx.count
+        grads = [torch.zeros_like(p) for p in params]
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        for s, (x_side, g, rows, columns) in enumerate(
+            zip(x.flatten(0, -2).chunk(len(in_)), grad.flatten(0, -2).chunk(len(in_)), out, in_, strict=True)
+        ):
+            if dx is not None:
+                dx_side = dx.flatten(0, -2).chunk(len(in_))[s]
+                torch.mm(g, _joint(params[:count], g.dtype, rows, columns), out=dx_side)
+            # The wider of the two factors goes second: the product is faster, and turning the result costs little.
+            weight = g.mT @ x_side if g.shape[1] <= x_side.shape[1] else (x_side.mT @ g).mT
+            for full, part in zip(grads[:count], weight.chunk(count), strict=True):
+                put(full, part, rows, columns)
+            for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
+                put(full, part, rows)
+        return dx, None, None, None, *grads
+
+
+def _joint(params: Sequence[Tensor], dtype: torch.dtype, *runs: Runs | None) -> Tensor:
+    """The same slice of each parameter, one below the other."""
+    pieces = [take(p, *runs).to(dtype) for p in params]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 class ElasticLinear(nn.Module):
@@ -35,9 +108,9 @@ class ElasticLinear(nn.Module):
         """Weight and bias of the plain layer."""
         return {"weight": take(self.weight, out, in_), "bias": take(self.bias, out)}
 
-    def forward(self, x: Tensor, out: Runs | None, in_: Runs) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(x, **self.cut(out, in_))
+    def forward(self, x: Tensor, out: Sequence[Runs | None], in_: AllRuns) -> Tensor:
+        """[S * B, ..., in] -> [S * B, ..., out]."""
+        return _SlicedLinear.apply(x, out, in_, 1, self.weight, self.bias)
 
 
 class ElasticNorm(nn.Module):
@@ -53,9 +126,11 @@ class ElasticNorm(nn.Module):
         """Weight and bias of the plain layer."""
         return {"weight": take(self.weight, embed), "bias": take(self.bias, embed)}
 
-    def forward(self, x: Tensor, embed: Runs) -> Tensor:
-        """[..., D] -> [..., D]."""
-        return F.layer_norm(x, (x.shape[-1],), **self.cut(embed), eps=self.eps)
+    def forward(self, x: Tensor, embed: AllRuns) -> Tensor:
+        """[S * B, ..., D] -> [S * B, ..., D]."""
+        sides = zip(x.chunk(len(embed)), embed, strict=True)
+        done = [F.layer_norm(part, (x.shape[-1],), **self.cut(runs), eps=self.eps) for part, runs in sides]
+        return done[0] if len(done) == 1 else torch.cat(done)
 
 
 class ElasticStem(nn.Module):
@@ -74,9 +149,9 @@ class ElasticStem(nn.Module):
         tokens = {name: take(getattr(self, name), None, None, embed) for name in ("cls_token", "pos_embed")}
         return {"weight": take(self.weight, embed), "bias": take(self.bias, embed)} | tokens
 
-    def forward(self, patches: Tensor, embed: Runs) -> Tensor:
-        """[B, n, 3pp] -> [B, N, D]."""
-        return embed_patches(patches, **self.cut(embed))
+    def forward(self, patches: Tensor, embed: AllRuns) -> Tensor:
+        """[B, n, 3pp] -> [S * B, N, D]."""
+        return torch.cat([embed_patches(patches, **self.cut(runs)) for runs in embed])
 
 
 class ElasticAttention(nn.Module):
@@ -109,10 +184,24 @@ class ElasticAttention(nn.Module):
         weight = torch.cat([take(getattr(self, w), rows, embed) for w, _ in names])
         return {"weight": weight, "bias": torch.cat([take(getattr(self, b), rows) for _, b in names])}
 
-    def forward(self, x: Tensor, layer: LayerSpec, side: Side, embed: Runs) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        x = attention(F.linear(x, **self.cut(layer, side, embed)), layer.num_heads, layer.softmax_scale)
-        return self.proj(x, embed, channels(side, layer.attn_dim, self.widths))
+    def forward(
+        self, x: Tensor, layer: LayerSpec, sides: Sequence[Side], embed: AllRuns, class_token_only: bool = False
+    ) -> Tensor:
+        """[S * B, N, D] -> [S * B, N, D], or [S * B, 1, D] of the class token."""
+        rows = [channels(side, layer.attn_dim, self.widths) for side in sides]
+        if class_token_only:
+            q = self._project(x[:, :1], "q", layer, rows, embed)
+            k, v = self._project(x, "kv", layer, rows, embed).chunk(2, -1)
+            x = attend(q, k, v, layer.num_heads, layer.softmax_scale)
+        else:
+            x = attention(self._project(x, "qkv", layer, rows, embed), layer.num_heads, layer.softmax_scale)
+        return self.proj(x, embed, rows)
+
+    def _project(self, x: Tensor, parts: str, layer: LayerSpec, rows: AllRuns, embed: AllRuns) -> Tensor:
+        """Some of q, k and v, side by side."""
+        weights, biases = zip(*(self.names(part, layer.num_heads) for part in parts), strict=True)
+        params = [getattr(self, name) for name in (*weights, *biases)]
+        return _SlicedLinear.apply(x, rows, embed, len(parts), *params)
 
 
 class ElasticMlp(nn.Module):
@@ -124,9 +213,9 @@ class ElasticMlp(nn.Module):
         self.fc1 = ElasticLinear(space.embed_dim, space.mlp_dim)
         self.fc2 = ElasticLinear(space.mlp_dim, space.embed_dim)
 
-    def forward(self, x: Tensor, layer: LayerSpec, side: Side, embed: Runs) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        hidden = channels(side, layer.mlp_dim, self.widths)
+    def forward(self, x: Tensor, layer: LayerSpec, sides: Sequence[Side], embed: AllRuns) -> Tensor:
+        """[S * B, N, D] -> [S * B, N, D]."""
+        hidden = [channels(side, layer.mlp_dim, self.widths) for side in sides]
         return self.fc2(F.gelu(self.fc1(x, hidden, embed)), embed, hidden)
 
 
@@ -140,7 +229,10 @@ class ElasticBlock(nn.Module):
         self.norm2 = ElasticNorm(space.embed_dim)
         self.mlp = ElasticMlp(space)
 
-    def forward(self, x: Tensor, layer: LayerSpec, side: Side, embed: Runs) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        x = x + self.attn(self.norm1(x, embed), layer, side, embed)
-        return x + self.mlp(self.norm2(x, embed), layer, side, embed)
+    def forward(
+        self, x: Tensor, layer: LayerSpec, sides: Sequence[Side], embed: AllRuns, class_token_only: bool = False
+    ) -> Tensor:
+        """[S * B, N, D] -> [S * B, N, D], or [S * B, 1, D] of the class token."""
+        residual = x[:, :1] if class_token_only else x
+        x = residual + self.attn(self.norm1(x, embed), layer, sides, embed, class_token_only)
+        return x + self.mlp(self.norm2(x, embed), layer, sides, embed)

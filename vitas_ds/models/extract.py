@@ -16,7 +16,7 @@ def extract(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> V
     ``side`` None is the only side of ordinal and cyclic sharing, the left one of bilateral sharing.
     """
     like = next(supernet.parameters())
-    vit = VisionTransformer(spec).to(like.device, like.dtype)
+    vit = VisionTransformer(spec, class_token_only=supernet.class_token_only).to(like.device, like.dtype)
     vit.load_state_dict({name: value.detach() for name, value in weights(supernet, spec, side).items()})
     return vit.train(supernet.training)
 

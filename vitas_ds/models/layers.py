@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,52 @@ def embed_patches(patches: Tensor, weight: Tensor, bias: Tensor | None, cls_toke
 
 def attention(qkv: Tensor, num_heads: int, scale: float | None) -> Tensor:
     """Softmax attention of joint projections [B, N, 3a] -> [B, N, a]; ``scale`` None is d ** -0.5."""
-    B, N, _ = qkv.shape
-    q_BhNd, k_BhNd, v_BhNd = qkv.reshape(B, N, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    x_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, scale=scale)
-    return x_BhNd.transpose(1, 2).reshape(B, N, -1)
+    q, k, v = qkv.chunk(3, -1)
+    return attend(q, k, v, num_heads, scale)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float | None) -> Tensor:
+    """Softmax attention of q [B, M, a] to k and v [B, N, a] -> [B, M, a]; ``scale`` None is d ** -0.5."""
+    q_BhMd, k_BhNd, v_BhNd = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        x_BhMd = _Bf16Attention.apply(q_BhMd, k_BhNd, v_BhNd, scale or q_BhMd.shape[-1] ** -0.5)
+    else:
+        x_BhMd = F.scaled_dot_product_attention(q_BhMd, k_BhNd, v_BhNd, scale=scale)
+    return x_BhMd.transpose(1, 2).flatten(2)
+
+
+class _Bf16Attention(torch.autograd.Function):
+    """Attention for CPUs, where torch's fused backward pass is slow in bf16: this one recomputes the map in pieces.
+
+    q [B, h, M, d], k and v [B, h, N, d] -> [B, h, M, d]. A piece is some heads, as many as fit into the cache.
+    """
+
+    PIECE = 2**20  # elements of the map
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.scale = scale
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        heads, scale = grad.shape[:2], ctx.scale
+        flat = [x.flatten(0, 1) for x in (*ctx.saved_tensors, grad)]  # [B * h, M or N, d]
+        grads = [torch.empty_like(x) for x in flat[:3]]
+        size = max(1, _Bf16Attention.PIECE // (flat[0].shape[1] * flat[1].shape[1]))
+        for q, k, v, g, dq, dk, dv in zip(*(x.split(size) for x in (*flat, *grads)), strict=True):
+            map_XMN = _product(q, k.mT, scale).softmax(-1)
+            inner_XMN = torch._softmax_backward_data(torch.bmm(g, v.mT), map_XMN, -1, g.dtype)
+            _product(inner_XMN, k, scale, out=dq)
+            _product(inner_XMN.mT, q, scale, out=dk)
+            torch.bmm(map_XMN.mT, g, out=dv)
+        return *(x.unflatten(0, heads) for x in grads), None
+
+
+def _product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """``scale * a @ b`` of batches of matrices, scaled on the way."""
+    return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=scale, out=out)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

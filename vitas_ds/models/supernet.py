@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,13 +21,19 @@ class Supernet(nn.Module):
 
     The spec is an argument, not a state. It must be a net of ``space`` (``genome.encode`` says so); identity
     positions of it are skipped, fewer layers than positions use the first ones.
+
+    With ``class_token_only`` the last layer computes q, the projection and the MLP for the class token alone, which is
+    all that the classifier sees: the same logits up to rounding, for fewer MACs than the spec's ``cost.macs`` say. It
+    is for training and scoring; off, a forward pass executes what the cost model counts.
     """
 
     def __init__(
-        self, space: SearchSpace, sharing: Rule, private_attention: int = 2, checkpoint_activations: bool = False
-    ) -> None:
+        self, space: SearchSpace, sharing: Rule, private_attention: int = 2, checkpoint_activations: bool = False,
+        class_token_only: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.space, self.sides, self.checkpoint_activations = space, SIDES[sharing], checkpoint_activations
+        self.class_token_only = class_token_only
         self.private = private_attention > 0
         self.stems = nn.ModuleDict({f"patch{p}": ElasticStem(space, p) for p in space.patch_sizes})
         self.blocks = nn.ModuleList(ElasticBlock(space, private_attention) for _ in range(space.depth))
@@ -37,18 +42,19 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None) -> Tensor:
         """[B, 3, H, W] -> [S, B, classes] of the given sides (None: all of the sharing rule)."""
-        patches = patchify(images, spec.patch_size)
-        return torch.stack([self._logits(patches, spec, side) for side in sides or self.sides])
-
-    def _logits(self, patches: Tensor, spec: SubnetSpec, side: Side) -> Tensor:
-        embed = channels(side, spec.embed_dim, self.space.embed_widths)
-        x_BND = self.stem(spec)(patches, embed)
-        for block, layer in self.used_blocks(spec):
+        sides = sides or self.sides
+        embed = [channels(side, spec.embed_dim, self.space.embed_widths) for side in sides]
+        x_SBND = self.stem(spec)(patchify(images, spec.patch_size), embed)  # SB: side after side
+        blocks = self.used_blocks(spec)
+        for block, layer in blocks:
+            class_token_only = self.class_token_only and block is blocks[-1][0]
+            arguments = x_SBND, layer, sides, embed, class_token_only
             if self.checkpoint_activations and self.training:
-                x_BND = checkpoint(block, x_BND, layer, side, embed, use_reentrant=False)
+                x_SBND = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x_BND = block(x_BND, layer, side, embed)
-        return self.head(self.norm(x_BND[:, 0], embed), None, embed)
+                x_SBND = block(*arguments)
+        logits = self.head(self.norm(x_SBND[:, 0], embed), [None] * len(sides), embed)
+        return logits.unflatten(0, (len(sides), -1))
 
     def stem(self, spec: SubnetSpec) -> ElasticStem:
         """The stem of the spec's patch size."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vitas_ds.models.layers import attention, drop_path, embed_patches, patchify
+from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, patchify
 from vitas_ds.spec import LayerSpec, SubnetSpec, check_spec
 
 
@@ -29,9 +29,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, layer.qkv_dim)
         self.proj = nn.Linear(layer.attn_dim, embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
+    def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
+        """[B, N, D] -> [B, N, D], or [B, 1, D] of the class token."""
+        if not class_token_only:
+            return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
+        a = self.proj.in_features
+        q = F.linear(x[:, :1], self.qkv.weight[:a], self.qkv.bias[:a])
+        k, v = F.linear(x, self.qkv.weight[a:], self.qkv.bias[a:]).chunk(2, -1)
+        return self.proj(attend(q, k, v, self.num_heads, self.scale))
 
 
 class Mlp(nn.Module):
@@ -58,9 +63,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.mlp = Mlp(embed_dim, layer.mlp_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
+    def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
+        """[B, N, D] -> [B, N, D], or [B, 1, D] of the class token."""
+        residual = x[:, :1] if class_token_only else x
+        x = residual + drop_path(self.attn(self.norm1(x), class_token_only), self.drop_path_rate, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
 
 
@@ -68,13 +74,18 @@ class VisionTransformer(nn.Module):
     """The network of a spec: ``images [B, 3, H, W] float -> logits [B, classes]``.
 
     ``drop_path_rate`` rises linearly from 0 at the first layer to its value at the last.
-    Raises ``UserError`` if the spec cannot be built.
+    ``class_token_only`` is the supernet's: the last layer computes for the class token alone, fewer MACs than the
+    spec's cost, the same logits up to rounding. Raises ``UserError`` if the spec cannot be built.
     """
 
-    def __init__(self, spec: SubnetSpec, drop_path_rate: float = 0.0, checkpoint_activations: bool = False) -> None:
+    def __init__(
+        self, spec: SubnetSpec, drop_path_rate: float = 0.0, checkpoint_activations: bool = False,
+        class_token_only: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_spec(spec)
         self.spec, self.checkpoint_activations = spec.canonical(), checkpoint_activations
+        self.class_token_only = class_token_only
         D = spec.embed_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
@@ -90,6 +101,7 @@ class VisionTransformer(nn.Module):
         x = patchify(images, self.spec.patch_size)
         x = embed_patches(x, proj.weight, proj.bias, self.cls_token, self.pos_embed)
         recompute = self.checkpoint_activations and self.training
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        for i, block in enumerate(self.blocks):
+            last = self.class_token_only and i == len(self.blocks) - 1
+            x = checkpoint(block, x, last, use_reentrant=False) if recompute else block(x, last)
         return self.head(self.norm(x[:, 0]))

@@ -73,7 +73,9 @@ def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
 
 
 def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
-    model = VisionTransformer(spec, config.retrain.drop_path_rate, config.engine.checkpoint_activations)
+    model = VisionTransformer(
+        spec, config.retrain.drop_path_rate, config.engine.checkpoint_activations, class_token_only=True
+    )
     init_weights(model, config.run.seed)
     if config.engine.compile:
         model.compile()

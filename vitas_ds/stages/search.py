@@ -56,7 +56,8 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
         hint = "search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
         raise UserError(f"{path}: no trained supernet; {hint}")
     weights = checkpoint.consolidate(path, ema=config.supernet.ema > 0) if path.is_dir() else load_file(path)
-    supernet = Supernet(config.space, config.supernet.sharing, config.supernet.private_attention)
+    sharing, private = config.supernet.sharing, config.supernet.private_attention
+    supernet = Supernet(config.space, sharing, private, class_token_only=True)
     wanted = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
     for name in sorted({*wanted, *weights}):
         found = tuple(weights[name].shape) if name in weights else None

@@ -57,8 +57,9 @@ def _images(config: Config) -> tuple[ImageSet, ImageSet]:
 
 def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Task:
     supernet = Supernet(
-        config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations
-    )
+        config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations,
+        class_token_only=True,
+    )  # fmt: skip
     init_weights(supernet, config.run.seed)
     nets = nets_of(config, identity_prob(config, folder, ranks))
 

@@ -66,8 +66,8 @@ def test_linear(side, i):
     x = torch.randn(3, 4, in_)
     expected = plain(layer.weight[rows][:, cols], layer.bias[rows])(x)
     runs = channels(side, out, SPACE.mlp_widths), channels(side, in_, SPACE.embed_widths)
-    assert torch.equal(layer(x, *runs), expected)
-    assert torch.equal(layer(x, None, runs[1]), plain(layer.weight[:, cols], layer.bias)(x))
+    assert torch.equal(layer(x, [runs[0]], [runs[1]]), expected)
+    assert torch.equal(layer(x, [None], [runs[1]]), plain(layer.weight[:, cols], layer.bias)(x))
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -80,7 +80,7 @@ def test_norm(side, i):
         expected.weight.copy_(layer.weight[cols])
         expected.bias.copy_(layer.bias[cols])
     x = torch.randn(3, 4, width)
-    assert torch.equal(layer(x, channels(side, width, SPACE.embed_widths)), expected(x))
+    assert torch.equal(layer(x, [channels(side, width, SPACE.embed_widths)]), expected(x))
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -91,7 +91,7 @@ def test_stem(side, i):
     images = torch.randn(2, 3, 16, 16)
     tokens = nn.functional.conv2d(images, stem.weight[cols], stem.bias[cols], stride=8).flatten(2).transpose(1, 2)
     tokens = torch.cat([stem.cls_token[..., cols].expand(2, -1, -1), tokens], 1) + stem.pos_embed[..., cols]
-    actual = stem(patchify(images, 8), channels(side, width, SPACE.embed_widths))
+    actual = stem(patchify(images, 8), [channels(side, width, SPACE.embed_widths)])
     torch.testing.assert_close(actual, tokens, rtol=1e-5, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_mlp(side, i):
     fc2 = plain(mlp.fc2.weight[embed][:, hidden], mlp.fc2.bias[embed])
     x = torch.randn(2, 5, D)
     expected = nn.Sequential(fc1, nn.GELU(), fc2)(x)
-    assert torch.equal(mlp(x, layer, side, channels(side, D, SPACE.embed_widths)), expected)
+    assert torch.equal(mlp(x, layer, [side], [channels(side, D, SPACE.embed_widths)]), expected)
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -127,7 +127,7 @@ def test_attention_equals_torchs(side, i, mode, heads):
         reference.out_proj.weight.copy_(torch.eye(a))
     proj = plain(attn.proj.weight[embed][:, rows], attn.proj.bias[embed])
     expected = proj(reference(q, k, v, need_weights=False)[0])
-    actual = attn(x, LayerSpec(heads, 3 * a, 3), side, channels(side, D, SPACE.embed_widths))
+    actual = attn(x, LayerSpec(heads, 3 * a, 3), [side], [channels(side, D, SPACE.embed_widths)])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vitas_ds.models.layers import attention, drop_path, embed_patches, init_weights, patchify
+from vitas_ds.models import layers
+from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, init_weights, patchify
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.space import SearchSpace
@@ -91,3 +92,22 @@ def test_parameters_of_one_shape_do_not_get_the_same_values():
     for (name, a), b in zip(model.blocks[0].named_parameters(), model.blocks[1].parameters(), strict=True):
         if a.ndim == 2:
             assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()) < 0.1, name
+
+
+@pytest.mark.parametrize("piece", [1, 60, 2**20])  # one head, two heads, all at once
+@pytest.mark.parametrize("queries", [1, 5])
+def test_attention_of_bf16_on_cpus_is_the_formula(piece, queries, monkeypatch):
+    """Output and gradients against float64's, as near as bf16's 8 bits allow."""
+    monkeypatch.setattr(layers._Bf16Attention, "PIECE", piece)
+    heads, a = 3, 12
+    q, k, v = (torch.randn(2, n, a, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (queries, 6, 7))
+    v = v[:, :6]
+    results = []
+    for dtype in (torch.float64, torch.bfloat16):
+        parts = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        y = attend(*parts, heads, 0.5)
+        assert ("Bf16Attention" in str(y.grad_fn.next_functions[0][0].next_functions)) == (dtype == torch.bfloat16)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=dtype).reshape(y.shape)).sum().backward()
+        results.append([y.detach().double(), *(x.grad.double() for x in parts)])
+    for expected, found in zip(*results, strict=True):
+        assert (found - expected).abs().max() < 0.02 * expected.abs().max()

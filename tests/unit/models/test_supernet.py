@@ -268,3 +268,56 @@ def test_initial_weights_depend_on_seed_and_name_alone():
     for name, weight in reference.named_parameters():
         assert torch.equal(weight, reordered.get_parameter(name)), name
         assert weight.ndim < 2 or weight.shape[0] == 1 or not torch.equal(weight, other.get_parameter(name)), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
+def test_class_token_only_is_the_same_net_for_fewer_macs(space_and_spec, rule, mode):
+    """The last layer's q, attention, projection and MLP of the patches are left out, counted here by hand."""
+    space, spec = space_and_spec
+    supernet, x = make(space, rule, mode), images(space)
+    with torch.no_grad():
+        expected = supernet(x, spec)
+        supernet.class_token_only = True
+        logits = supernet(x, spec)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        for side, value in zip(supernet.sides, logits, strict=True):
+            assert torch.equal(extract(supernet, spec, side)(x), value)
+    last, patches = spec.active[-1], spec.num_patches
+    left_out = 2 * spec.embed_dim * (last.attn_dim + last.mlp_dim) + 2 * (patches + 1) * last.attn_dim
+    saved = patches * left_out
+    assert executed_macs(supernet, x[:1], spec) == len(supernet.sides) * (spec_macs(spec) - saved)
+    assert executed_macs(extract(supernet, spec), x[:1]) == spec_macs(spec) - saved
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_class_token_only_has_the_same_gradients(rule):
+    spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
+    grads = []
+    for class_token_only in (False, True):
+        supernet = make(SMALL, rule).double()
+        supernet.class_token_only = class_token_only
+        supernet(images(SMALL, 3).double(), spec).square().sum().backward()
+        grads.append({name: p.grad for name, p in supernet.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
+def test_gradients_are_those_of_the_extracted_nets(space_and_spec, rule, mode):
+    """All sides at once: each parameter's gradient is the sum of those of the plain nets that autograd computes."""
+    space, spec = space_and_spec
+    supernet, x = make(space, rule, mode).double(), images(space, 3).double()
+    supernet(x, spec).square().sum().backward()
+    found = {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}
+    supernet.zero_grad()
+    for side in supernet.sides:
+        cut = weights(supernet, spec, side)
+        loss = torch.func.functional_call(extract(supernet, spec, side), cut, x).square().sum()
+        loss.backward()
+    for name, p in supernet.named_parameters():
+        assert (p.grad is None) == (name not in found), name
+        if p.grad is not None:
+            torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,217 @@
+"""Speed of supernet, scoring and fixed net against the plain formulation (plain.py) and timm, in one process.
+
+    python -m tests.benchmarks.bench_supernet                          full size, about 12 minutes on one core
+    python -m tests.benchmarks.bench_supernet --batch 4 --rounds 1     a try, about a minute
+    python -m tests.benchmarks.bench_supernet --device cuda            not yet run on a GPU
+
+Nets of 0.9G to 1.0G FLOPs of the 1G space, one of each patch size. Loss and gradients are checked before anything is
+timed. Each row is interleaved with the plain one it is compared to; on a CPU seconds are CPU time. Share of peak: the
+MACs that the spec says over what a large matrix product of the same dtype reaches in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+from tests.benchmarks import plain
+from tests.benchmarks.timing import gemm_peak, peak_bytes, seconds, table, where, write
+from vitas_ds import cost, genome, rules
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.published import published
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import SubnetSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-5  # relative, in fp32
+Forward = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    """Run what the flags say."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    space = SearchSpace(image_size=args.image)
+    nets = _nets(space, args.patches)
+    images = torch.randn(args.batch, 3, args.image, args.image, device=device)
+    labels = torch.randint(space.num_classes, (args.batch,), device=device)
+    result: dict[str, Any] = {"arguments": vars(args), "where": where(device), "nets": [net.to_dict() for net in nets]}
+    peaks = {name: gemm_peak(device, dtype) for name, dtype in DTYPES.items()}
+    print(f"{result['where']['device']}, {args.threads} threads; matrix products reach "
+          + ", ".join(f"{peak / 1e9:.0f} GMAC/s in {name}" for name, peak in peaks.items()))  # fmt: skip
+    bench = _Bench(args, device, images, labels, peaks)
+    parts = {"step": bench.steps, "scoring": bench.scoring, "memory": bench.memory}
+    for part, run in parts.items():
+        if part in args.only:
+            rows = [row for net in nets for row in run(space, net)]
+            result[part] = rows = rows + _summed(rows)
+            print(f"\n{part}\n{table(rows)}", flush=True)
+    if "fixed" in args.only:
+        result["fixed"] = bench.fixed()
+        print(f"\nfixed net\n{table(result['fixed'])}", flush=True)
+    write(args.json, result)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--image", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=3, help="timed repeats; the median counts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--patches", type=int, nargs="+", default=[14, 16, 32], help="a net of each")
+    parser.add_argument("--only", nargs="+", default=["step", "scoring", "memory", "fixed"])
+    parser.add_argument("--json", default="bench_supernet.json", help="empty: no file")
+    return parser.parse_args()
+
+
+def _nets(space: SearchSpace, patches: list[int]) -> list[SubnetSpec]:
+    """The first random net of each patch size between 0.9G and 1.0G of the first release's FLOPs."""
+    found = genome.sample(space, np.random.default_rng(0), 20000, identity_prob=0.35)
+    flops = cost.vitas_flops(genome.columns(space, found))
+    if space.image_size == 224:
+        found = found[(flops >= 0.9e9) & (flops <= 1.0e9)]
+    return [genome.decode(space, found[found[:, 0] == space.patch_sizes.index(patch)][0]) for patch in patches]
+
+
+def _summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each name over all nets: sums of seconds, their ratio; the most memory."""
+    out = []
+    for name in dict.fromkeys(row["what"] for row in rows):
+        group = [row for row in rows if row["what"] == name]
+        row: dict[str, Any] = {"net": "all", "what": name}
+        if "MB" in group[0]:
+            out.append(row | {"MB": max(r["MB"] for r in group)})
+            continue
+        total = sum(r["seconds"] for r in group)
+        row["seconds"] = total
+        for key in ("plain/ours", "plain fp32/ours"):
+            row[key] = sum(r["seconds"] * r[key] for r in group) / total
+        out.append(row | {"of peak": sum(r["of peak"] * r["seconds"] for r in group) / total})
+    return out
+
+
+class _Bench:
+    """The measurements, on one batch."""
+
+    def __init__(
+        self, args: argparse.Namespace, device: torch.device, images: Tensor, labels: Tensor, peaks: dict[str, float]
+    ) -> None:
+        self.args, self.device, self.images, self.labels, self.peaks = args, device, images, labels, peaks
+
+    def supernet(self, space: SearchSpace, sharing: str) -> Supernet:
+        """As the stages build it."""
+        supernet = Supernet(space, sharing, class_token_only=True)  # type: ignore[arg-type]
+        init_weights(supernet, 0)
+        return supernet.to(self.device)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """BCNet's; of one side it is AutoSlim's."""
+        return rules.loss_of(logits, self.labels[: logits.shape[1]], "loss_mean")
+
+    def step(self, model: torch.nn.Module, forward: Forward, dtype: str) -> Callable[[], None]:
+        """A forward and a backward pass."""
+
+        def run() -> None:
+            model.zero_grad()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+                logits = forward(self.images)
+            self.loss(logits).backward()
+
+        return run
+
+    def score(self, forward: Forward, dtype: str) -> Callable[[], None]:
+        """A forward pass and the right answers of it."""
+
+        def run() -> None:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+                (forward(self.images).argmax(-1) == self.labels).sum().item()
+
+        return run
+
+    def steps(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+        """BCNet and AutoSlim, fp32 and bf16."""
+        rows = []
+        for name, sharing in (("BCNet", "bilateral"), ("AutoSlim", "ordinal")):
+            supernet = self.supernet(space, sharing)
+            found = plain.check(supernet, self.images[:4], net, self.loss)
+            assert found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE, found
+            rows += self._compared(supernet, net, name, 3, partial(self.step, supernet))
+        return rows
+
+    def scoring(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+        """Both sides of a candidate."""
+        return self._compared(self.supernet(space, "bilateral").eval(), net, "scoring", 1, self.score)
+
+    def _compared(
+        self, supernet: Supernet, net: SubnetSpec, name: str, passes: int,
+        make: Callable[[Forward, str], Callable[[], None]],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
+        runs = {f"{who} {dtype}": make(forward, dtype) for dtype in DTYPES for who, forward in forwards.items()}
+        times = seconds(runs, self.args.rounds, self.device)
+        macs = passes * len(supernet.sides) * len(self.images) * cost.spec_macs(net)
+        return [
+            {
+                "net": f"patch {net.patch_size}", "what": f"{name} {dtype}", "seconds": times[f"ours {dtype}"],
+                "plain/ours": times[f"plain {dtype}"] / times[f"ours {dtype}"],
+                "plain fp32/ours": times["plain fp32"] / times[f"ours {dtype}"],
+                "of peak": macs / times[f"ours {dtype}"] / self.peaks[dtype],
+            }
+            for dtype in DTYPES
+        ]  # fmt: skip
+
+    def memory(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+        """Most memory of a BCNet step above weights and gradients."""
+        supernet, rows = self.supernet(space, "bilateral"), []
+        forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
+        for dtype in DTYPES:
+            for who, forward in forwards.items():
+                peak = peak_bytes(self.step(supernet, forward, dtype), self.device)
+                rows.append({"net": f"patch {net.patch_size}", "what": f"{who} {dtype}", "MB": round(peak / 1e6)})
+        return rows
+
+    def fixed(self) -> list[dict[str, Any]]:
+        """Retraining: DeiT-S of timm and ours, half of the batch."""
+        images, size = self.images[: max(1, len(self.images) // 2)], self.args.image
+        labels = self.labels[: len(images)]
+        spec = published("deit-s").spec
+        spec = SubnetSpec(size, spec.patch_size, spec.embed_dim, spec.num_classes, spec.layers)
+        nets = {
+            "timm": timm.create_model("deit_small_patch16_224", img_size=size),
+            "ours": VisionTransformer(spec, class_token_only=True),
+        }
+        nets["ours"].load_state_dict(nets["timm"].state_dict())
+        rows = []
+        for dtype in DTYPES:
+
+            def step(net: torch.nn.Module, dtype: str = dtype) -> None:
+                net.zero_grad()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+                    logits = net(images)
+                torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+
+            for net in nets.values():
+                net.to(self.device).train()
+            runs = {who: partial(step, net) for who, net in nets.items()}
+            times = seconds(runs, self.args.rounds, self.device)
+            macs = cost.spec_macs(spec) * len(images)
+            for who, time in times.items():
+                row = {"what": f"{who} {dtype}", "ms per GMAC and image": time / macs * 1e12}
+                rows.append(row | {"timm/this": times["timm"] / time})
+        return rows
+
+
+if __name__ == "__main__":
+    main()
