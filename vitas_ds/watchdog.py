@@ -32,6 +32,7 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.errors import Preempted, RankLost
 
 SIZE = 4096  # bytes of a file, whatever is in it
+START = 300  # seconds that a start may take at least: libraries are loaded and compiled
 QUIET = 20  # seconds without progress after which a rank looks whether all others are still there
 LOOKS = 3  # beats that a rank may miss before it counts as silent
 AGAIN = "started again, the run goes on from its last checkpoint"
@@ -69,7 +70,7 @@ class Watchdog:
     """Watches over the ranks while it is entered.
 
     A rank that ended, died or is silent (its process stopped, its node lost) ends the job in less than a minute; one
-    that lives and does not get on, after ``timeout``.
+    that lives and does not get on, after ``timeout`` (before the first step not before ``START``).
 
     Args:
         folder: where the signs are written; what an earlier start left there is removed.
@@ -131,7 +132,8 @@ class Watchdog:
         while not self._done.wait(self.beat):
             self._write()
             still = time.monotonic() - self._since
-            over = still > self.timeout - (LOOKS + 1) * self.beat
+            limit = self.timeout if self._sign.moves else max(self.timeout, START)
+            over = still > limit - (LOOKS + 1) * self.beat
             if not over and (still < QUIET or self.ranks.local_rank):  # one rank a node looks early
                 continue
             moves = self._sign.moves
