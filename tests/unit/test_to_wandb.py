@@ -66,6 +66,18 @@ def test_mistakes_are_one_line(config, run, monkeypatch, capsys):  # noqa: F811
 
 
 @pytest.mark.slow
+def test_without_a_network_it_is_offline_and_says_so(run, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[590:620]))  # of three stages
+    assert main(["report", str(run.path), "--to-wandb", "tracking.wandb=online"]) == 0
+    said = capsys.readouterr()
+    assert "retrain, offline; to send them: wandb sync" in said.out and said.err.count("goes on offline") == 1
+    assert len(list((run.path / "wandb").glob("offline-run-*"))) == 3  # and was asked for once
+
+
+@pytest.mark.slow
 def test_a_failure_keeps_the_old_ids(run, monkeypatch, tmp_path, capsys):  # noqa: F811
     write_text(run.wandb_ids, '{"search": "old"}')
     write_text(tmp_path / "file", "")

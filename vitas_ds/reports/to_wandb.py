@@ -25,11 +25,10 @@ def send(config: Config, run: RunDir) -> None:
         UserError: W&B is missing, disabled by WANDB_MODE, or fails; or nothing is recorded yet.
     """
     if config.tracking.wandb == "disabled":
-        config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"wandb": "auto"})})
+        config = _with_mode(config, "auto")
     if find_spec("wandb") is None:
         raise UserError("--to-wandb: wandb is not installed; pip install -r requirements.txt")
-    mode = wandb_mode(config)
-    if mode == "disabled":
+    if wandb_mode(config) == "disabled":
         raise UserError("--to-wandb: WANDB_MODE is disabled in this environment")
     rows = read_metrics(run)
     if not rows:
@@ -39,18 +38,25 @@ def send(config: Config, run: RunDir) -> None:
     write_json(run.wandb_ids, {stage: name for stage, name in before.items() if stage not in stages})
     try:
         for stage in dict.fromkeys(stages):
-            _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
+            offline = _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
+            config = _with_mode(config, "offline") if offline else config  # one that cannot be reached is asked once
     except BaseException:
         write_json(run.wandb_ids, before)
         raise
-    where = "online" if mode == "online" else f"offline; to send them: wandb sync {run.path}/wandb/offline-run-*"
+    where = f"offline; to send them: wandb sync {run.path}/wandb/offline-run-*" if offline else "online"
     print(f"W&B: {len(rows):,} records of {', '.join(dict.fromkeys(stages))}, {where}")
 
 
-def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> None:
+def _with_mode(config: Config, mode: str) -> Config:
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"wandb": mode})})
+
+
+def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> bool:
+    """Send one stage; whether its W&B run is an offline one."""
     mirror = open_mirror(config, run, stage)
     if not isinstance(mirror, WandbMirror):
         raise UserError("--to-wandb: W&B does not start; the warning above says why")
+    offline = bool(mirror.run.offline)
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
         mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step")})
@@ -61,6 +67,7 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> None:
     if mirror.run is None:
         raise UserError(f"--to-wandb: W&B stopped in {stage}; the warning above says why")
     mirror.close()
+    return offline
 
 
 def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
