@@ -218,16 +218,20 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
     return rows
 
 
-def hardy(ranks: Ranks, folder: str, zero: str, steps: str) -> list[str]:
-    """Train to the end from wherever the last start got to, with a checkpoint each step; the digest of each tensor."""
+def hardy(ranks: Ranks, folder: str, steps: str) -> list[str]:
+    """In each stage, train to the end from wherever the last start got to, with a checkpoint a step; all digests."""
     Path(folder, f"pid-{ranks.rank}").write_text(str(os.getpid()))
-    case = Case(zero, clip=1.0, ema=0.9)
-    engine, path = toy.start(case, ranks), checkpoint.newest(Path(folder))
-    done = checkpoint.load(engine, path)["done"] if path else 0
-    for step in range(done, int(steps)):
-        toy.train_step(engine, case, step)
-        checkpoint.save(engine, Path(folder), step + 1, {"done": step + 1}, keep=2)
-    return [f"{name} {hashlib.sha256(t.numpy()).hexdigest()}" for name, t in toy.everything(engine).items()]
+    digests = []
+    for zero in STAGES:
+        case, place = Case(zero, clip=1.0, ema=0.9), Path(folder, zero)
+        engine, path = toy.start(case, ranks), checkpoint.newest(place)
+        done = checkpoint.load(engine, path)["done"] if path else 0
+        for step in range(done, int(steps)):
+            toy.train_step(engine, case, step)
+            checkpoint.save(engine, place, step + 1, {"done": step + 1}, keep=2)
+        tensors = toy.everything(engine)
+        digests += [f"{zero} {name} {hashlib.sha256(t.numpy()).hexdigest()}" for name, t in tensors.items()]
+    return digests
 
 
 def everything(ranks: Ranks, folder: str) -> dict[str, Any]:

@@ -12,18 +12,29 @@ import pytest
 from launching import begin_task, launch
 
 STEPS = "12"
+KILLS = (  # stage, step, rank that is killed, inside the step's save or after it
+    ("zero0", 4, 0, True),
+    ("zero1", 3, 1, True),
+    ("zero1", 9, 0, False),
+    ("zero2", 6, 1, False),
+    ("zero3", 3, 1, True),
+    ("zero3", 9, 0, False),
+    ("zero2_offload", 5, 0, True),
+    ("zero3_offload", 7, 1, False),
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("zero", "launcher"), [("zero1", "deepspeed"), ("zero3", "torchrun")])
-def test_killed_and_gone_on_is_unbroken(tmp_path: Path, zero: str, launcher: str) -> None:
-    unbroken = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), zero, STEPS, launcher=launcher)
+def test_killed_and_gone_on_is_unbroken(tmp_path: Path) -> None:
+    unbroken = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), STEPS)
+    assert {row.split()[0] for row in unbroken} == {zero for zero, *_ in KILLS}  # every stage
     folder, rng = _folder(tmp_path, "b"), random.Random(0)
-    for step, victim, inside in ((3, 1, True), (6, 0, False), (9, 0, True)):
-        job, _ = begin_task(tmp_path / "b.json", "hardy", folder, zero, STEPS, launcher=launcher)
+    for nth, (zero, step, victim, inside) in enumerate(KILLS):
+        launcher = ("deepspeed", "torchrun")[nth % 2]
+        job, _ = begin_task(tmp_path / "b.json", "hardy", folder, STEPS, launcher=launcher)
         try:
-            _wait_for(Path(folder), step, inside)
-            time.sleep(0 if inside else rng.random() * 0.1)
+            _wait_for(Path(folder, zero), step, inside)
+            time.sleep(0 if inside else rng.random() * 0.05)
             os.kill(int(Path(folder, f"pid-{victim}").read_text()), signal.SIGKILL)
             job.communicate(timeout=90)  # the launcher or the timeout ends the other rank
         finally:
@@ -31,7 +42,7 @@ def test_killed_and_gone_on_is_unbroken(tmp_path: Path, zero: str, launcher: str
                 os.killpg(job.pid, signal.SIGKILL)
         assert job.returncode != 0
         assert not (tmp_path / "b.json").exists()
-    assert launch(tmp_path / "b.json", "hardy", folder, zero, STEPS, launcher=launcher) == unbroken
+    assert launch(tmp_path / "b.json", "hardy", folder, STEPS) == unbroken
 
 
 def _folder(tmp_path: Path, name: str) -> str:
@@ -44,5 +55,5 @@ def _wait_for(folder: Path, step: int, inside: bool) -> None:
     wanted = folder / f"{'saving-' if inside else ''}step-{step:08d}"
     limit = time.time() + 90
     while not wanted.exists():
-        assert time.time() < limit, f"no {wanted} after 90 s: {sorted(p.name for p in folder.iterdir())}"
+        assert time.time() < limit, f"no {wanted} after 90 s: {sorted(p.name for p in folder.glob('*'))}"
         time.sleep(0.0002)
