@@ -8,6 +8,7 @@ search goes through the same nets. Single measurements are shared by the runs of
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from vitas_ds.search.evolution import Result, ranked, result_of
 from vitas_ds.search.feasible import feasible
 from vitas_ds.search.latency import Latencies, Predictor, fit, measure, setting
 from vitas_ds.search.ledger import Entry
+
+ROUGH = 0.2  # mean relative error beyond which a prediction is warned of
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ def open_timing(
         seconds = measured(specs)
         known = from_main(lambda: _write(path, where, fit(specs, seconds, config.run.seed), len(specs)))
     predictor = Predictor(np.array(known["prices"]), known["error"], known["correlation"])
+    if predictor.error > ROUGH:
+        warnings.warn(
+            f"predicted latencies are {predictor.error:.0%} off on held-out nets: the machine is busy, or "
+            f"search.latency_nets too few; remove {path} and {measured.path} to measure again", stacklevel=2,
+        )  # fmt: skip
     return Timing(predictor, measured, known["nets"])
 
 

@@ -198,6 +198,15 @@ def test_sampled_nets_reach_a_throughput(tmp_path, capsys):
         config.Supernet(throughput=(1, 2), budget=(1, 2))
 
 
+def test_a_rough_prediction_is_warned_of(tmp_path):
+    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch=2, latency_nets=12))
+    open_timing(recipe, run, run.search, CPU, {"macs": BUDGET})
+    path = run.search / "latency.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"error": 0.5}))
+    with pytest.warns(UserWarning, match=r"predicted latencies are 50% off .* remove .*latency\.json and .*jsonl"):
+        open_timing(recipe, run, run.search, CPU, {"macs": BUDGET})
+
+
 def test_the_table_with_latency_is_not_too_large():
     """The first release's space: a prediction depends on heads, so that the table counts them too."""
     table = feasible(SearchSpace(), {"macs": (900_000_000, 1_000_000_000), "latency": (0, 10**12)}, TIMED)
