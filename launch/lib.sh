@@ -31,11 +31,12 @@ find_python() {
 # make_venv EXTRA: .venv with this package and what its extra needs. Installs again only when the versions asked for
 # have changed.
 make_venv() {
-    local stamp=.venv/installed.$1 wanted python
+    local wanted python extra missing=
     wanted=$(cat requirements.txt pyproject.toml)
-    if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
-        return
-    fi
+    for extra in ${1//,/ }; do
+        [[ -f .venv/installed.$extra && $(<".venv/installed.$extra") == "$wanted" ]] || missing=1
+    done
+    [[ -n $missing ]] || return 0
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python)
         echo "making .venv with $python"
@@ -43,7 +44,9 @@ make_venv() {
     fi
     echo "installing requirements.txt and .[$1] into .venv (minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
-    printf '%s\n' "$wanted" >"$stamp"
+    for extra in ${1//,/ }; do
+        printf '%s\n' "$wanted" >".venv/installed.$extra"
+    done
 }
 
 free_port() {

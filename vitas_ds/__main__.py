@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _count(word: str) -> int:
+    """A whole number of 0 or more."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word}: must be a whole number of 0 or more")
+    return int(word)
+
+
 def add_recipe(command: argparse.ArgumentParser) -> None:
     """Arguments of everything that takes a recipe."""
     command.add_argument("recipe", help="name of a packaged recipe, or a YAML file")
@@ -74,12 +81,12 @@ def add_tools(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("model", type=Path, help="folder of an exported model, or an .onnx file in one")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     predict.add_argument("--onnx", action="store_true", help="run the folder's model.onnx with onnxruntime, on the CPU")
-    predict.add_argument("--top", type=int, default=5, metavar="N", help="classes named for an image (5)")
+    predict.add_argument("--top", type=_count, default=5, metavar="N", help="classes named for an image (5)")
     predict.add_argument("--json", action="store_true", help="a JSON array, for a program")
     scan = commands.add_parser("scan", help="name every unreadable image of a folder; exit status 1 if there is one")
     scan.add_argument("data", type=Path, help="folder of images")
     scan.add_argument("--write", type=Path, metavar="FILE", help="write the list that data.exclude reads")
-    scan.add_argument("--threads", type=int, default=0, help="0: one a core")
+    scan.add_argument("--threads", type=_count, default=0, help="0: one a core")
     scan.add_argument("--decode", action="store_true", help="decode every image: slower, and finds more damage")
     commands.add_parser("doctor", help="what this machine has and lacks for each stage")
 
@@ -179,6 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         return 75
     except RankLost:
         return RankLost.STATUS
+    except KeyboardInterrupt:
+        voice.say(f"vitas {args.command}: interrupted; start it again to go on")
+        return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

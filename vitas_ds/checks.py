@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitas_ds.config import Config, Training
 from vitas_ds.errors import UserError
+from vitas_ds.published import find_spec
 from vitas_ds.search import budget
 from vitas_ds.search.feasible import feasible
 
@@ -16,7 +17,10 @@ NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 def world_size() -> int:
     """Ranks of this job, as its launcher says (1 without one)."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    word = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
+    if not word.isdecimal() or not int(word):
+        raise UserError(f"WORLD_SIZE: must be the number of ranks, 1 or more (given: {word})")
+    return int(word)
 
 
 def check(config: Config, stage: str, ranks: int) -> None:
@@ -26,15 +30,22 @@ def check(config: Config, stage: str, ranks: int) -> None:
     """
     for section, trains in (("supernet", "train-supernet"), ("retrain", "retrain")):
         if stage in (trains, "config"):
-            _check_batch(getattr(config, section), section, ranks)
+            _check_training(getattr(config, section), section, ranks)
     if stage in ("train-supernet", "search", "config"):
         feasible(config.space, budget.of_config(config.search))
         _warn_ignored(config)
+    if stage in ("train-supernet", "search", "config") and not config.retrain.spec.startswith("search:"):
+        find_spec(config.retrain.spec)  # found missing only after the search, it would have cost days
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
 
 
-def _check_batch(training: Training, section: str, ranks: int) -> None:
+def _check_training(training: Training, section: str, ranks: int) -> None:
+    if training.warmup_epochs > training.epochs:
+        raise UserError(
+            f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}, "
+            "so that the learning rate would never reach its peak"
+        )
     parts = ranks * training.accumulate
     if training.batch_size % parts:
         raise UserError(
@@ -71,5 +82,9 @@ def _warn_ignored(config: Config) -> None:
         warnings.warn("supernet.distill is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
     if supernet.sharing != "bilateral" and supernet.objective == "loss_mean":
         warnings.warn("supernet.objective is ignored: supernet.sharing has one side", stacklevel=2)
+    if supernet.random_nets != 2 and supernet.rule == "single":
+        warnings.warn("supernet.random_nets is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
+    if supernet.complementary and supernet.rule == "sandwich" and not supernet.random_nets:
+        warnings.warn("supernet.complementary is ignored: supernet.random_nets is 0", stacklevel=2)
     if config.search.objectives and config.search.algorithm != "nsga2":
         warnings.warn("search.objectives is ignored: search.algorithm is not nsga2", stacklevel=2)

@@ -23,7 +23,16 @@ RECIPES = Path(__file__).parent / "recipes"
 class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation in (int, float):
+                raise ValueError(f"{name} must be a number (given: {str(value).lower()})")
+        return data
 
 
 class Run(Section):
@@ -324,8 +333,11 @@ def load(recipe: str, overrides: list[str]) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        words = [word for word in overrides if f"{field}.".startswith(f"{word.partition('=')[0]}.")]
-        raise UserError(f"{words[-1] if words else path}: {first_error(error)}{_hint(error)}") from None
+        keys = {word: word.partition("=")[0] for word in overrides}
+        exact = [word for word, key in keys.items() if f"{field}.".startswith(f"{key}.")]
+        near = [word for word, key in keys.items() if key.startswith(f"{field}.")]
+        where = exact[-1] if exact else " with ".join([path, *near])
+        raise UserError(f"{where}: {first_error(error)}{_hint(error)}") from None
 
 
 def _hint(error: ValidationError) -> str:

@@ -48,6 +48,8 @@ def find(checkpoints: Path, training: Training, section: str) -> Origin:
     own = checkpoint.newest(checkpoints)
     if own:
         return Origin(own, own=True)
+    if checkpoint.found(checkpoints):
+        raise UserError(f"{checkpoints}: no checkpoint in it is whole, see above; move it away to start from scratch")
     if training.init_from:
         given = _checkpoint(Path(training.init_from), f"{section}.init_from")
         if given is None:

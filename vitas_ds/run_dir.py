@@ -178,6 +178,13 @@ def run_of(config: Config) -> RunDir:
     return RunDir(Path(config.run.dir) / config.run.name)
 
 
+def find_run(config: Config) -> RunDir:
+    """The run's folder for a stage that has yet to read its inputs; writes nothing. Raises as ``open_run`` does."""
+    run = run_of(config)
+    check_same_recipe(config, run)
+    return run
+
+
 def open_run(config: Config, ranks_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
     """Create the run's folder or open it again; rank 0 writes ``config.yaml`` and an entry of ``manifest.json``.
 
@@ -224,7 +231,7 @@ def read_config(run: RunDir) -> Config:
         raise UserError(f"{run.path}: no such run (there is no {run.config.name} in it)") from None
     except ValidationError as error:
         raise UserError(f"{run.config}: written by another version: {first_error(error)}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -319,11 +326,14 @@ def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:
 def read_json(path: Path, missing: Any) -> Any:
     """What a JSON file holds, ``missing`` if it is not there. Raises ``UserError`` if it is no JSON."""
     try:
-        return json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except FileNotFoundError:
         return missing
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
+    if isinstance(missing, dict) and not isinstance(data, dict):
+        raise UserError(f"{path}: not a JSON object; move it away, it is written again")
+    return data
 
 
 def write_json(path: Path, value: Any) -> None:

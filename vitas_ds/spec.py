@@ -75,22 +75,25 @@ class SubnetSpec:
         return fields | eps | {"layers": layers}
 
 
+MOST = 65536  # of any width: costs stay within 64 bits
+
+
 class _LayerModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    num_heads: int = Field(gt=0)
-    qkv_dim: int = Field(gt=0)
-    mlp_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=MOST)
+    qkv_dim: int = Field(gt=0, le=MOST)
+    mlp_dim: int = Field(gt=0, le=MOST)
     softmax_scale: float | None = Field(None, gt=0)
 
 
 class _SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    image_size: int = Field(gt=0)
-    patch_size: int = Field(gt=0)
-    embed_dim: int = Field(gt=0)
-    num_classes: int = Field(gt=0)
+    image_size: int = Field(gt=0, le=4096)
+    patch_size: int = Field(gt=0, le=4096)
+    embed_dim: int = Field(gt=0, le=MOST)
+    num_classes: int = Field(gt=0, le=100 * MOST)
     final_norm_eps: float = Field(1e-6, gt=0)
-    layers: list[_LayerModel] = Field(min_length=1)
+    layers: list[_LayerModel] = Field(min_length=1, max_length=1000)
 
 
 def spec_from_dict(data: Any, where: str = "spec") -> SubnetSpec:

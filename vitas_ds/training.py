@@ -227,10 +227,20 @@ def _agree(step: int, stop: bool, due: bool) -> tuple[bool, bool]:
 
 @contextmanager
 def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets (slurm's preemption, a launcher's end), so that the loop can save and leave."""
+    """An event that SIGTERM (slurm's preemption, a launcher's end) or Ctrl-C sets, so that the loop can save and leave.
+
+    A second Ctrl-C leaves at once.
+    """
     asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    def ask(number: int, _: object) -> None:
+        asked.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vitas_ds.config import Data
 from vitas_ds.errors import UserError, first_error
-from vitas_ds.models.card import model_card
+from vitas_ds.models.card import LICENSE, model_card
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import write_json, write_text
 from vitas_ds.spec import SubnetSpec, read_spec
@@ -82,11 +82,12 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_model(model: VisionTransformer, directory: Path, preprocess: Preprocess, name: str, facts: Facts) -> None:
+def write_model(model: VisionTransformer, directory: Path, preprocess: Preprocess, name: str, facts: Facts,
+                license: str = LICENSE) -> None:  # fmt: skip
     """Write an exported model called ``name``, whole or not at all; ``facts`` are rows of its card."""
     with whole_folder(directory) as aside:
         write_files(model, aside, preprocess, facts)
-        write_text(aside / "README.md", model_card(model.spec, name, facts))
+        write_text(aside / "README.md", model_card(model.spec, name, facts, license=license))
 
 
 def write_files(model: VisionTransformer, directory: Path, preprocess: Preprocess, facts: Facts) -> None:

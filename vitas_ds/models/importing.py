@@ -73,4 +73,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
         raise UserError(f"{path}: no dict of tensors under 'model', as the first release's checkpoints have")
+    for name, value in model.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: tensor {name} holds numbers that are not finite")
     return {name: value.float() for name, value in model.items()}

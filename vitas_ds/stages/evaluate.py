@@ -17,14 +17,14 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.models.exported import read_model, read_preprocess
 from vitas_ds.published import names
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
+from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
 from vitas_ds.tracking import open_tracker
 
 
 def run(config: Config) -> None:
     """Evaluate the retrained net, or an exported one; ``summary.json`` gets evaluate's (and retrain's) accuracy."""
     ranks = distributed.init(config.run.device, config.run.timeout)
-    folder = open_run(config, ranks.is_main, stage="evaluate", world_size=ranks.world_size)
+    folder = find_run(config)
     model_folder = folder.retrain_model if config.evaluate.model == "retrain" else Path(config.evaluate.model)
     if config.evaluate.model == "retrain" and not folder.retrain_weights.exists():
         raise UserError(f"evaluate.model: {folder.retrain_model} is not there yet; run the stage retrain first")
@@ -54,6 +54,7 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     if preprocess.classes and preprocess.classes != images.classes:
         raise UserError(f"data.val: {config.data.val} has other classes than {model_folder} was trained on")
     data, size = preprocess.apply_to(config.data), model.spec.image_size
+    open_run(config, ranks.is_main, stage="evaluate", world_size=ranks.world_size)
     net: nn.Module = model.to(ranks.device)
     if config.engine.compile:
         net.compile()

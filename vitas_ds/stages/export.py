@@ -30,7 +30,7 @@ from vitas_ds.models.exported import (
 from vitas_ds.models.onnx_export import Net
 from vitas_ds.models.timm_export import build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_text
+from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary, write_text
 from vitas_ds.tracking import open_tracker
 
 TOPS = "top-1 / top-5"
@@ -40,7 +40,7 @@ Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and 
 def run(config: Config) -> None:
     """Write ``runs/NAME/export/``, with a model card of what was measured."""
     ranks = distributed.init("cpu", config.run.timeout)
-    folder = open_run(config, ranks.is_main, stage="export", world_size=ranks.world_size)
+    folder = find_run(config)
     source = folder.retrain_model if config.export.model == "retrain" else Path(config.export.model)
     if config.export.model == "retrain" and not folder.retrain_weights.exists():
         raise UserError(f"{folder.retrain_model}: is not there yet; run the stage retrain first")
@@ -52,6 +52,7 @@ def run(config: Config) -> None:
 
 def _export(config: Config, folder: RunDir, source: Path) -> None:
     model, preprocess = read_model(source), read_preprocess(source)
+    open_run(config, True, stage="export")
     accuracy = _accuracy(read_summary(folder), source)
     facts = _with_accuracy(_own_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
     with whole_folder(folder.export) as aside:

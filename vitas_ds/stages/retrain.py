@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.published import find_spec
 from vitas_ds.replay import replay
-from vitas_ds.run_dir import RunDir, open_run, read_summary, run_of, update_summary, write_json
+from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, run_of, update_summary, write_json
 from vitas_ds.search.results import select
 from vitas_ds.spec import SubnetSpec, read_spec
 from vitas_ds.training import Task, train
@@ -29,15 +30,16 @@ from vitas_ds.training import Task, train
 def run(config: Config) -> None:
     """Train the net that ``retrain.spec`` names on all training images; it has seen none of ``data.val``."""
     ranks = distributed.init(config.run.device, config.run.timeout)
-    folder = open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
+    folder = find_run(config)
     spec = chosen_spec(config, folder)
     if folder.retrain_weights.exists():
         if ranks.is_main:
-            print(f"retrain: done already, {read_summary(folder)['retrain']['steps']} steps")
+            print(f"retrain: done already, {read_summary(folder).get('retrain', {}).get('steps', '?')} steps")
         return
+    images = read_folder(config.data.train, config.data.exclude)
+    open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
     if ranks.is_main and not folder.retrain_spec.exists():
         write_json(folder.retrain_spec, spec.to_dict())
-    images = read_folder(config.data.train, config.data.exclude)
     numbers = train(_task(config, folder, spec, images), config, folder, ranks)
     _finish(config, folder, ranks, spec, images, numbers)
 
@@ -59,9 +61,7 @@ def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
     """
     word = config.retrain.spec
     found = select(folder.search, word) if word.startswith("search:") else find_spec(word)
-    spec = SubnetSpec(
-        config.space.image_size, found.patch_size, found.embed_dim, config.space.num_classes, found.active
-    )
+    spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
     if spec.image_size % spec.patch_size:
         raise UserError(f"retrain.spec: patch_size {spec.patch_size} does not divide image_size {spec.image_size}")
     if folder.retrain_spec.exists() and read_spec(folder.retrain_spec) != spec:

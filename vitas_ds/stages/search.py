@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vitas_ds import checkpoint, distributed
@@ -16,7 +17,7 @@ from vitas_ds.data.sources import ImageSet, hold_out, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary
+from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.tracking import Tracker, open_tracker
 
@@ -24,7 +25,7 @@ from vitas_ds.tracking import Tracker, open_tracker
 def run(config: Config) -> None:
     """Search the space of ``config`` inside ``config.search``'s budget; writes ledger, front and best net."""
     ranks = distributed.init(config.run.device, config.run.timeout)
-    folder = open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
+    folder = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     before = read_summary(folder).get("search", {})
     if folder.best.exists() and all(before.get(name) == value for name, value in key.items()):
@@ -34,6 +35,7 @@ def run(config: Config) -> None:
     supernet, digest = load_supernet(config, folder)
     everything = read_folder(config.data.train, config.data.exclude)
     _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
+    open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
     total = config.search.population * config.search.generations
     with open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker:
         numbers = _search(config, folder, ranks, supernet, digest, images, tracker)
@@ -55,7 +57,10 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
     if not path.exists():
         hint = "search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
         raise UserError(f"{path}: no trained supernet; {hint}")
-    weights = checkpoint.consolidate(path, ema=config.supernet.ema > 0) if path.is_dir() else load_file(path)
+    try:
+        weights = checkpoint.consolidate(path, ema=config.supernet.ema > 0) if path.is_dir() else load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as a supernet's weights ({error})") from None
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(config.space, sharing, private, class_token_only=True)
     wanted = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}

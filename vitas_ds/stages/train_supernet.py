@@ -17,7 +17,7 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.replay import replay
-from vitas_ds.run_dir import RunDir, open_run, read_summary, run_of, update_summary
+from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, run_of, update_summary
 from vitas_ds.sampling import Price, fit_identity_prob
 from vitas_ds.search.timing import open_timing
 from vitas_ds.spec import SubnetSpec
@@ -27,12 +27,14 @@ from vitas_ds.training import Task, train
 def run(config: Config) -> None:
     """Train the supernet of ``config.space`` on the training images but those held out for the search."""
     ranks = distributed.init(config.run.device, config.run.timeout)
-    folder = open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
+    folder = find_run(config)
     if folder.supernet_weights.exists():
         if ranks.is_main:
-            print(f"train-supernet: done already, {read_summary(folder)['train-supernet']['steps']} steps")
+            steps = read_summary(folder).get("train-supernet", {}).get("steps", "?")
+            print(f"train-supernet: done already, {steps} steps")
         return
     images, held_out = _images(config)
+    open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
     if ranks.is_main:
         folder.supernet.mkdir(parents=True, exist_ok=True)
         write_classes(images.classes, folder.path / "classes.json")

@@ -18,6 +18,6 @@ def run(args: argparse.Namespace) -> int:
     paper = published(args.net)
     facts: dict[str, object] = {"weights": f"first release of ViTAS, {args.net}"}
     facts["accuracy stated by the paper"] = f"{paper.top1} %"
-    write_model(model, args.out, Preprocess(), args.net, facts)
+    write_model(model, args.out, Preprocess(), args.net, facts, license="unknown")  # the weights are not ours
     print(f"{args.out}: {args.net}, {sum(p.numel() for p in model.parameters()):,} parameters")
     return 0

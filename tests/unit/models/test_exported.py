@@ -108,7 +108,8 @@ MISFITS = {
         lambda f: _change_spec(f, embed_dim=12),
         "cls_token has shape [1, 1, 10], not [1, 1, 12]",
     ),
-    "spec of a giant": (lambda f: _change_spec(f, embed_dim=10**12), "cls_token has shape [1, 1, 10]"),
+    "spec of a giant": (lambda f: _change_spec(f, embed_dim=60_000), "cls_token has shape [1, 1, 10]"),
+    "spec beyond all bounds": (lambda f: _change_spec(f, embed_dim=10**12), "embed_dim: Input should be less than"),
     "spec with fewer layers": (
         lambda f: _change_spec(f, layers=[{"num_heads": 2, "qkv_dim": 12, "mlp_dim": 7}]),
         "no place for tensor blocks.1.",
