@@ -188,7 +188,12 @@ def _centre(encoded: Any, recipe: Recipe, device: str) -> Any:
     shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
     short = fn.reductions.min(shape[0:2])
     height, width = recipe.resize * shape[0] // short, recipe.resize * shape[1] // short
-    image = fn.decoders.image(encoded, device=_decode_device(device), output_type=types.RGB, adjust_orientation=False)
+    # The whole image, but as a slice: so the decoder waits for the shape. Were both to fail on a bad file at the same
+    # time, which they do if they need not wait for each other, DALI 2.4 would crash in its executor.
+    image = fn.decoders.image_slice(
+        encoded, types.Constant(np.zeros(2, np.int32)), shape[0:2], normalized_anchor=False, normalized_shape=False,
+        axis_names="HW", device=_decode_device(device), output_type=types.RGB, adjust_orientation=False,
+    )  # fmt: skip
     size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
     # the filter reaches 2 pixels, of the output where it shrinks and of the source where it grows
     margin = (recipe.resize - recipe.image_size) // 2

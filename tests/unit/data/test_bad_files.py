@@ -192,6 +192,37 @@ def test_evaluation_and_the_cache_name_the_file(spoiled, data):
         loader.decode_all(images, data, 32, alone())
 
 
+READS_TWO_HUNDRED = """
+import sys
+import numpy as np
+from photos import alone
+from vitas_ds.config import Data
+from vitas_ds.data import loader
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.errors import UserError
+good, bad = sys.argv[1:]
+for place in (3, 64, 127, 130, 199):
+    paths = [good] * 200
+    paths[place] = bad
+    try:
+        loader.decode_all(ImageSet("/", tuple(paths), np.zeros(200, int), ("x",)),
+                          Data(threads=1, resize=40, eval_batch_size=128), 28, alone())
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_file_that_is_no_image_does_not_crash_a_large_batch(zoo, tmp_path):
+    PHOTO.resize((28, 28)).save(tmp_path / "good.jpg")
+    bad = zoo / "bad" / "text.JPEG"  # neither its shape nor its pixels can be read: two operators fail
+    done = subprocess.run(
+        [sys.executable, "-c", READS_TWO_HUNDRED, tmp_path / "good.jpg", bad], capture_output=True, text=True,
+        timeout=120, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{bad}: cannot be read as an image") == 5
+
+
 @pytest.mark.parametrize("start", [0, 2, 5])
 def test_skipping_replaces_counts_and_resumes_bitwise(spoiled, start):
     images, data = read_folder(spoiled), Data(threads=1, on_bad_file="skip")
