@@ -37,7 +37,7 @@ class Price:
 MACS = Price(cost.macs, lambda value: f"{value / 1e9:.3f}G MACs")
 
 
-def mean_price(space: SearchSpace, identity_prob: float | None, price: Price = MACS, count: int = 32768) -> float:
+def mean_price(space: SearchSpace, identity_prob: float | None, price: Price = MACS, count: int = 16384) -> float:
     """Mean price of ``count`` random nets, always the same draws: it never rises with the probability."""
     nets = genome.sample(space, np.random.default_rng([STREAM, count]), count, identity_prob)
     return float(price.of(genome.columns(space, nets)).mean())

@@ -19,9 +19,9 @@ def test_draws_depend_on_seed_step_and_index_alone():
 
 
 def test_the_fitted_probability_lands_in_the_middle():
-    begun = time.perf_counter()
+    begun = time.process_time()
     prob = fit_identity_prob(ONE_G, 0.9e9, 1.0e9)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     macs = [spec_macs(draw(ONE_G, 0, step, prob)) for step in range(3000)]
     mean = sum(macs) / len(macs)
     error = (sum((m - mean) ** 2 for m in macs) / len(macs)) ** 0.5 / len(macs) ** 0.5
