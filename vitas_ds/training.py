@@ -108,6 +108,8 @@ def _train(
             batches = _pictured(batches, task, config, tracker)
         _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, watch, asked)
         numbers = {"steps": total, "epochs": training.epochs, "loss": progress.loss, "seconds": round(progress.seconds)}
+        if replaced := sum(distributed.gather(progress.replaced)):
+            numbers["bad_images"] = replaced
         tracker.summary(numbers)
     return numbers
 

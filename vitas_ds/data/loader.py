@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,9 @@ from vitas_ds.errors import UserError
 
 if TYPE_CHECKING:
     from vitas_ds.distributed import Ranks
+
+REPLACE = "replace it by one that can (vitas_ds scan finds all that cannot)"
+EXCLUDE = "begin a new run with data.exclude, a file that lists it"
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,11 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
 
 def _train_batches(images: ImageSet, data: Data, augment: Augment, image_size: int, batch_size: int, seed: int,
                    step: int, ranks: Ranks) -> Iterator[Batch]:  # fmt: skip
-    reader = _Reader(images, data, dali.Recipe(image_size, data.mean, data.std, augment=augment), ranks)
+    recipe = dali.Recipe(image_size, data.mean, data.std, augment=augment)
+    remedy = f"set data.on_bad_file=skip, {REPLACE}, or {EXCLUDE}"
+    reader = _Reader(images, data, recipe, ranks, remedy)
     stand_ins: dict[int, int] = {}  # slot -> image that is shown in it instead of an unreadable one
+    told: set[int] = set()
     while True:
         plan = _plan(len(images), stand_ins, augment, image_size, batch_size, seed, step, ranks)
         try:
@@ -67,6 +74,10 @@ def _train_batches(images: ImageSet, data: Data, augment: Augment, image_size: i
             if data.on_bad_file == "stop":
                 raise reader.complaint(bad[0].ids[0]) from None
             stand_ins |= {item.slots[0]: reader.stand_in(item) for item in bad}
+            for index in sorted({int(item.ids[0]) for item in bad} - told):
+                told.add(index)
+                words = f"warning: {reader.name(index)}: cannot be read as an image; another is shown instead"
+                print(words, file=sys.stderr, flush=True)  # by the rank that met it: a warning is rank 0's alone
 
 
 def _plan(n: int, stand_ins: dict[int, int], augment: Augment, image_size: int, batch_size: int, seed: int, step: int,
@@ -94,7 +105,7 @@ def eval_batches(images: ImageSet, data: Data, image_size: int, batch_size: int,
     """
     mine = order.share(len(images), ranks.rank, ranks.world_size)
     recipe = _eval_recipe(data, image_size)
-    reader = _Reader(images, data, recipe, ranks)
+    reader = _Reader(images, data, recipe, ranks, REPLACE)
     for ids, pixels in reader.run_once(np.arange(mine.start, mine.stop), batch_size):
         yield reader.batch(ids, pixels)
 
@@ -119,7 +130,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
     if out is None:
         _check_memory(len(images) * 3 * image_size**2, _local_ranks(ranks))
         out = torch.empty(len(images), 3, image_size, image_size, dtype=torch.uint8)
-    reader = _Reader(images, data, _eval_recipe(data, image_size, uint8=True), ranks)
+    reader = _Reader(images, data, _eval_recipe(data, image_size, uint8=True), ranks, f"{REPLACE}, or {EXCLUDE}")
     for ids, pixels in reader.run_once(np.arange(len(images)), data.eval_batch_size):
         out[ids[0] : ids[-1] + 1] = pixels.to(out.device)
     return out
@@ -159,10 +170,13 @@ class _Part:
 
 
 class _Reader:
-    """Runs one recipe over images of one set on a rank's device, and finds out which file cannot be read."""
+    """Runs one recipe over images of one set on a rank's device, and finds out which file cannot be read.
 
-    def __init__(self, images: ImageSet, data: Data, recipe: dali.Recipe, ranks: Ranks):
-        self.images, self.recipe = images, recipe
+    ``remedy`` is what can be done about such a file.
+    """
+
+    def __init__(self, images: ImageSet, data: Data, recipe: dali.Recipe, ranks: Ranks, remedy: str):
+        self.images, self.recipe, self.remedy = images, recipe, remedy
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
         self.threads = data.threads or max(1, len(os.sched_getaffinity(0)) // _local_ranks(ranks))
@@ -209,12 +223,13 @@ class _Reader:
                 return bad
         raise RuntimeError(f"DALI: {error}") from error
 
+    def name(self, index: int) -> str:
+        """The path of an image in one line, whatever is in it."""
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.images.file(index))
+
     def complaint(self, index: int) -> UserError:
         """The line that says which file is bad, and what to do."""
-        return UserError(
-            f"{self.images.file(index)}: cannot be read as an image; replace it, or list it in a file named by "
-            "data.exclude (vitas_ds scan finds all), or set data.on_bad_file=skip for training"
-        )
+        return UserError(f"{self.name(index)}: cannot be read as an image; {self.remedy}")
 
     def stand_in(self, item: _Part) -> int:
         """The next image that can be read, likely of the same class: a function of the files, not of history."""

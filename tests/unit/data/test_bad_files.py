@@ -179,17 +179,28 @@ def test_training_ends_and_names_the_file(zoo, tree, data, name):
     good = read_folder(tree)
     names = (*good.paths, os.path.relpath(zoo / "bad" / f"{name}.JPEG", tree))
     images = ImageSet(str(tree), names, np.append(good.labels, 0), good.classes)
-    with pytest.raises(UserError, match=rf"{name}.JPEG: cannot be read as an image; .*data.exclude.*on_bad_file=skip"):
+    with pytest.raises(UserError, match=rf"{name}.JPEG: cannot be read as an image; .*on_bad_file=skip.*new run.*data.exclude"):
         for _ in loader.train_batches(images, data, WHOLE, 32, len(images), 0, 0, alone()):
             raise AssertionError("the first batch holds the bad file")
 
 
 def test_evaluation_and_the_cache_name_the_file(spoiled, data):
     images = read_folder(spoiled)
-    with pytest.raises(UserError, match=r"ant/3.JPEG: cannot be read"):
+    with pytest.raises(UserError, match=r"ant/3.JPEG: cannot be read as an image; replace it") as evaluation:
         list(loader.eval_batches(images, data, 32, 7, alone()))
-    with pytest.raises(UserError, match=r"ant/3.JPEG: cannot be read"):
+    with pytest.raises(UserError, match=r"ant/3.JPEG: cannot be read as an image; replace it.*data.exclude") as cache:
         loader.decode_all(images, data, 32, alone())
+    assert "exclude" not in str(evaluation.value)  # nothing is left out of an evaluation
+    assert "on_bad_file" not in str(evaluation.value) + str(cache.value)
+
+
+def test_the_line_is_one_whatever_the_name(tmp_path, data):
+    name = os.fsdecode(b"two\nlines \xff.jpg")
+    (tmp_path / name).write_text("no image")
+    images = ImageSet(str(tmp_path), (name,), np.zeros(1, int), ("x",))
+    with pytest.raises(UserError, match=r"two\\nlines \\udcff.jpg: cannot be read") as error:
+        loader.decode_all(images, data, 32, alone())
+    assert "\n" not in str(error.value)
 
 
 READS_TWO_HUNDRED = """
@@ -224,7 +235,7 @@ def test_a_file_that_is_no_image_does_not_crash_a_large_batch(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("start", [0, 2, 5])
-def test_skipping_replaces_counts_and_resumes_bitwise(spoiled, start):
+def test_skipping_replaces_counts_and_resumes_bitwise(spoiled, start, capsys):
     images, data = read_folder(spoiled), Data(threads=1, on_bad_file="skip")
     bad = [images.paths.index(name) for name in ("ant/3.JPEG", "ant/4.JPEG", "cat/5.JPEG")]
     stand_ins = [bad[1] + 1, bad[1] + 1, 0]
@@ -236,6 +247,9 @@ def test_skipping_replaces_counts_and_resumes_bitwise(spoiled, start):
         assert sum(b.replaced for b in epoch) == 3
         assert all((b.labels.numpy() == images.labels[b.ids]).all() for b in epoch)
     batches.close()
+    said = capsys.readouterr().err
+    for index in bad:  # 2 epochs, one line a file
+        assert said.count(f"warning: {images.file(index)}: cannot be read as an image; another is shown") == 1
     resumed = take(loader.train_batches(images, data, Augment(), 32, 7, 0, start, alone()), 6 - start)
     assert all(torch.equal(a.images, b[0]) for a, b in zip(whole[start:], resumed, strict=True))
 
