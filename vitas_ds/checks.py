@@ -31,6 +31,9 @@ def check(config: Config, stage: str, ranks: int) -> None:
     for section, trains in (("supernet", "train-supernet"), ("retrain", "retrain")):
         if stage in (trains, "config"):
             _check_training(getattr(config, section), section, ranks)
+    if stage in (*NEEDS_TRAIN, "config") and config.data.resize < config.space.image_size:
+        size = config.space.image_size
+        raise UserError(f"data.resize: {config.data.resize} is below space.image_size={size}; {size} or above")
     if stage in ("train-supernet", "search", "config"):
         feasible(config.space, budget.of_config(config.search))
         _warn_ignored(config)
