@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +75,11 @@ def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet
         return _from_shards(root, exclude)
     if not classes:
         raise UserError(f"{root}: no class folders; expected {root}/CLASS/*.jpg, one folder a class")
-    left_out = read_list(exclude, root) if exclude else frozenset()
+    found = [_images_of(root, name) for name in classes]
+    left_out = read_list(exclude, root, chain(*found)) if exclude else frozenset()
     paths: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        names = _images_of(root, name)
+    for label, (name, names) in enumerate(zip(classes, found, strict=True)):
         kept = [path for path in names if path not in left_out]
         if not kept:
             why = f"all {len(names)} are in {exclude}" if names else f"it needs a file ending in {', '.join(SUFFIXES)}"
@@ -90,7 +92,7 @@ def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet
 def _from_shards(root: str, exclude: str | Path | None) -> ImageSet:
     paths, labels, spans, classes = read_shards(root)
     images = ImageSet(root, tuple(paths), labels, tuple(classes), spans)
-    left_out = read_list(exclude, root) if exclude else frozenset()
+    left_out = read_list(exclude, root, paths) if exclude else frozenset()
     images = images.subset(np.array([i for i, path in enumerate(paths) if path not in left_out], dtype=np.int64))
     for label in np.flatnonzero(np.bincount(images.labels, minlength=len(classes)) == 0):
         raise UserError(f"{root}: class {classes[label]} without an image")
@@ -106,14 +108,40 @@ def _images_of(root: str, name: str) -> list[str]:
     return found
 
 
-def read_list(path: str | Path, root: str) -> frozenset[str]:
-    """Image names of a list file, relative to ``root``. Raises UserError where the file cannot be read."""
+def read_list(path: str | Path, root: str, names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names`` that a list file has, a line each, absolute or relative to ``root``; warns of other lines.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
-        lines = Path(path).read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(Path(path).read_bytes()).split("\n")
     except OSError as error:
         raise UserError(f"data.exclude: {path}: {error.strerror}") from None
-    base = os.path.abspath(root)
-    return frozenset(os.path.relpath(line, base) if os.path.isabs(line) else line for line in lines if line.strip())
+    known, found, strays = set(names), set(), []
+    for line in (line.removesuffix("\r") for line in lines if line.strip()):
+        name = next((name for name in _spellings(line, root) if name in known), None)
+        if name is None:
+            strays.append(line)
+        else:
+            found.add(name)
+    if strays:
+        warnings.warn(
+            f"data.exclude: {path}: {len(strays)} of its lines name no image of {root}, such as {strays[0]!r}",
+            stacklevel=2,
+        )
+    return frozenset(found)
+
+
+def _spellings(line: str, root: str) -> Iterator[str]:
+    """What an image may be called relative to ``root``; either may be given by way of links."""
+    if not os.path.isabs(line):
+        yield os.path.normpath(line)
+        return
+    folder, name = os.path.split(line)
+    for path in (line, os.path.join(os.path.realpath(folder), name)):
+        for base in (os.path.abspath(root), os.path.realpath(root)):
+            yield os.path.relpath(path, base)
 
 
 def write_list(names: Sequence[str], path: str | Path) -> None:

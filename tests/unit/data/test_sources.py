@@ -1,6 +1,7 @@
 """Sources against torchvision's ImageFolder; splits against their definition."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -53,6 +54,24 @@ def test_excluded_images_are_left_out(tmp_path):
         sources.read_folder(tmp_path / "set", listed)
     with pytest.raises(UserError, match=r"data\.exclude"):
         sources.read_folder(tmp_path / "set", tmp_path / "none.txt")
+
+
+def test_an_excluded_image_is_found_however_it_is_spelled(tmp_path):
+    odd = "b/line\u2028separator.jpg"
+    for name in ("a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", "b/5.jpg", odd):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    (tmp_path / "link").symlink_to("set")
+    listed = tmp_path / "bad.txt"
+    lines = ["./a/1.jpg", f"{tmp_path}/link/a/../a/2.jpg", f"{tmp_path}/set/b/4.jpg\r", odd]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sources.write_list(lines, listed)
+        for root in ("set", "link"):
+            assert sources.read_folder(tmp_path / root, listed).paths == ("a/3.jpg", "b/5.jpg")
+    sources.write_list([*lines, "a/none.jpg", "/elsewhere/a/3.jpg"], listed)
+    with pytest.warns(UserWarning, match=r"data\.exclude: .*bad.txt: 2 of its lines name no image .* 'a/none.jpg'"):
+        assert len(sources.read_folder(tmp_path / "set", listed)) == 2
 
 
 def test_classes_must_agree():
