@@ -8,92 +8,16 @@ parameter has one gradient, whatever the number of sides, and what has no weight
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitas_ds.models.layers import attend, attention, embed_patches
+from vitas_ds.models.sliced import AllRuns, sliced_linear, take
 from vitas_ds.sharing import Runs, Side, channels
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import LayerSpec
-
-AllRuns = Sequence[Runs]  # of each side
-
-
-def take(weight: Tensor, *runs: Runs | None) -> Tensor:
-    """The runs of each dimension (None: all of it): a view where each is one run, else a concatenation."""
-    for dim, parts in enumerate(runs):
-        if parts is None:
-            continue
-        pieces = [weight.narrow(dim, run.start, run.stop - run.start) for run in parts]
-        weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
-    return weight
-
-
-def put(full: Tensor, part: Tensor, *runs: Runs | None) -> None:
-    """Add a part to where ``take`` took it from."""
-    if not runs:
-        full += part
-        return
-    dim, start = len(runs) - 1, 0
-    for run in runs[-1] or (slice(0, full.shape[dim]),):
-        size = run.stop - run.start
-        put(full.narrow(dim, run.start, size), part.narrow(dim, start, size), *runs[:-1])
-        start += size
-
-
-class _SlicedLinear(torch.autograd.Function):
-    """Slices of some linear layers side by side on one input, of all sides: [S * B, ..., in] -> [S * B, ..., out].
-
-    It is what autograd does, but that the gradient of a parameter is written once: autograd would pad that of each
-    slice with zeros to full size and add them up.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, out: Sequence[Runs | None], in_: AllRuns, count: int, *params: Tensor
-    ) -> Tensor:  # ``count`` weights, then as many biases
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        x = x.to(dtype)
-        ctx.save_for_backward(x, *params)
-        ctx.slices, ctx.count = (out, in_), count
-        weights, biases = params[:count], params[count:]
-        width = sum(take(bias, out[0]).shape[0] for bias in biases)
-        y = x.new_empty(*x.shape[:-1], width)
-        sides = zip(x.flatten(0, -2).chunk(len(in_)), y.flatten(0, -2).chunk(len(in_)), out, in_, strict=True)
-        for x_side, y_side, rows, columns in sides:
-            weight, bias = _joint(weights, dtype, rows, columns), _joint(biases, dtype, rows)
-            torch.addmm(bias, x_side, weight.mT, out=y_side)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, *params = ctx.saved_tensors
-        (out, in_), count = ctx.slices, ctx.count
-        grads = [torch.zeros_like(p) for p in params]
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for s, (x_side, g, rows, columns) in enumerate(
-            zip(x.flatten(0, -2).chunk(len(in_)), grad.flatten(0, -2).chunk(len(in_)), out, in_, strict=True)
-        ):
-            if dx is not None:
-                dx_side = dx.flatten(0, -2).chunk(len(in_))[s]
-                torch.mm(g, _joint(params[:count], g.dtype, rows, columns), out=dx_side)
-            # The wider of the two factors goes second: the product is faster, and turning the result costs little.
-            weight = g.mT @ x_side if g.shape[1] <= x_side.shape[1] else (x_side.mT @ g).mT
-            for full, part in zip(grads[:count], weight.chunk(count), strict=True):
-                put(full, part, rows, columns)
-            for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
-                put(full, part, rows)
-        return dx, None, None, None, *grads
-
-
-def _joint(params: Sequence[Tensor], dtype: torch.dtype, *runs: Runs | None) -> Tensor:
-    """The same slice of each parameter, one below the other."""
-    pieces = [take(p, *runs).to(dtype) for p in params]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 class ElasticLinear(nn.Module):
@@ -104,13 +28,13 @@ class ElasticLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features))
 
-    def cut(self, out: Runs | None, in_: Runs) -> dict[str, Tensor]:
+    def cut(self, out: Runs | None, in_: Runs | None) -> dict[str, Tensor]:
         """Weight and bias of the plain layer."""
         return {"weight": take(self.weight, out, in_), "bias": take(self.bias, out)}
 
-    def forward(self, x: Tensor, out: Sequence[Runs | None], in_: AllRuns) -> Tensor:
+    def forward(self, x: Tensor, out: AllRuns, in_: AllRuns) -> Tensor:
         """[S * B, ..., in] -> [S * B, ..., out]."""
-        return _SlicedLinear.apply(x, out, in_, 1, self.weight, self.bias)
+        return sliced_linear(x, out, in_, self.weight, self.bias)
 
 
 class ElasticNorm(nn.Module):
@@ -122,7 +46,7 @@ class ElasticNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim))
 
-    def cut(self, embed: Runs) -> dict[str, Tensor]:
+    def cut(self, embed: Runs | None) -> dict[str, Tensor]:
         """Weight and bias of the plain layer."""
         return {"weight": take(self.weight, embed), "bias": take(self.bias, embed)}
 
@@ -144,7 +68,7 @@ class ElasticStem(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, space.embed_dim))
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, space.embed_dim))
 
-    def cut(self, embed: Runs) -> dict[str, Tensor]:
+    def cut(self, embed: Runs | None) -> dict[str, Tensor]:
         """Weight, bias, class token and positions of the plain stem."""
         tokens = {name: take(getattr(self, name), None, None, embed) for name in ("cls_token", "pos_embed")}
         return {"weight": take(self.weight, embed), "bias": take(self.bias, embed)} | tokens
@@ -201,7 +125,7 @@ class ElasticAttention(nn.Module):
         """Some of q, k and v, side by side."""
         weights, biases = zip(*(self.names(part, layer.num_heads) for part in parts), strict=True)
         params = [getattr(self, name) for name in (*weights, *biases)]
-        return _SlicedLinear.apply(x, rows, embed, len(parts), *params)
+        return sliced_linear(x, rows, embed, *params)
 
 
 class ElasticMlp(nn.Module):

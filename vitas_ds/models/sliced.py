@@ -1,0 +1,103 @@
+"""Slices of shared weights: which part a side uses, and a linear layer on it that writes each gradient once."""
+# S sides, B batch
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vitas_ds.sharing import Runs
+
+AllRuns = Sequence[Runs | None]  # of each side; None: all channels
+
+
+def take(weight: Tensor, *runs: Runs | None) -> Tensor:
+    """The runs of each dimension (None: all of it): a view where each is one run, else a concatenation."""
+    for dim, parts in enumerate(runs):
+        if parts is None:
+            continue
+        pieces = [weight.narrow(dim, run.start, run.stop - run.start) for run in parts]
+        weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+    return weight
+
+
+def put(full: Tensor, part: Tensor, *runs: Runs | None) -> None:
+    """Add a part to where ``take`` took it from."""
+    while runs and runs[-1] is None:
+        runs = runs[:-1]
+    if not runs:
+        full += part
+        return
+    dim, start = len(runs) - 1, 0
+    for run in cast(Runs, runs[-1]):
+        size = run.stop - run.start
+        put(full.narrow(dim, run.start, size), part.narrow(dim, start, size), *runs[:-1])
+        start += size
+
+
+def sliced_linear(x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor) -> Tensor:
+    """Slices of some linear layers, side by side, on one input: [S * B, ..., in] -> [S * B, ..., out * layers].
+
+    Args:
+        out, in_: for each side, the channels in use, of all layers alike.
+        params: the layers' weights, then their biases.
+    """
+    return cast(Tensor, _SlicedLinear.apply(x, out, in_, *params))
+
+
+class _SlicedLinear(torch.autograd.Function):
+    """Computes what autograd would, but writes a parameter's gradient once.
+
+    Autograd pads the gradient of each slice with zeros to the parameter's size and adds these up. The parameters are
+    saved, not their slices, so that ZeRO 3 may take them away until the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor) -> Tensor:
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        ctx.save_for_backward(x, *params)
+        ctx.slices = out, in_
+        sides = []
+        for x_side, rows, columns in zip(_sides(x, in_), out, in_, strict=True):
+            weight, bias = _joint(params, x.dtype, rows, columns)
+            sides.append((bias, x_side, weight))
+        y = x.new_empty(*x.shape[:-1], len(sides[0][0]))
+        for y_side, (bias, x_side, weight) in zip(_sides(y, in_), sides, strict=True):
+            torch.addmm(bias, x_side, weight.mT, out=y_side)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, *params = ctx.saved_tensors
+        out, in_ = ctx.slices
+        grads, count = [torch.zeros_like(p) for p in params], len(params) // 2
+        dx = torch.empty_like(x)
+        parts = (_sides(x, in_), _sides(dx, in_), _sides(grad, in_), out, in_)
+        for x_side, dx_side, g, rows, columns in zip(*parts, strict=True):
+            torch.mm(g, _joint(params, g.dtype, rows, columns)[0], out=dx_side)
+            # The wider factor goes second: that product is faster, and turning its result costs little.
+            weight = g.mT @ x_side if g.shape[1] <= x_side.shape[1] else (x_side.mT @ g).mT
+            for full, part in zip(grads[:count], weight.chunk(count), strict=True):
+                put(full, part, rows, columns)
+            for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
+                put(full, part, rows)
+        return dx, None, None, *grads
+
+
+def _sides(x: Tensor, sides: Sequence[object]) -> tuple[Tensor, ...]:
+    """Views [B * ..., channels] of each side."""
+    return x.flatten(0, -2).chunk(len(sides))
+
+
+def _joint(params: Sequence[Tensor], dtype: torch.dtype, rows: Runs | None, columns: Runs | None) -> list[Tensor]:
+    """Weight and bias of a side: the slices of all layers, one below the other."""
+    count, joint = len(params) // 2, []
+    for group, runs in ((params[:count], (rows, columns)), (params[count:], (rows,))):
+        pieces = [take(p, *runs).to(dtype) for p in group]
+        joint.append(pieces[0] if count == 1 else torch.cat(pieces))
+    return joint
