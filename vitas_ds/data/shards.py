@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,13 @@ import numpy as np
 from vitas_ds.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
-INDEX_VERSIONS = ("v1.1", "v1.2")  # of DALI's wds2idx; only v1.2 has names
+NUMBERS = r"(?P<extension>\S+) (?P<offset>\d+) (?P<size>\d+)"
+# A file in a line of an index, by the version of DALI's wds2idx; only v1.2 has names, in which there may be spaces
+MEMBERS = {
+    "v1.1": re.compile(rf"{NUMBERS}(?: |$)"),
+    "v1.2": re.compile(rf"{NUMBERS} (?P<name>.+?\.(?P=extension))(?: |$)"),
+}
+MOST_CLASSES = 1_000_000
 Sample = dict[str, tuple[int, int]]  # extension -> offset and size in the shard
 
 
@@ -46,7 +53,7 @@ def read_shards(root: str) -> tuple[list[str], np.ndarray, np.ndarray, list[str]
                 labels.append(_label(os.pread(file.fileno(), sample["cls"][1], sample["cls"][0]), f"{path}: {key}.cls"))
                 names.append(f"{shard}/{key}.{extension}")
                 spans.append(sample[extension])
-    classes = _class_names(root, max(labels, default=-1) + 1)
+    classes = class_names(root, max(labels, default=-1) + 1)
     return names, np.array(labels, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2), classes
 
 
@@ -55,12 +62,17 @@ def _label(content: bytes, where: str) -> int:
         label = int(content)
     except ValueError:
         label = -1
-    if label < 0:
-        raise UserError(f"{where}: {content[:20]!r} is not a label; a number from 0 on")
+    if not 0 <= label < MOST_CLASSES:
+        raise UserError(f"{where}: {content[:20]!r} is not a label; a number from 0 to {MOST_CLASSES - 1}")
     return label
 
 
-def _class_names(root: str, count: int) -> list[str]:
+def class_names(root: str, count: int) -> list[str]:
+    """Names of the classes of the shards in ``root``, of which there are ``count`` or more.
+
+    Raises:
+        UserError: its ``classes.json`` is no class map, or lacks a label.
+    """
     path = Path(root) / "classes.json"
     if not path.is_file():
         return [str(label) for label in range(count)]
@@ -77,7 +89,7 @@ def _samples(path: str) -> Iterator[tuple[str, Sample]]:
     """Samples of a shard: neighbours with the same key."""
     index = Path(path).with_suffix(".idx")
     if index.is_file():
-        yield from _indexed(index, os.path.getsize(path))
+        yield from _indexed(index, path)
         return
     key, sample = "", Sample()
     try:
@@ -85,9 +97,7 @@ def _samples(path: str) -> Iterator[tuple[str, Sample]]:
             for member in tar:
                 if not member.isfile():
                     continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                this = f"{folder}/{stem}" if folder else stem
+                this, extension = _split(member.name)
                 if this != key and sample:
                     yield key, sample
                     sample = {}
@@ -99,17 +109,43 @@ def _samples(path: str) -> Iterator[tuple[str, Sample]]:
         yield key, sample
 
 
-def _indexed(index: Path, shard_size: int) -> Iterator[tuple[str, Sample]]:
+def _split(name: str) -> tuple[str, str]:
+    """A member's key and extension: what stands before and after the first dot of its file name."""
+    folder, slash, name = name.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return f"{folder}{slash}{stem}", extension
+
+
+def _indexed(index: Path, shard: str) -> Iterator[tuple[str, Sample]]:
     """Samples by an index: a line ``v1.2 count``, then a line of ``extension offset size name`` ... a sample."""
-    first, *lines = index.read_text().splitlines()
-    version = first.split()[0] if first else ""
-    if version not in INDEX_VERSIONS:
-        raise UserError(f"{index}: version {version or 'missing'}; {' or '.join(INDEX_VERSIONS)} (see DALI's wds2idx)")
-    step = 4 if version == "v1.2" else 3
+    first, *lines = os.fsdecode(index.read_bytes()).removesuffix("\n").split("\n")
+    version, _, count = first.partition(" ")
+    if version not in MEMBERS:
+        raise UserError(f"{index}: version {version or 'missing'}; {' or '.join(MEMBERS)} (see DALI's wds2idx)")
+    if count.strip() != str(len(lines)):
+        raise UserError(f"{index}: {len(lines)} samples, its first line says {count.strip()!r}; write the index again")
+    member, end, size = MEMBERS[version], 0, os.path.getsize(shard)
     for number, line in enumerate(lines):
-        words = line.split()
-        parts = [words[i : i + step] for i in range(0, len(words), step)]
-        sample = {part[0]: (int(part[1]), int(part[2])) for part in parts}
-        if any(offset + size > shard_size for offset, size in sample.values()):
-            raise UserError(f"{index}: line {number + 2} points beyond the shard; write the index again")
-        yield parts[0][3].partition(".")[0] if step == 4 else f"{number:09}", sample
+        where = f"{index}: line {number + 2}"
+        found = list(member.finditer(line))
+        if not found or "".join(match[0] for match in found) != line:
+            raise UserError(f"{where}: not {' '.join(member.groupindex)} ...; write the index again")
+        sample = {match["extension"]: (int(match["offset"]), int(match["size"])) for match in found}
+        end = max(end, *(sum(span) for span in sample.values()))
+        if end > size:
+            raise UserError(f"{where} points beyond the shard; write the index again")
+        yield _split(found[0]["name"])[0] if version == "v1.2" else f"{number:09}", sample
+    _check_rest(index, shard, end)
+
+
+def _check_rest(index: Path, shard: str, end: int) -> None:
+    """Raise UserError if files follow in the shard after byte ``end``, where the index ends."""
+    with open(shard, "rb") as file:
+        file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as rest:
+                more = next((member.name for member in rest if member.isfile() and _split(member.name)[1]), None)
+        except tarfile.TarError:  # nothing, or nothing of a tar file
+            return
+    if more:
+        raise UserError(f"{index}: lacks {more} and what follows in {shard}; write the index again")

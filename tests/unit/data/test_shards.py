@@ -102,3 +102,48 @@ def test_mistakes_in_shards(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no tar file at all" * 99)
     with pytest.raises(UserError, match=r"a.tar: not a whole tar file"):
         read_folder(tmp_path)
+
+
+def write_shard(path, *members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            add(tar, name, content)
+    with tarfile.open(path) as tar:
+        return {member.name: f"{member.offset_data} {member.size} {member.name}" for member in tar}
+
+
+def test_names_with_spaces_and_dotted_folders_are_the_same_with_an_index(tmp_path):
+    keys = ["a.b/1", "a.b/2", "two words/x y", "jpg 1 2 z"]
+    members = [(f"{key}.{ext}", b"0" if ext == "cls" else b"x") for key in keys for ext in ("jpg", "cls")]
+    lines = write_shard(tmp_path / "a.tar", *members)
+    plain = read_folder(tmp_path)
+    assert plain.paths == tuple(f"a.tar/{key}.jpg" for key in keys)
+    text = "\n".join(f"jpg {lines[key + '.jpg']} cls {lines[key + '.cls']}" for key in keys)
+    (tmp_path / "a.idx").write_text(f"v1.2 4\n{text}\n")
+    indexed = read_folder(tmp_path)
+    assert indexed.paths == plain.paths and (indexed.spans == plain.spans).all()
+
+
+def test_an_index_that_does_not_fit_is_refused(tmp_path):
+    lines = write_shard(tmp_path / "a.tar", *((f"{i}.{ext}", b"0") for i in range(3) for ext in ("jpg", "cls")))
+    whole = [f"jpg {lines[f'{i}.jpg']} cls {lines[f'{i}.cls']}" for i in range(3)]
+
+    def index(first, *lines):
+        (tmp_path / "a.idx").write_text("\n".join([first, *lines]) + "\n")
+
+    index("v1.2 3", *whole)
+    assert len(read_folder(tmp_path)) == 3
+    for first, mistaken, words in (
+        ("", (), "version missing"),
+        ("v1.2", whole, "3 samples, its first line says ''"),
+        ("v1.2 3", whole[:2], "2 samples, its first line says '3'"),
+        ("v1.2 2", whole[:2], r"lacks 2.jpg and what follows in .*a.tar"),
+        ("v1.2 3", [whole[0], "", whole[2]], "line 3: not extension offset size name"),
+        ("v1.2 3", [*whole[:2], "jpg 512"], "line 4: not extension"),
+        ("v1.2 3", [whole[0].replace("512", "x"), *whole[1:]], "line 2: not extension"),
+        ("v1.2 3", [whole[0].replace("512", "-512"), *whole[1:]], "line 2: not extension"),
+        ("v1.2 3", [whole[0].replace("512", "99999"), *whole[1:]], "line 2 points beyond the shard"),
+    ):
+        index(first, *mistaken)
+        with pytest.raises(UserError, match=rf"a.idx: {words}"):
+            read_folder(tmp_path)
