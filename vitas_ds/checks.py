@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from vitas_ds.config import Config, Training
+from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.errors import UserError
 from vitas_ds.published import find_spec
 from vitas_ds.search import budget
@@ -68,15 +69,20 @@ def _check_folders(config: Config, stage: str) -> None:
             continue
         if not Path(folder).is_dir():
             raise UserError(f"{field}: {folder}: no such folder")
-        names[field] = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+        folders = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+        names[field] = folders or _classes_of_shards(folder, config.space.num_classes)
         if names[field] and len(names[field]) != config.space.num_classes:
-            raise UserError(
-                f"space.num_classes: {config.space.num_classes}, but {folder} has {len(names[field])} class folders"
-            )
-    if len(names) == 2 and names["data.train"] != names["data.val"]:
+            found = f"{len(names[field])} {'class folders' if folders else 'classes in classes.json'}"
+            raise UserError(f"space.num_classes: {config.space.num_classes}, but {folder} has {found}")
+    if all(names.get(field) for field in needed) and names["data.train"] != names["data.val"]:
         odd = sorted(names["data.train"] ^ names["data.val"])
         where = "data.train" if odd[0] in names["data.train"] else "data.val"
         raise UserError(f"data.train and data.val have different classes: {odd[0]} is in {where} alone")
+
+
+def _classes_of_shards(folder: str, count: int) -> set[str]:
+    """The classes that shards say or, where they say none, that ``count`` of them have; empty: there are no shards."""
+    return set(class_names(folder, 0) or map(str, range(count))) if shards_of(folder) else set()
 
 
 def _warn_ignored(config: Config) -> None:

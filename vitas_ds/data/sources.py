@@ -56,18 +56,25 @@ class ImageSet:
         return replace(self, paths=paths, labels=self.labels[indices], spans=spans)
 
 
-def read_folder(root: str | Path, exclude: str | Path | None = None) -> ImageSet:
+def read_folder(root: str | Path, exclude: str | Path | None = None, num_classes: int | None = None) -> ImageSet:
     """The images of ``root/class/**/name.jpg`` as torchvision's ImageFolder sees them: sorted classes, sorted names.
 
     Where ``root`` has tar files and no folders, they are WebDataset shards (see shards.py).
 
     Args:
         exclude: a text file with one image a line (absolute, or relative to ``root``) that is left out.
+        num_classes: how many classes there must be.
 
     Raises:
-        UserError: no such folder, no class folders, or a class without an image.
+        UserError: no such folder, no class folders, a class without an image, or another number of classes.
     """
-    root = os.fspath(root)
+    images = _read(os.fspath(root), exclude)
+    if num_classes not in (None, len(images.classes)):
+        raise UserError(f"space.num_classes: {num_classes}, but {images.root} has {len(images.classes)} classes")
+    return images
+
+
+def _read(root: str, exclude: str | Path | None) -> ImageSet:
     if not os.path.isdir(root):
         raise UserError(f"{root or 'data.train and data.val: empty'}: no such folder of images")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())

@@ -49,7 +49,7 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     if model.spec.num_classes != config.space.num_classes:
         raise UserError(f"{model_folder}: has {model.spec.num_classes} classes, space.num_classes is "
                         f"{config.space.num_classes}")  # fmt: skip
-    images = read_folder(config.data.val)
+    images = read_folder(config.data.val, num_classes=config.space.num_classes)
     preprocess = read_preprocess(model_folder)
     if preprocess.classes and preprocess.classes != images.classes:
         raise UserError(f"data.val: {config.data.val} has other classes than {model_folder} was trained on")

@@ -36,7 +36,7 @@ def run(config: Config) -> None:
         if ranks.is_main:
             print(f"retrain: done already, {read_summary(folder).get('retrain', {}).get('steps', '?')} steps")
         return
-    images = read_folder(config.data.train, config.data.exclude)
+    images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
     if ranks.is_main and not folder.retrain_spec.exists():
         write_json(folder.retrain_spec, spec.to_dict())
@@ -47,7 +47,7 @@ def run(config: Config) -> None:
 def again(config: Config, file: str) -> None:
     """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
     ranks, folder = distributed.init(config.run.device, config.run.timeout), run_of(config)
-    images = read_folder(config.data.train, config.data.exclude)
+    images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     task = _task(config, folder, chosen_spec(config, folder), images)
     for line in replay(task, config, Path(file) if file else divergence.file_of(folder.retrain_checkpoints), ranks):
         print(line)
