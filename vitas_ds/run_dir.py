@@ -6,6 +6,7 @@
       metrics.jsonl               one object a line: stage, step, time, values (tracking.py)
       summary.json                per stage its headline numbers
       wandb_ids.json, wandb/      W&B's run id of each stage, and its files
+      search_images.txt           images held out of the supernet's training
       life/                       each rank's last sign of life (watchdog.py)
       supernet/
         checkpoints/              ZeRO checkpoints to resume from
@@ -102,6 +103,11 @@ class RunDir:
     def supernet_weights(self) -> Path:
         """The trained supernet, consolidated."""
         return self.supernet / "weights.safetensors"
+
+    @property
+    def search_images(self) -> Path:
+        """Names of the images held out of the supernet's training, one a line."""
+        return self.path / "search_images.txt"
 
     @property
     def search(self) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def run(config: Config) -> None:
             print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
         return
     supernet, digest = load_supernet(config, folder)
-    everything = read_folder(config.data.train, config.data.exclude)
+    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
     open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
     total = config.search.population * config.search.generations
@@ -76,6 +78,34 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
     for name in sorted(weights):
         digest.update(weights[name].contiguous().numpy().tobytes())
     return supernet.eval(), digest.hexdigest()
+
+
+def search_images(config: Config, folder: RunDir) -> ImageSet:
+    """The images held out of training, drawn as the stage train-supernet drew them.
+
+    Raises:
+        UserError: one of them is not in the list that the supernet's training left, so that it may have learned it.
+    """
+    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
+    _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
+    weights = Path(config.search.checkpoint or folder.supernet_weights)
+    lists = (parent / folder.search_images.name for parent in weights.absolute().parents[:4])
+    found = next((path for path in lists if path.is_file()), None)
+    if found is None:
+        warnings.warn(
+            f"{weights}: no {folder.search_images.name} in the folders above it tells which images its training held "
+            "out; the search may score on images that it learned", stacklevel=2,
+        )  # fmt: skip
+        return images
+    held_out = set(os.fsdecode(found.read_bytes()).split("\n"))
+    learned = [name for name in images.paths if not held_out.issuperset(name.split("\n"))]
+    if learned:
+        raise UserError(
+            f"data.train: {len(learned)} of {len(images)} search images, such as {learned[0]}, are not in {found}, so "
+            "that the supernet may have learned them; restore the files, data.exclude, data.search_per_class and "
+            "run.seed of its training, or train anew"
+        )
+    return images
 
 
 def _search(

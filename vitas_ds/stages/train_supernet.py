@@ -38,8 +38,11 @@ def run(config: Config) -> None:
     if ranks.is_main:
         folder.supernet.mkdir(parents=True, exist_ok=True)
         write_classes(images.classes, folder.path / "classes.json")
-        write_list(held_out.paths, folder.path / "search_images.txt")
+        if not checkpoint.found(folder.supernet_checkpoints):  # else theirs stays, until the training has gone on
+            write_list(held_out.paths, folder.search_images)
     numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
+    if ranks.is_main:
+        write_list(held_out.paths, folder.search_images)
     _finish(folder, ranks, numbers, ema=config.supernet.ema > 0)
 
 
@@ -53,7 +56,7 @@ def again(config: Config, file: str) -> None:
 
 def _images(config: Config) -> tuple[ImageSet, ImageSet]:
     """The images to train on, and those held out for the search."""
-    everything = read_folder(config.data.train, config.data.exclude)
+    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     return hold_out(everything, config.data.search_per_class, config.run.seed)
 
 

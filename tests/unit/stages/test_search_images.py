@@ -1,0 +1,63 @@
+"""The search scores on images that its supernet has not learned, or says why it does not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from digits import write_digits
+
+from vitas_ds.config import Config, load
+from vitas_ds.data.sources import write_list
+from vitas_ds.errors import UserError
+from vitas_ds.run_dir import run_of
+from vitas_ds.stages.search import search_images
+from vitas_ds.stages.train_supernet import _images
+
+TINY = Path(__file__).parents[2] / "fixtures" / "tiny.yaml"
+
+
+def recipe(folder: Path, *overrides: str) -> Config:
+    return load(str(TINY), [f"run.dir={folder}", f"data.train={folder}/digits/train", *overrides])
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder of images and a run with the list that train-supernet leaves."""
+    write_digits(tmp_path / "digits", 12, 1)
+    config = recipe(tmp_path)
+    run_of(config).path.mkdir()
+    write_list(_images(config)[1].paths, run_of(config).search_images)
+    return tmp_path
+
+
+def images_of(config: Config) -> list[str]:
+    return sorted(search_images(config, run_of(config)).paths)
+
+
+def test_they_are_those_of_the_training(trained: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        names = images_of(recipe(trained))
+        weights = trained / "tiny" / "supernet" / "checkpoints" / "step-00000007"
+        assert images_of(recipe(trained, "run.name=other", f"search.checkpoint={weights}")) == names
+    assert names == sorted((trained / "tiny" / "search_images.txt").read_text().splitlines()) and len(names) == 80
+
+
+def test_files_that_changed_since_the_training_are_refused(trained: Path) -> None:
+    first = min((trained / "digits" / "train" / "4").iterdir())
+    first.rename(first.with_name("zzz.jpg"))
+    with pytest.raises(UserError, match=r"of 80 search images, such as 4/.*jpg, are not in .*tiny/search_images.txt"):
+        images_of(recipe(trained))
+
+
+def test_a_supernet_of_another_seed_is_refused(trained: Path) -> None:
+    weights = trained / "tiny" / "supernet" / "weights.safetensors"
+    with pytest.raises(UserError, match=r"run\.seed of its training"):
+        images_of(recipe(trained, "run.name=other", "run.seed=4", f"search.checkpoint={weights}"))
+
+
+def test_a_supernet_without_a_list_is_warned_of(trained: Path) -> None:
+    with pytest.warns(UserWarning, match=r"no search_images.txt .* the search may score on images that it learned"):
+        assert len(images_of(recipe(trained, "run.name=other", f"search.checkpoint={trained}/w.safetensors"))) == 80
