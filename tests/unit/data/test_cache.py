@@ -13,6 +13,7 @@ from vitas_ds.data.cache import decoded
 from vitas_ds.data.loader import eval_batches, normalise
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import Ranks
+from vitas_ds.errors import UserError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
@@ -35,3 +36,11 @@ def test_the_file_is_made_once_and_whole(tmp_path: Path) -> None:
     before = files[0].stat().st_mtime_ns
     assert torch.equal(decoded(images, data, 28, ALONE, tmp_path / "cache"), first)
     assert files[0].stat().st_mtime_ns == before
+
+
+def test_a_file_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
+    images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
+    data = Data(resize=3_000_000, threads=1, cache="file")
+    with pytest.raises(UserError, match=r"data.cache=file: the disk of .*cache has .* take 502914.. GiB; lower"):
+        decoded(images, data, 3_000_000, ALONE, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
