@@ -16,7 +16,7 @@ from torch import Tensor
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import augment as aug
 from vitas_ds.data import dali, order
-from vitas_ds.data.sources import ImageSet
+from vitas_ds.data.sources import ImageSet, in_one_line
 from vitas_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def _train_batches(images: ImageSet, data: Data, augment: Augment, image_size: i
             stand_ins |= {item.slots[0]: reader.stand_in(item) for item in bad}
             for index in sorted({int(item.ids[0]) for item in bad} - told):
                 told.add(index)
-                words = f"warning: {reader.name(index)}: cannot be read as an image; another is shown instead"
-                print(words, file=sys.stderr, flush=True)  # by the rank that met it: a warning is rank 0's alone
+                name = in_one_line(images.file(index))  # said by the rank that met it: a warning is rank 0's alone
+                print(f"warning: {name}: cannot be read as an image; another is shown", file=sys.stderr, flush=True)
 
 
 def _plan(n: int, stand_ins: dict[int, int], augment: Augment, image_size: int, batch_size: int, seed: int, step: int,
@@ -223,13 +223,9 @@ class _Reader:
                 return bad
         raise RuntimeError(f"DALI: {error}") from error
 
-    def name(self, index: int) -> str:
-        """The path of an image in one line, whatever is in it."""
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.images.file(index))
-
     def complaint(self, index: int) -> UserError:
         """The line that says which file is bad, and what to do."""
-        return UserError(f"{self.name(index)}: cannot be read as an image; {self.remedy}")
+        return UserError(f"{in_one_line(self.images.file(index))}: cannot be read as an image; {self.remedy}")
 
     def stand_in(self, item: _Part) -> int:
         """The next image that can be read, likely of the same class: a function of the files, not of history."""

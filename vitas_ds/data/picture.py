@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from vitas_ds.config import Data
+from vitas_ds.data.sources import in_one_line
 
 
 def grid(
@@ -37,7 +38,7 @@ def grid(
 
 def _title(label: Tensor, classes: Sequence[str]) -> str:
     if label.ndim == 0:
-        return classes[int(label)]
+        return in_one_line(classes[int(label)])
     shares, order = label.sort(descending=True)
-    parts = [f"{classes[int(i)]} {float(share):.0%}" for share, i in zip(shares[:2], order[:2], strict=True)]
-    return "\n".join(parts)
+    names = [in_one_line(classes[int(i)]) for i in order[:2]]
+    return "\n".join(f"{name} {float(share):.0%}" for name, share in zip(names, shares[:2], strict=True))

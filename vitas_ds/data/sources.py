@@ -157,6 +157,11 @@ def write_list(names: Sequence[str], path: str | Path) -> None:
     Path(path).write_text(text, errors="surrogateescape")
 
 
+def in_one_line(name: str) -> str:
+    """A name for a person: line breaks, bytes that are no text and the like as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def write_classes(classes: Sequence[str], path: str | Path) -> None:
     """Write the class map ``{"name": label}`` as JSON."""
     text = json.dumps({name: label for label, name in enumerate(classes)}, indent=1, ensure_ascii=False)

@@ -179,7 +179,8 @@ def test_training_ends_and_names_the_file(zoo, tree, data, name):
     good = read_folder(tree)
     names = (*good.paths, os.path.relpath(zoo / "bad" / f"{name}.JPEG", tree))
     images = ImageSet(str(tree), names, np.append(good.labels, 0), good.classes)
-    with pytest.raises(UserError, match=rf"{name}.JPEG: cannot be read as an image; .*on_bad_file=skip.*new run.*data.exclude"):
+    remedy = r"set data.on_bad_file=skip, replace it .*new run with data.exclude"
+    with pytest.raises(UserError, match=rf"{name}.JPEG: cannot be read as an image; {remedy}"):
         for _ in loader.train_batches(images, data, WHOLE, 32, len(images), 0, 0, alone()):
             raise AssertionError("the first batch holds the bad file")
 

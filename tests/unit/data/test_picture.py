@@ -20,3 +20,10 @@ def test_grid_shows_the_colours(tmp_path):
     soft = torch.tensor([[0.1, 0.9, 0], [0.5, 0.2, 0.3], [0, 0, 1]])
     picture.grid(images, soft, ["ant", "bird", "cat"], tmp_path / "soft.png", data)
     assert Image.open(tmp_path / "soft.png").size[0] > 300
+
+
+def test_class_names_need_not_be_text(tmp_path):
+    images, name = torch.zeros(1, 3, 8, 8), "caf\udce9\nau lait"  # a folder's name in Latin-1, and a line break
+    picture.grid(images, torch.tensor([0]), [name], tmp_path / "grid.png", Data())
+    picture.grid(images, torch.tensor([[1.0, 0]]), [name, "b"], tmp_path / "soft.png", Data())
+    assert picture._title(torch.tensor(0), [name]) == r"caf\udce9\nau lait"
