@@ -35,8 +35,7 @@ def run(config: Config) -> None:
             print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
         return
     supernet, digest = load_supernet(config, folder)
-    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
-    _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
+    images = search_images(config, folder)
     open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
     total = config.search.population * config.search.generations
     with open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker:

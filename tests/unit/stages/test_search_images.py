@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from digits import write_digits
+from safetensors.torch import save_file
 
 from vitas_ds.config import Config, load
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
+from vitas_ds.models.supernet import Supernet
 from vitas_ds.run_dir import run_of
+from vitas_ds.stages import search
 from vitas_ds.stages.search import search_images
 from vitas_ds.stages.train_supernet import _images
 
@@ -50,6 +53,13 @@ def test_files_that_changed_since_the_training_are_refused(trained: Path) -> Non
     first.rename(first.with_name("zzz.jpg"))
     with pytest.raises(UserError, match=r"of 80 search images, such as 4/.*jpg, are not in .*tiny/search_images.txt"):
         images_of(recipe(trained))
+    config = recipe(trained)
+    run = run_of(config)
+    run.supernet.mkdir()
+    save_file(Supernet(config.space, "bilateral", 2, class_token_only=True).state_dict(), run.supernet_weights)
+    with pytest.raises(UserError, match="of 80 search images"):
+        search.run(config)
+    assert not run.search.exists()
 
 
 def test_a_supernet_of_another_seed_is_refused(trained: Path) -> None:
