@@ -64,17 +64,18 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
 
 
 def _files(root: str) -> list[Item]:
-    """All images below ``root``, or of the tar shards in it."""
+    """All images below ``root``, or of the tar shards in it, which a training reads where there are no folders."""
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
-        found += [(os.path.join(folder, name), "", 0, 0) for name in names if name.lower().endswith(SUFFIXES)]
-    if not found and os.path.isdir(root) and shards_of(root):
+    if os.path.isdir(root) and shards_of(root) and not any(entry.is_dir() for entry in os.scandir(root)):
         names, _, spans, _ = read_shards(root)
         shards = [name.partition(".tar/")[0] + ".tar" for name in names]
         found = [
             (os.path.join(root, name), os.path.join(root, shard), offset, size)
             for name, shard, (offset, size) in zip(names, shards, spans.tolist(), strict=True)
         ]
+        return sorted(found)
+    for folder, _, names in os.walk(root, followlinks=True):
+        found += [(os.path.join(folder, name), "", 0, 0) for name in names if name.lower().endswith(SUFFIXES)]
     return sorted(found)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from vitas_ds.data.scan import scan
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
+
+EVERY = 30  # seconds between lines of progress in a log
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,18 +26,22 @@ def run_scan(data: Path, threads: int = 0, decode: bool = False, write: Path | N
     Raises:
         UserError: no such folder, no images in it, or the list cannot be written.
     """
-    total = [0]
+    total, told = 0, time.monotonic()
 
     def progress(done: int, files: int) -> None:
-        total[0] = files
+        nonlocal total, told
+        total = files
         if sys.stderr.isatty():
             bar = "#" * (30 * done // files)
             print(f"\rscan [{bar:30}] {done} of {files}", end="\n" if done == files else "", file=sys.stderr)
+        elif time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            print(f"scan: {done} of {files}", file=sys.stderr, flush=True)
 
     bad = scan(data, threads, decode, progress)
     for path, reason in bad:
         print(f"{os.fsencode(path).decode(errors='replace')}: {reason}")
-    print(f"scan: {len(bad)} of {total[0]} images cannot be read", file=sys.stderr)
+    print(f"scan: {len(bad)} of {total} images cannot be read", file=sys.stderr)
     if write:
         try:
             write_list([path for path, _ in bad], write)

@@ -75,7 +75,9 @@ def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, d
         add(tar, "part/bad.cls", b"1\n")
     with pytest.raises(UserError, match=r"train-9999.tar/part/bad.jpg: cannot be read"):
         list(loader.eval_batches(read_folder(tmp_path), data, 32, 8, alone()))
+    (tmp_path / "stray.jpg").write_bytes(b"no image, and none of the shards'")
     ((path, reason),) = scan(tmp_path, 1)
+    assert path == str(tmp_path / "train-9999.tar" / "part" / "bad.jpg")
     assert reason.startswith("not decodable")
     write_list([path], tmp_path / "bad.txt")
     assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == len(folder)
