@@ -13,7 +13,7 @@ from vitas_ds.config import Config, load
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run_dir import run_of
+from vitas_ds.run_dir import open_run, run_of
 from vitas_ds.stages import search
 from vitas_ds.stages.search import search_images
 from vitas_ds.stages.train_supernet import _images
@@ -30,7 +30,7 @@ def trained(tmp_path: Path) -> Path:
     """A folder of images and a run with the list that train-supernet leaves."""
     write_digits(tmp_path / "digits", 12, 1)
     config = recipe(tmp_path)
-    run_of(config).path.mkdir()
+    open_run(config, True)
     write_list(_images(config)[1].paths, run_of(config).search_images)
     return tmp_path
 
