@@ -138,7 +138,7 @@ def test_killed_search_repeats_nothing_and_finds_the_same(unbroken: Path) -> Non
 
 
 def test_a_damaged_checkpoint_is_passed_over(unbroken: Path) -> None:
-    words = words_of(unbroken, "damaged", "supernet.ema=0.9")
+    words = words_of(unbroken, "damaged", "supernet.ema=0.9", "supernet.save_every=2")
     start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGKILL)
     folder = unbroken / "runs" / "damaged" / "supernet" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]
