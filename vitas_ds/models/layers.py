@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitas_ds.models.sliced import linear
+
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """[B, 3, H, W] -> [B, n, 3 * patch_size ** 2]: rows of pixels in the order of a convolution's weight."""
@@ -21,7 +23,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 def embed_patches(patches: Tensor, weight: Tensor, bias: Tensor | None, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
     """Tokens [B, N, D] of patches [B, n, 3pp]: linear embedding, class token in front, positions added."""
-    x_BnD = F.linear(patches.to(weight.dtype), weight.flatten(1), bias)
+    x_BnD = linear(patches.to(weight.dtype), weight.flatten(1), bias)
     cls_B1D = cls_token.to(x_BnD.dtype).expand(x_BnD.shape[0], -1, -1)
     return torch.cat([cls_B1D, x_BnD], 1) + pos_embed.to(x_BnD.dtype)
 

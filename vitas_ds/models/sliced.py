@@ -1,5 +1,5 @@
 """Slices of shared weights: which part a side uses, and a linear layer on it that writes each gradient once."""
-# S sides, B batch
+# S sides, B batch, M rows of a matrix
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from vitas_ds.models.product import by_onednn, product
 from vitas_ds.sharing import Runs
 
 AllRuns = Sequence[Runs | None]  # of each side; None: all channels
@@ -48,6 +50,21 @@ def sliced_linear(x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor) -> Ten
     return cast(Tensor, _SlicedLinear.apply(x, out, in_, *params))
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``, bit for bit what ``sliced_linear`` computes on the same weights: [..., in] -> [..., out]."""
+    if bias is not None and by_onednn(x) and not torch.is_autocast_enabled(x.device.type):
+        return sliced_linear(x, (None,), (None,), weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` with a bias, by ``linear``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return linear(input, self.weight, self.bias)
+
+
 class _SlicedLinear(torch.autograd.Function):
     """Computes what autograd would, but writes a parameter's gradient once.
 
@@ -68,7 +85,7 @@ class _SlicedLinear(torch.autograd.Function):
             sides.append((bias, x_side, weight))
         y = x.new_empty(*x.shape[:-1], len(sides[0][0]))
         for y_side, (bias, x_side, weight) in zip(_sides(y, in_), sides, strict=True):
-            torch.addmm(bias, x_side, weight.mT, out=y_side)
+            product(x_side, weight.mT, bias, out=y_side)
         return y
 
     @staticmethod
@@ -79,9 +96,9 @@ class _SlicedLinear(torch.autograd.Function):
         dx = torch.empty_like(x)
         parts = (_sides(x, in_), _sides(dx, in_), _sides(grad, in_), out, in_)
         for x_side, dx_side, g, rows, columns in zip(*parts, strict=True):
-            torch.mm(g, _joint(params, g.dtype, rows, columns)[0], out=dx_side)
+            product(g, _joint(params, g.dtype, rows, columns)[0], out=dx_side)
             # The wider factor goes second: that product is faster, and turning its result costs little.
-            weight = g.mT @ x_side if g.shape[1] <= x_side.shape[1] else (x_side.mT @ g).mT
+            weight = product(g.mT, x_side) if g.shape[1] <= x_side.shape[1] else product(x_side.mT, g).mT
             for full, part in zip(grads[:count], weight.chunk(count), strict=True):
                 put(full, part, rows, columns)
             for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
@@ -99,5 +116,5 @@ def _joint(params: Sequence[Tensor], dtype: torch.dtype, rows: Runs | None, colu
     count, joint = len(params) // 2, []
     for group, runs in ((params[:count], (rows, columns)), (params[count:], (rows,))):
         pieces = [take(p, *runs).to(dtype) for p in group]
-        joint.append(pieces[0] if count == 1 else torch.cat(pieces))
+        joint.append(pieces[0].contiguous() if count == 1 else torch.cat(pieces))
     return joint

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, patchify
+from vitas_ds.models.sliced import Linear, linear
 from vitas_ds.spec import LayerSpec, SubnetSpec, check_spec
 
 
@@ -26,16 +27,16 @@ class Attention(nn.Module):
     def __init__(self, embed_dim: int, layer: LayerSpec) -> None:
         super().__init__()
         self.num_heads, self.scale = layer.num_heads, layer.softmax_scale
-        self.qkv = nn.Linear(embed_dim, layer.qkv_dim)
-        self.proj = nn.Linear(layer.attn_dim, embed_dim)
+        self.qkv = Linear(embed_dim, layer.qkv_dim)
+        self.proj = Linear(layer.attn_dim, embed_dim)
 
     def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
         """[B, N, D] -> [B, N, D], or [B, 1, D] of the class token."""
         if not class_token_only:
             return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
         a = self.proj.in_features
-        q = F.linear(x[:, :1], self.qkv.weight[:a], self.qkv.bias[:a])
-        k, v = F.linear(x, self.qkv.weight[a:], self.qkv.bias[a:]).chunk(2, -1)
+        q = linear(x[:, :1], self.qkv.weight[:a], self.qkv.bias[:a])
+        k, v = linear(x, self.qkv.weight[a:], self.qkv.bias[a:]).chunk(2, -1)
         return self.proj(attend(q, k, v, self.num_heads, self.scale))
 
 
@@ -44,8 +45,8 @@ class Mlp(nn.Module):
 
     def __init__(self, embed_dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, mlp_dim)
-        self.fc2 = nn.Linear(mlp_dim, embed_dim)
+        self.fc1 = Linear(embed_dim, mlp_dim)
+        self.fc2 = Linear(mlp_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
@@ -93,7 +94,7 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, drop_path_rate, spec.depth, device="cpu").tolist()  # also under a meta device
         self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
-        self.head = nn.Linear(D, spec.num_classes)
+        self.head = Linear(D, spec.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""

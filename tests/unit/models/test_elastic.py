@@ -6,6 +6,7 @@ from torch import nn
 
 from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take
 from vitas_ds.models.layers import patchify
+from vitas_ds.models.sliced import Linear, linear
 from vitas_ds.sharing import channels
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import LayerSpec
@@ -15,6 +16,13 @@ SPACE = SearchSpace(
 )
 SIDES = ("left", "right", "cycle")
 GRID = [(side, i) for side in SIDES for i in (0, 2, 3, 6, 9)]
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "onednn"], autouse=True)
+def products(request):
+    """With torch's own products and with oneDNN's."""
+    with torch.backends.mkldnn.flags(enabled=request.param):
+        yield
 
 
 def fill(module: nn.Module) -> nn.Module:
@@ -40,7 +48,7 @@ def index(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
 
 
 def plain(rows: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    layer = nn.Linear(rows.shape[1], rows.shape[0])
+    layer = (Linear if torch.backends.mkldnn.enabled else nn.Linear)(rows.shape[1], rows.shape[0])
     with torch.no_grad():
         layer.weight.copy_(rows)
         layer.bias.copy_(bias)
@@ -68,6 +76,20 @@ def test_linear(side, i):
     runs = channels(side, out, SPACE.mlp_widths), channels(side, in_, SPACE.embed_widths)
     assert torch.equal(layer(x, [runs[0]], [runs[1]]), expected)
     assert torch.equal(layer(x, [None], [runs[1]]), plain(layer.weight[:, cols], layer.bias)(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 9, 30), (64, 33, 230), (5, 720, 48)])
+def test_the_plain_linear_is_torchs_with_its_gradients(shape):
+    *batch, in_, out = shape
+    found = []
+    for function in (linear, nn.functional.linear):
+        generator = torch.Generator().manual_seed(0)
+        sizes = (*batch, in_), (out, in_), (out,)
+        x, weight, bias = (torch.randn(s, generator=generator, requires_grad=True) for s in sizes)
+        y = function(x, weight, bias)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (x, weight, bias))))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4 * float(torchs.detach().abs().max()))
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)

@@ -39,6 +39,14 @@ def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+def same_on_any_cpu(together: torch.Tensor, alone: torch.Tensor, sides: int) -> None:
+    """A side beside another begins elsewhere in memory. With widths that keep no 64 bytes, as these tests draw them,
+    MKL's attention has another last bit there on some CPUs, for torch's own nets too."""
+    if sides == 1:
+        assert torch.equal(together, alone)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
 def executed_macs(model: torch.nn.Module, *inputs) -> int:
     """What torch's counter saw, halved; the math backend is the one whose attention it counts on a CPU."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -78,10 +86,11 @@ def test_supernet_equals_the_extracted_net_exactly(space_and_spec, rule, mode, s
     with torch.no_grad():
         logits = supernet(x, spec)
         assert logits.shape == (len(supernet.sides), 2, space.num_classes)
-        for side, expected in zip(supernet.sides, logits, strict=True):
-            assert torch.equal(extract(supernet, spec, side)(x), expected)
-        assert torch.equal(extract(supernet, spec)(x), logits[0])
-        assert torch.equal(supernet(x, spec, [supernet.sides[-1]])[0], logits[-1])
+        for side, together in zip(supernet.sides, logits, strict=True):
+            alone = supernet(x, spec, [side])[0]
+            assert torch.equal(extract(supernet, spec, side)(x), alone)
+            same_on_any_cpu(together, alone, len(supernet.sides))
+        assert torch.equal(extract(supernet, spec)(x), supernet(x, spec, supernet.sides[:1])[0])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -281,8 +290,10 @@ def test_class_token_only_is_the_same_net_for_fewer_macs(space_and_spec, rule, m
         supernet.class_token_only = True
         logits = supernet(x, spec)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
-        for side, value in zip(supernet.sides, logits, strict=True):
-            assert torch.equal(extract(supernet, spec, side)(x), value)
+        for side, together in zip(supernet.sides, logits, strict=True):
+            alone = supernet(x, spec, [side])[0]
+            assert torch.equal(extract(supernet, spec, side)(x), alone)
+            same_on_any_cpu(together, alone, len(supernet.sides))
     last, patches = spec.active[-1], spec.num_patches
     left_out = 2 * spec.embed_dim * (last.attn_dim + last.mlp_dim) + 2 * (patches + 1) * last.attn_dim
     saved = patches * left_out

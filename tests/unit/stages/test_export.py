@@ -90,7 +90,8 @@ def test_everything(words, capsys):
     model = vitas_ds.load(run.export)
     with_timm = timm.create_model(f"local-dir:{run.export}/timm", pretrained=True).eval()
     assert compare(model, with_timm) < 1e-4
-    assert compare(model, torch.export.load(run.export / "model.pt2").module()) == 0
+    with torch.backends.mkldnn.flags(enabled=False):  # the program has torch's own products
+        assert compare(model, torch.export.load(run.export / "model.pt2").module()) == 0
     found = read_summary(run)["export"]
     assert found["dir"] == str(run.export) and found["bytes"] == os.path.getsize(run.export / "model.safetensors")
     assert set(found["checks"]) == {"timm", "program", "onnx", "int8"}
