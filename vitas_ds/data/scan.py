@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from vitas_ds.data.shards import read_shards, shards_of
+from vitas_ds.data.shards import read_shard, shards_of
 from vitas_ds.data.sources import SUFFIXES
 from vitas_ds.errors import UserError
 
@@ -36,7 +36,8 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
          progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:  # fmt: skip
     """Absolute path and what is wrong with it, for each image below ``root`` that cannot be read.
 
-    An image in a tar shard is called ``shard.tar/member.jpg``.
+    An image in a tar shard is called ``shard.tar/member.jpg``; a shard that is no whole tar file, or has samples that a
+    training could not use, is named itself.
 
     Args:
         threads: worker processes; 0: one a core.
@@ -46,13 +47,12 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     Raises:
         UserError: no such folder, or no image in it.
     """
-    files = _files(os.path.abspath(root))
-    if not files:
+    files, bad = _files(os.path.abspath(root))
+    if not files and not bad:
         missing = not os.path.isdir(root)
         raise UserError(f"{os.fspath(root)}: " + ("no such folder" if missing else f"no file in {' '.join(SUFFIXES)}"))
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    workers = min(threads or len(os.sched_getaffinity(0)), len(chunks))
-    bad: list[tuple[str, str]] = []
+    workers = min(threads or len(os.sched_getaffinity(0)), len(chunks) or 1)
     done = 0
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for chunk, found in zip(chunks, pool.map(_check_items, chunks, [decode] * len(chunks)), strict=True):
@@ -63,20 +63,31 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     return bad
 
 
-def _files(root: str) -> list[Item]:
-    """All images below ``root``, or of the tar shards in it, which a training reads where there are no folders."""
+def _files(root: str) -> tuple[list[Item], list[tuple[str, str]]]:
+    """All images below ``root``, or of the tar shards in it, which a training reads where there are no folders.
+
+    And the shards that cannot be read, with the reason.
+    """
     found = []
     if os.path.isdir(root) and shards_of(root) and not any(entry.is_dir() for entry in os.scandir(root)):
-        names, _, spans, _ = read_shards(root)
-        shards = [name.partition(".tar/")[0] + ".tar" for name in names]
-        found = [
-            (os.path.join(root, name), os.path.join(root, shard), offset, size)
-            for name, shard, (offset, size) in zip(names, shards, spans.tolist(), strict=True)
-        ]
-        return sorted(found)
+        return _in_shards(root)
     for folder, _, names in os.walk(root, followlinks=True):
         found += [(os.path.join(folder, name), "", 0, 0) for name in names if name.lower().endswith(SUFFIXES)]
-    return sorted(found)
+    return sorted(found), []
+
+
+def _in_shards(root: str) -> tuple[list[Item], list[tuple[str, str]]]:
+    found: list[Item] = []
+    bad = []
+    for shard in shards_of(root):
+        path = os.path.join(root, shard)
+        try:
+            images = list(read_shard(root, shard))
+        except UserError as error:
+            bad.append((path, str(error).removeprefix(f"{path}: ")))
+            continue
+        found += [(os.path.join(root, name), path, *span) for name, _, span in images]
+    return sorted(found), bad
 
 
 def _read(item: Item) -> bytes:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,32 +29,37 @@ def shards_of(root: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(root) if entry.name.endswith(".tar") and entry.is_file())
 
 
-def read_shards(root: str) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
+def read_shards(
+    root: str, leave_out: Collection[str] = ()
+) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:  # fmt: skip
     """Every image of the shards in ``root``: names ``shard.tar/key.jpg``, labels [n], spans [n, 2] and class names.
 
     A sample has an image and a ``.cls`` with its label as a decimal number. A ``shard.idx`` beside a shard, as DALI's
     wds2idx writes it, saves reading the shard's headers. Names come from ``classes.json`` (name -> label) in
-    ``root``; without it, a class is called by its number.
+    ``root``; without it, a class is called by its number. Shards in ``leave_out`` are not opened.
 
     Raises:
         UserError: not a tar file, a sample without image or label, a label that is no number or has no name.
     """
-    names: list[str] = []
-    labels: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for shard in shards_of(root):
-        path = os.path.join(root, shard)
-        with open(path, "rb") as file:
-            for key, sample in _samples(path):
-                extension = next((e for e in sample if e.lower() in IMAGES), None)
-                if extension is None or "cls" not in sample:
-                    missing = "a .cls" if extension else f"an image ({', '.join(IMAGES)})"
-                    raise UserError(f"{path}: sample {key} lacks {missing}")
-                labels.append(_label(os.pread(file.fileno(), sample["cls"][1], sample["cls"][0]), f"{path}: {key}.cls"))
-                names.append(f"{shard}/{key}.{extension}")
-                spans.append(sample[extension])
+    images = [image for shard in shards_of(root) if shard not in leave_out for image in read_shard(root, shard)]
+    names, labels, spans = zip(*images, strict=True) if images else ((), (), ())
     classes = class_names(root, max(labels, default=-1) + 1)
-    return names, np.array(labels, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2), classes
+    return list(names), np.array(labels, np.int64), np.array(spans, np.int64).reshape(-1, 2), classes
+
+
+def read_shard(root: str, shard: str) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Name, label and span of each image of a shard. Raises UserError as ``read_shards`` does."""
+    path = os.path.join(root, shard)
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: may not be read")
+    with open(path, "rb") as file:
+        for key, sample in _samples(path):
+            extension = next((e for e in sample if e.lower() in IMAGES), None)
+            if extension is None or "cls" not in sample:
+                missing = "a .cls" if extension else f"an image ({', '.join(IMAGES)})"
+                raise UserError(f"{path}: sample {key} lacks {missing}")
+            label = _label(os.pread(file.fileno(), sample["cls"][1], sample["cls"][0]), f"{path}: {key}.cls")
+            yield f"{shard}/{key}.{extension}", label, sample[extension]
 
 
 def _label(content: bytes, where: str) -> int:

@@ -62,7 +62,7 @@ def read_folder(root: str | Path, exclude: str | Path | None = None, num_classes
     Where ``root`` has tar files and no folders, they are WebDataset shards (see shards.py).
 
     Args:
-        exclude: a text file with one image a line (absolute, or relative to ``root``) that is left out.
+        exclude: a text file with one image or shard a line (absolute, or relative to ``root``) that is left out.
         num_classes: how many classes there must be.
 
     Raises:
@@ -97,9 +97,10 @@ def _read(root: str, exclude: str | Path | None) -> ImageSet:
 
 
 def _from_shards(root: str, exclude: str | Path | None) -> ImageSet:
-    paths, labels, spans, classes = read_shards(root)
+    whole = read_list(exclude, root, shards_of(root), warn=False) if exclude else frozenset()
+    paths, labels, spans, classes = read_shards(root, whole)
     images = ImageSet(root, tuple(paths), labels, tuple(classes), spans)
-    left_out = read_list(exclude, root, paths) if exclude else frozenset()
+    left_out = read_list(exclude, root, chain(paths, whole)) if exclude else frozenset()
     images = images.subset(np.array([i for i, path in enumerate(paths) if path not in left_out], dtype=np.int64))
     for label in np.flatnonzero(np.bincount(images.labels, minlength=len(classes)) == 0):
         raise UserError(f"{root}: class {classes[label]} without an image")
@@ -115,8 +116,8 @@ def _images_of(root: str, name: str) -> list[str]:
     return found
 
 
-def read_list(path: str | Path, root: str, names: Iterable[str]) -> frozenset[str]:
-    """Those of ``names`` that a list file has, a line each, absolute or relative to ``root``; warns of other lines.
+def read_list(path: str | Path, root: str, names: Iterable[str], warn: bool = True) -> frozenset[str]:
+    """Those of ``names`` that a list file has, a line each, absolute or relative to ``root``; can warn of other lines.
 
     Raises:
         UserError: the file cannot be read.
@@ -132,7 +133,7 @@ def read_list(path: str | Path, root: str, names: Iterable[str]) -> frozenset[st
             strays.append(line)
         else:
             found.add(name)
-    if strays:
+    if strays and warn:
         warnings.warn(
             f"data.exclude: {path}: {len(strays)} of its lines name no image of {root}, such as {strays[0]!r}",
             stacklevel=2,
@@ -166,19 +167,6 @@ def write_classes(classes: Sequence[str], path: str | Path) -> None:
     """Write the class map ``{"name": label}`` as JSON."""
     text = json.dumps({name: label for label, name in enumerate(classes)}, indent=1, ensure_ascii=False)
     Path(path).write_text(text + "\n", errors="surrogateescape")
-
-
-def check_classes(train: ImageSet, val: ImageSet) -> None:
-    """Raises UserError, naming the classes, where the two sets do not have the same ones."""
-    if train.classes == val.classes:
-        return
-    parts = []
-    for here, there in ((train, val), (val, train)):
-        extra = sorted(set(here.classes) - set(there.classes))
-        if extra:
-            more = f" and {len(extra) - 5} more" if len(extra) > 5 else ""
-            parts.append(f"only in {here.root}: {', '.join(extra[:5])}{more}")
-    raise UserError(f"data.train and data.val have different classes: {'; '.join(parts) or 'their order differs'}")
 
 
 def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, ImageSet]:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import warnings
 
 import numpy as np
 import pytest
@@ -81,6 +82,29 @@ def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, d
     assert reason.startswith("not decodable")
     write_list([path], tmp_path / "bad.txt")
     assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == len(folder)
+
+
+def test_a_bad_shard_is_named_and_can_be_excluded(tmp_path, folder):
+    make_shards(tmp_path, folder, list(range(len(folder))))
+    whole = len(read_folder(tmp_path))
+    with tarfile.open(tmp_path / "train-9998.tar", "w") as tar:
+        add(tar, "part/1.jpg", b"without a label")
+    cut = tmp_path / "train-9999.tar"
+    cut.write_bytes((tmp_path / "train-0000.tar").read_bytes()[:700])
+    with pytest.raises(UserError, match=r"train-9998.tar: sample part/1 lacks a .cls"):
+        read_folder(tmp_path)
+    bad = scan(tmp_path, 1)
+    assert [path for path, _ in bad] == [str(tmp_path / f"train-999{i}.tar") for i in (8, 9)]
+    assert bad[0][1] == "sample part/1 lacks a .cls" and bad[1][1].startswith("not a whole tar file")
+    write_list([path for path, _ in bad], tmp_path / "bad.txt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == whole
+
+
+def test_only_bad_shards(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"no tar file at all" * 99)
+    assert [path for path, _ in scan(tmp_path, 1)] == [str(tmp_path / "a.tar")]
 
 
 def test_mistakes_in_shards(tmp_path):

@@ -74,13 +74,6 @@ def test_an_excluded_image_is_found_however_it_is_spelled(tmp_path):
         assert len(sources.read_folder(tmp_path / "set", listed)) == 2
 
 
-def test_classes_must_agree():
-    one, two = made_up([1, 1]), made_up([1, 1, 1])
-    sources.check_classes(one, made_up([5, 2]))
-    with pytest.raises(UserError, match="only in root: c2"):
-        sources.check_classes(one, two)
-
-
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=5), st.integers(0, 2**32), st.data())
 def test_hold_out_takes_per_class(counts, seed, data):
     images = made_up(counts)
