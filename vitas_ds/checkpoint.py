@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent, and independent of ZeRO stage and number of ranks.
 
     DIR/step-00000100/
-        manifest.json                size and SHA-256 of every file, shape of every parameter and where its parts lie
+        manifest.json                size and SHA-256 of every file, shape of every parameter and where its parts lie;
+                                     and a SHA-256 of itself
         state.json                   unit clocks, loss scale, and what the training loop keeps
         shard-00000.safetensors ...  one a rank: its elements of weight, exp_avg, exp_avg_sq (and ema) of the parameters
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
@@ -29,17 +31,22 @@ from vitas_ds import distributed
 from vitas_ds.engine import Engine
 from vitas_ds.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 1: the manifest has no digest of its own; read as well
 Part = tuple[str, int, int]  # file, first element of the parameter, number of elements
 
 
-def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], keep: int = 0, every: int = 0) -> Path:
+def save(
+    engine: Engine, directory: Path, step: int, state: dict[str, Any], keep: int = 0, every: int = 0,
+    loss: float | None = None, keep_best: bool = False,
+) -> Path:  # fmt: skip
     """Write and publish the checkpoint of a step; all ranks call it. Returns its folder.
 
     Args:
         state: the training loop's own, anything that JSON holds.
         keep: if above 0, checkpoints beyond the ``keep`` newest are removed ...
-        every: ... but for those whose step is a multiple of this.
+        every: ... but for those whose step is a multiple of this ...
+        keep_best: ... and for the one of the lowest ``loss``, see ``best``.
+        loss: how good the network is; lower is better.
 
     Raises:
         OSError: a rank could not write (on all ranks alike); nothing was published.
@@ -51,8 +58,8 @@ def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], keep
     for rank, row in enumerate(written):
         if "error" in row:
             raise OSError(f"checkpoint of step {step}: rank {rank} could not write: {row['error']}")
-    distributed.from_main(lambda: _publish(engine, aside, target, step, state, written))
-    distributed.from_main(lambda: prune(directory, keep, every))
+    distributed.from_main(lambda: _publish(engine, aside, target, step, state, written, loss))
+    distributed.from_main(lambda: prune(directory, keep, every, keep_best))
     return target
 
 
@@ -85,14 +92,15 @@ def _write_shard(engine: Engine, folder: Path) -> dict[str, Any]:
 
 
 def _publish(
-    engine: Engine, aside: Path, target: Path, step: int, state: dict[str, Any], written: list[dict[str, Any]]
-) -> None:
+    engine: Engine, aside: Path, target: Path, step: int, state: dict[str, Any], written: list[dict[str, Any]],
+    loss: float | None,
+) -> None:  # fmt: skip
     """Rank 0: state, manifest, and the rename."""
     files = {name: entry for row in written for name, entry in row["files"].items()}
     missing = [name for name in files if not (aside / name).is_file()]
     if missing:
         raise UserError(f"{aside}: rank 0 does not see {missing[0]}; a run's folder must be shared by all nodes")
-    (aside / "state.json").write_text(json.dumps({"engine": engine.state(), "loop": state}))
+    (aside / "state.json").write_text(json.dumps({"engine": engine.state(), "loop": state, "loss": loss}))
     files["state.json"] = _flush(aside / "state.json")
     manifest = {
         "format": FORMAT, "step": step, "world_size": len(written), "stage": engine.stage, "kinds": engine.kinds,
@@ -100,7 +108,7 @@ def _publish(
         "parts": {name: [row["parts"][name] for row in written if name in row["parts"]] for name in engine.shapes},
         "files": files,
     }  # fmt: skip
-    (aside / "manifest.json").write_text(json.dumps(manifest))
+    (aside / "manifest.json").write_text(json.dumps(manifest | {"sha256": _digest(manifest)}))
     _flush(aside / "manifest.json")
     _flush_folder(aside)
     old = target.with_name(f"old-{target.name}")
@@ -110,6 +118,10 @@ def _publish(
     aside.rename(target)
     _flush_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _flush(path: Path) -> tuple[int, str]:
@@ -127,11 +139,15 @@ def _flush_folder(path: Path) -> None:
         os.close(handle)
 
 
-def prune(directory: Path, keep: int, every: int = 0) -> None:
-    """Remove all but the ``keep`` newest checkpoints and those of every ``every``-th step. 0: remove nothing."""
+def prune(directory: Path, keep: int, every: int = 0, keep_best: bool = False) -> None:
+    """Remove all but the ``keep`` newest checkpoints, those of every ``every``-th step, and the best one.
+
+    ``keep`` 0: remove nothing.
+    """
     if keep > 0:
+        spared = best(directory) if keep_best else None
         for path in found(directory)[keep:]:
-            if not every or step_of(path) % every:
+            if path != spared and (not every or step_of(path) % every):
                 path.rename(doomed := path.with_name(f"old-{path.name}"))
                 shutil.rmtree(doomed, ignore_errors=True)
 
@@ -140,6 +156,19 @@ def found(directory: Path) -> list[Path]:
     """The published checkpoints, newest first; not verified."""
     paths = [path for path in Path(directory).glob("step-*") if path.is_dir() and path.name[5:].isdigit()]
     return sorted(paths, key=step_of, reverse=True)
+
+
+def best(directory: Path) -> Path | None:
+    """The checkpoint saved with the lowest loss, the newer one of equals; not verified. None: none tells its loss."""
+    losses = {path: _loss(path) for path in found(directory)}
+    return min((path for path in losses if math.isfinite(losses[path])), key=lambda path: losses[path], default=None)
+
+
+def _loss(path: Path) -> float:
+    try:
+        return float(json.loads((path / "state.json").read_text())["loss"])
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or its loss is not known
+        return math.nan
 
 
 def step_of(path: Path) -> int:
@@ -169,13 +198,16 @@ def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, with the name of the file; None if it is as it was written."""
     try:
         manifest = json.loads((Path(path) / "manifest.json").read_text())
+        told = manifest.pop("sha256", None)
         entries = [(Path(path) / name, size, digest) for name, (size, digest) in manifest["files"].items()]
     except FileNotFoundError:
         return f"{path}/manifest.json is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{path}/manifest.json is not what was written"
-    if manifest.get("format") != FORMAT:
-        return f"{path}/manifest.json: format {manifest.get('format')} is not the one read here ({FORMAT})"
+    if manifest.get("format") not in (1, FORMAT):
+        return f"{path}/manifest.json: format {manifest.get('format')} is not one read here (1, {FORMAT})"
+    if (told or manifest["format"] > 1) and told != _digest(manifest):
+        return f"{path}/manifest.json was altered: its SHA-256 is not the one in it"
     for file, size, digest in entries:
         if not file.is_file():
             return f"{file} is missing"

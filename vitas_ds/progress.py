@@ -20,11 +20,20 @@ class Progress:
     loss_steps: int = 0
     loss: float = float("nan")  # mean over ranks of the last record
     nonfinite: int = 0  # skipped steps in a row
+    mean: float = 0.0  # running mean of this rank's loss, see ``learn``
+    mean_steps: int = 0
     replaced: int = 0  # unreadable images that others stood in for, on this rank
     files: str = ""  # fingerprint of the training images, on which their order hangs
 
+    def learn(self, loss: float, window: int) -> None:
+        """Take the loss of a step into the running mean over about ``window`` steps, which tells good checkpoints from
+        bad ones: single steps train different nets on different images, and say little.
+        """
+        self.mean_steps += 1
+        self.mean += (loss - self.mean) / min(self.mean_steps, window)
 
-PER_RANK = ("loss_sum", "replaced")
+
+PER_RANK = ("loss_sum", "mean", "replaced")
 
 
 def state_of(progress: Progress) -> dict[str, Any]:
@@ -43,10 +52,11 @@ def progress_of(state: dict[str, Any], ranks: Ranks, files: str) -> Progress:
             "data.train: other images than this run was begun with (files, classes or the split have changed), so that "
             "it cannot go on as it was; restore them, or give another run.name"
         )
-    mine = {}
+    mine, before = {}, len(state["loss_sum"])
     for name in PER_RANK:
-        values = state[name]
-        mine[name] = values[ranks.rank] if len(values) == ranks.world_size else sum(values) * ranks.is_main
-    if len(state["loss_sum"]) != ranks.world_size:  # a sum of losses counts each rank once
-        mine["loss_sum"] *= ranks.world_size / len(state["loss_sum"])
+        values = state.get(name, [0.0] * before)  # checkpoints of earlier versions have no mean
+        mine[name] = values[ranks.rank] if before == ranks.world_size else sum(values) * ranks.is_main
+    if before != ranks.world_size:  # a sum of losses counts each rank once
+        mine["loss_sum"] *= ranks.world_size / before
+        mine["mean"] *= ranks.world_size / before
     return Progress(**{**state, **mine})

@@ -172,9 +172,12 @@ ALWAYS = (
     "data.mean", "data.std",
 )  # fmt: skip
 TRAINED = ("engine.precision",)
+_FREE_IN_TRAINING = {
+    "accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "max_nonfinite",
+}  # fmt: skip
 FREE = {
-    "supernet": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "max_nonfinite"},
-    "retrain": {"accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "max_nonfinite"},
+    "supernet": _FREE_IN_TRAINING,
+    "retrain": _FREE_IN_TRAINING,
     "search": {"generations", "top_k", "ranks_per_candidate", "baselines"},
 }
 

@@ -111,6 +111,9 @@ def _train(
         if replaced := sum(distributed.gather(progress.replaced)):
             numbers["bad_images"] = replaced
         tracker.summary(numbers)
+        best = checkpoint.best(task.checkpoints) if ranks.is_main and training.keep_best else None
+        if best and checkpoint.step_of(best) < total:
+            tracker.say(f"{task.stage}: the mean loss was lower at step {checkpoint.step_of(best)}; {best} is kept")
     return numbers
 
 
@@ -131,7 +134,10 @@ def _loop(
         progress.loss_steps += 1
         progress.replaced += batch.replaced
         progress.step += 1
-        if math.isfinite(norm) or engine.settling:
+        if math.isfinite(norm):
+            progress.nonfinite = 0
+            progress.learn(float(loss), training.save_every)
+        elif engine.settling:
             progress.nonfinite = 0
         else:
             _skipped(task, ranks, engine, tracker, progress, batch, float(loss))
@@ -142,11 +148,18 @@ def _loop(
         due = (due or progress.step % training.save_every == 0) and not progress.nonfinite  # or good ones go for bad
         if stop or due or progress.step == total:
             watch.at(progress.step, "saving")
-            state, kept = state_of(progress), (training.keep, training.keep_every)
-            checkpoint.save(engine, task.checkpoints, progress.step, state, *kept)
+            _save(task, engine, progress)
             last_saved = clock()
         if stop and progress.step < total:
             raise Preempted(f"stopped after step {progress.step} of {total}, which is saved; start it again to go on")
+
+
+def _save(task: Task, engine: Engine, progress: Progress) -> None:
+    training, state = task.training, state_of(progress)
+    loss = sum(state["mean"]) / len(state["mean"])
+    checkpoint.save(
+        engine, task.checkpoints, progress.step, state, training.keep, training.keep_every, loss, training.keep_best
+    )
 
 
 def _pictured(batches: Iterator[Batch], task: Task, config: Config, tracker: Tracker) -> Iterator[Batch]:

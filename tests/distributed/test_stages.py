@@ -182,6 +182,16 @@ def test_supernet_training_is_the_same_under_every_launcher(done: Path, launcher
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < tolerance
 
 
+def test_the_checkpoint_of_the_lowest_loss_stays(done: Path) -> None:
+    """A learning rate at which this training gets worse and worse."""
+    words = ["run.name=worse", "supernet.lr=0.5", "supernet.save_every=2", "supernet.keep=1"]
+    output = stage("train-supernet", done, *words, launcher="alone", ranks=1)
+    (kept, last) = sorted((done / "runs" / "worse" / "supernet" / "checkpoints").iterdir())
+    assert last.name == "step-00000020" and f"the mean loss was lower at step {int(kept.name[5:])}; {kept}" in output
+    losses = [json.loads((path / "state.json").read_text())["loss"] for path in (kept, last)]
+    assert losses[0] < losses[1] and losses[0] < 3
+
+
 def test_search_of_a_supernet_trained_by_two_ranks_on_one(done: Path) -> None:
     weights = done / "runs" / "tiny" / "supernet" / "weights.safetensors"
     stage("search", done, "run.name=lone", f"search.checkpoint={weights}", launcher="alone", ranks=1)

@@ -82,6 +82,29 @@ def test_a_bad_file_is_named_and_the_next_older_one_taken(saved: Path, name: str
         checkpoint.consolidate(bad.parent)
 
 
+def test_no_byte_of_a_manifest_can_change_unseen(saved: Path) -> None:
+    """It says where in the shards a parameter's elements lie: another digit there is another network."""
+    path = saved / "step-00000003" / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (1, 16):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            assert checkpoint.verify(path.parent) is not None, (place, bit, whole[place : place + 20])
+    manifest = json.loads(whole)
+    manifest["parts"]["head.weight"][0][1] += 1
+    path.write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=r"step-00000003/manifest\.json was altered"):
+        assert checkpoint.newest(saved) == saved / "step-00000002"
+
+
+def test_a_manifest_of_the_format_before_is_read(saved: Path) -> None:
+    path = saved / "step-00000003" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"format": 1}
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.newest(saved) == path.parent
+
+
 @pytest.mark.parametrize(
     "content", [None, "", "{", "[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', '{"format": 99, "files": {}}']
 )
@@ -130,6 +153,19 @@ def test_retention(saved: Path, engine: Engine) -> None:
     for step in (5, 6, 7):
         checkpoint.save(engine, saved, step, {}, keep=2, every=4)
     assert names(saved) == ["step-00000004", "step-00000006", "step-00000007"]
+
+
+def test_the_best_one_stays(saved: Path, engine: Engine) -> None:
+    for step, loss in ((4, 2.0), (5, 1.5), (6, 1.7), (7, float("nan")), (8, 1.6)):
+        checkpoint.save(engine, saved, step, {}, keep=2, loss=loss, keep_best=True)
+        assert checkpoint.best(saved) == saved / f"step-{4 if step == 4 else 5:08d}"
+    assert names(saved) == ["step-00000005", "step-00000007", "step-00000008"]
+    checkpoint.save(engine, saved, 9, {}, keep=2, loss=1.5, keep_best=True)  # as good, and newer
+    checkpoint.save(engine, saved, 10, {}, keep=2, keep_best=True)
+    checkpoint.save(engine, saved, 11, {}, keep=2, keep_best=True)
+    assert names(saved) == ["step-00000009", "step-00000010", "step-00000011"]
+    (saved / "step-00000009" / "state.json").write_text("{")
+    assert checkpoint.best(saved) is None
 
 
 @pytest.mark.slow
