@@ -86,11 +86,12 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     return x * (keep / (1 - rate)).to(x.dtype)
 
 
-def init_weights(model: nn.Module, seed: int) -> None:
-    """Initial weights of the first release, from (seed, parameter name) alone: alike on all ranks, for any number.
+def init_weights(model: nn.Module, seed: int, std: float | None = 0.02) -> None:
+    """Initial weights from (seed, parameter name) alone: alike on all ranks, for any number of them.
 
-    Matrices: normal with deviation 0.02 (cut at 2, far out, as timm's trunc_normal_ does). Patch embeddings: uniform
-    within fan_in ** -0.5, as a torch convolution. Norms 1 and 0; biases, class token and position embedding 0.
+    Matrices: normal with deviation ``std`` (0.02: the first release, cut at 2, far out, as timm's trunc_normal_ does);
+    None: fan_in ** -0.5, which narrow nets need to learn at all fast. Patch embeddings: uniform within fan_in ** -0.5,
+    as a torch convolution. Norms 1 and 0; biases, class token and position embedding 0.
     """
     for name, weight in model.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
@@ -100,7 +101,7 @@ def init_weights(model: nn.Module, seed: int) -> None:
                 values = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
             elif weight.ndim == 2:
                 values = torch.empty(weight.shape)
-                nn.init.trunc_normal_(values, std=0.02, generator=generator)
+                nn.init.trunc_normal_(values, std=weight.shape[1] ** -0.5 if std is None else std, generator=generator)
             else:
                 values = torch.full(weight.shape, float("norm" in name and name.endswith("weight")))
             weight.copy_(values)

@@ -1,0 +1,35 @@
+"""The study's record: one JSON object a line, on disk as soon as a piece of work is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Record:
+    """What is done, by the name of the job. A line that was torn when the study was killed is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, dict[str, dict[str, Any]]()
+        if path.exists():
+            whole = path.read_bytes().rpartition(b"\n")
+            with path.open("rb+") as file:
+                file.truncate(len(whole[0]) + len(whole[1]))
+            for line in whole[0].splitlines():
+                row = json.loads(line)
+                self.rows[row["job"]] = row
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row."""
+        self.rows[row["job"]] = row
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of a kind of job, in the order in which they were done."""
+        return [row for row in self.rows.values() if row["kind"] == kind]
