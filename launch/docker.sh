@@ -1,35 +1,44 @@
 #!/usr/bin/env bash
-# All stages of a recipe in a container with all GPUs of this machine.
+# All stages of a recipe in a container with the GPUs of this machine.
 #
 #   launch/docker.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
 # IMAGE (vitas_ds) is built from the Dockerfile when it is missing. DATA (./data) is mounted read-only as data/, RUNS
-# (./runs) as runs/; W&B variables are passed on. SHM (16g) is the shared memory of the ranks.
+# (./runs) as runs/, and both under their own paths too, so that a recipe and its changes mean the same inside. All
+# GPUs, or those of CUDA_VISIBLE_DEVICES. W&B variables are passed on. SHM (16g) is the shared memory of the ranks.
 set -euo pipefail
+DATA=${DATA:+$(realpath -m -- "$DATA")} RUNS=${RUNS:+$(realpath -m -- "$RUNS")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
-ARGS=("$@")
 make_venv() { :; } # the image has its own
 parse_launch "$@"
 [[ -z $HOSTFILE ]] || die "--hostfile: several nodes are launch/multi_node.sh's"
 
-IMAGE=${IMAGE:-vitas_ds}
+HOME_INSIDE=/opt/vitas_ds
+IMAGE=${IMAGE:-vitas_ds} DATA=${DATA:-$PWD/data} RUNS=${RUNS:-$PWD/runs}
+[[ -d $DATA || -n ${DRY_RUN:-} ]] || die "DATA=$DATA: no such folder"
 if [[ -z ${DRY_RUN:-} ]]; then
     command -v docker >/dev/null || die "docker is not installed"
+    docker version >/dev/null 2>&1 || die "no Docker engine answers, or it is not yours to use: docker version"
     docker image inspect "$IMAGE" >/dev/null 2>&1 || start docker build --tag "$IMAGE" .
-    mkdir -p "${RUNS:-runs}"
+    mkdir -p "$RUNS"
 fi
 options=(--rm --init --ipc private --shm-size "${SHM:-16g}" --ulimit memlock=-1 --ulimit stack=67108864)
-[[ $(count_gpus) == 0 ]] || options+=(--gpus all)
+if [[ $(count_gpus) != 0 ]]; then
+    [[ -n ${CUDA_VISIBLE_DEVICES:-} ]] && devices="\"device=$CUDA_VISIBLE_DEVICES\"" || devices=all
+    options+=(--gpus "$devices")
+fi
 options+=(--user "$(id -u):$(id -g)" --env HOME=/tmp)
-options+=(--volume "$(realpath -m "${DATA:-data}"):/opt/vitas_ds/data:ro")
-options+=(--volume "$(realpath -m "${RUNS:-runs}"):/opt/vitas_ds/runs")
+options+=(--volume "$DATA:$HOME_INSIDE/data:ro" --volume "$RUNS:$HOME_INSIDE/runs")
+[[ $DATA == "$HOME_INSIDE/data" ]] || options+=(--volume "$DATA:$DATA:ro")
+[[ $RUNS == "$HOME_INSIDE/runs" ]] || options+=(--volume "$RUNS:$RUNS")
 for name in WANDB_API_KEY WANDB_MODE WANDB_PROJECT WANDB_ENTITY WANDB_BASE_URL; do
     [[ -z ${!name:-} ]] || options+=(--env "$name")
 done
-inside=()
-for word in "${ARGS[@]}"; do
-    [[ $word == --dry-run ]] || inside+=("$word")
-done
-start docker run "${options[@]}" "$IMAGE" launch/single_node.sh "${inside[@]}"
+words=("$RECIPE" "${OVERRIDES[@]}")
+if [[ -f $RECIPE ]]; then # yours, or newer than the image's
+    words[0]=$HOME_INSIDE/mounted/${RECIPE##*/}
+    options+=(--volume "$(realpath -- "$RECIPE"):${words[0]}:ro")
+fi
+start docker run "${options[@]}" "$IMAGE" launch/single_node.sh ${GPUS:+--gpus "$GPUS"} --stages "${STAGES[*]}" "${words[@]}"

@@ -54,18 +54,43 @@ free_port() {
     .venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# Number of NVIDIA GPUs that processes may use here.
+# Number of NVIDIA GPUs that processes may use here. Of CUDA_VISIBLE_DEVICES, CUDA ignores -1 and all behind it.
 count_gpus() {
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        awk -F, '{ print NF }' <<<"$CUDA_VISIBLE_DEVICES"
+        awk -F, '{ for (n = 0; n < NF && $(n + 1) !~ /^ *-/; n++); print n }' <<<"$CUDA_VISIBLE_DEVICES"
     else
         nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true
     fi
 }
 
+# which_gpus N: the deepspeed launcher's words for N ranks of this node. It forgets CUDA_VISIBLE_DEVICES when told a
+# number, and takes 0, 1, ...; told the GPUs themselves, it takes those.
+which_gpus() {
+    if [[ $(count_gpus) == 0 || ! ${CUDA_VISIBLE_DEVICES:-} =~ ^[0-9]+(,[0-9]+)*$ ]]; then
+        echo "--num_gpus $1"
+    else
+        echo "--include localhost:$(cut -d, -f "1-$1" <<<"$CUDA_VISIBLE_DEVICES")"
+    fi
+}
+
+# The path of a file that is named from where the script was called, or as it was given.
+from_caller() {
+    if [[ $1 != /* && -f ${OLDPWD:-.}/$1 ]]; then
+        realpath -- "${OLDPWD:-.}/$1"
+    else
+        echo "$1"
+    fi
+}
+
+# A mistake in the recipe or its changes is one line, before any launcher starts.
+check_run() {
+    [[ -n ${DRY_RUN:-} ]] || python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" >/dev/null || exit
+}
+
 # parse_launch "$@": sets DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE where those options are given.
-# `--help` prints the comment at the top of the script.
+# `--help` prints the comment at the top of the script. Call it right after `cd`.
 parse_launch() {
+    local known=" ${STAGES[*]} " stage
     RECIPE='' OVERRIDES=() GPUS='' HOSTFILE=''
     while (($#)); do
         case $1 in
@@ -79,7 +104,7 @@ parse_launch() {
             case $1 in
             --stages) read -ra STAGES <<<"$2" ;;
             --gpus) GPUS=$2 ;;
-            --hostfile) HOSTFILE=$2 ;;
+            --hostfile) HOSTFILE=$(from_caller "$2") ;;
             esac
             shift
             ;;
@@ -87,12 +112,16 @@ parse_launch() {
         *=*) OVERRIDES+=("$1") ;;
         *)
             [[ -z $RECIPE ]] || die "$1: a second recipe, after $RECIPE; an override has the form section.key=value"
-            RECIPE=$1
+            RECIPE=$(from_caller "$1")
             ;;
         esac
         shift
     done
     [[ -n $RECIPE ]] || die "which recipe? see --help"
+    ((${#STAGES[@]})) || die "--stages: names no stage; there are$known"
+    for stage in "${STAGES[@]}"; do
+        [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; there are$known"
+    done
     [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
     [[ -x .venv/bin/python || -n ${DRY_RUN:-} ]] || make_venv quickstart
 }

@@ -14,7 +14,7 @@ source launch/lib.sh
 parse_launch "$@"
 [[ -n $HOSTFILE ]] || die "--hostfile FILE is needed; one node is launch/single_node.sh's"
 [[ -z $GPUS ]] || die "--gpus: the hostfile's slots say how many"
-[[ -f $HOSTFILE ]] || die "$HOSTFILE: no such file"
+[[ -r $HOSTFILE && ! -d $HOSTFILE ]] || die "$HOSTFILE: no such file"
 ! grep -vE '^[[:space:]]*(#.*)?$|^[^[:space:]]+[[:space:]]+slots=[1-9][0-9]*[[:space:]]*$' "$HOSTFILE" >/dev/null ||
     die "$HOSTFILE: each line is \"node slots=N\""
 FIRST=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$HOSTFILE")
@@ -24,6 +24,7 @@ FIRST=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$HOSTFILE")
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # or pdsh waits for ever for a node that was switched off
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+check_run
 for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
         start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"

@@ -17,11 +17,13 @@ if [[ $(count_gpus) == 0 ]]; then
     export DS_ACCELERATOR=cpu
     GPUS=${GPUS:-2}
 fi
+check_run
 for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
         start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     else
-        start deepspeed --num_gpus "${GPUS:-$(count_gpus)}" --master_port "${MASTER_PORT:-$(free_port)}" \
+        read -ra which < <(which_gpus "${GPUS:-$(count_gpus)}")
+        start deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
             --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi
 done

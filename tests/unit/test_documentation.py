@@ -103,7 +103,13 @@ def test_scripts_exist_and_their_recipes_resolve(page, example_files):
         if start is None:
             continue
         assert (ROOT / words[start]).is_file(), line
-        if words[start].removeprefix("launch/") not in ("single_node.sh", "multi_node.sh", "slurm.sbatch", "docker.sh"):
+        if words[start].removeprefix("launch/") not in (
+            "single_node.sh",
+            "multi_node.sh",
+            "torchrun.sh",
+            "slurm.sbatch",
+            "docker.sh",
+        ):
             continue
         rest = iter(words[start + 1 :])
         plain = [word for word in rest if not (word.startswith("-") and (word == "--dry-run" or next(rest)))]

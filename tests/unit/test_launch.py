@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,10 @@ SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sba
 HOSTS = "node-a slots=8\n# a comment\nnode-b slots=8\n"
 
 
-def launch(script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
+def launch(script: str, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "WANDB_"))} | env
-    return subprocess.run(
-        ["bash", str(ROOT / "launch" / script), *words], capture_output=True, text=True, env=env, timeout=60
-    )
+    command = ["bash", str(ROOT / "launch" / script), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env, timeout=120)
 
 
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
@@ -52,9 +52,93 @@ def test_single_node():
     assert [line[0] for line in lines[4:]] == ["python", "python"]
 
 
-def test_gpus_are_counted():
-    (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "r", CUDA_VISIBLE_DEVICES="1,2,5"))
-    assert line[line.index("--num_gpus") + 1] == "3"
+@pytest.mark.parametrize(
+    ("visible", "words", "expected"),
+    [
+        ("1,2,5", [], ["--include", "localhost:1,2,5"]),  # with --num_gpus 3, deepspeed would take 0, 1 and 2
+        ("1,2,5", ["--gpus", "2"], ["--include", "localhost:1,2"]),
+        ("3", [], ["--include", "localhost:3"]),
+        ("GPU-aa,GPU-bb", [], ["--num_gpus", "2"]),
+        ("2,-1,3", [], ["--num_gpus", "1"]),
+        ("-1", [], ["--num_gpus", "2"]),  # none: two CPU ranks
+        ("", ["--gpus", "3"], ["--num_gpus", "3"]),
+    ],
+)
+def test_the_gpus_that_are_visible_are_taken(visible, words, expected):
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", "r", *words, CUDA_VISIBLE_DEVICES=visible)
+    (line,) = commands(done)
+    assert line[1:3] == expected and line[3] == "--master_port"
+
+
+def test_deepspeed_takes_the_gpus_that_it_is_told():
+    """What ``--include`` and ``--num_gpus`` mean is the launcher's to say."""
+    from deepspeed.launcher import runner
+
+    found = {"localhost": 8}
+    assert runner.parse_inclusion_exclusion(found, "localhost:1,2,5", "") == {"localhost": [1, 2, 5]}
+    every = runner.parse_inclusion_exclusion(found, "", "")
+    assert runner.apply_num_nodes_and_gpus(every, -1, 3) == {"localhost": [0, 1, 2]}
+
+
+def test_files_are_named_from_where_the_caller_is(tmp_path):
+    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    (tmp_path / "hosts").write_text(HOSTS)
+    (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
+    assert line[-1] == str(tmp_path / "my.yaml")
+    words = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]
+    (line,) = commands(launch("multi_node.sh", *words, cwd=tmp_path))
+    assert line[line.index("--hostfile") + 1] == str(tmp_path / "hosts") and line[-1] == "quickstart"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
+def test_a_mistake_in_the_recipe_is_found_before_a_launcher_starts(script):
+    done = launch(script, "quickstart", "run.nam=x")
+    assert done.returncode == 2 and "+" not in done.stdout
+    assert done.stderr.count("\n") == 1 and "did you mean name?" in done.stderr
+
+
+def test_torchrun():
+    env = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", "a.b=1", **env))
+    assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
+    assert [line[0] for line in lines] == ["torchrun"] * 4 + ["python"] * 2
+    assert lines[0][1:5] == ["--nproc-per-node", "2", "--standalone", "-m"]
+    env |= {"NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}
+    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", **env))
+    assert len(lines) == 4  # export and report are the first node's
+    for i, line in enumerate(lines):
+        found = dict(zip(line[1:-4:2], line[2:-3:2], strict=True))
+        wanted = {"--nnodes": "2", "--node-rank": "1", "--master-addr": "n1", "--master-port": str(29500 + i)}
+        assert found == wanted | {"--nproc-per-node": "2"}
+
+
+@pytest.mark.parametrize(
+    ("rank", "status", "seconds"),
+    [
+        ("exit 0", 0, 20),
+        ("((RANK != 4)) || exit 3; exec sleep 300", 3, 20),  # the others are ended with it
+        ("((RANK != 4)) || exit 75; sleep 3", 75, 20),  # they are left to save
+    ],
+)
+def test_ranks_of_a_node(rank, status, seconds):
+    env = {"SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2"}
+    said = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE"'
+    begun = time.monotonic()
+    done = launch("node.sh", "3", "bash", "-c", f"{said}; {rank}", **env)
+    assert done.returncode == status and time.monotonic() - begun < seconds
+    assert sorted(done.stdout.splitlines()) == ["3 0 6 3", "4 1 6 3", "5 2 6 3"]
+
+
+def test_a_node_that_is_stopped_lets_its_ranks_save(tmp_path):
+    rank = f"trap 'touch {tmp_path}/saved$RANK; exit 75' TERM; touch {tmp_path}/up$RANK; while :; do sleep 0.1; done"
+    words = [str(ROOT / "launch" / "node.sh"), "2", "bash", "-c", rank]
+    node = subprocess.Popen(words, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})
+    while len(list(tmp_path.glob("up*"))) < 2:
+        time.sleep(0.05)
+    node.terminate()
+    assert node.wait(60) == 75
+    assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 
 
 def test_multi_node(tmp_path):
@@ -81,7 +165,19 @@ def test_slurm_by_a_scontrol_of_our_own(tmp_path):
     assert all(line[0] == "srun" for line in lines) and "--ntasks=1" in lines[-1] and "--ntasks=1" not in lines[0]
 
 
-@pytest.mark.parametrize(("status", "expected", "requeued"), [(0, 0, False), (75, 0, True), (1, 1, False)])
+def test_slurm_with_one_task_a_node():
+    env = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
+    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env))
+    for line in lines[:4]:
+        assert line[:5] == ["srun", "--kill-on-bad-exit=1", "launch/node.sh", "4", "python"]
+    assert all("launch/node.sh" not in line and "--ntasks=1" in line for line in lines[4:])
+    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env | {"SLURM_NTASKS_PER_NODE": "4"}))
+    assert all("launch/node.sh" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "requeued"), [(0, 0, False), (75, 0, True), (143, 0, True), (1, 1, False)]
+)
 def test_slurm_requeues_after_preemption_alone(tmp_path, status, expected, requeued):
     for name, text in (
         ("srun", f"#!/bin/sh\nexit {status}\n"),
@@ -90,7 +186,7 @@ def test_slurm_requeues_after_preemption_alone(tmp_path, status, expected, reque
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_SUBMIT_DIR": str(ROOT)}
-    done = launch("slurm.sbatch", "r.yaml", **env)
+    done = launch("slurm.sbatch", "quickstart", **env)
     assert done.returncode == expected
     called = (tmp_path / "called").read_text() if (tmp_path / "called").exists() else ""
     assert (called == "requeue 41\n") == requeued
@@ -100,9 +196,23 @@ def test_docker(tmp_path):
     env = {"WANDB_API_KEY": "secret", "DATA": str(tmp_path / "images"), "RUNS": str(tmp_path / "runs")}
     (line,) = commands(launch("docker.sh", "--dry-run", "--stages", "search report", "r", "a.b=1", **env))
     assert line[:2] == ["docker", "run"]
-    assert f"{tmp_path}/images:/opt/vitas_ds/data:ro" in line and f"{tmp_path}/runs:/opt/vitas_ds/runs" in line
+    for path, inside, mode in (("images", "data", ":ro"), ("runs", "runs", "")):
+        mounts = {f"{tmp_path}/{path}:/opt/vitas_ds/{inside}{mode}", f"{tmp_path}/{path}:{tmp_path}/{path}{mode}"}
+        assert mounts <= set(line)
     assert line[line.index("WANDB_API_KEY") - 1] == "--env" and "secret" not in " ".join(line)
     assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", "r", "a.b=1"]
+
+
+def test_docker_takes_a_recipe_of_the_users(tmp_path):
+    """The file is mounted, and named inside where it is there; paths count from where the caller is."""
+    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    env = {"DATA": "images", "CUDA_VISIBLE_DEVICES": "1,3"}
+    (line,) = commands(launch("docker.sh", "--dry-run", "--gpus", "2", "my.yaml", cwd=tmp_path, **env))
+    assert f"{tmp_path}/my.yaml:/opt/vitas_ds/mounted/my.yaml:ro" in line
+    assert f"{tmp_path}/images:/opt/vitas_ds/data:ro" in line and f"{ROOT}/runs:/opt/vitas_ds/runs" in line
+    assert line[line.index("--gpus") + 1] == '"device=1,3"'
+    assert line[-6:] == ["launch/single_node.sh", "--gpus", "2", "--stages", " ".join(STAGES), line[-1]]
+    assert line[-1] == "/opt/vitas_ds/mounted/my.yaml"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +222,11 @@ def test_docker(tmp_path):
         (["single_node.sh", "--bogus", "r"], "--bogus: no such option"),
         (["single_node.sh", "--gpus", "0", "r"], "not a number above 0"),
         (["single_node.sh", "r", "s"], "a second recipe"),
+        (["single_node.sh", "--dry-run", "r", "--stages", "search serch"], "serch: no such stage; there are train-"),
+        (["single_node.sh", "--dry-run", "r", "--stages", " "], "names no stage"),
+        (["docker.sh", "r"], "no such folder"),
+        (["torchrun.sh", "--hostfile", "h", "r"], "multi_node.sh"),
+        (["node.sh", "0", "ls"], "N is the number of ranks"),
         (["multi_node.sh", "r"], "--hostfile FILE is needed"),
         (["multi_node.sh", "--hostfile", "/no/such", "r"], "no such file"),
         (["slurm.sbatch", "r"], "not inside a Slurm job"),
@@ -119,12 +234,15 @@ def test_docker(tmp_path):
     ],
 )
 def test_mistakes_are_one_line(words, message):
-    done = launch(*words)
+    done = launch(*words, DATA="/no/such")
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "single_node.sh", "multi_node.sh", "slurm.sbatch", "docker.sh"])
+@pytest.mark.parametrize(
+    "script",
+    ["quickstart.sh", "single_node.sh", "multi_node.sh", "torchrun.sh", "slurm.sbatch", "docker.sh"],
+)
 def test_help(script):
     done = launch(script, "--help")
     assert done.returncode == 0 and f"launch/{script}" in done.stdout and "#" not in done.stdout
