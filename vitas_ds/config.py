@@ -261,7 +261,9 @@ class Engine(Section):
     """DeepSpeed, precision and speed."""
 
     zero: str = Field("zero1", description="a file of ds_configs/ without .json, or a path: ZeRO stage and offload")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="arithmetic; master weights are fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "bf16", description="arithmetic of training and scoring; weights are kept, and evaluated, in fp32"
+    )
     checkpoint_activations: bool = Field(False, description="recompute each block in the backward pass")
     compile: bool = Field(False, description="torch.compile of the fixed net in retrain and evaluate")
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")

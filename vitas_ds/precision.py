@@ -2,7 +2,7 @@
 
 Weights, gradients, moments and averages are fp32 whatever the precision; bf16 and fp16 are what matrix products and
 convolutions of the forward and backward pass compute in (torch.autocast). So ZeRO sees an fp32 network, a checkpoint
-holds the exact weights, and training, scoring and evaluation compute alike.
+holds the exact weights, and training and scoring compute alike. Evaluation is in fp32 (on CUDA with TF32 as set).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def check(engine: config.Engine, device: torch.device) -> None:
-    """Raise ``UserError`` if the device cannot train in this precision."""
+    """Raise ``UserError`` if the device cannot compute in this precision."""
     if engine.precision == "fp16" and device.type == "cpu":
         raise UserError("engine.precision: fp16 needs a GPU; allowed on CPU: fp32, bf16")
     if engine.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():

@@ -9,11 +9,8 @@ scratch; a line says which it was.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitas_ds import checkpoint, distributed, divergence, origin
+from vitas_ds import checkpoint, distributed, divergence, origin, stopping
 from vitas_ds.config import Config, Training
 from vitas_ds.data.loader import Batch, train_batches
 from vitas_ds.data.mixing import mix
@@ -80,13 +77,11 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
         RankLost: another rank died; its line is printed. (One that hangs ends this process, see watchdog.py.)
         UserError: gradients stay non-finite, or a checkpoint does not fit.
     """
-    with _sigterm() as asked, Watchdog(run.life, task.stage, ranks, config.run.timeout) as watch:
-        return _train(task, config, run, ranks, watch, asked)
+    with stopping.listening(), Watchdog(run.life, task.stage, ranks, config.run.timeout) as watch:
+        return _train(task, config, run, ranks, watch)
 
 
-def _train(
-    task: Task, config: Config, run: RunDir, ranks: Ranks, watch: Watchdog, asked: threading.Event
-) -> dict[str, Any]:
+def _train(task: Task, config: Config, run: RunDir, ranks: Ranks, watch: Watchdog) -> dict[str, Any]:
     training = task.training
     per_epoch, total = total_steps(training, len(task.images))
     begin = origin.find(task.checkpoints, training, task.stage.removeprefix("train-"))
@@ -106,7 +101,7 @@ def _train(
         )  # fmt: skip
         if ranks.is_main and not saved:
             batches = _pictured(batches, task, config, tracker)
-        _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, watch, asked)
+        _loop(task, config, ranks, engine, tracker, progress, batches, per_epoch, total, watch)
         numbers = {"steps": total, "epochs": training.epochs, "loss": progress.loss, "seconds": round(progress.seconds)}
         if replaced := sum(distributed.gather(progress.replaced)):
             numbers["bad_images"] = replaced
@@ -119,7 +114,7 @@ def _train(
 
 def _loop(
     task: Task, config: Config, ranks: Ranks, engine: Engine, tracker: Tracker, progress: Progress,
-    batches: Iterator[Batch], per_epoch: int, total: int, watch: Watchdog, asked: threading.Event,
+    batches: Iterator[Batch], per_epoch: int, total: int, watch: Watchdog,
 ) -> None:  # fmt: skip
     training, clock = task.training, time.monotonic
     last = last_saved = clock()
@@ -144,7 +139,7 @@ def _loop(
         if progress.step % training.log_every == 0 or progress.step == total:
             _record(task, ranks, tracker, progress, lr, norm)
         progress.seconds, last = progress.seconds + clock() - last, clock()
-        stop, due = _agree(progress.step, asked.is_set(), clock() - last_saved > training.save_minutes * 60)
+        stop, due = _agree(progress.step, stopping.asked(), clock() - last_saved > training.save_minutes * 60)
         due = (due or progress.step % training.save_every == 0) and not progress.nonfinite  # or good ones go for bad
         if stop or due or progress.step == total:
             watch.at(progress.step, "saving")
@@ -238,24 +233,3 @@ def _agree(step: int, stop: bool, due: bool) -> tuple[bool, bool]:
         return False, False
     votes = distributed.gather((stop, due))
     return any(vote[0] for vote in votes), votes[0][1]
-
-
-@contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM (slurm's preemption, a launcher's end) or Ctrl-C sets, so that the loop can save and leave.
-
-    A second Ctrl-C leaves at once.
-    """
-    asked = threading.Event()
-
-    def ask(number: int, _: object) -> None:
-        asked.set()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

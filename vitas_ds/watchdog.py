@@ -1,6 +1,6 @@
 """A rank that hangs or dies ends the job, with one line that says which rank it was, and where the others were.
 
-Ranks of a training wait for each other many times a step, so that one that stands still (a stalled disk, a stopped
+Ranks wait for each other, in a training many times a step, so that one that stands still (a stalled disk, a stopped
 process, a lost node) holds up all, and one that dies breaks a connection somewhere else. Each rank writes a sign of
 life into a file of the run's folder, from a thread of its own; nobody reads these files unless something is wrong:
 
@@ -8,7 +8,9 @@ life into a file of the run's folder, from a thread of its own; nobody reads the
                    rank-00000.txt ...   traceback of a rank that lost another one
                    said                 there once a rank has spoken
 
-``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order.
+``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order; where some
+have less to do than others, they say that they are ``WAITING`` for them. The function ``at`` is for code that may also
+run where no watchdog is.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ SIZE = 4096  # bytes of a file, whatever is in it
 START = 300  # seconds that a start may take at least: libraries are loaded and compiled
 QUIET = 20  # seconds without progress after which a rank looks whether all others are still there
 LOOKS = 3  # beats that a rank may miss before it counts as silent
-AGAIN = "started again, the run goes on from its last checkpoint"
+WAITING = "waiting for the other ranks"
+AGAIN = "started again, the stage goes on from what it has saved"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ class Sign:
         """Where in the training."""
         return f"{self.phase}, step {self.step}" if self.step else self.phase
 
+
+def at(phase: str = "") -> None:
+    """This rank has got to ``phase`` of its stage ("": on in the same); heard by the watchdog entered, if any."""
+    if _entered is not None:
+        _entered.at(0, phase or _entered.phase)
+
+
+_entered: Watchdog | None = None  # a process runs one stage at a time
 
 Verdict = tuple[str, list[Sign]]  # the line, and the ranks that it blames
 
@@ -92,13 +103,20 @@ class Watchdog:
         self._sign = replace(self._sign, step=step, phase=phase, moves=self._sign.moves + 1)
         self._since = time.monotonic()
 
+    @property
+    def phase(self) -> str:
+        """What this rank does now."""
+        return self._sign.phase
+
     def __enter__(self) -> Watchdog:
+        global _entered
         distributed.from_main(lambda: _fresh(self.folder))
         voice.share(self.folder / "said")
         self._write()
         distributed.barrier()
         self._since = time.monotonic()
         self._thread.start()
+        _entered = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -107,6 +125,8 @@ class Watchdog:
         Raises:
             RankLost: it ends because another rank did; the line was printed.
         """
+        global _entered
+        _entered = None
         if error is not None and distributed.lost_peer(error):
             with self._verdict:
                 line, culprits = self._judge(patient=False, over=True) or ("", [])
@@ -178,7 +198,8 @@ class Watchdog:
     def _hanging(self, now: dict[int, Sign]) -> Verdict:
         """Of ranks that are all alive, those that are behind the others."""
         alive = [sign for sign in now.values() if sign.ended is None] or [self._sign]
-        slow = [sign for sign in alive if sign.moves == min(other.moves for other in alive)]
+        busy = [sign for sign in alive if sign.phase != WAITING] or alive
+        slow = [sign for sign in busy if sign.moves == min(other.moves for other in busy)]
         stuck = f"{slow[0].place} for run.timeout = {self.timeout:g} s"
         if len(slow) < len(alive) or len(alive) == 1:
             return f"{_names(slow)} hangs: {stuck}; {AGAIN}", slow

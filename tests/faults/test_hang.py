@@ -13,6 +13,14 @@ from pathlib import Path
 import pytest
 from digits import write_digits
 from launching import ROOT, begin, environment, stage_words
+from safetensors.torch import save_file
+
+from vitas_ds import config
+from vitas_ds.models.exported import Preprocess, write_model
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.spec import LayerSpec, SubnetSpec
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 TIMEOUT = 10
@@ -43,21 +51,23 @@ def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
-def harm(words: list[str], hurt: Callable[[dict[int, int]], None]) -> tuple[int, str, float]:
-    """Start a training, harm it once it is on its way; (exit status, what it said afterwards, seconds it took)."""
-    job = begin(stage_words("train-supernet", words), environment(PYTHONUNBUFFERED="1"))
+def harm(
+    words: list[str], hurt: Callable[[dict[int, int]], None], stage: str = "train-supernet"
+) -> tuple[int, str, float]:
+    """Start a stage, harm it once it is on its way; (exit status, what it said afterwards, seconds it took)."""
+    job = begin(stage_words(stage, words), environment(PYTHONUNBUFFERED="1"))
     try:
         assert job.stdout is not None
         before = ""
         for text in job.stdout:
             before += text
-            if re.search(r"train-supernet +\d+/", text):
+            if re.search(rf"{stage} +\d+/", text):
                 break
         else:
             raise AssertionError(before)
         begun = time.monotonic()
         hurt(rank_pids(job))
-        output, _ = job.communicate(timeout=60)
+        output, _ = job.communicate(timeout=90)
         return job.returncode, output, time.monotonic() - begun
     finally:
         if job.poll() is None:
@@ -103,3 +113,47 @@ def test_images_that_do_not_come(tmp_path: Path, digits: Path) -> None:
     assert status != 0 and seconds < 3 * TIMEOUT
     who = r"(rank \d \(.*\) hangs|all ranks hang, though they are alive)"  # as the images fall
     assert re.search(rf"{who}: waiting for data, step \d+ for run.timeout = 10 s", the_line(output))
+
+
+def test_a_search_whose_rank_dies(tmp_path: Path, digits: Path) -> None:
+    """With a supernet of random weights; what was scored is in the ledger."""
+    resolved = config.load(str(TINY), [])
+    net = Supernet(resolved.space, resolved.supernet.sharing, resolved.supernet.private_attention)
+    init_weights(net, 0)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    words = [*words_of(tmp_path, digits), f"search.checkpoint={tmp_path}/weights.safetensors"]
+    words += ["search.generations=5000", "search.population=40", "search.macs=null"]
+    status, output, seconds = harm(words, lambda pids: os.kill(pids[1], signal.SIGKILL), "search")
+    assert status != 0 and seconds < 60, output  # it may be drawing, of which nothing needs the others
+    assert re.search(r"search: rank 1 \(host .*died without a word.*; rank 0 missed it while ", the_line(output))
+    assert (tmp_path / "tiny" / "search" / "ledger.jsonl").read_text().count("\n") >= 40
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["an image that does not come", "a bad image"])
+def test_an_evaluation_of_which_one_rank_fails(tmp_path: Path, digits: Path, hangs: bool) -> None:
+    """The second rank has the second half of the images; the first waits for it, and only at the end."""
+    spec = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),))
+    net = VisionTransformer(spec)
+    init_weights(net, 0)
+    write_model(net, tmp_path / "net", Preprocess(28, (0.5,) * 3, (0.5,) * 3, [str(i) for i in range(10)]), "net", {})
+    images = write_digits(tmp_path / "digits") / "val"
+    victim = sorted((images / "9").iterdir())[0]
+    victim.unlink()
+    if hangs:
+        os.mkfifo(victim)
+    else:
+        victim.write_text("no picture")
+    words = [*words_of(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]
+    job = begin(stage_words("evaluate", words), environment())
+    begun = time.monotonic()
+    try:
+        output, _ = job.communicate(timeout=240)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    print(f"{time.monotonic() - begun:.0f} s, most of it to start")
+    assert job.returncode != 0
+    told = (
+        r"evaluate: rank 1 \(.*\) hangs: waiting for data for run.timeout = 30 s" if hangs else re.escape(str(victim))
+    )
+    assert re.search(told, the_line(output))

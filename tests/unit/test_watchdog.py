@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitas_ds import voice
+from vitas_ds import voice, watchdog
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.watchdog import Sign, Watchdog
@@ -43,6 +43,26 @@ def test_blame_goes_to_who_ended_then_who_died_then_who_is_silent_then_who_is_be
     assert "rank 1 (host elsewhere, process 1) hangs: waiting for data, step 7" in blame(sign(0), late, sign(2))
     assert "all ranks hang, though they are alive: computing, step 7" in blame(sign(0), sign(1))
     assert "rank 1" not in blame(sign(0), sign(1, beats=0, ended=""), silent)  # it followed another one
+
+
+def test_who_waits_for_the_others_does_not_hang() -> None:
+    """Ranks of an evaluation or a search may have less to do than others, and have said less when they are done."""
+    waiting = sign(2, moves=9, phase=watchdog.WAITING)
+    assert "rank 1 (host elsewhere, process 1) hangs: scoring" in blame(
+        sign(0, phase=watchdog.WAITING), sign(1, moves=10, phase="scoring"), waiting
+    )
+    assert "all ranks hang" in blame(sign(0, phase=watchdog.WAITING), sign(1, phase=watchdog.WAITING))
+
+
+def test_what_runs_without_a_watchdog_may_tell_it_too(tmp_path: Path) -> None:
+    watchdog.at("scoring net 1 of 2")
+    with Watchdog(tmp_path, "search", Ranks(0, 1, 0, torch.device("cpu")), 60) as watch:
+        watchdog.at("scoring net 1 of 2")
+        moves = watch._sign.moves
+        watchdog.at()
+        assert (watch.phase, watch._sign.moves) == ("scoring net 1 of 2", moves + 1)
+    watchdog.at("computing")
+    assert watch.phase == "scoring net 1 of 2"
 
 
 def test_a_process_that_is_gone(tmp_path: Path) -> None:

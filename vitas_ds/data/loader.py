@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitas_ds import watchdog
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import augment as aug
 from vitas_ds.data import dali, order
@@ -133,6 +134,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
     reader = _Reader(images, data, _eval_recipe(data, image_size, uint8=True), ranks, f"{REPLACE}, or {EXCLUDE}")
     for ids, pixels in reader.run_once(np.arange(len(images)), data.eval_batch_size):
         out[ids[0] : ids[-1] + 1] = pixels.to(out.device)
+        watchdog.at()
     return out
 
 

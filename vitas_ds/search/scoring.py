@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitas_ds import stopping, watchdog
 from vitas_ds.distributed import Ranks, all_sum
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Preempted, UserError
 from vitas_ds.search import race
 from vitas_ds.search.candidates import ScoreFunction
 from vitas_ds.search.ledger import Score, score_of
@@ -30,7 +31,8 @@ class Scorer:
     """``scorer(specs)`` yields a ``Score`` for each spec, in order. All ranks call it with the same specs.
 
     Ranks work in groups of ``ranks_per_candidate`` (0: all in one group): each group scores its own candidate, and its
-    members share that candidate's batches. After each round of one candidate a group, all ranks know its scores.
+    members share that candidate's batches. After each round of one candidate a group, all ranks know its scores; if one
+    of them was told to stop (stopping.py) by then, these are the last, and all raise ``Preempted``.
     """
 
     supernet: nn.Module  # (images [B, 3, H, W], spec) -> logits [S, B, C]
@@ -65,11 +67,17 @@ class Scorer:
         group, member = divmod(self.ranks.rank, self._members)
         groups = self.ranks.world_size // self._members
         for first in range(0, len(specs), groups):
-            counts = torch.zeros(groups, 4, dtype=torch.int64, device=self.ranks.device)
+            counts = torch.zeros(groups + 1, 4, dtype=torch.int64, device=self.ranks.device)
             if first + group < len(specs):
+                watchdog.at(f"scoring net {first + group + 1} of {len(specs)}")
                 counts[group] = self.count(specs[first + group], member)
-            for row in all_sum(counts).tolist()[: len(specs) - first]:
+            counts[groups] = stopping.asked()
+            watchdog.at(watchdog.WAITING)
+            *rows, stop = all_sum(counts).tolist()
+            for row in rows[: len(specs) - first]:
                 yield score_of(*row)
+            if stop[0]:
+                raise Preempted("stopped; what was scored is in the ledger, start it again to go on")
 
     def count(self, spec: SubnetSpec, member: int = 0) -> Tensor:
         """int64 [4] over this member's batches: points, squared points, images, most points possible."""
@@ -77,6 +85,7 @@ class Scorer:
         total = torch.zeros(4, dtype=torch.int64, device=self.ranks.device)
         with torch.inference_mode(), self._precision():
             for first in range(member * self.batch_size, len(self.order), self._members * self.batch_size):
+                watchdog.at()
                 ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
                 images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
                 labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)

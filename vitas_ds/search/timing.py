@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitas_ds import genome
+from vitas_ds import genome, watchdog
 from vitas_ds.config import Config
 from vitas_ds.distributed import from_main
 from vitas_ds.errors import UserError
@@ -29,6 +29,7 @@ from vitas_ds.search.evolution import Result, ranked, result_of
 from vitas_ds.search.feasible import feasible
 from vitas_ds.search.latency import Latencies, Predictor, fit, measure, setting
 from vitas_ds.search.ledger import Entry
+from vitas_ds.spec import SubnetSpec
 
 ROUGH = 0.2  # mean relative error beyond which a prediction is warned of
 
@@ -77,7 +78,12 @@ def open_timing(
     search, path = config.search, stage / "latency.json"
     batch, precision = search.latency_batch, search.latency_precision or config.engine.precision
     where = from_main(lambda: setting(device, batch, precision))
-    measured = Latencies(run.path.parent / "latency.jsonl", where, lambda net: measure(net, device, batch, precision))
+
+    def seconds_of(net: SubnetSpec) -> float:
+        watchdog.at("measuring latencies")
+        return measure(net, device, batch, precision)
+
+    measured = Latencies(run.path.parent / "latency.jsonl", where, seconds_of)
     fixed = {name: where[name] for name in ("batch_size", "precision")} if anywhere else where
     known = from_main(lambda: _read(path, fixed))
     if known is None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from vitas_ds import distributed
-from vitas_ds.config import Config
-from vitas_ds.data.loader import eval_batches
+from vitas_ds import distributed, precision, stopping, watchdog
+from vitas_ds.config import Config, Data
+from vitas_ds.data.loader import Batch, eval_batches
 from vitas_ds.data.picture import grid
-from vitas_ds.data.sources import read_folder
+from vitas_ds.data.sources import ImageSet, read_folder
 from vitas_ds.distributed import Ranks
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Preempted, UserError
 from vitas_ds.models.exported import read_model, read_preprocess
 from vitas_ds.published import names
 from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
-from vitas_ds.tracking import open_tracker
+from vitas_ds.tracking import Tracker, open_tracker
+from vitas_ds.watchdog import Watchdog
 
 
 def run(config: Config) -> None:
@@ -55,24 +57,59 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
         raise UserError(f"data.val: {config.data.val} has other classes than {model_folder} was trained on")
     data, size = preprocess.apply_to(config.data), model.spec.image_size
     open_run(config, ranks.is_main, stage="evaluate", world_size=ranks.world_size)
+    precision.set_backends(config.engine)
     net: nn.Module = model.to(ranks.device)
     if config.engine.compile:
         net.compile()
-    with open_tracker(config, folder, "evaluate", ranks.is_main, total=len(images)) as tracker:
-        counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # images, top-1 hits, top-5 hits
-        for batch in eval_batches(images, data, size, config.data.eval_batch_size, ranks):
-            if ranks.is_main and counts[0] == 0:
-                picture = folder.path / "evaluation_images.png"
-                grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
-                tracker.image("images", picture)
-            with torch.inference_mode():
-                ranked = net(batch.images).topk(min(5, model.spec.num_classes)).indices
-            hits = ranked == batch.labels[:, None]
-            counts += torch.stack([torch.tensor(len(hits), device=ranks.device), hits[:, 0].sum(), hits.sum()])
-        total, top1, top5 = distributed.all_sum(counts).tolist()
+    with (
+        stopping.listening(),
+        Watchdog(folder.life, "evaluate", ranks, config.run.timeout),
+        open_tracker(config, folder, "evaluate", ranks.is_main, total=len(images)) as tracker,
+    ):
+        watchdog.at("waiting for data")
+        batches = eval_batches(images, data, size, config.data.eval_batch_size, ranks)
+        if ranks.is_main:
+            batches = _pictured(batches, folder.path / "evaluation_images.png", images, data, tracker)
+        total, top1, top5 = _count(net, batches, ranks)
         numbers = {"images": total, "top1": top1 / total, "top5": top5 / total}
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)
         tracker.summary(numbers)
+    return numbers
+
+
+def _pictured(
+    batches: Iterator[Batch], picture: Path, images: ImageSet, data: Data, tracker: Tracker
+) -> Iterator[Batch]:
+    """The batches; of the first one, a picture is left."""
+    for nth, batch in enumerate(batches):
+        if nth == 0:
+            grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
+            tracker.image("images", picture)
+        yield batch
+
+
+def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
+    """Images, and those whose class the net ranks first, and among its first five; over all ranks.
+
+    Raises:
+        Preempted: a rank was told to stop, on all ranks alike.
+    """
+    counts = torch.zeros(4, dtype=torch.int64, device=ranks.device)  # the last: whether to stop
+    for batch in batches:
+        watchdog.at("computing")
+        with torch.inference_mode():
+            logits = net(batch.images)
+        ranked = logits.topk(min(5, logits.shape[1])).indices
+        hits = ranked == batch.labels[:, None]
+        counts[:3] += torch.stack([torch.tensor(len(hits), device=ranks.device), hits[:, 0].sum(), hits.sum()])
+        if stopping.asked():
+            counts[3] = 1
+            break
+        watchdog.at("waiting for data")
+    watchdog.at(watchdog.WAITING)
+    *numbers, stop = distributed.all_sum(counts).tolist()
+    if stop:
+        raise Preempted("stopped; nothing is kept of an evaluation, start it again")
     return numbers
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vitas_ds import checkpoint, distributed
+from vitas_ds import checkpoint, distributed, precision, stopping, watchdog
 from vitas_ds.config import Config
 from vitas_ds.data.cache import decoded
 from vitas_ds.data.loader import normalise
@@ -22,6 +22,7 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.tracking import Tracker, open_tracker
+from vitas_ds.watchdog import Watchdog
 
 
 def run(config: Config) -> None:
@@ -34,11 +35,16 @@ def run(config: Config) -> None:
         if ranks.is_main:
             print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
         return
+    precision.set_backends(config.engine)
     supernet, digest = load_supernet(config, folder)
     images = search_images(config, folder)
     open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
     total = config.search.population * config.search.generations
-    with open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker:
+    with (
+        stopping.listening(),
+        Watchdog(folder.life, "search", ranks, config.run.timeout),
+        open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker,
+    ):
         numbers = _search(config, folder, ranks, supernet, digest, images, tracker)
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", folder.best)
@@ -110,6 +116,7 @@ def search_images(config: Config, folder: RunDir) -> ImageSet:
 def _search(
     config: Config, folder: RunDir, ranks: Ranks, supernet: Supernet, digest: str, images: ImageSet, tracker: Tracker
 ) -> dict[str, Any]:
+    watchdog.at("decoding the search images")
     pixels = decoded(images, config.data, config.space.image_size, ranks, folder.search)
     session = open_session(
         config, folder, ranks, tracker, supernet, digest, images, pixels, lambda x: normalise(x, config.data)

@@ -1,6 +1,8 @@
 """Scores with a real supernet: against a plain count, however the ranks share the work."""
 
 import math
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_evolution import SMALL
 
-from vitas_ds import sampling
+from vitas_ds import sampling, stopping
 from vitas_ds.distributed import Ranks
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Preempted, UserError
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.search.scoring import Scorer, balanced_order, score_of
 
@@ -56,6 +58,19 @@ def test_the_score_is_the_share_of_right_answers(sharing, rule):
             assert score.stderr == pytest.approx(each.std().item() / math.sqrt(50), abs=1e-12)
             assert score.images == use.images == 50
     assert 0 < score.value < 1
+
+
+def test_told_to_stop_the_round_is_finished():
+    """A real SIGTERM while the first of five nets is scored: its score is the last."""
+    use, scores = scorer(), []
+    expected = next(use(SPECS))
+    with stopping.listening(), pytest.raises(Preempted, match="start it again"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for score in use(SPECS):
+            scores.append(score)
+    assert scores == [expected]
+    with stopping.listening():  # what an earlier stage of this process was told is over
+        assert not stopping.asked() and len(list(use(SPECS))) == len(SPECS)
 
 
 @pytest.mark.parametrize("members", [1, 2, 4, 0])
