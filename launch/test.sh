@@ -9,6 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    exit 0
+fi
 UNIT=
 if [[ ${1:-} == unit ]]; then
     UNIT=1

@@ -241,7 +241,7 @@ def test_mistakes_are_one_line(words, message):
 
 @pytest.mark.parametrize(
     "script",
-    ["quickstart.sh", "single_node.sh", "multi_node.sh", "torchrun.sh", "slurm.sbatch", "docker.sh"],
+    ["quickstart.sh", "single_node.sh", "multi_node.sh", "torchrun.sh", "slurm.sbatch", "docker.sh", "test.sh"],
 )
 def test_help(script):
     done = launch(script, "--help")
