@@ -1,0 +1,51 @@
+"""Counting right answers, against scikit-learn; and an evaluation that is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+from torch import nn
+
+from vitas_ds import distributed, stopping
+from vitas_ds.data.loader import Batch
+from vitas_ds.errors import Preempted
+from vitas_ds.stages.evaluate import _count
+
+LABELS = torch.arange(43) % 8
+IMAGES = torch.randn(43, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+SIZES = (16, 16, 11)
+
+
+def batches(stop_after: int | None = None) -> Iterator[Batch]:
+    for nth, (images, labels) in enumerate(zip(IMAGES.split(SIZES), LABELS.split(SIZES), strict=True)):
+        yield Batch(images, labels, torch.arange(len(labels)))
+        if nth == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 8))
+
+
+def test_counts(net: nn.Module) -> None:
+    ranks = distributed.init("cpu", timeout=60)
+    with torch.no_grad():
+        logits = net(IMAGES).numpy()
+    hits = [top_k_accuracy_score(LABELS.numpy(), logits, k=k, normalize=False) for k in (1, 5)]
+    assert _count(net, batches(), ranks) == [43, *hits]
+
+
+def test_told_to_stop(net: nn.Module) -> None:
+    """A real SIGTERM while the second batch is read."""
+    ranks, seen = distributed.init("cpu", timeout=60), []
+    net.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    with stopping.listening(), pytest.raises(Preempted, match="start it again"):
+        _count(net, batches(stop_after=0), ranks)
+    assert seen == [16, 16]
