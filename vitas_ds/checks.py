@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitas_ds.config import Config, Training
 from vitas_ds.data.shards import class_names, shards_of
+from vitas_ds.ds_config import ds_config
 from vitas_ds.errors import UserError
 from vitas_ds.published import find_spec
 from vitas_ds.search import budget
@@ -32,6 +33,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
     for section, trains in (("supernet", "train-supernet"), ("retrain", "retrain")):
         if stage in (trains, "config"):
             _check_training(getattr(config, section), section, ranks)
+            ds_config(config.engine, getattr(config, section), ranks)
     if stage in (*NEEDS_TRAIN, "config") and config.data.resize < config.space.image_size:
         size = config.space.image_size
         raise UserError(f"data.resize: {config.data.resize} is below space.image_size={size}; {size} or above")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from vitas_ds import config
-from vitas_ds.engine import ds_config, zero_stage
+from vitas_ds.ds_config import ds_config, zero_stage
 
 FP32 = 4
 
@@ -43,7 +43,7 @@ def estimate(
         activations: bytes that the backward pass of one image keeps, in fp32 (``cost.activations``).
 
     Raises:
-        UserError: as ``engine.ds_config``.
+        UserError: as ``ds_config``.
     """
     settings = ds_config(engine, training, world_size)
     stage, offload = zero_stage(engine)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from vitas_ds import config, cost, genome
-from vitas_ds.engine import ds_config, zero_names
+from vitas_ds.ds_config import ds_config, zero_names
 from vitas_ds.memory import Memory, estimate
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.published import find_spec

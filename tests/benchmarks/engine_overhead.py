@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from vitas_ds import config, distributed, voice
-from vitas_ds.engine import Engine, zero_stage
+from vitas_ds.ds_config import zero_stage
+from vitas_ds.engine import Engine
 from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.spec import LayerSpec, SubnetSpec

@@ -28,6 +28,15 @@ def test_images_that_evaluation_would_have_to_enlarge(stage: str) -> None:
     checks.check(recipe(), "config", 1)
 
 
+@pytest.mark.parametrize("stage", ["config", "train-supernet", "retrain"])
+def test_a_zero_stage_that_there_is_not(stage: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"engine\.zero: no file .*; there are zero0, zero1, "):
+        checks.check(recipe("engine.zero=nonsense"), stage, 1)
+    (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 1, "reduce_bucket_size": "large"}}')
+    with pytest.raises(UserError, match=r"own\.json: .*reduce_bucket_size must be a whole number"):
+        checks.check(recipe(f"engine.zero={tmp_path}/own.json"), stage, 1)
+
+
 def make_shard(folder: Path, labels: list[int], names: list[str] | None = None) -> None:
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / "a.tar", "w") as tar:

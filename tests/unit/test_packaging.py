@@ -58,7 +58,7 @@ def test_nothing_is_missing_in_the_wheel(wheel):
     [
         "from vitas_ds.__main__ import main; assert main(['config', 'quickstart', 'engine.zero=zero3']) == 0",
         "from vitas_ds.__main__ import main; assert main(['cost', 'vitas-c']) == 0",
-        "from vitas_ds.engine import zero_names; assert 'zero2' in zero_names()",
+        "from vitas_ds.ds_config import zero_names; assert 'zero2' in zero_names()",
         "from vitas_ds.reports import run_page, comparison; from vitas_ds import page; assert 'svg' in page.STYLE",
     ],
 )
