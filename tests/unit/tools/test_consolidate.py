@@ -1,0 +1,58 @@
+"""The command consolidate on checkpoints of a real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import toy_supernet as toy
+from safetensors.torch import load_file
+
+from vitas_ds import checkpoint, distributed
+from vitas_ds.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of steps 1 and 2; the first one has the lower loss."""
+    place, case = tmp_path_factory.mktemp("checkpoints"), toy.Case("zero3", ema=0.5)
+    engine = toy.start(case, distributed.init("cpu", timeout=60))
+    for step, loss in ((1, 0.5), (2, 0.7)):
+        toy.train_step(engine, case, step)
+        checkpoint.save(engine, place, step, {}, loss=loss)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("words", "step", "kind"),
+    [([], 2, "weight"), (["--best"], 1, "weight"), (["--ema"], 2, "ema"), (["--best", "--ema"], 1, "ema")],
+)
+def test_one_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], step: int, kind: str
+) -> None:
+    out, path = tmp_path / "new" / "weights.safetensors", folder / f"step-{step:08d}"
+    assert main(["consolidate", str(folder), "--out", str(out), *words]) == 0
+    assert str(path) in capsys.readouterr().out
+    stored, got = load_file(path / "shard-00000.safetensors"), load_file(out)
+    assert set(got) == set(toy.Toy().state_dict())
+    for name, p in toy.Toy().named_parameters():
+        assert torch.equal(got[name], stored[f"{kind}/{name}"].view(p.shape)), name
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "line"),
+    [
+        ("", ["--best"], "--best: {} is one checkpoint"),
+        ("..", ["--out", "/proc/nowhere/x"], "/proc/nowhere/x: cannot be written"),
+        ("nowhere", [], "{}: no whole checkpoint"),
+        ("nowhere", ["--best"], "{}: no checkpoint that tells its loss"),
+    ],
+)
+def test_mistakes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, words: list[str], line: str
+) -> None:
+    given = folder / "step-00000002" / path
+    assert main(["consolidate", str(given), "--out", str(tmp_path / "x"), *words]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"vitas consolidate: {line.format(given)}") and told.count("\n") == 1
