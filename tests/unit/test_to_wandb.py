@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import wandb
@@ -29,8 +30,14 @@ def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):  # noqa: F
     Image.new("RGB", (8, 8)).save(run.retrain / "images.png")
     write_text(run.export / "spec.json", "{}")
     write_text(run.wandb_ids, json.dumps({"search": "old", "elsewhere": "kept"}))
+    (run.path / "wandb" / "offline-run-1-old").mkdir(
+        parents=True
+    )  # the stage's own: its record would be sent twice
     assert main(["report", str(run.path), "--to-wandb"]) == 0
-    assert "wandb sync" in capsys.readouterr().out
+    told = capsys.readouterr().out.partition("wandb sync ")[2].split()
+    assert len(told) == 4 and {Path(word).parent for word in told} == {run.path / "wandb"}
+    (run.path / "wandb" / "offline-run-1-old").rmdir()
+    assert set(map(Path, told)) == set((run.path / "wandb").glob("offline-run-*"))
     wandb.teardown()  # at the end of a process: its files are whole
     ids = json.loads(run.wandb_ids.read_text())
     assert ids.pop("elsewhere") == "kept" and ids["search"] != "old"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from vitas_ds.config import Config
@@ -36,14 +38,18 @@ def send(config: Config, run: RunDir) -> None:
     stages = list(dict.fromkeys(row["stage"] for row in rows)) + (["export"] if run.export.is_dir() else [])
     before = json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}
     write_json(run.wandb_ids, {stage: name for stage, name in before.items() if stage not in stages})
+    folders: list[Path] = []
     try:
         for stage in dict.fromkeys(stages):
-            offline = _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
-            config = _with_mode(config, "offline") if offline else config  # one that cannot be reached is asked once
+            folder = _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
+            if folder is not None:
+                folders.append(folder)
+                config = _with_mode(config, "offline")  # one that cannot be reached is asked once
     except BaseException:
         write_json(run.wandb_ids, before)
         raise
-    where = f"offline; to send them: wandb sync {run.path}/wandb/offline-run-*" if offline else "online"
+    # named one by one: those that the stages themselves have written lie beside them
+    where = f"offline; to send them: wandb sync {shlex.join(map(str, folders))}" if folders else "online"
     print(f"W&B: {len(rows):,} records of {', '.join(dict.fromkeys(stages))}, {where}")
 
 
@@ -51,12 +57,12 @@ def _with_mode(config: Config, mode: str) -> Config:
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"wandb": mode})})
 
 
-def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> bool:
-    """Send one stage; whether its W&B run is an offline one."""
+def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | None:
+    """Send one stage; the folder of its W&B run if that is an offline one."""
     mirror = open_mirror(config, run, stage)
     if not isinstance(mirror, WandbMirror):
         raise UserError("--to-wandb: W&B does not start; the warning above says why")
-    offline = bool(mirror.run.offline)
+    folder = Path(mirror.run.dir).parent if mirror.run.offline else None
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
         mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step")})
@@ -67,7 +73,7 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> bool:
     if mirror.run is None:
         raise UserError(f"--to-wandb: W&B stopped in {stage}; the warning above says why")
     mirror.close()
-    return offline
+    return folder
 
 
 def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
