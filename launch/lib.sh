@@ -112,7 +112,8 @@ parse_launch() {
         *=*) OVERRIDES+=("$1") ;;
         *)
             [[ -z $RECIPE ]] || die "$1: a second recipe, after $RECIPE; an override has the form section.key=value"
-            RECIPE=$(from_caller "$1")
+            RECIPE=$1
+            [[ -f vitas_ds/recipes/$1.yaml ]] || RECIPE=$(from_caller "$1")
             ;;
         esac
         shift

@@ -55,7 +55,8 @@ for stage in "${STAGES[@]}"; do
     if [[ $stage == report ]] || ended "$stage"; then # nothing left to share out
         start .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
     else
-        start .venv/bin/deepspeed --num_gpus "$RANKS" --master_port "$(free_port)" --log_level error \
+        read -ra which < <(which_gpus "$RANKS")
+        start .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \
             --module vitas_ds "$stage" quickstart "${overrides[@]}"
     fi
 done

@@ -83,6 +83,7 @@ def test_deepspeed_takes_the_gpus_that_it_is_told():
 def test_files_are_named_from_where_the_caller_is(tmp_path):
     (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
     (tmp_path / "hosts").write_text(HOSTS)
+    (tmp_path / "quickstart").write_text("no recipe, but a file of a recipe's name")
     (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
     assert line[-1] == str(tmp_path / "my.yaml")
     words = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]

@@ -30,9 +30,7 @@ def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):  # noqa: F
     Image.new("RGB", (8, 8)).save(run.retrain / "images.png")
     write_text(run.export / "spec.json", "{}")
     write_text(run.wandb_ids, json.dumps({"search": "old", "elsewhere": "kept"}))
-    (run.path / "wandb" / "offline-run-1-old").mkdir(
-        parents=True
-    )  # the stage's own: its record would be sent twice
+    (run.path / "wandb" / "offline-run-1-old").mkdir(parents=True)  # the stage's own: its record would be sent twice
     assert main(["report", str(run.path), "--to-wandb"]) == 0
     told = capsys.readouterr().out.partition("wandb sync ")[2].split()
     assert len(told) == 4 and {Path(word).parent for word in told} == {run.path / "wandb"}
