@@ -114,6 +114,9 @@ class Training(Section):
     weight_decay: float = Field(0.05, ge=0, description="AdamW's decay; parameters of one dimension have none")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's betas")
     clip_grad: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    init_std: float | None = Field(
+        0.02, gt=0, description="deviation of the initial matrices; null: fan_in ** -0.5, which narrow nets learn from"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights (0: none), kept in the checkpoint")
     augment: Augment = Augment()
     mixing: Mixing = Mixing()

@@ -76,7 +76,7 @@ def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) ->
     model = VisionTransformer(
         spec, config.retrain.drop_path_rate, config.engine.checkpoint_activations, class_token_only=True
     )
-    init_weights(model, config.run.seed)
+    init_weights(model, config.run.seed, config.retrain.init_std)
     if config.engine.compile:
         model.compile()
 

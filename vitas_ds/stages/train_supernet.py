@@ -65,7 +65,7 @@ def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Tas
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations,
         class_token_only=True,
     )  # fmt: skip
-    init_weights(supernet, config.run.seed)
+    init_weights(supernet, config.run.seed, config.supernet.init_std)
     nets = nets_of(config, identity_prob(config, folder, ranks))
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:

@@ -57,10 +57,11 @@ def test_drop_path_rises_linearly_over_the_layers():
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
+@pytest.mark.parametrize("std", [0.02, 0.1, None])
 @pytest.mark.parametrize("make", [lambda: VisionTransformer(SPEC), lambda: Supernet(SearchSpace(depth=2), "ordinal")])
-def test_initial_weights(make):
+def test_initial_weights(make, std):
     model = make()
-    init_weights(model, seed=0)
+    init_weights(model, 0, **({} if std == 0.02 else {"std": std}))  # 0.02 is what is not said
     for name, weight in model.named_parameters():
         value = weight.detach()
         if value.ndim == 4:
@@ -68,8 +69,9 @@ def test_initial_weights(make):
             assert value.abs().max() <= bound
             assert value.std() == pytest.approx(bound / 3**0.5, rel=0.05)
         elif value.ndim == 2:
-            assert value.mean().abs() < 1.5e-3, name
-            assert value.std() == pytest.approx(0.02, rel=0.04), name
+            wanted = value.shape[1] ** -0.5 if std is None else std
+            assert value.mean().abs() < 0.075 * wanted, name
+            assert value.std() == pytest.approx(wanted, rel=0.04), name
         elif "norm" in name and name.endswith("weight"):
             assert (value == 1).all()
         else:  # biases, class token, position embedding
