@@ -38,9 +38,9 @@ def main() -> None:
     for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
         todo = parts(size)
         for job, left in jobs.do(todo, work, record, args.workers, stamp):
-            done = sum(other.name in record.rows for other in todo)
-            print(f"{done:3}/{len(todo)}  {_clock(time.monotonic() - begun)}, {_clock(left)} left  {job.kind} {job.name}"
-                  f"  {document.headline(record.rows[job.name])}", flush=True)  # fmt: skip
+            place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
+            clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left"
+            print(f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}", flush=True)
     print(f"written: {document.write(record, size, args.docs or work.folder)}")
 
 

@@ -1,4 +1,4 @@
-"""Training and scoring, in this process and in plain torch: AdamW leaves what has no gradient alone, as the engine does.
+"""Training and scoring in plain torch: its AdamW leaves what has no gradient alone, as the engine does.
 
 The recipe is the quickstart's. A supernet trains for a budget of MACs, all sides and nets of a step counted.
 """

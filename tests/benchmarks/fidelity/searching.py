@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from tests.benchmarks.fidelity import learning
@@ -20,7 +20,7 @@ from vitas_ds.spec import SubnetSpec
 def run(supernet: Supernet, images: Images, size: Size, seed: int) -> dict[str, Any]:
     """The best net of each way with its score, and ``nets``: those to be trained, by a name that is theirs alone."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def score(spec: SubnetSpec) -> float:
         return learning.accuracy(supernet, spec, images)
 

@@ -24,7 +24,7 @@ SPACE = SearchSpace(
 RANGE = 0.15e6, 1.5e6  # MACs of the nets that are spread out, and of what supernets train on average
 EQUAL = 0.594e6, 0.606e6  # of the nets at nearly equal cost
 SEARCHED = 0.4e6, 0.6e6  # of the searches
-SEARCHED_ON = "ordinal"  # the supernet of the searches
+SEARCHED_ON = "bilateral"  # the supernet of the searches
 Defect = Literal["position", "stem", "widths"]
 
 
@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size("full", 24, 12, 2000, 4000, 2, 10, 16, 8, 16)
-SMALL = Size("small", 10, 6, 600, 1000, 1, 2, 8, 3, 4, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
+SMALL = Size("small", 12, 6, 1000, 2000, 2, 2, 8, 3, 8, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def variants() -> tuple[Variant, ...]:
         Variant("ordinal, nothing private", s(sharing="ordinal", private_attention=0)),
         Variant("fair sampling", fair=True),
         Variant("three times as long", length=3.0),
+        Variant("anywhere, three times as long", anywhere=True, length=3.0),
     )
 
 
