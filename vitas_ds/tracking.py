@@ -10,6 +10,7 @@ is in ``metrics.jsonl`` twice.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import secrets
@@ -28,8 +29,14 @@ from vitas_ds.run_dir import RunDir, to_json, write_json, write_text
 class Tracker:
     """The tracker of every rank but the first: takes everything, does nothing. Close it, or use it in ``with``."""
 
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0) -> None:
-        """Record the values of a step (numbers or one-element tensors); ``images`` were worked on since the last."""
+    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
+        """Record the values of a step (numbers or one-element tensors); ``images`` were worked on since the last.
+
+        ``left``: seconds that remain (nan: not known yet); None: what the steps since the start tell.
+        """
+
+    def tell(self, step: int, values: dict[str, Any], left: float) -> None:
+        """Show between two records how far it is, unless the last progress line is recent."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -76,7 +83,7 @@ class LiveTracker(Tracker):
         self.begun = self.last = time.perf_counter()
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
 
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0) -> None:
+    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
         """Record a step: adds seconds a step, images a second, data wait (share of the time) and peak memory (GB)."""
         now = time.perf_counter()
         seconds = max(now - self.last, 1e-9)
@@ -89,11 +96,18 @@ class LiveTracker(Tracker):
         self.file.write(to_json(record) + "\n")
         self.file.flush()
         self.mirror.log(step, values)
-        if now - self.printed >= self.every or step == self.total:
+        if left is None:
             left = (now - self.begun) / max(step - self.first, 1) * max(self.total - step, 0)
+        if step == self.total:
+            self.printed = float("-inf")
+        self.tell(step, values, left)
+        self.last, self.last_step, self.waited = time.perf_counter(), step, 0.0
+
+    def tell(self, step: int, values: dict[str, Any], left: float) -> None:
+        now = time.perf_counter()
+        if now - self.printed >= self.every:
             self.say(progress_line(self.stage, step, self.total, values, left))
             self.printed = now
-        self.last, self.last_step, self.waited = time.perf_counter(), step, 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -133,7 +147,7 @@ class WandbMirror(Tracker):
         """The module and the run that ``open_mirror`` started."""
         self.wandb, self.run = wandb, wandb_run
 
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0) -> None:
+    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
         self._try(lambda: self.run.log(values | {"step": step}))
 
     def image(self, name: str, path: Path) -> None:
@@ -285,12 +299,15 @@ RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")
 
 
 def progress_line(stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float) -> str:
-    """One line for a person: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``."""
+    """One line for a person: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``.
+
+    ``seconds_left`` may be nan: not known.
+    """
     parts = [stage, f"{step:>{len(str(total))}}/{total}" if total else str(step)]
     parts += [show(values[name]) for name, show in SHOWN.items() if values.get(name) is not None]
     others = [name for name in values if name not in SHOWN and not name.startswith(RECORDED_ONLY)]
     parts += [f"{name} {values[name]:.4g}" for name in others if isinstance(values[name], int | float)]
-    if total:
+    if total and math.isfinite(seconds_left):
         parts.append(f"ETA {clock(seconds_left)}")
     return "  ".join(parts)
 

@@ -35,6 +35,7 @@ class Progress:
     scored: int  # of this generation
     reused: int  # of this generation: their scores were in the ledger
     saved: float  # share of this generation's images that racing spared
+    feasible: float  # share of this generation's proposals that were inside the budget before they were mended
     seconds: float  # of this generation
     most: dict[str, float]  # the largest that each cost of the front can be: the far corner of the hypervolume
     correlation: float | None = None  # of ranks, on held-out nets: the regressor that proposes; None: there is none
@@ -76,7 +77,8 @@ def search(
     _warn_ignored(cfg, race)
     inside = feasible(space, budgets.of_config(cfg, costs), costs)
     algorithm = problem.algorithm(inside, cfg, seed)
-    lowered, asked, entries, correlation = problem.objectives(cfg), list[np.ndarray](), list[Entry](), None
+    lowered, asked, told = problem.objectives(cfg), list[np.ndarray](), list[np.ndarray]()
+    entries, correlation = list[Entry](), None
     most = {name: propose.cost_range(inside, name)[1] for name in lowered or ("macs",)}
     for generation in range(1, cfg.generations + 1):
         begun = time.perf_counter()
@@ -87,16 +89,18 @@ def search(
         nets = candidates(space, genomes, generation, costs)
         if race is None or cfg.algorithm == "random":
             new = list(scored(nets, score, ledger, images))
+            told.append(np.array([entry.score.value for entry in new]))
         else:
-            new = race.run(nets, ledger, algorithm.survivors(), cfg.population, lowered)
-        algorithm.tell(values(new, lowered))
+            new, final = race.run(nets, ledger, entries, algorithm.survivors(), cfg.population, lowered)
+            told.append(final)
+        algorithm.tell(values(new, lowered), np.array([entry.score.images == images for entry in new]))
         entries += new
         if on_generation is not None:
             seconds = time.perf_counter() - begun
             progress = _progress(generation, cfg.generations, entries, new, images, seconds, most)
-            on_generation(replace(progress, correlation=correlation))
+            on_generation(replace(progress, feasible=algorithm.feasible, correlation=correlation))
         if cfg.predictor and cfg.algorithm != "random":
-            expect, correlation = _expect(space, np.concatenate(asked), entries, lowered, costs, seed)
+            expect, correlation = _expect(space, np.concatenate(asked), np.concatenate(told), lowered, costs, seed)
             algorithm.guide(expect if correlation >= cfg.predictor else None)
     return result_of(entries, lowered)
 
@@ -104,13 +108,12 @@ def search(
 def _expect(
     space: SearchSpace,
     genomes: np.ndarray,
-    entries: list[Entry],
+    scores: np.ndarray,
     lowered: Sequence[str],
     costs: budgets.Costs,
     seed: int,
 ) -> tuple[problem.Expect | None, float]:
     """What the scores so far let expect of other nets, and how well that ranks nets held out. Rank 0's view."""
-    scores = np.array([entry.score.value for entry in entries])
     model, correlation = from_main(lambda: surrogate.fit(space, genomes, scores, seed))
     if model is None:
         return None, correlation
@@ -138,7 +141,7 @@ def _progress(
 ) -> Progress:  # fmt: skip
     scored = sum(entry.seconds > 0 for entry in new)
     saved = 1 - sum(entry.score.images for entry in new) / (images * len(new)) if images else 0.0
-    return Progress(generation, generations, entries, scored, len(new) - scored, saved, seconds, most)
+    return Progress(generation, generations, entries, scored, len(new) - scored, saved, 1.0, seconds, most)
 
 
 def result_of(entries: list[Entry], objectives: Sequence[str] = ()) -> Result:

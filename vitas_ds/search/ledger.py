@@ -31,13 +31,15 @@ Key = tuple[str, int]
 class Score:
     """An accuracy in [0, 1], its standard error, and the number of search images behind it (0: does not apply).
 
-    ``counts`` are the integers it was computed from, see ``score_of``.
+    ``counts`` are the integers it was computed from, see ``score_of``; ``points`` those of each image, a digit each,
+    where a race will compare nets on the same images.
     """
 
     value: float
     stderr: float | None = None
     images: int = 0
     counts: tuple[int, int, int, int] | None = None
+    points: str | None = None
 
     def __float__(self) -> float:
         return self.value
@@ -67,8 +69,9 @@ class Entry:
         """As a line of the ledger and an item of ``pareto.json`` and ``best.json``; a latency is in seconds there."""
         score = {"score": self.score.value, "stderr": self.score.stderr, "images": self.score.images}
         counts = {"counts": list(self.score.counts)} if self.score.counts else {}
+        points = {"points": self.score.points} if self.score.points else {}
         when = {"generation": self.generation, "seconds": round(self.seconds, 6)}
-        return {"spec": self.spec.to_dict(), **self.told_costs(), **score, **counts, **when}
+        return {"spec": self.spec.to_dict(), **self.told_costs(), **score, **counts, **points, **when}
 
     def told_costs(self) -> dict[str, int | float]:
         """The costs as they are told: a latency is predicted, and in seconds."""
@@ -88,9 +91,12 @@ def entry_from_dict(line: dict[str, Any], where: str) -> Entry:
             costs["latency"] = round(line["predicted_latency"] * PICO)
         stderr = None if line["stderr"] is None else float(line["stderr"])
         counts = tuple(map(int, line["counts"])) if "counts" in line else None
-        score = Score(float(line["score"]), stderr, int(line["images"]), counts)  # type: ignore[arg-type]
+        points = line.get("points")
+        if points is not None and (len(points) != line["images"] or not points.isdecimal()):
+            raise ValueError("points must be a digit for each image")
+        score = Score(float(line["score"]), stderr, int(line["images"]), counts, points)  # type: ignore[arg-type]
         return Entry(spec, costs, score, int(line["generation"]), float(line["seconds"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: not an entry of a ledger ({type(error).__name__}: {error})") from None
 
 

@@ -26,7 +26,7 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 from pymoo.util.nds.non_dominated_sorting import find_non_dominated
 
-from vitas_ds import config
+from vitas_ds import config, genome
 from vitas_ds.search import propose
 from vitas_ds.search.feasible import Feasible
 
@@ -42,11 +42,17 @@ Expect = Callable[[np.ndarray], np.ndarray]
 class Algorithm(Protocol):
     """What proposes generations."""
 
+    @property
+    def feasible(self) -> float:
+        """Share of the last generation's proposals that were inside the budget before they were mended."""
+
     def ask(self) -> np.ndarray:
         """The next generation: canonical genomes [K, G], inside the budget and new; none when none is left."""
 
-    def tell(self, values: np.ndarray) -> None:
-        """The objectives [K, F] of the generation asked for last, each to be lowered."""
+    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
+        """The objectives [K, F] of the generation asked for last, each to be lowered; only rows that are ``whole`` may
+        survive, a race has dropped the others.
+        """
 
     def survivors(self) -> np.ndarray:
         """[P, F] the objectives that the next generation competes with."""
@@ -66,13 +72,14 @@ class RandomSearch:
     def __init__(self, inside: Feasible, population: int, seed: int) -> None:
         self.inside, self.population, self.rng = inside, population, np.random.default_rng(seed)
         self.seen: set[bytes] = set()
+        self.feasible = 1.0
 
     def ask(self) -> np.ndarray:
         genomes = propose.fresh(self.inside, self.population, self.rng, self.seen)
         self.seen.update(map(propose.key, genomes))
         return genomes
 
-    def tell(self, values: np.ndarray) -> None:
+    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
         pass
 
     def survivors(self) -> np.ndarray:
@@ -98,16 +105,22 @@ class Evolution:
         self.algorithm.setup(self.problem, seed=seed, termination=NoTermination())
         self.asked = Population.empty()
 
+    @property
+    def feasible(self) -> float:
+        return self.problem.unmended / max(self.problem.proposed, 1)
+
     def ask(self) -> np.ndarray:
+        self.problem.proposed = self.problem.unmended = 0
         asked = self.algorithm.ask()
         self.asked = Population.empty() if asked is None else asked
         genomes = np.array([one.X for one in self.asked], np.int64).reshape(-1, self.problem.n_var)
         self.problem.seen.update(map(propose.key, genomes))
         return genomes
 
-    def tell(self, values: np.ndarray) -> None:
-        Evaluator().eval(StaticProblem(self.problem, F=values), self.asked)
-        self.algorithm.tell(infills=self.asked)
+    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
+        told = self.asked[whole]
+        Evaluator().eval(StaticProblem(self.problem, F=values[whole]), told)
+        self.algorithm.tell(infills=told)
 
     def survivors(self) -> np.ndarray:
         pop = self.algorithm.pop if self.algorithm.is_initialized else ()
@@ -131,6 +144,7 @@ class GenomeProblem(Problem):
         self.inside = inside
         self.seen: set[bytes] = set()  # every genome asked for so far
         self.expect: Expect | None = None
+        self.proposed, self.unmended = 0, 0  # of this generation, repeats included
 
 
 def sample(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
@@ -142,7 +156,11 @@ class MendGenomes(Repair):
     """Round, put into canonical form, bring inside the budget."""
 
     def _do(self, problem: GenomeProblem, X: np.ndarray, random_state: np.random.Generator, **_: Any) -> np.ndarray:
-        return propose.repair(problem.inside, np.around(X).astype(np.int64), random_state)
+        proposed = genome.canonical(problem.inside.space, np.around(X).astype(np.int64))
+        mended = propose.repair(problem.inside, proposed, random_state)
+        problem.proposed += len(proposed)
+        problem.unmended += int((mended == proposed).all(1).sum())
+        return mended
 
 
 class OnlyNew(DuplicateElimination):

@@ -45,6 +45,7 @@ class Scorer:
     side_rule: str = "accuracy_mean"  # search.side_rule
     ranks_per_candidate: int = 1
     autocast: torch.dtype | None = None
+    keep_points: bool = False  # a score says what each image earned
 
     def __post_init__(self) -> None:
         if not len(self.order):
@@ -67,30 +68,36 @@ class Scorer:
         group, member = divmod(self.ranks.rank, self._members)
         groups = self.ranks.world_size // self._members
         for first in range(0, len(specs), groups):
-            counts = torch.zeros(groups + 1, 4, dtype=torch.int64, device=self.ranks.device)
+            counts = torch.zeros(groups + 1, self.images + 1, dtype=torch.int64, device=self.ranks.device)
             if first + group < len(specs):
                 watchdog.at(f"scoring net {first + group + 1} of {len(specs)}")
                 counts[group] = self.count(specs[first + group], member)
             counts[groups] = stopping.asked()
             watchdog.at(watchdog.WAITING)
-            *rows, stop = all_sum(counts).tolist()
+            *rows, stop = all_sum(counts).cpu().numpy()
             for row in rows[: len(specs) - first]:
-                yield score_of(*row)
+                yield self._score(row[:-1], int(row[-1]))
             if stop[0]:
                 raise Preempted("stopped; what was scored is in the ledger, start it again to go on")
 
     def count(self, spec: SubnetSpec, member: int = 0) -> Tensor:
-        """int64 [4] over this member's batches: points, squared points, images, most points possible."""
+        """int64 [n + 1]: the points of each image of this member's batches, then the most points possible."""
         self.supernet.eval()
-        total = torch.zeros(4, dtype=torch.int64, device=self.ranks.device)
+        total = torch.zeros(self.images + 1, dtype=torch.int64, device=self.ranks.device)
         with torch.inference_mode(), self._precision():
-            for first in range(member * self.batch_size, len(self.order), self._members * self.batch_size):
+            for first in range(member * self.batch_size, self.images, self._members * self.batch_size):
                 watchdog.at()
                 ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
                 images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
                 labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)
-                total += _count(self.supernet(images, spec), labels, self.side_rule)
+                right_SB = _right(self.supernet(images, spec), labels, self.side_rule)
+                total[first : first + len(ids)] = right_SB.sum(0)
+                total[-1] += right_SB.numel()
         return total
+
+    def _score(self, points: np.ndarray, chances: int) -> Score:
+        score = score_of(int(points.sum()), int((points**2).sum()), len(points), chances)
+        return replace(score, points="".join(map(str, points.tolist()))) if self.keep_points else score
 
     def _precision(self) -> torch.autocast | nullcontext:
         if self.autocast is None:
@@ -98,14 +105,11 @@ class Scorer:
         return torch.autocast(self.ranks.device.type, self.autocast)
 
 
-def _count(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
-    """Points of a batch [S, B, C]: an image has one for each side that is right (accuracy_mean), or one in all."""
+def _right(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
+    """[S, B] bool: whether each side (accuracy_mean), or their sum (logit_sum: S = 1), of [S, B, C] is right."""
     if side_rule == "logit_sum":
         logits = logits.sum(0, keepdim=True)
-    right_SB = (logits.argmax(-1) == labels) & logits.isfinite().all(-1)  # no number, no right answer
-    points = right_SB.sum(0)
-    size = torch.tensor([points.numel(), right_SB.numel()], device=points.device)
-    return torch.cat([torch.stack([points.sum(), points.square().sum()]), size])
+    return (logits.argmax(-1) == labels) & logits.isfinite().all(-1)  # no number, no right answer
 
 
 def looks(scorer: Scorer) -> list[tuple[int, ScoreFunction]]:
@@ -114,7 +118,7 @@ def looks(scorer: Scorer) -> list[tuple[int, ScoreFunction]]:
     The batches stay the same, and with them the counts.
     """
     cuts = [0, *race.ends(scorer.images, scorer.batch_size)]
-    return [(b - a, replace(scorer, order=scorer.order[a:b])) for a, b in pairwise(cuts)]
+    return [(b - a, replace(scorer, order=scorer.order[a:b], keep_points=True)) for a, b in pairwise(cuts)]
 
 
 def balanced_order(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def open_session(
         order = balanced_order(images.labels, count, config.run.seed)
         return Scorer(
             supernet.to(ranks.device), pixels, torch.from_numpy(images.labels), prepare, order, ranks,
-            config.data.eval_batch_size, cfg.side_rule, cfg.ranks_per_candidate,
+            min(config.data.eval_batch_size, -(-len(order) // race.LOOKS)), cfg.side_rule, cfg.ranks_per_candidate,
             autocast=None if precision == "fp32" else DTYPES[precision],
         )  # fmt: skip
 
@@ -98,11 +98,14 @@ def open_session(
 def run_search(s: Session) -> dict[str, Any]:
     """Search, confirm, score the best again, score the baselines, write it all; returns the headline numbers."""
     config, cfg, seed = s.config, s.config.search, s.config.run.seed
-    watch = Watch(s.tracker, config.space, cfg, s.folder.search / "figures" if s.ranks.is_main else None)
+    pictures = s.folder.search / "figures" if s.ranks.is_main else None
+    watch = Watch(s.tracker, config.space, cfg, s.used.images, pictures)
     s.tracker.say(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
                   f"{s.used.images} search images")  # fmt: skip
-    found = search(config.space, cfg, s.used, s.ledger, seed, watch.tell, s.used.images, s.race, s.costs)
-    watch.table(found.entries)
+    racing = s.race and replace(s.race, parts=[(n, watch.timed(score, n)) for n, score in s.race.parts])
+    scorer = watch.timed(s.used, s.used.images)
+    found = search(config.space, cfg, scorer, s.ledger, seed, watch.tell, s.used.images, racing, s.costs)
+    watch.finish()
     confirmed = _confirmed(s, found)
     top = rescore(ranked(confirmed.result.entries)[: cfg.top_k], s.full, s.ledger, s.full.images)
     if cfg.baselines:

@@ -1,46 +1,58 @@
 """Racing against full scoring: the same survivors, the same full scores, fewer images."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from test_evolution import BUDGET, SMALL, Killed, likeness, noise
 from test_scoring import SPECS, scorer
 
 from vitas_ds.config import Search
+from vitas_ds.search import problem
 from vitas_ds.search.candidates import candidates
-from vitas_ds.search.evolution import ranked, search
+from vitas_ds.search.evolution import ranked, search, values
 from vitas_ds.search.feasible import feasible
 from vitas_ds.search.ledger import in_memory, open_ledger, score_of
 from vitas_ds.search.propose import fresh
-from vitas_ds.search.race import Race, ends, interval, quantile
+from vitas_ds.search.race import Race, ends
 from vitas_ds.search.scoring import looks
 
 IMAGES, BATCH = 2000, 50
 CFG = Search(population=20, generations=12, macs=BUDGET, images=IMAGES)
 
 
-def answers(spec, skill=lambda spec: 0.2 + 0.6 * likeness(spec)) -> np.ndarray:
-    """Points of both sides on each image: a fixed random draw of the net's skill."""
+EASE = np.random.default_rng(7).normal(0, 0.3, IMAGES)  # of each image, for all nets alike
+
+
+def answers(spec, alike=True) -> np.ndarray:
+    """Points of both sides on each image: a fixed random draw of the net's skill and, where ``alike``, its ease."""
     rng = np.random.default_rng(int(noise(spec, 2**40)))
-    return (rng.random((2, IMAGES)) < skill(spec)).sum(0)
+    return (rng.random((2, IMAGES)) < 0.2 + 0.6 * likeness(spec) + alike * EASE).sum(0)
 
 
-def points_on(first: int, last: int):
+def points_on(first: int, last: int, alike=True):
     """Scores of nets on some of the images."""
 
     def score(specs):
         for spec in specs:
-            points = answers(spec)[first:last]
-            yield score_of(int(points.sum()), int((points**2).sum()), last - first, 2 * (last - first))
+            points = answers(spec, alike)[first:last]
+            counts = int(points.sum()), int((points**2).sum()), last - first, 2 * (last - first)
+            yield replace(score_of(*counts), points="".join(map(str, points)))
 
     return score
 
 
-def rules(confidence: float = 0.95, looks=None, wrap=lambda score: score) -> Race:
+def whole(specs, alike=True):
+    """Scores of nets on all images, as a search without a race has them."""
+    return (replace(score, points=None) for score in points_on(0, IMAGES, alike)(specs))
+
+
+def rules(confidence: float = 0.95, looks=None, wrap=lambda score: score, alike=True) -> Race:
     cuts = [0, *ends(IMAGES, BATCH)]
-    parts = [(b - a, wrap(points_on(a, b))) for a, b in pairwise(cuts)]
+    parts = [(b - a, wrap(points_on(a, b, alike))) for a, b in pairwise(cuts)]
     return Race(parts, confidence, in_memory() if looks is None else looks)
 
 
@@ -54,8 +66,8 @@ def test_the_looks_are_whole_batches_up_to_all_images():
 @pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
 def test_a_race_that_is_sure_changes_nothing_but_the_cost(algorithm):
     cfg, told = CFG.model_copy(update={"algorithm": algorithm}), []
-    off = search(SMALL, cfg, points_on(0, IMAGES), in_memory(), 0, images=IMAGES)
-    on = search(SMALL, cfg, None, in_memory(), 0, told.append, IMAGES, rules(0.9999))
+    off = search(SMALL, cfg, whole, in_memory(), 0, images=IMAGES)
+    on = search(SMALL, cfg, None, in_memory(), 0, told.append, IMAGES, rules(0.999))
     assert [e.spec for e in on.entries] == [e.spec for e in off.entries]
     assert on.best.spec == off.best.spec and on.best.score == off.best.score
     if algorithm == "nsga2":
@@ -64,48 +76,48 @@ def test_a_race_that_is_sure_changes_nothing_but_the_cost(algorithm):
     assert all(full[e.spec] == e.score for e in on.entries if e.score.images == IMAGES)
     assert told[0].saved == 0  # all of the first generation survive
     saved = 1 - np.mean([e.score.images for e in on.entries]) / IMAGES
-    assert np.mean([p.saved for p in told]) == pytest.approx(saved) and saved > 0.01
+    assert np.mean([p.saved for p in told]) == pytest.approx(saved) and saved > 0.05
 
 
 def test_a_race_at_95_percent_finds_as_good_a_net_with_fewer_images():
     for seed in range(4):
-        off = search(SMALL, CFG, points_on(0, IMAGES), in_memory(), seed, images=IMAGES).best.score
+        off = search(SMALL, CFG, whole, in_memory(), seed, images=IMAGES).best.score
         on = search(SMALL, CFG, None, in_memory(), seed, None, IMAGES, rules(0.95))
         assert on.best.score.value > off.value - 2 * off.stderr
-        assert np.mean([e.score.images for e in on.entries]) < 0.9 * IMAGES
+        assert np.mean([e.score.images for e in on.entries]) < 0.85 * IMAGES
 
 
-def test_survivors_are_lost_no_more_often_than_stated():
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("objectives", [(), ("macs",)])
+def test_survivors_are_lost_no_more_often_than_stated(alike, objectives):
     """Single generations of close nets against close rivals, at a confidence that may fail."""
-    rng, runs, lost, would, dropped = np.random.default_rng(0), 60, 0, 0, 0
-    nets = candidates(SMALL, fresh(feasible(SMALL, {}), 20 * runs, rng), 1)
+    rng, runs, lost, would, dropped = np.random.default_rng(0), 30, 0, 0, 0
+    nets = candidates(SMALL, fresh(feasible(SMALL, {}), 40 * runs, rng), 1)
     for run in range(runs):
-        some = nets[20 * run : 20 * run + 20]
-        full = {spec: next(points_on(0, IMAGES)([spec])).value for spec, _, _ in some}
-        rivals = -rng.choice(list(full.values()), (20, 1)) - rng.normal(0, 0.01, (20, 1))
-        entries = rules(0.7).run(some, in_memory(), rivals, 20, ())
-        worst = np.sort(np.concatenate([rivals[:, 0], [-s for s in full.values()]]))[19]
-        survive = [-full[e.spec] <= worst for e in entries]
-        gone = [e.score.images < IMAGES for e in entries]
-        would, dropped = would + sum(survive), dropped + sum(gone)
-        lost += sum(s and g for s, g in zip(survive, gone, strict=True))
-    assert would > 200 and dropped > 200
+        race, some, others = rules(0.7, alike=alike), nets[40 * run :][:20], nets[40 * run + 20 :][:20]
+        past, _ = race.run(others, in_memory(), [], np.zeros((0, 1 + len(objectives))), 20, objectives)
+        entries, _ = race.run(some, in_memory(), past, values(past, objectives), 20, objectives)
+        full = [replace(e, score=next(whole([e.spec], alike))) for e in [*past, *entries]]
+        fronts = NonDominatedSorting().do(values(full, objectives), n_stop_if_ranked=20)
+        survive = np.isin(np.arange(40), np.concatenate(fronts))[20:]
+        gone = np.array([e.score.images < IMAGES for e in entries])
+        would, dropped, lost = would + survive.sum(), dropped + gone.sum(), lost + (survive & gone).sum()
+    assert would > 200 and dropped > 100
     assert 0 < lost <= 0.3 * would
 
 
-@pytest.mark.parametrize("skill", [0.0, 0.02, 0.4, 0.99])
-def test_the_interval_holds_the_final_score(skill):
-    rng, z = np.random.default_rng(1), quantile(0.9, 1)
-    above, below = 0, 0
-    for _ in range(300):
-        points = (rng.random((2, 400)) < skill).sum(0)
-        early = points[:100]
-        low, high = interval(score_of(int(early.sum()), int((early**2).sum()), 100, 200), 400, z)
-        above += low <= points.sum() / 800
-        below += points.sum() / 800 <= high
-    assert min(above, below) >= 0.88 * 300
-    done = score_of(int(points.sum()), int((points**2).sum()), 400, 800)
-    assert interval(done, 400, z) == (done.value, done.value)
+def test_what_is_dropped_cannot_survive():
+    """Though its score on the images that it has seen is higher than those of all survivors."""
+    cfg = Search(population=4, generations=2, macs=BUDGET)
+    algorithm = problem.algorithm(feasible(SMALL, {"macs": BUDGET}), cfg, 0)
+    algorithm.ask()
+    algorithm.tell(-np.array([[0.5], [0.6], [0.7], [0.8]]), np.ones(4, bool))
+    algorithm.ask()
+    algorithm.tell(-np.array([[0.99], [0.55], [0.99], [0.1]]), np.array([False, True, False, True]))
+    assert sorted(-algorithm.survivors()[:, 0]) == [0.55, 0.6, 0.7, 0.8]
+    algorithm.ask()
+    algorithm.tell(-np.full((4, 1), 0.99), np.zeros(4, bool))
+    assert sorted(-algorithm.survivors()[:, 0]) == [0.55, 0.6, 0.7, 0.8]
 
 
 def test_the_looks_of_a_scorer_add_up_to_its_score():
@@ -113,8 +125,8 @@ def test_the_looks_of_a_scorer_add_up_to_its_score():
     use = scorer()
     race = Race(looks(use), 0.9, in_memory())
     nets = [(spec, {"macs": i, "vitas_flops": i, "params": i}, 1) for i, spec in enumerate(SPECS)]
-    entries = race.run(nets, in_memory(), np.zeros((0, 1)), len(nets), ())
-    assert [e.score for e in entries] == list(use(SPECS))
+    entries, expected = race.run(nets, in_memory(), [], np.zeros((0, 1)), len(nets), ())
+    assert [e.score for e in entries] == list(use(SPECS)) and expected.tolist() == [e.score.value for e in entries]
     assert [images for images, _ in race.parts] == [16, 16, 16, 42] and race.images == 90
 
 
@@ -128,7 +140,7 @@ def test_with_real_scores_racing_keeps_the_best():
 
 
 def test_a_killed_race_ends_as_an_unbroken_one(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken, broken = tmp_path / "whole", tmp_path / "broken"
     done = []
 
     def wrap(end):
@@ -149,7 +161,7 @@ def test_a_killed_race_ends_as_an_unbroken_one(tmp_path):
         cfg = CFG.model_copy(update={"generations": 5})
         return search(SMALL, cfg, None, open_ledger(folder / "ledger.jsonl", {}), 3, images=IMAGES, race=race)
 
-    first = run(whole, 10**6)
+    first = run(unbroken, 10**6)
     total = len(done)
     for end in (0, 5, 81, 150, 10**6):
         try:
@@ -165,12 +177,12 @@ def test_a_killed_race_ends_as_an_unbroken_one(tmp_path):
         return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.open()]
 
     for name in ("races.jsonl", "ledger.jsonl"):
-        assert lines(broken / name) == lines(whole / name)
+        assert lines(broken / name) == lines(unbroken / name)
     assert [e.spec for e in second.pareto] == [e.spec for e in first.pareto]
 
 
 def test_borrowed_scores_are_not_raced(tmp_path):
-    search(SMALL, CFG, points_on(0, IMAGES), open_ledger(tmp_path / "a.jsonl", {}), 0, images=IMAGES)
+    search(SMALL, CFG, whole, open_ledger(tmp_path / "a.jsonl", {}), 0, images=IMAGES)
 
     def never(score):
         def refuse(specs):
@@ -186,5 +198,5 @@ def test_borrowed_scores_are_not_raced(tmp_path):
 def test_random_search_is_not_raced():
     cfg = CFG.model_copy(update={"algorithm": "random", "generations": 1})
     with pytest.warns(UserWarning, match=r"search.racing is ignored"):
-        result = search(SMALL, cfg, points_on(0, IMAGES), in_memory(), 0, images=IMAGES, race=rules())
+        result = search(SMALL, cfg, whole, in_memory(), 0, images=IMAGES, race=rules())
     assert all(e.score.images == IMAGES for e in result.entries)

@@ -85,13 +85,27 @@ def test_any_rank_count_and_any_way_of_sharing_give_the_same_scores():
     """Each rank alone gives what it would add to the sum over ranks."""
     expected = list(scorer()(SPECS))
     for world, members in [(2, 1), (2, 2), (3, 1), (4, 2), (8, 0)]:
-        totals = torch.zeros(len(SPECS), 4, dtype=torch.int64)
+        totals = torch.zeros(len(SPECS), 91, dtype=torch.int64)
         for rank in range(world):
             use = scorer(0, rank, world, ranks_per_candidate=members)
             group, member = divmod(rank, members or world)
             for i in range(group, len(SPECS), world // (members or world)):
                 totals[i] += use.count(SPECS[i], member)
-        assert [score_of(*row) for row in totals.tolist()] == expected
+        points, chances = totals[:, :-1], totals[:, -1]
+        counts = torch.stack([points.sum(1), (points**2).sum(1), torch.full_like(chances, 90), chances], 1)
+        assert [score_of(*row) for row in counts.tolist()] == expected
+
+
+def test_points_are_kept_image_by_image():
+    """In the order of the images, as many as each side has right; the counts are their sums."""
+    use = scorer()
+    told = list(replace(use, keep_points=True)(SPECS))
+    assert [replace(score, points=None) for score in told] == list(use(SPECS))
+    for spec, score in zip(SPECS, told, strict=True):
+        with torch.inference_mode():
+            logits = use.supernet(use.prepare(use.pixels[use.order]), spec)
+        right = (logits.argmax(-1) == use.labels[use.order]).sum(0)
+        assert [int(c) for c in score.points] == right.tolist()
 
 
 def test_ranks_that_cannot_be_grouped_are_told():
