@@ -12,6 +12,7 @@ from vitas_ds.ds_config import ds_config
 from vitas_ds.errors import UserError
 from vitas_ds.published import find_spec
 from vitas_ds.search import budget
+from vitas_ds.search.choice import parse
 from vitas_ds.search.feasible import feasible
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -39,9 +40,11 @@ def check(config: Config, stage: str, ranks: int) -> None:
         raise UserError(f"data.resize: {config.data.resize} is below space.image_size={size}; {size} or above")
     if stage in ("train-supernet", "search", "config"):
         feasible(config.space, budget.of_config(config.search))
+        _check_search(config, ranks if stage == "search" else None)
         _warn_ignored(config)
-    if stage in ("train-supernet", "search", "config") and not config.retrain.spec.startswith("search:"):
-        find_spec(config.retrain.spec)  # found missing only after the search, it would have cost days
+    if stage in ("train-supernet", "search", "config"):  # found missing only after the search, it would have cost days
+        choice = config.retrain.spec
+        parse(choice) if choice.startswith("search:") else find_spec(choice)
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
 
@@ -58,6 +61,22 @@ def _check_training(training: Training, section: str, ranks: int) -> None:
             f"{section}.batch_size: {training.batch_size} is not a multiple of {ranks} ranks x "
             f"{section}.accumulate={training.accumulate}"
         )
+
+
+def _check_search(config: Config, ranks: int | None) -> None:
+    """What the search would refuse after the supernet's training. ``ranks``: of the search; None: it is not now."""
+    search, held_out = config.search, config.data.search_per_class * config.space.num_classes
+    if search.images > held_out:
+        raise UserError(
+            f"search.images: {search.images} is above the {held_out} search images held out, "
+            f"data.search_per_class={config.data.search_per_class} of {config.space.num_classes} classes"
+        )
+    if ranks is None:
+        return
+    if search.ranks_per_candidate and ranks % search.ranks_per_candidate:
+        raise UserError(f"search.ranks_per_candidate: {search.ranks_per_candidate} does not divide the {ranks} ranks")
+    if search.reuse and not Path(search.reuse).is_file():
+        raise UserError(f"search.reuse: {search.reuse}: no such ledger")
 
 
 def _check_folders(config: Config, stage: str) -> None:
@@ -97,5 +116,8 @@ def _warn_ignored(config: Config) -> None:
         warnings.warn("supernet.random_nets is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
     if supernet.complementary and supernet.rule == "sandwich" and not supernet.random_nets:
         warnings.warn("supernet.complementary is ignored: supernet.random_nets is 0", stacklevel=2)
-    if config.search.objectives and config.search.algorithm != "nsga2":
+    search = config.search
+    if search.objectives and search.algorithm != "nsga2":
         warnings.warn("search.objectives is ignored: search.algorithm is not nsga2", stacklevel=2)
+    if search.side_rule != "accuracy_mean" and supernet.sharing != "bilateral":
+        warnings.warn("search.side_rule is ignored: supernet.sharing has one side", stacklevel=2)

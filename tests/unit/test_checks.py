@@ -70,3 +70,29 @@ def test_classes_of_shards_are_counted_and_compared(tmp_path: Path) -> None:
     make_shard(train, [0, 99999999999])
     with pytest.raises(UserError, match=r"1.cls: b'99999999999' is not a label; a number from 0 to 999999"):
         read_folder(train)
+
+
+@pytest.mark.parametrize("stage", ["config", "train-supernet", "search"])
+@pytest.mark.parametrize("choice", ["search:nothing", "search:pareto", "search:macs<1.3.1G", "search:best[-1]"])
+def test_a_net_to_retrain_that_no_search_can_name(stage: str, choice: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^retrain\.spec: .*(names no net|is not a number)"):
+        checks.check(recipe(f"retrain.spec={choice}"), stage, 1)
+    for good in ("search:best", "search:best[2]", "search:pareto[0]", "search:macs<1.3G", "search:latency<=5m"):
+        checks.check(recipe(f"retrain.spec={good}"), "config", 1)
+
+
+@pytest.mark.parametrize("stage", ["config", "train-supernet"])
+def test_what_the_search_would_refuse_after_the_training(stage: str) -> None:
+    held_out = recipe().data.search_per_class * 10
+    with pytest.raises(UserError, match=rf"search\.images: {held_out + 1} is above the {held_out} search images"):
+        checks.check(recipe(f"search.images={held_out + 1}"), stage, 1)
+
+
+def test_ranks_and_ledgers_that_do_not_serve() -> None:
+    with pytest.raises(UserError, match=r"search\.ranks_per_candidate: 3 does not divide the 4 ranks"):
+        checks.check(recipe("search.ranks_per_candidate=3"), "search", 4)
+    with pytest.raises(UserError, match=r"search\.reuse: /nowhere: no such ledger"):
+        checks.check(recipe("search.reuse=/nowhere"), "search", 4)
+    checks.check(
+        recipe("search.ranks_per_candidate=3", "search.reuse=/nowhere"), "config", 4
+    )  # it may be searched with other ranks

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import operator
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
 from vitas_ds.run_dir import write_json
-from vitas_ds.search.budget import COSTS, PICO, amount
+from vitas_ds.search.budget import amount
+from vitas_ds.search.choice import Bound, parse
 from vitas_ds.search.evolution import Result
 from vitas_ds.search.ledger import Entry, name_of, read_entries
 from vitas_ds.spec import SubnetSpec, spec_from_dict
-
-ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
 
 
 def write_results(
@@ -62,13 +60,10 @@ def select(folder: Path, choice: str) -> SubnetSpec:
     Raises:
         UserError: the search has no results yet, the choice is none of these, or nothing fits it.
     """
-    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", choice)
-    listed = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", choice)
-    if bound:
-        return _within(folder, choice, *bound.groups())
-    if not listed or choice == "search:pareto":
-        raise UserError(f"retrain.spec: {choice!r} names no net; {ALLOWED}")
-    name, index = listed[1], int(listed[2]) if listed[2] else 1
+    wanted = parse(choice)
+    if isinstance(wanted, Bound):
+        return _within(folder, choice, wanted)
+    name, index = wanted.list, wanted.index
     path = folder / f"{name}.json"
     data = _read(path)
     rows, first = (data["top"], 1) if name == "best" else (data, 0)
@@ -78,21 +73,17 @@ def select(folder: Path, choice: str) -> SubnetSpec:
     return spec_from_dict(rows[index - first]["spec"], f"{path}: {choice}")
 
 
-def _within(folder: Path, choice: str, name: str, sign: str, number: str, unit: str) -> SubnetSpec:
+def _within(folder: Path, choice: str, bound: Bound) -> SubnetSpec:
     """The best of the nets that the search scored on its own number of images and that cost less than the bound."""
-    try:
-        limit = float(number) * {"": 1, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}[unit]
-    except ValueError:
-        raise UserError(f"retrain.spec: {choice}: {number} is not a number") from None
+    name = bound.cost
     best = _read(folder / "best.json")
     gone = [row["spec"] for row in best.get("dropped", ())]
     entries = [e for e in read_entries(folder / "ledger.jsonl") if e.score.images == best["searched_on"]]
     entries = [e for e in entries if name in e.costs and e.spec.to_dict() not in gone]
     if not entries:
         raise UserError(f"retrain.spec: {choice}: the search has no {name} of its candidates")
-    limit *= PICO if name == "latency" else 1
-    compare: Callable[[Any, Any], bool] = operator.lt if sign == "<" else operator.le
-    fits = [entry for entry in entries if compare(entry.costs[name], limit)]
+    compare: Callable[[Any, Any], bool] = operator.le if bound.included else operator.lt
+    fits = [entry for entry in entries if compare(entry.costs[name], bound.limit)]
     if not fits:
         least = amount(name, min(entry.costs[name] for entry in entries))
         raise UserError(f"retrain.spec: {choice}: no candidate of the search fits; the least {name} is {least}")
