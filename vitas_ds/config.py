@@ -124,7 +124,7 @@ class Training(Section):
     save_minutes: float = Field(30, gt=0, description="minutes between checkpoints, whichever comes first")
     keep: int = Field(2, gt=0, description="newest checkpoints kept")
     keep_every: int = Field(0, ge=0, description="those of every n-th step stay for good (n a multiple of save_every)")
-    keep_best: bool = Field(True, description="so does that of the lowest loss (mean of about save_every steps)")
+    keep_best: bool = Field(True, description="the one of the lowest loss (mean of about save_every steps) stays too")
     init_from: str | None = Field(
         None, description="checkpoint that a new run goes on from, optimizer and step as well"
     )
