@@ -28,16 +28,16 @@ STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 
 
 def table(ranks: Ranks) -> list[dict[str, Any]]:
-    """Stage x clipping x accumulation, several nets a step, averaged weights, bf16."""
+    """Stage x precision x clipping x accumulation; and in each stage several nets a step, averaged weights."""
     cases = [
-        Case(zero, clip=clip, accumulate=accumulate)
-        for zero, clip, accumulate in itertools.product(STAGES, (0.0, 1.0), (1, 2))
+        Case(zero, precision, clip=clip, accumulate=accumulate)
+        for zero, precision, clip, accumulate in itertools.product(STAGES, ("fp32", "bf16"), (0.0, 1.0), (1, 2))
     ]
     for zero in STAGES:
         cases.append(Case(zero, clip=1.0, nets=2, ema=0.9))
         cases.append(Case(zero, clip=1.0, nets=2, joint=True, accumulate=2))
         cases.append(Case(zero, clip=1.0, nets=2, forwards_first=True, accumulate=2))
-        cases.append(Case(zero, "bf16", clip=1.0))
+        cases.append(Case(zero, "bf16", clip=1.0, nets=2, forwards_first=True, ema=0.9))
     return [_row(case, ranks) for case in cases]
 
 
