@@ -8,6 +8,9 @@ width, depth. Each gene is an index into the space's choices.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
 from vitas_ds.errors import UserError
@@ -40,10 +43,20 @@ def columns(space: SearchSpace, genomes: np.ndarray) -> Columns:
 
 def decode(space: SearchSpace, genome: np.ndarray) -> SubnetSpec:
     """The spec of one genome [G], identity positions kept where they are."""
-    table = columns(space, np.asarray(genome)[None])
-    rows = zip(table.heads[0].tolist(), table.qkv[0].tolist(), table.mlp[0].tolist(), strict=True)
-    layers = tuple(LayerSpec(*row) if row[0] else None for row in rows)
-    return SubnetSpec(space.image_size, int(table.patch[0]), int(table.embed[0]), space.num_classes, layers)
+    return decode_all(space, np.asarray(genome)[None])[0]
+
+
+def decode_all(space: SearchSpace, genomes: np.ndarray) -> list[SubnetSpec]:
+    """The specs of some genomes [K, G]. Layers that are alike are one object."""
+    genomes = np.asarray(genomes)
+    if space.layout == "cell":
+        layers = np.repeat(space.layer_choices[tuple(genomes[:, 2:5].T)][:, None], space.depth, 1)
+        layers[np.arange(space.depth) >= genomes[:, 5:6] + space.fewest_layers] = None
+    else:
+        layers = space.layer_choices[tuple(np.moveaxis(_layers(space, genomes), 2, 0))]
+    stems = zip(genomes[:, 0].tolist(), genomes[:, 1].tolist(), layers.tolist(), strict=True)
+    size, classes, patches, embeds = space.image_size, space.num_classes, space.patch_sizes, space.embed_widths
+    return [SubnetSpec(size, patches[p], embeds[e], classes, tuple(rows)) for p, e, rows in stems]
 
 
 def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
@@ -52,34 +65,43 @@ def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
     Raises:
         UserError: the spec is not a net of this space; the line names the field and what is allowed.
     """
+    return np.array(_genes(space, spec))
 
-    def index(field: str, value: float | None, allowed: tuple[float | None, ...]) -> int:
+
+def _genes(space: SearchSpace, spec: SubnetSpec) -> list[int]:
+    def index(field: str, value: float | None, allowed: Sequence[float | None]) -> int:
         if value not in allowed:
             raise UserError(f"the spec does not fit the space: {field} {value} is not one of {list(allowed)}")
         return allowed.index(value)
 
     index("image_size", spec.image_size, (space.image_size,))
     index("num_classes", spec.num_classes, (space.num_classes,))
-    index("depth", spec.depth, tuple(range(space.fewest_layers, space.depth + 1)))
+    index("depth", spec.depth, range(space.fewest_layers, space.depth + 1))
     genome = [index("patch_size", spec.patch_size, space.patch_sizes)]
     genome.append(index("embed_dim", spec.embed_dim, space.embed_widths))
     positions = spec.layers if len(spec.layers) <= space.depth else spec.active
     rows = []
     for i, layer in enumerate(positions):
-        if layer is None:
-            rows.append((len(space.num_heads), 0, 0))
+        if (known := space.layer_genes.get(layer)) is not None:
+            rows.append(known)
             continue
+        assert layer is not None
         index(f"layers[{i}].softmax_scale", layer.softmax_scale, (None,))
-        head = index(f"layers[{i}].num_heads", layer.num_heads, space.num_heads)
-        qkv = index(f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths)
-        rows.append((head, qkv, index(f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths)))
+        index(f"layers[{i}].num_heads", layer.num_heads, space.num_heads)
+        index(f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths)
+        index(f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths)
     if space.layout == "cell":
-        return np.array([*genome, *_only_cell(rows, len(space.num_heads)), spec.depth - space.fewest_layers])
+        return [*genome, *_only_cell(rows, len(space.num_heads)), spec.depth - space.fewest_layers]
     rows += [(len(space.num_heads), 0, 0)] * (space.depth - len(rows))
-    return np.array(genome + [gene for row in rows for gene in row])
+    return [*genome, *itertools.chain.from_iterable(rows)]
 
 
-def _only_cell(rows: list[tuple[int, int, int]], identity: int) -> tuple[int, int, int]:
+def encode_all(space: SearchSpace, specs: Sequence[SubnetSpec]) -> np.ndarray:
+    """The genomes [K, G] of some specs, as ``encode`` gives them. Raises ``UserError`` as it does."""
+    return np.array([_genes(space, spec) for spec in specs]).reshape(-1, len(space.gene_sizes))
+
+
+def _only_cell(rows: list[tuple[int, ...]], identity: int) -> tuple[int, ...]:
     """The one layer that all positions repeat, or a ``UserError``."""
     cells = {row for row in rows if row[0] != identity}
     if len(cells) != 1:

@@ -8,6 +8,7 @@ are priced: the widths of every position of every net, as arrays.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.spec import LayerSpec, SubnetSpec
 
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
@@ -130,3 +131,21 @@ class SearchSpace(BaseModel):
             return np.array(first + layer + [self.depth - self.fewest_layers + 1])
         layer[0] += self.identity
         return np.array(first + layer * self.depth)
+
+    @cached_property
+    def layer_choices(self) -> np.ndarray:
+        """Objects [heads + 1, qkv, mlp]: the layer of each choice; None, the identity, at the last head index."""
+        table = np.full((len(self.num_heads) + 1, len(self.qkv_widths), len(self.mlp_widths)), None)
+        for layer, index in self.layer_genes.items():
+            table[index] = layer
+        return table
+
+    @cached_property
+    def layer_genes(self) -> dict[LayerSpec | None, tuple[int, ...]]:
+        """The indices of each layer in ``layer_choices``; identity has the first of its own."""
+        widths = (self.num_heads, self.qkv_widths, self.mlp_widths)
+        genes: dict[LayerSpec | None, tuple[int, ...]] = {None: (len(self.num_heads), 0, 0)}
+        choices = (list(enumerate(some)) for some in widths)
+        for (head, heads), (qkv, qkv_dim), (mlp, mlp_dim) in itertools.product(*choices):
+            genes[LayerSpec(heads, qkv_dim, mlp_dim)] = head, qkv, mlp
+        return genes

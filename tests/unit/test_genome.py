@@ -155,3 +155,26 @@ def test_a_spec_that_does_not_fit_is_one_line(spec, says):
     with pytest.raises(UserError) as error:
         genome.encode(SearchSpace(), spec)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@SEEN
+@given(st.data())
+def test_many_genomes_decode_and_encode_as_counted_by_hand(data):
+    space = data.draw(spaces())
+    rows = data.draw(genomes(space, 4))
+    specs = genome.decode_all(space, rows)
+    for spec, row in zip(specs, rows.tolist(), strict=True):
+        stem, cells = row[:2], row[2:]
+        depth = cells[3] + space.fewest_layers if space.layout == "cell" else space.depth
+        triples = [cells[:3]] * depth if space.layout == "cell" else np.reshape(cells, (-1, 3)).tolist()
+        layers = [
+            None if head == len(space.num_heads) else
+            LayerSpec(space.num_heads[head], space.qkv_widths[qkv], space.mlp_widths[mlp])
+            for head, qkv, mlp in triples
+        ]  # fmt: skip
+        patch, embed = space.patch_sizes[stem[0]], space.embed_widths[stem[1]]
+        layers += [None] * (space.depth - depth)
+        assert spec == SubnetSpec(space.image_size, patch, embed, space.num_classes, tuple(layers))
+    together = genome.encode_all(space, specs)
+    assert (together == [genome.encode(space, spec) for spec in specs]).all()
+    assert genome.encode_all(space, []).shape == (0, rows.shape[1])

@@ -32,9 +32,9 @@ class ElasticLinear(nn.Module):
         """Weight and bias of the plain layer."""
         return {"weight": take(self.weight, out, in_), "bias": take(self.bias, out)}
 
-    def forward(self, x: Tensor, out: AllRuns, in_: AllRuns) -> Tensor:
-        """[S * B, ..., in] -> [S * B, ..., out]."""
-        return sliced_linear(x, out, in_, self.weight, self.bias)
+    def forward(self, x: Tensor, out: AllRuns, in_: AllRuns, gelu: bool = False) -> Tensor:
+        """[S * B, ..., in] -> [S * B, ..., out], of GELU of ``x`` if asked."""
+        return sliced_linear(x, out, in_, self.weight, self.bias, gelu=gelu)
 
 
 class ElasticNorm(nn.Module):
@@ -140,7 +140,7 @@ class ElasticMlp(nn.Module):
     def forward(self, x: Tensor, layer: LayerSpec, sides: Sequence[Side], embed: AllRuns) -> Tensor:
         """[S * B, N, D] -> [S * B, N, D]."""
         hidden = [channels(side, layer.mlp_dim, self.widths) for side in sides]
-        return self.fc2(F.gelu(self.fc1(x, hidden, embed)), embed, hidden)
+        return self.fc2(self.fc1(x, hidden, embed), embed, hidden, gelu=True)
 
 
 class ElasticBlock(nn.Module):

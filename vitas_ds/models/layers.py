@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitas_ds.models.product import by_onednn
 from vitas_ds.models.sliced import linear
 
 
@@ -37,11 +38,52 @@ def attention(qkv: Tensor, num_heads: int, scale: float | None) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float | None) -> Tensor:
     """Softmax attention of q [B, M, a] to k and v [B, N, a] -> [B, M, a]; ``scale`` None is d ** -0.5."""
     q_BhMd, k_BhNd, v_BhNd = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+    if _is_slow(q_BhMd):
+        x_BhMd = _FilledAttention.apply(q_BhMd, k_BhNd, v_BhNd, scale or q_BhMd.shape[-1] ** -0.5)
+    elif q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
         x_BhMd = _Bf16Attention.apply(q_BhMd, k_BhNd, v_BhNd, scale or q_BhMd.shape[-1] ** -0.5)
     else:
         x_BhMd = F.scaled_dot_product_attention(q_BhMd, k_BhNd, v_BhNd, scale=scale)
     return x_BhMd.transpose(1, 2).flatten(2)
+
+
+def _is_slow(q: Tensor) -> bool:
+    """Whether torch's fused kernel of fp32 on CPUs would be slow: MKL is, for narrow or odd heads.
+
+    The switch of that kernel holds on CPUs as well, and what is switched off with oneDNN (product.py) is this, too.
+    """
+    odd = q.shape[-1] < 16 or q.shape[-1] % 4 > 0
+    return odd and by_onednn(q) and torch.backends.cuda.flash_sdp_enabled()
+
+
+class _FilledAttention(torch.autograd.Function):
+    """Torch's fused attention of CPUs on heads filled up with zeros to a multiple of 4 channels, at least 16.
+
+    q [B, h, M, d], k and v [B, h, N, d] -> [B, h, M, d]: the same sums. What is kept is not filled up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        filled = (_filled(x) for x in (q, k, v))
+        x_BhMf, lse_BhM = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*filled, scale=scale)
+        x_BMhd = x_BhMf[..., : q.shape[-1]].transpose(1, 2).contiguous()
+        ctx.save_for_backward(q, k, v, x_BMhd, lse_BhM)
+        ctx.scale = scale
+        return x_BMhd.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, x_BMhd, lse_BhM = ctx.saved_tensors
+        filled = (_filled(x) for x in (grad, q, k, v, x_BMhd.transpose(1, 2)))
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *filled, lse_BhM, 0.0, False, scale=ctx.scale
+        )
+        return *(g[..., : q.shape[-1]] for g in grads), None
+
+
+def _filled(x: Tensor) -> Tensor:
+    """[..., d] with zeros added to d."""
+    return F.pad(x, (0, max(16, -(-x.shape[-1] // 4) * 4) - x.shape[-1]))
 
 
 class _Bf16Attention(torch.autograd.Function):

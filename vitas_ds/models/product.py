@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import time
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -21,9 +25,30 @@ def by_onednn(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """``a [M, K] @ b [K, N] + bias [N]``. Each is contiguous or the transpose of what is: oneDNN is slow on slices."""
-    if by_onednn(a):
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether oneDNN's fp32 product beats MKL's on this CPU by so much that no noise decides it: measured once.
+
+    20 ms. Measured ratios are 0.9 to 1.0 on some CPUs and about 2 on others.
+    """
+    a, times = torch.ones(512, 512), dict[str, float]()
+    ways = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}
+    for _ in range(5):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way()
+            times[name] = min(time.perf_counter() - begin, times.get(name, math.inf))
+    return times["mkl"] > 1.4 * times["onednn"]
+
+
+def product(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, gradient: bool = False
+) -> Tensor:
+    """``a [M, K] @ b [K, N] + bias [N]``. Each is contiguous or the transpose of what is: oneDNN is slow on slices.
+
+    Of a ``gradient`` the last bit matters to nobody, so that it goes to the faster of the two.
+    """
+    if by_onednn(a) and not (gradient and not onednn_is_faster()):
         y = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
         return y if out is None else out.copy_(y)
     if bias is None:

@@ -40,14 +40,15 @@ def put(full: Tensor, part: Tensor, *runs: Runs | None) -> None:
         start += size
 
 
-def sliced_linear(x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor) -> Tensor:
+def sliced_linear(x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor, gelu: bool = False) -> Tensor:
     """Slices of some linear layers, side by side, on one input: [S * B, ..., in] -> [S * B, ..., out * layers].
 
     Args:
         out, in_: for each side, the channels in use, of all layers alike.
         params: the layers' weights, then their biases.
+        gelu: on GELU of the input, of which the backward pass keeps the input alone: less memory.
     """
-    return cast(Tensor, _SlicedLinear.apply(x, out, in_, *params))
+    return cast(Tensor, _SlicedLinear.apply(x, out, in_, gelu, *params))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,37 +74,58 @@ class _SlicedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, out: AllRuns, in_: AllRuns, gelu: bool, *params: Tensor) -> Tensor:
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         ctx.save_for_backward(x, *params)
-        ctx.slices = out, in_
+        ctx.slices, ctx.gelu = (out, in_), gelu
         sides = []
-        for x_side, rows, columns in zip(_sides(x, in_), out, in_, strict=True):
+        for x_side, rows, columns in zip(_sides(F.gelu(x) if gelu else x, in_), out, in_, strict=True):
             weight, bias = _joint(params, x.dtype, rows, columns)
-            sides.append((bias, x_side, weight))
-        y = x.new_empty(*x.shape[:-1], len(sides[0][0]))
-        for y_side, (bias, x_side, weight) in zip(_sides(y, in_), sides, strict=True):
-            product(x_side, weight.mT, bias, out=y_side)
-        return y
+            sides.append((x_side, weight.mT, bias))
+        return _products(sides, x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, *params = ctx.saved_tensors
         out, in_ = ctx.slices
         grads, count = [torch.zeros_like(p) for p in params], len(params) // 2
-        dx = torch.empty_like(x)
-        parts = (_sides(x, in_), _sides(dx, in_), _sides(grad, in_), out, in_)
-        for x_side, dx_side, g, rows, columns in zip(*parts, strict=True):
-            product(g, _joint(params, g.dtype, rows, columns)[0], out=dx_side)
-            # The wider factor goes second: that product is faster, and turning its result costs little.
-            weight = product(g.mT, x_side) if g.shape[1] <= x_side.shape[1] else product(x_side.mT, g).mT
+        inner: list[tuple[Tensor, Tensor, None]] = []
+        for x_side, g, rows, columns in zip(_sides(x, in_), _sides(grad, in_), out, in_, strict=True):
+            if ctx.needs_input_grad[0]:  # pixels need none
+                inner.append((g, _joint(params, g.dtype, rows, columns)[0], None))
+            weight = _weight_gradient(g, F.gelu(x_side) if ctx.gelu else x_side)
             for full, part in zip(grads[:count], weight.chunk(count), strict=True):
                 put(full, part, rows, columns)
             for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
                 put(full, part, rows)
-        return dx, None, None, *grads
+        dx = _products(inner, x.shape, gradient=True) if inner else None
+        if dx is not None and ctx.gelu:
+            torch.ops.aten.gelu_backward.grad_input(dx, x, grad_input=dx)
+        return dx, None, None, None, *grads
+
+
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """[out, in] of gradients [M, out] and inputs [M, in].
+
+    The wider factor goes second: that product is faster, and turning its result costs little.
+    """
+    if grad.shape[1] <= x.shape[1]:
+        return product(grad.mT, x, gradient=True)
+    return product(x.mT, grad, gradient=True).mT
+
+
+def _products(
+    products: Sequence[tuple[Tensor, Tensor, Tensor | None]], shape: torch.Size, gradient: bool = False
+) -> Tensor:
+    """``a @ b + bias`` of each side, one after the other: [S * B, ..., N] where ``shape`` is [S * B, ..., any]."""
+    if len(products) == 1:
+        return product(*products[0], gradient=gradient).view(*shape[:-1], -1)
+    y = products[0][0].new_empty(*shape[:-1], products[0][1].shape[1])
+    for y_side, (a, b, bias) in zip(_sides(y, products), products, strict=True):
+        product(a, b, bias, out=y_side, gradient=gradient)
+    return y
 
 
 def _sides(x: Tensor, sides: Sequence[object]) -> tuple[Tensor, ...]:

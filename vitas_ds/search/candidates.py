@@ -28,7 +28,7 @@ def candidates(
     """What is known of canonical genomes [K, G] before they are scored."""
     prices = budgets.prices(space, genomes, costs=costs)
     priced = [{name: int(value[i]) for name, value in prices.items()} for i in range(len(genomes))]
-    nets = [genome.decode(space, net).canonical() for net in genomes]
+    nets = [net.canonical() for net in genome.decode_all(space, genomes)]
     return [(net, price, generation) for net, price in zip(nets, priced, strict=True)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,12 @@ def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Tas
 
 def nets_of(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
     """The nets of a step, as a function of the step; each position is skipped with probability ``prob``."""
-    return lambda step: rules.nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+
+    @lru_cache(maxsize=4)  # a step asks for them several times
+    def nets(step: int) -> list[SubnetSpec]:
+        return rules.nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+
+    return nets
 
 
 def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:

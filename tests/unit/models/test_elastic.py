@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vitas_ds.models import product
 from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take
 from vitas_ds.models.layers import patchify
 from vitas_ds.models.sliced import Linear, linear
@@ -157,3 +158,27 @@ def test_one_run_is_a_view_and_no_copy():
     weight = torch.randn(20, 20)
     cut = take(weight, channels("right", 10, SPACE.embed_widths), channels("left", 4, SPACE.embed_widths))
     assert cut.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["mkl", "onednn"])
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("needs", [False, True])
+def test_gradients_of_sides_are_those_of_torch_whoever_computes_them(measured, gelu, needs, monkeypatch):
+    monkeypatch.setattr(product, "onednn_is_faster", lambda: measured)
+    layer, both = fill(ElasticLinear(20, 30)), (0, 10)
+    x = torch.randn(4, 3, 12, requires_grad=needs)
+    sides = [(slice(first, first + 12),) for first in (0, 8)], [(slice(first, first + 9),) for first in both]
+    found = []
+    for ours in (True, False):
+        if ours:
+            y = layer(x, sides[1], sides[0], gelu=gelu)
+        else:
+            parts = (nn.functional.gelu(x) if gelu else x).chunk(2)
+            y = torch.cat([
+                nn.functional.linear(part, layer.weight[out][:, in_], layer.bias[out])
+                for part, (out,), (in_,) in zip(parts, sides[1], sides[0], strict=True)
+            ])  # fmt: skip
+        wanted = [layer.weight, layer.bias, *([x] if needs else [])]
+        found.append((y, *torch.autograd.grad(y.square().sum(), wanted)))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)

@@ -112,3 +112,21 @@ def test_attention_of_bf16_on_cpus_is_the_formula(piece, queries, monkeypatch):
         results.append([y.detach().double(), *(x.grad.double() for x in parts)])
     for expected, found in zip(*results, strict=True):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 9, 16, 21, 30])  # of a head
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_of_narrow_and_odd_heads_is_the_formula_with_its_gradients(width, scale):
+    found = []
+    for formula in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(2, n, 3 * width, generator=generator, requires_grad=True) for n in (4, 7, 7))  # 3 heads
+        if formula:
+            heads = [x.unflatten(-1, (3, -1)).transpose(1, 2) for x in (q, k, v)]
+            maps = (heads[0] @ heads[1].mT * (width**-0.5 if scale is None else scale)).softmax(-1)
+            y = (maps @ heads[2]).transpose(1, 2).flatten(2)
+        else:
+            y = attend(q, k, v, 3, scale)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (q, k, v))))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,139 @@
+"""What is no arithmetic: specs drawn, priced, encoded a second, a first generation, and the Python around a step.
+
+    python -m tests.benchmarks.bench_rates [--rounds 5] [--steps 40] [--json bench_rates.json]
+
+CPU time of one thread. The step is the quickstart's: its supernet, batch and engine on one rank, without the data. Its
+bookkeeping is what ``training.py`` and the engine do beside the network, the reduction and AdamW's kernel; goal: 2 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.benchmarks.timing import table, where, write
+from tests.digits import write_digits
+from vitas_ds import config, cost, distributed, genome, training
+from vitas_ds.data.loader import Batch
+from vitas_ds.engine import Engine
+from vitas_ds.optimizer import cosine_lr
+from vitas_ds.run_dir import run_of
+from vitas_ds.search import budget, propose
+from vitas_ds.search.feasible import feasible
+from vitas_ds.space import SearchSpace, columns_of
+from vitas_ds.stages import train_supernet
+from vitas_ds.watchdog import Watchdog
+
+BUDGET = {"vitas_flops": (900_000_000, 1_000_000_000)}
+Works = dict[str, tuple[int, Callable[[], Any]]]
+
+
+def main() -> None:
+    """Run what the flags say."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--json", default="bench_rates.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "specs": lambda: rates(SearchSpace(), args.rounds),
+            "first generation": lambda: first_generation(args.rounds),
+            "step": lambda: step_parts(Path(folder), args.steps),
+        }
+        for name, part in parts.items():
+            found[name] = part()
+            print(f"\n{name}\n{table(found[name])}", flush=True)
+    write(args.json, {"arguments": vars(args), "where": where(torch.device("cpu"))} | found)
+
+
+def best(work: Callable[[], Any], rounds: int) -> float:
+    """CPU seconds of the fastest of some calls."""
+    times = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        work()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def rates(space: SearchSpace, rounds: int, count: int = 20_000) -> list[dict[str, Any]]:
+    """Specs a second of the 1G space."""
+    drawn = genome.sample(space, np.random.default_rng(0), count)
+    few = drawn[:1000]
+    columns, specs = genome.columns(space, drawn), genome.decode_all(space, few)
+    works: Works = {
+        "drawn": (count, lambda: genome.sample(space, np.random.default_rng(1), count)),
+        "brought into canonical form": (count, lambda: genome.canonical(space, drawn)),
+        "genomes priced: MACs": (count, lambda: cost.macs(genome.columns(space, drawn))),
+        "genomes priced: all costs": (count, lambda: budget.prices(space, drawn)),
+        "tables priced: MACs": (count, lambda: cost.macs(columns)),
+        "genomes decoded": (len(few), lambda: genome.decode_all(space, few)),
+        "genomes decoded, one by one": (len(few), lambda: [genome.decode(space, row) for row in few]),
+        "specs encoded": (len(few), lambda: genome.encode_all(space, specs)),
+        "specs encoded, one by one": (len(few), lambda: [genome.encode(space, spec) for spec in specs]),
+        "specs turned into tables": (len(few), lambda: columns_of(specs)),
+    }
+    return [{"what": name, "a second": round(n / best(work, rounds))} for name, (n, work) in works.items()]
+
+
+def first_generation(rounds: int) -> list[dict[str, Any]]:
+    """50 nets inside a budget: the table of all nets inside, made once a search, and the draw from it."""
+    space = SearchSpace()
+    inside = feasible(space, BUDGET)
+    works = {
+        "nets inside the budget, as a table": lambda: feasible(space, BUDGET),
+        "50 feasible nets": lambda: propose.fresh(inside, 50, np.random.default_rng(0)),
+    }
+    return [{"what": name, "ms": best(work, rounds) * 1e3} for name, work in works.items()]
+
+
+def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
+    """Milliseconds of a step of the quickstart, and of its bookkeeping."""
+    write_digits(folder, 60, 1)
+    words = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}", "data.search_per_class=10"]
+    cfg = config.load("quickstart", words)
+    ranks = distributed.init("cpu", 60)
+    images, _ = train_supernet._images(cfg)
+    task = train_supernet._task(cfg, run_of(cfg), ranks, images)
+    engine = Engine(task.model, task.units, cfg.engine, cfg.supernet, ranks)
+    size = cfg.supernet.batch_size
+    batch = Batch(torch.randn(size, 3, 28, 28), torch.randint(10, (size,)), torch.arange(size))
+
+    def timed(work: Callable[[int], Any], first: int) -> float:
+        times = []
+        for step in range(first, first + steps):
+            begin = time.process_time()
+            work(step)
+            times.append(time.process_time() - begin)
+        return statistics.median(times) * 1e3
+
+    with Watchdog(folder / "life", "train-supernet", ranks, 600) as watch:
+        parts: dict[str, Callable[[int], Any]] = {
+            "nets of the step": lambda step: [task.nets(step) for _ in range(3)],
+            "units in use": lambda step: task.used(7),
+            "learning rate": lambda step: cosine_lr(cfg.supernet, step, 10),
+            "signs of life": lambda step: (watch.at(step, "waiting for data"), watch.at(step, "computing")),
+            "choice of what AdamW moves": lambda step: [
+                view[0] in engine.optimizer.active for views in engine.optimizer._views.values() for view in views
+            ],
+        }
+        whole = timed(lambda step: training._step(task, cfg, ranks, engine, batch, step, 1e-3), 0)
+        times = {name: timed(work, 1000 * (i + 1)) for i, (name, work) in enumerate(parts.items())}
+    distributed.close()
+    times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times
+    return [{"what": name, "ms": value, "share": f"{value / whole:.2%}"} for name, value in times.items()]
+
+
+if __name__ == "__main__":
+    main()

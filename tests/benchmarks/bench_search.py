@@ -1,0 +1,195 @@
+"""A whole search against scoring each of its candidates fully, one by one, from JPEGs.
+
+    python -m tests.benchmarks.bench_search [--candidates 2000] [--images 400] [--json bench_search.json]
+    python -m tests.benchmarks.bench_search --candidates 200 --images 100     a try, some minutes
+
+The quickstart's space and budget on digits, with a supernet trained for ``--steps`` steps. Searched twice with the
+same seed, without and with racing. The reference is what the first release does: for each candidate the images are
+decoded again, and each side is run by the plain formulation (plain.py). It scores the candidates of the search without
+racing, so that its best score is that search's; ``--sample`` of them are scored so and timed, the others are taken to
+cost as much on average; the sampled scores must agree. CPU seconds.
+
+The last table carries this over to 224 pixels and nets of 0.9G to 1.0G of the 1G space, where decoding and forward
+pass have another ratio: seconds an image are measured there, and the share of images that racing spared is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.benchmarks import plain
+from tests.benchmarks.bench_data import make_files
+from tests.benchmarks.bench_supernet import _nets
+from tests.benchmarks.timing import table, where, write
+from tests.digits import write_digits
+from vitas_ds import config, rules, sampling
+from vitas_ds.config import Config, Data
+from vitas_ds.data.loader import decode_all, eval_batches, normalise
+from vitas_ds.data.sources import ImageSet, read_folder
+from vitas_ds.distributed import Ranks
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search import race
+from vitas_ds.search.evolution import Result, search
+from vitas_ds.search.ledger import in_memory
+from vitas_ds.search.scoring import Scorer, balanced_order, looks
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import SubnetSpec
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+clock = time.process_time
+
+
+def main() -> None:
+    """Run what the flags say."""
+    args = _arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_digits(Path(folder), args.images // 10 + args.learned, 0)
+        cfg = config.load("quickstart", [
+            f"data.train={folder}/train", f"search.population={args.population}", "data.threads=1",
+            f"search.generations={args.candidates // args.population}", f"data.search_per_class={args.images // 10}",
+        ])  # fmt: skip
+        everything = read_folder(cfg.data.train)
+        rank_in_class = np.arange(len(everything)) % (args.images // 10 + args.learned)
+        held = rank_in_class < args.images // 10
+        supernet = trained(cfg, everything.subset(np.flatnonzero(~held)), args.steps)
+        rows, spared = compared(cfg, supernet, everything.subset(np.flatnonzero(held)), args)
+    print(table(rows), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        carried = carried_over(Path(folder), spared, args.large_images)
+    print(f"\ncarried over to 224 pixels, ms an image and candidate\n{table(carried)}")
+    result = {"arguments": vars(args), "where": where(ALONE.device), "search": rows, "carried over": carried}
+    write(args.json, result)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--candidates", type=int, default=2000)
+    parser.add_argument("--population", type=int, default=50)
+    parser.add_argument("--images", type=int, default=400, help="search images, a multiple of 10")
+    parser.add_argument("--learned", type=int, default=100, help="training images a class")
+    parser.add_argument("--steps", type=int, default=600, help="of the supernet's training")
+    parser.add_argument("--racing", type=float, default=0.95, help="search.racing of the second search")
+    parser.add_argument("--sample", type=int, default=10, help="candidates that the reference is timed on")
+    parser.add_argument("--large-images", type=int, default=16, help="images at 224 pixels")
+    parser.add_argument("--json", default="bench_search.json")
+    return parser.parse_args()
+
+
+def trained(cfg: Config, images: ImageSet, steps: int) -> Supernet:
+    """The quickstart's supernet after some steps of torch's AdamW."""
+    supernet = Supernet(cfg.space, cfg.supernet.sharing, cfg.supernet.private_attention, class_token_only=True)
+    init_weights(supernet, 0)
+    pixels = normalise(decode_all(images, cfg.data, cfg.space.image_size, ALONE), cfg.data)
+    labels, rng = torch.from_numpy(images.labels), np.random.default_rng(0)
+    adamw = torch.optim.AdamW(supernet.parameters(), 2e-3)
+    prob = sampling.fit_identity_prob(cfg.space, *cfg.search.macs)
+    for step in range(steps):
+        ids = torch.from_numpy(rng.integers(0, len(images), cfg.supernet.batch_size))
+        adamw.zero_grad()
+        for net in rules.nets_of_step(cfg.space, cfg.supernet, 0, step, prob):
+            rules.loss_of(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
+        adamw.step()
+    return supernet.eval()
+
+
+def compared(
+    cfg: Config, supernet: Supernet, images: ImageSet, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], float]:
+    """Both searches and the reference; and the share of images that racing spared."""
+    begin = clock()
+    pixels = decode_all(images, cfg.data, cfg.space.image_size, ALONE)
+    decoding = clock() - begin
+    order = balanced_order(images.labels, 0, 0)
+    scorer = Scorer(
+        supernet, pixels, torch.from_numpy(images.labels), lambda x: normalise(x, cfg.data), order, ALONE,
+        cfg.data.eval_batch_size,
+    )  # fmt: skip
+    found, rows = {}, []
+    for name in ("search", "search with racing"):
+        rules_ = race.Race(looks(scorer), args.racing, in_memory()) if "racing" in name else None
+        found[name], seconds, first = searched(cfg, scorer, rules_)
+        forward = sum(entry.score.images for entry in found[name].entries)
+        rows.append({"what": name, "CPU seconds": seconds + decoding, "best score": found[name].best.score.value,
+                     "images scored": forward, "best found after": first + decoding})  # fmt: skip
+    full = found["search"].entries
+    chosen = [full[i] for i in np.linspace(0, len(full) - 1, args.sample).astype(int)]
+    begin = clock()
+    scores = [from_jpegs(supernet, images, cfg.data, entry.spec) for entry in chosen]
+    seconds = (clock() - begin) / len(chosen) * len(full)
+    apart = max(abs(score - entry.score.value) for score, entry in zip(scores, chosen, strict=True))
+    assert apart <= 1 / len(images), f"the plain scores differ by {apart}"  # an image on the edge may fall either way
+    plain_row = {"what": f"one by one, from JPEGs (of {args.sample})", "CPU seconds": seconds,
+                 "best score": rows[0]["best score"], "images scored": rows[0]["images scored"],
+                 "best found after": seconds}  # fmt: skip
+    rows = [{**row, "share": row["CPU seconds"] / seconds} for row in (plain_row, *rows)]
+    return rows, 1 - rows[2]["images scored"] / rows[1]["images scored"]
+
+
+def searched(cfg: Config, scorer: Scorer, rules_: race.Race | None) -> tuple[Result, float, float]:
+    """The result, its CPU seconds, and those until its best net was scored (to the end of that generation)."""
+    begin, history = clock(), []
+    found = search(
+        cfg.space, cfg.search, scorer, in_memory(), 0, lambda told: history.append((told.generation, clock() - begin)),
+        scorer.images, rules_,
+    )  # fmt: skip
+    return found, clock() - begin, dict(history)[found.best.generation]
+
+
+def from_jpegs(supernet: Supernet, images: ImageSet, data: Data, spec: SubnetSpec) -> float:
+    """The accuracy of a candidate, mean over the sides, as the first release scores it."""
+    right = 0
+    with torch.inference_mode():
+        for batch in eval_batches(images, data, supernet.space.image_size, data.eval_batch_size, ALONE):
+            right += int((plain.logits(supernet, batch.images, spec).argmax(-1) == batch.labels).sum())
+    return right / len(images) / len(supernet.sides)
+
+
+def carried_over(root: Path, spared: float, count: int) -> list[dict[str, Any]]:
+    """Milliseconds an image of a candidate at 224 pixels, a net of each patch size."""
+    make_files(root, count)
+    images, data = read_folder(root), Data(threads=1)
+    with timed() as decoding:
+        pixels = torch.cat([batch.images for batch in eval_batches(images, data, 224, count, ALONE)])
+    space, rows = SearchSpace(), []
+    supernet = Supernet(space, "bilateral", class_token_only=True).eval()
+    init_weights(supernet, 0)
+    for net in _nets(space, list(space.patch_sizes)):
+        plainly = _milliseconds(lambda x, net=net: plain.logits(supernet, x, net), pixels)
+        ours = _milliseconds(lambda x, net=net: supernet(x, net), pixels)
+        decode = decoding[0] / count * 1e3
+        share = ours / (decode + plainly)
+        rows.append({"net": f"patch {net.patch_size}", "decoding": decode, "plain": plainly, "ours": ours,
+                     "share": share, "with racing": share * (1 - spared)})  # fmt: skip
+    return rows
+
+
+def _milliseconds(forward: Any, pixels: Tensor) -> float:
+    with torch.inference_mode():
+        forward(pixels)
+        with timed() as seconds:
+            forward(pixels)
+    return seconds[0] / len(pixels) * 1e3
+
+
+@contextmanager
+def timed() -> Iterator[list[float]]:
+    """CPU seconds of what is inside, in a list."""
+    found, begin = [0.0], clock()
+    yield found
+    found[0] = clock() - begin
+
+
+if __name__ == "__main__":
+    main()

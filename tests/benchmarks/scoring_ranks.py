@@ -1,0 +1,49 @@
+"""Scoring on some ranks: seconds for the same candidates, by the clock and in CPU time; started by bench_growth.
+
+    torchrun --nproc_per_node 2 -m tests.benchmarks.scoring_ranks NETS IMAGES SIZE [DEVICE]
+
+Nets of the 1G space on random images of SIZE pixels, one thread a rank. Rank 0 prints a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+from vitas_ds import distributed, genome
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.scoring import Scorer
+from vitas_ds.space import SearchSpace
+
+
+def main(count: int, images: int, size: int, device: str) -> None:
+    """Score, and print what it took."""
+    ranks = distributed.init(device, 600)
+    torch.set_num_threads(1)
+    space = SearchSpace(image_size=size)
+    supernet = Supernet(space, "bilateral", class_token_only=True).to(ranks.device)
+    init_weights(supernet, 0)
+    pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8)
+    scorer = Scorer(
+        supernet, pixels, torch.zeros(images, dtype=torch.int64), lambda x: x / 255, np.arange(images), ranks
+    )
+    nets = genome.decode_all(space, genome.sample(space, np.random.default_rng(0), count))
+    nets = sorted(nets, key=lambda net: net.depth)  # those scored side by side take about as long
+    list(scorer(nets[: ranks.world_size]))
+    distributed.barrier()
+    wall, cpu = time.perf_counter(), time.process_time()
+    list(scorer(nets))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    slowest = max(distributed.gather(cpu))
+    if ranks.is_main:
+        print(json.dumps({"ranks": ranks.world_size, "seconds": wall, "CPU seconds of a rank": slowest}))
+    distributed.close()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:4]), device=(sys.argv[4:] or ["cpu"])[0])
