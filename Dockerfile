@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # vitas_ds with DALI and DeepSpeed, FusedAdam compiled ahead.
 #
 #   docker build --tag vitas_ds [--build-arg CUDA_ARCHS="8.0 9.0"] .
@@ -8,9 +7,6 @@ ARG CUDA=13.0.1
 ARG UBUNTU=24.04
 
 FROM nvidia/cuda:${CUDA}-devel-ubuntu${UBUNTU} AS build
-# A100, A40 / RTX 30, L40 / RTX 40, H100 / H200, B200
-ARG CUDA_ARCHS="8.0 8.6 8.9 9.0 10.0"
-ARG MAX_JOBS=4
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -18,17 +14,18 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/vitas_ds
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# what changes rarely first: a change of our code does not install torch again
-COPY requirements.txt .
-# hadolint ignore=DL3013
-RUN python3 -m venv .venv && pip install -r requirements.txt && pip install "setuptools>=77" wheel
+COPY requirements.txt constraints.txt ./
+# what our requirements allow, in the versions of constraints.txt; the second line: extras quickstart and export
+RUN python3 -m venv .venv && pip install --constraint constraints.txt --requirement requirements.txt \
+    mlxtend pillow onnx onnxruntime onnxscript timm setuptools wheel
+# A100, A40 / RTX 30, L40 / RTX 40, H100 / H200, B200
+ARG CUDA_ARCHS="8.0 8.6 8.9 9.0 10.0"
+ARG MAX_JOBS=4
 # A build has no GPU, so DeepSpeed must be told that its ops are for CUDA
 RUN DS_ACCELERATOR=cuda DS_BUILD_FUSED_ADAM=1 TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" MAX_JOBS="${MAX_JOBS}" \
     pip install --force-reinstall --no-deps --no-build-isolation --no-binary deepspeed \
-    "deepspeed==$(pip show deepspeed | sed -n 's/^Version: //p')" \
+    "$(grep ^deepspeed== constraints.txt)" \
  && python -c 'from deepspeed.git_version_info import installed_ops; assert installed_ops["fused_adam"], installed_ops'
-COPY . .
-RUN pip install --no-build-isolation --editable ".[quickstart]" && python -m compileall -q .venv vitas_ds
 
 FROM nvidia/cuda:${CUDA}-base-ubuntu${UBUNTU}
 # a compiler and Python's headers for torch.compile; pdsh and ssh for several nodes
@@ -37,10 +34,16 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev libpython3-dev openssh-client pdsh python3 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 10001 vitas
-COPY --from=build /opt/vitas_ds /opt/vitas_ds
 WORKDIR /opt/vitas_ds
-RUN mkdir -p data runs && chown 10001 data runs
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+# the gigabytes first: after a change of our code, only the small layers behind them are new
+COPY --from=build /opt/vitas_ds/.venv .venv
+COPY . .
+# installed.quickstart tells launch/quickstart.sh that nothing is left to install
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
+ && python -m compileall -q vitas_ds \
+ && cat requirements.txt pyproject.toml >.venv/installed.quickstart \
+ && mkdir -p data runs && chown 10001 data runs
 USER 10001
 HEALTHCHECK --interval=30m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
 CMD ["python", "-m", "vitas_ds", "--help"]

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -96,3 +97,23 @@ def test_hooks_need_nothing_but_the_environment():
 def test_the_version_stands_in_one_place():
     assert f"## {vitas_ds.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert 'attr = "vitas_ds.__version__"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_versions_of_the_image_are_allowed_ones():
+    """Every package that we name is pinned for the Dockerfile, inside its bounds."""
+    from packaging.requirements import Requirement
+
+    def read(text: str) -> list[Requirement]:
+        return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+    pins = {pin.name: str(pin.specifier) for pin in read((ROOT / "constraints.txt").read_text())}
+    assert all(re.fullmatch(r"==[\w.+]+", pin) for pin in pins.values())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = read((ROOT / "requirements.txt").read_text())
+    named += read("\n".join(extras["quickstart"] + extras["export"]))
+    for one in named:
+        assert one.specifier.contains(pins[one.name.lower().replace("_", "-")].removeprefix("==")), one
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    installed = re.search(r"--requirement requirements.txt \\\n +(.+)", dockerfile)[1].split()
+    wanted = {one.name for one in read("\n".join(extras["quickstart"] + extras["export"]))}
+    assert wanted <= set(installed) <= set(pins)
