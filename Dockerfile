@@ -45,5 +45,5 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
  && cat requirements.txt pyproject.toml >.venv/installed.quickstart \
  && mkdir -p data runs && chown 10001 data runs
 USER 10001
-HEALTHCHECK --interval=30m --timeout=2m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
+HEALTHCHECK --interval=30m --timeout=10m --start-period=1m CMD ["python", "-m", "vitas_ds", "doctor"]
 CMD ["python", "-m", "vitas_ds", "--help"]
