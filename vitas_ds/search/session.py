@@ -135,6 +135,7 @@ def _confirmed(s: Session, found: Result) -> Confirmed:
 
 def _score_baselines(s: Session) -> None:
     cfg = s.config.search
+    s.tracker.say(f"search: baselines, {cfg.population * cfg.generations} random nets, {cfg.population} uniform ones")
     own = open_ledger(s.folder.search / "baselines.jsonl", s.scoring, s.folder.ledger, s.ranks.is_main)
     found = baselines(s.config.space, cfg, s.used, own, s.config.run.seed, s.used.images, s.costs)
     if s.ranks.is_main:
