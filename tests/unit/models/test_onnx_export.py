@@ -101,7 +101,7 @@ def test_program_read_again(written):
 
 class FakeInt8(TorchFunctionMode):
     """Linear layers as dynamic quantisation defines them: activations in uint8 by their range (0 is in it) over the
-    whole tensor, weights in int8 by the largest of each row; sums are exact."""
+    whole tensor, weights in 7 bits by the largest of each row; sums are exact."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not F.linear:
@@ -111,8 +111,8 @@ class FakeInt8(TorchFunctionMode):
         scale = (high - low) / 255
         zero = (-low / scale).round()
         x = ((x / scale).round() + zero).clamp(0, 255).sub(zero) * scale
-        unit = weight.abs().amax(1, keepdim=True) / 127
-        weight = (weight / unit).round().clamp(-127, 127) * unit
+        unit = weight.abs().amax(1, keepdim=True) / 64
+        weight = (weight / unit).round().clamp(-64, 64) * unit
         return func(x, weight, bias)
 
 
