@@ -118,7 +118,7 @@ def test_torchrun():
     ("rank", "status", "seconds"),
     [
         ("exit 0", 0, 20),
-        ("((RANK != 4)) || exit 3; exec sleep 300", 3, 20),  # the others are ended with it
+        ("((RANK != 4)) || { sleep 3; exit 3; }; exec sleep 300", 3, 20),  # the others are ended with it
         ("((RANK != 4)) || exit 75; sleep 3", 75, 20),  # they are left to save
     ],
 )

@@ -33,10 +33,10 @@ def test_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [json.loads(line) for line in re.findall(r"^# DeepSpeed: (.*)$", text, re.M)]
     assert [s["train_micro_batch_size_per_gpu"] for s in settings] == [8, 8]
     assert all(s["zero_optimization"]["stage"] == 2 and s["gradient_clipping"] == 1.0 for s in settings)
-    net = Supernet(resolved.space, "bilateral", 2)
+    net = Supernet(resolved.space, resolved.supernet.sharing, 2)
     params = sum(p.numel() for p in net.parameters())
     largest = genome.decode(resolved.space, genome.largest(resolved.space))
-    keeps = 2 * cost.activations(columns_of([largest]))[0]  # both sides
+    keeps = len(net.sides) * cost.activations(columns_of([largest]))[0]
     guess = estimate(resolved.engine, resolved.supernet, 8, params, keeps)
     rows = re.findall(r"^# zero2 +([\d. ]+)  <- engine.zero$", text, re.M)
     values = [guess.weights, guess.gradients, guess.optimizer, guess.activations, guess.total, guess.host]
