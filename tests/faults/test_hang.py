@@ -126,7 +126,8 @@ def test_a_search_whose_rank_dies(tmp_path: Path, digits: Path) -> None:
     status, output, seconds = harm(words, lambda pids: os.kill(pids[1], signal.SIGKILL), "search")
     assert status != 0 and seconds < 60, output  # it may be drawing, of which nothing needs the others
     assert re.search(r"search: rank 1 \(host .*died without a word.*; rank 0 missed it while ", the_line(output))
-    assert (tmp_path / "tiny" / "search" / "ledger.jsonl").read_text().count("\n") >= 40
+    ledger = (tmp_path / "tiny" / "search" / "ledger.jsonl").read_text()
+    assert ledger.count("\n") >= 2  # the first line of progress is told after a candidate of each rank
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["an image that does not come", "a bad image"])
