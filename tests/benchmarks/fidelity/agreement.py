@@ -57,12 +57,17 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def agreement(measure: Measure, scores: np.ndarray, truth: np.ndarray) -> Estimate:
-    """The mean over R rows of ``scores [R, n]`` of a measure with ``truth [n]``."""
+def agreement(measure: Measure, scores: np.ndarray, truth: np.ndarray, less: np.ndarray | None = None) -> Estimate:
+    """The mean over R rows of ``scores [R, n]`` of a measure with ``truth [n]``.
+
+    ``less [R, n]``: how much more it is than that of other scores, on the same resamples.
+    """
     n = len(truth)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
     weights = np.concatenate([np.ones((1, n)), drawn])
     found = np.mean([measure(row, truth, weights) for row in scores], 0)
+    if less is not None:
+        found -= np.mean([measure(row, truth, weights) for row in less], 0)
     low, high = np.percentile(found[1:], [2.5, 97.5])
     return Estimate(float(found[0]), float(low), float(high))
 

@@ -103,7 +103,11 @@ def _supernets(record: Record, truth: Truth) -> list[dict[str, Any]]:
         scores = scores_of(record, truth, name, "accuracy")
         steps, seconds = (f"{np.mean([row[key] for row in group]):.0f}" for key in ("steps", "training_seconds"))
         head = {"supernet": name, "seeds": len(group), "steps": steps, "seconds": seconds}
-        rows.append(head | {"accuracy": f"{scores.mean():.3f}"} | _row(scores, truth))
+        base = scores_of(record, truth, study.variants()[0].name, "accuracy")
+        more = agreement(tau, scores, truth.mean_n, base)
+        rows.append(
+            head | {"accuracy": f"{scores.mean():.3f}"} | _row(scores, truth) | {"tau, all, less bilateral's": more}
+        )
     return sorted(rows, key=lambda row: -row["tau, all"].value)
 
 

@@ -57,7 +57,7 @@ def _agreements(record: Record, truth: Truth, path: Path) -> None:
             plt.axvline(ceiling, color=color, linestyle=":", label=f"{label}: one seed of the truth against the other")
     plt.yticks(range(len(names)), [names[i] for i in order])
     plt.xlabel("Kendall's tau of score and own training, 95 % interval")
-    plt.legend(fontsize=7, loc="lower right")
+    plt.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.09), ncol=2)
     plt.grid(axis="x", alpha=0.3)
     _save(path)
 
