@@ -111,7 +111,7 @@ def test_sigterm_saves_and_says_start_again(unbroken: Path) -> None:
 def test_killed_search_repeats_nothing_and_finds_the_same(unbroken: Path) -> None:
     weights = unbroken / "runs" / "unbroken" / "supernet" / "weights.safetensors"
     words = words_of(unbroken, "searched", "supernet.ema=0.9", f"search.checkpoint={weights}")
-    status, _ = start_and_hit(stage_words("search", words), r"search +6/12", signal.SIGKILL, 0.05)
+    status, _ = start_and_hit(stage_words("search", words), r"search +\d+/12", signal.SIGKILL)
     assert status != 0
     ledger = unbroken / "runs" / "searched" / "search" / "ledger.jsonl"
     before = ledger.read_text()

@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size("full", 24, 12, 2000, 4000, 2, 10, 16, 8, 16)
-SMALL = Size("small", 12, 6, 1000, 2000, 2, 2, 8, 3, 8, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
+SMALL = Size("small", 12, 6, 800, 1500, 1, 2, 8, 3, 8, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
 
 
 @dataclass(frozen=True)
