@@ -1,7 +1,7 @@
 """Does the supernet rank nets as their own training does? On real digits, in an evening on two cores.
 
-    python -m tests.benchmarks.fidelity            about 1.5 hours on two cores; docs/fidelity.md and its pictures
-    python -m tests.benchmarks.fidelity --small    about 10 minutes: the same way, too short to tell much
+    python -m tests.benchmarks.fidelity            about 1.5 hours on two cores; results.md and pictures
+    python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
 
 Started again, it goes on: what is in the record (runs/fidelity/NAME/record.jsonl) is not done twice.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,7 +131,7 @@ def do(jobs: list[Job], work: Work, record: Record, workers: int, stamp: dict[st
     """Do what the record lacks, in some processes; each job as it is done, with the seconds that are left."""
     todo = [job for job in jobs if job.name not in record.rows]
     left, done, begun = sum(job.cost for job in todo), 0.0, time.perf_counter()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), os.nice, (0,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
     try:
         futures = {pool.submit(run, job, work): job for job in todo}
         for future in as_completed(futures):
