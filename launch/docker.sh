@@ -24,7 +24,7 @@ if [[ -z ${DRY_RUN:-} ]]; then
     docker image inspect "$IMAGE" >/dev/null 2>&1 || start docker build --tag "$IMAGE" .
     mkdir -p "$RUNS"
 fi
-options=(--rm --init --ipc private --shm-size "${SHM:-16g}" --ulimit memlock=-1 --ulimit stack=67108864)
+options=(--rm --init --stop-timeout 120 --ipc private --shm-size "${SHM:-16g}" --ulimit memlock=-1 --ulimit stack=67108864)
 if [[ $(count_gpus) != 0 ]]; then
     [[ -n ${CUDA_VISIBLE_DEVICES:-} ]] && devices="\"device=$CUDA_VISIBLE_DEVICES\"" || devices=all
     options+=(--gpus "$devices")

@@ -17,6 +17,53 @@ start() {
     [[ -n ${DRY_RUN:-} ]] || "$@"
 }
 
+# The processes that those given have started.
+children() {
+    local pid
+    for pid in "$@"; do
+        cat "/proc/$pid"/task/*/children 2>/dev/null || true
+    done
+}
+
+# start_ranks DEPTH COMMAND ...: start a launcher. Asked to stop (SIGTERM, Ctrl-C, the end of the terminal), it is its
+# ranks that hear of it, DEPTH generations below the launcher, so that they save and end with status 75; launchers end
+# them with a status of their own, or hear nothing.
+start_ranks() {
+    local depth=$1 launcher status=0
+    shift
+    if [[ -n ${DRY_RUN:-} ]]; then
+        start "$@"
+        return
+    fi
+    DRY_RUN=1 start "$@"
+    set -m # a process group of its own: what the terminal sends comes to the ranks once, through us
+    "$@" &
+    launcher=$!
+    set +m
+    # shellcheck disable=SC2064 # as they are now
+    trap "tell_ranks TERM $depth $launcher" TERM HUP
+    # shellcheck disable=SC2064
+    trap "tell_ranks INT $depth $launcher" INT
+    while kill -0 "$launcher" 2>/dev/null; do
+        wait "$launcher" || true # until it ends, or we are told something
+    done
+    trap - TERM HUP INT
+    wait "$launcher" || status=$?
+    return "$status"
+}
+
+# tell_ranks SIGNAL DEPTH LAUNCHER: the launcher itself is told where it has no ranks yet.
+tell_ranks() {
+    local pids=$3 generation found
+    for ((generation = 0; generation < $2; generation++)); do
+        # shellcheck disable=SC2086 # words
+        found=$(children $pids)
+        pids=$found
+    done
+    # shellcheck disable=SC2086
+    kill "-$1" ${pids:--$3} 2>/dev/null || true
+}
+
 find_python() {
     local name
     for name in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do

@@ -56,7 +56,7 @@ for stage in "${STAGES[@]}"; do
         start .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")
-        start .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \
+        start_ranks 2 .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \
             --module vitas_ds "$stage" quickstart "${overrides[@]}"
     fi
 done

@@ -4,7 +4,7 @@
 #   launch/single_node.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
 # Without --gpus it takes all GPUs, or two CPU ranks where there is none. Run again, it goes on where it stopped.
-# Exit status 75: the job was asked to stop and has saved; start it again.
+# Asked to stop (SIGTERM, Ctrl-C), the ranks save; exit status 75 says that they have: start it again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -23,7 +23,7 @@ for stage in "${STAGES[@]}"; do
         start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     else
         read -ra which < <(which_gpus "${GPUS:-$(count_gpus)}")
-        start deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
+        start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
             --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi
 done

@@ -33,7 +33,7 @@ for stage in "${STAGES[@]}"; do
         where+=(--standalone)
     fi
     if ! alone "$stage"; then
-        start torchrun "${where[@]}" -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 1 torchrun "${where[@]}" -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     elif ((NODE_RANK == 0)); then
         start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi

@@ -98,11 +98,12 @@ def add_tools(commands: argparse._SubParsersAction) -> None:
 
 def run_stage(args: argparse.Namespace) -> int:
     """Run one stage of a recipe."""
-    from vitas_ds import checks, config
+    from vitas_ds import checks
+    from vitas_ds.recipe import load
 
     if args.command == "report":
         return run_report(args)
-    resolved = config.load(args.recipe, args.overrides)
+    resolved = load(args.recipe, args.overrides)
     checks.check(resolved, args.command, checks.world_size())
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is None:
@@ -131,18 +132,19 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_config(args: argparse.Namespace) -> int:
     """Print the resolved run of a recipe, as YAML; what it would be on N ranks, in YAML's comments."""
-    from vitas_ds import checks, config
+    from vitas_ds import checks
+    from vitas_ds.recipe import dump, load
 
     if args.world_size is not None and args.world_size < 1:
         raise UserError(f"--world-size: must be 1 or more (given: {args.world_size})")
-    resolved = config.load(args.recipe, args.overrides)
+    resolved = load(args.recipe, args.overrides)
     checks.check(resolved, "config", args.world_size or 1)
     comments = []
     if args.world_size is not None:
         from vitas_ds import plan
 
         comments = [f"# {line}".rstrip() for line in plan.lines(resolved, args.world_size)]
-    print(config.dump(resolved) + "".join(f"{line}\n" for line in comments), end="")
+    print(dump(resolved) + "".join(f"{line}\n" for line in comments), end="")
     return 0
 
 

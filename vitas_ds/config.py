@@ -1,4 +1,4 @@
-"""The run's typed configuration: recipe (YAML) < command line, validated whole before anything starts.
+"""The run's typed configuration: what a recipe may say (recipe.py reads it), validated whole before anything starts.
 
 Each section is a class; each field's description is its documentation. Every number has one owner: batch size,
 learning rate, clipping and precision live here and are put into the DeepSpeed JSON, which must not repeat them.
@@ -6,18 +6,12 @@ learning rate, clipping and precision live here and are put into the DeepSpeed J
 
 from __future__ import annotations
 
-import difflib
 import math
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitas_ds.errors import UserError, first_error
 from vitas_ds.space import SearchSpace
-
-RECIPES = Path(__file__).parent / "recipes"
 
 
 class Section(BaseModel):
@@ -302,8 +296,8 @@ class Tracking(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto: online where WANDB_API_KEY is set, else offline"
     )
-    project: str = Field("vitas_ds", description="W&B project")
-    entity: str | None = Field(None, description="W&B entity")
+    project: str | None = Field(None, description="W&B project; null: WANDB_PROJECT, else vitas_ds")
+    entity: str | None = Field(None, description="W&B user or team; null: WANDB_ENTITY, else yours")
 
 
 class Config(BaseModel):
@@ -321,80 +315,3 @@ class Config(BaseModel):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     tracking: Tracking = Tracking()
-
-
-def load(recipe: str, overrides: list[str]) -> Config:
-    """The resolved configuration of a recipe (a name in ``recipes/`` or a YAML file) and ``section.key=value`` words.
-
-    Raises:
-        UserError: no such recipe, not YAML, unknown key, wrong type or impossible value; the line says where.
-    """
-    path, data = read_recipe(recipe)
-    for word in overrides:
-        key, sep, value = word.partition("=")
-        if not sep or "." not in key:
-            raise UserError(f"{word}: an override has the form section.key=value")
-        _put(data, key.split("."), _parse(value, word), word)
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        keys = {word: word.partition("=")[0] for word in overrides}
-        exact = [word for word, key in keys.items() if f"{field}.".startswith(f"{key}.")]
-        near = [word for word, key in keys.items() if key.startswith(f"{field}.")]
-        where = exact[-1] if exact else " with ".join([path, *near])
-        raise UserError(f"{where}: {first_error(error)}{_hint(error)}") from None
-
-
-def _hint(error: ValidationError) -> str:
-    """For an unknown key, the known one that looks most like it."""
-    first = error.errors()[0]
-    *sections, key = [str(part) for part in first["loc"]] or [""]
-    known: Any = Config
-    for name in sections:
-        known = getattr(known, "model_fields", {}).get(name)
-        known = known and known.annotation
-    near = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
-    return f"; did you mean {near[0]}?" if near and first["type"] == "extra_forbidden" else ""
-
-
-def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
-    """Path and contents of a recipe, of the packaged ones or of a file of the user's."""
-    packaged = RECIPES / f"{recipe}.yaml"
-    path = packaged if packaged.is_file() else Path(recipe)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise UserError(f"{recipe}: no such recipe; there are {names}, or give a YAML file")
-    try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a recipe is a mapping of sections")
-    return str(path), {name: section for name, section in data.items() if section is not None}
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML that ``load`` reads back to the same object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _parse(value: str, word: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"{word}: the value is not YAML") from None
-    try:  # YAML 1.1 reads 1e9 as a string
-        return float(parsed) if isinstance(parsed, str) else parsed
-    except ValueError:
-        return parsed
-
-
-def _put(data: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
-    for key in keys[:-1]:
-        if data.get(key) is None:
-            data[key] = {}
-        data = data[key]
-        if not isinstance(data, dict):
-            raise UserError(f"{word}: {key} has no keys below it")
-    data[keys[-1]] = value

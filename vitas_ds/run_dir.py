@@ -42,8 +42,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vitas_ds.config import Config, dump
+from vitas_ds.config import Config
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.recipe import dump
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "nvidia-dali-cuda130", "pymoo", "numpy", "wandb")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,15 @@ class SubnetSpec:
         return SubnetSpec(
             self.image_size, self.patch_size, self.embed_dim, self.num_classes, self.active, self.final_norm_eps
         )
+
+    def words(self) -> str:
+        """The net in a line; layers that follow each other and are alike are told once."""
+        groups = [(layer, len(list(alike))) for layer, alike in itertools.groupby(self.active)]
+        layers = ", ".join(
+            f"{count} x ({layer.num_heads} heads, q/k/v {layer.qkv_dim}, MLP {layer.mlp_dim})"
+            for layer, count in groups
+        )
+        return f"patch_size {self.patch_size}, embed_dim {self.embed_dim}, layers {layers or 'none'}"
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of ``spec.json``; identity positions and default values are left out."""

@@ -249,8 +249,9 @@ def _wandb_settings(config: Config, run: RunDir, stage: str) -> dict[str, Any]:
         ids[stage] = secrets.token_hex(4)
         write_json(run.wandb_ids, ids)
     patience = float(os.environ.get("WANDB_INIT_TIMEOUT", 60))
+    project = config.tracking.project or os.environ.get("WANDB_PROJECT") or "vitas_ds"
     return {
-        "project": config.tracking.project, "entity": config.tracking.entity, "dir": str(folder),
+        "project": project, "entity": config.tracking.entity, "dir": str(folder),
         "id": ids[stage], "resume": "allow", "reinit": "finish_previous",
         "group": run.name, "job_type": stage, "name": f"{run.name}-{stage}",
         "config": config.model_dump(mode="json"),

@@ -21,10 +21,11 @@ import torch
 
 from tests.benchmarks.timing import table, where, write
 from tests.digits import write_digits
-from vitas_ds import config, cost, distributed, genome, training
+from vitas_ds import cost, distributed, genome, training
 from vitas_ds.data.loader import Batch
 from vitas_ds.engine import Engine
 from vitas_ds.optimizer import cosine_lr
+from vitas_ds.recipe import load
 from vitas_ds.run_dir import run_of
 from vitas_ds.search import budget, propose
 from vitas_ds.search.feasible import feasible
@@ -102,7 +103,7 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
     """Milliseconds of a step of the quickstart, and of its bookkeeping."""
     write_digits(folder, 60, 1)
     words = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}", "data.search_per_class=10"]
-    cfg = config.load("quickstart", words)
+    cfg = load("quickstart", words)
     ranks = distributed.init("cpu", 60)
     images, _ = train_supernet._images(cfg)
     task = train_supernet._task(cfg, run_of(cfg), ranks, images)

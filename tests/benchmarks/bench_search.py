@@ -32,13 +32,14 @@ from tests.benchmarks.bench_data import make_files
 from tests.benchmarks.bench_supernet import _nets
 from tests.benchmarks.timing import table, where, write
 from tests.digits import write_digits
-from vitas_ds import config, rules, sampling
+from vitas_ds import rules, sampling
 from vitas_ds.config import Config, Data
 from vitas_ds.data.loader import decode_all, eval_batches, normalise
 from vitas_ds.data.sources import ImageSet, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.recipe import load
 from vitas_ds.search import race
 from vitas_ds.search.evolution import Result, search
 from vitas_ds.search.ledger import in_memory
@@ -56,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_digits(Path(folder), args.images // 10 + args.learned, 0)
-        cfg = config.load("quickstart", [
+        cfg = load("quickstart", [
             f"data.train={folder}/train", f"search.population={args.population}", "data.threads=1",
             f"search.generations={args.candidates // args.population}", f"data.search_per_class={args.images // 10}",
         ])  # fmt: skip

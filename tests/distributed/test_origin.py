@@ -14,6 +14,7 @@ from vitas_ds import config, origin
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.origin import Origin
+from vitas_ds.recipe import load
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -87,12 +88,12 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"supernet.init_from: not a whole checkpoint: .*shard-00000"):
         origin.find(tmp_path / "own", config.Training(init_from=str(torn)), "supernet")
     with pytest.raises(UserError, match="cannot be read as weights"):
-        origin.load_weights(Supernet(config.load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
-    other = Supernet(config.load(str(TINY), ["space.mlp_dim=128"]).space, "bilateral", 2)
+        origin.load_weights(Supernet(load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
+    other = Supernet(load(str(TINY), ["space.mlp_dim=128"]).space, "bilateral", 2)
     for path in (given(trained), trained / "runs" / "first" / "supernet" / "weights.safetensors"):
         with pytest.raises(UserError, match=r"of another network: \S*mlp\S* is .* there and .* here"):
             origin.load_weights(other, path)
     with pytest.raises(UserError, match="keep_every 7 is not a multiple of save_every 5"):
-        config.load(str(TINY), ["supernet.save_every=5", "supernet.keep_every=7"])
+        load(str(TINY), ["supernet.save_every=5", "supernet.keep_every=7"])
     with pytest.raises(UserError, match="not both"):
-        config.load(str(TINY), ["supernet.init_from=a", "supernet.weights_from=b"])
+        load(str(TINY), ["supernet.init_from=a", "supernet.weights_from=b"])

@@ -24,6 +24,7 @@ from vitas_ds.data.sources import hold_out, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.recipe import load
 from vitas_ds.sampling import draw, fit_identity_prob
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import read_spec, spec_from_dict
@@ -101,7 +102,7 @@ def test_exported_model_gives_the_accuracy_that_evaluate_found(done: Path) -> No
     assert {"model.safetensors", "spec.json", "README.md"} <= {path.name for path in export.iterdir()}
     model = vitas_ds.load(export)
     assert not model.training
-    resolved = config.load(str(TINY), [])
+    resolved = load(str(TINY), [])
     images = read_folder(done / "digits" / "val")
     hits = 0
     for batch in eval_batches(images, resolved.data, 28, 64, Ranks(0, 1, 0, torch.device("cpu"))):
@@ -129,7 +130,7 @@ def test_started_again_nothing_is_done_twice(done: Path) -> None:
 
 def test_training_equals_plain_torch_on_the_same_batches(done: Path) -> None:
     """Two ranks, ZeRO 1, DALI and all, against one process with torch's AdamW, where no gradient is no update."""
-    resolved = config.load(str(TINY), [f"data.train={done}/digits/train"])
+    resolved = load(str(TINY), [f"data.train={done}/digits/train"])
     expected = plain_losses(resolved)
     found = _losses(done / "runs" / "tiny")
     windows = [expected[0:5], expected[5:10], expected[10:15], expected[15:20]]
@@ -249,6 +250,6 @@ def test_folders_that_do_not_fit(done: Path, tmp_path: Path) -> None:
 
 
 def test_a_spec_of_the_space_round_trips(done: Path) -> None:
-    space: SearchSpace = config.load(str(TINY), []).space
+    space: SearchSpace = load(str(TINY), []).space
     spec = read_spec(done / "runs" / "tiny" / "export" / "spec.json")
     assert genome.decode(space, genome.encode(space, spec)).canonical() == spec

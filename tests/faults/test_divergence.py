@@ -13,6 +13,7 @@ import pytest
 from digits import write_digits
 from launching import ROOT, begin, environment, stage_words
 
+from vitas_ds.recipe import load
 from vitas_ds.spec import spec_from_dict
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
@@ -100,10 +101,9 @@ def test_it_is_the_same_step(diverged: tuple[list[str], Path, str], tmp_path: Pa
 
 def images_of_step(words: list[str], step: int) -> list[str]:
     """The images of a global batch of 16."""
-    from vitas_ds import config
     from vitas_ds.data.order import batch_ids
     from vitas_ds.data.sources import hold_out, read_folder
 
-    resolved = config.load(words[0], words[1:])
+    resolved = load(words[0], words[1:])
     images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, resolved.run.seed)
     return [images.file(i) for i in batch_ids(len(images), 1, 16, resolved.run.seed, step).tolist()]

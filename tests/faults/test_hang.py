@@ -15,11 +15,11 @@ from digits import write_digits
 from launching import ROOT, begin, environment, stage_words
 from safetensors.torch import save_file
 
-from vitas_ds import config
 from vitas_ds.models.exported import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.recipe import load
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
@@ -117,7 +117,7 @@ def test_images_that_do_not_come(tmp_path: Path, digits: Path) -> None:
 
 def test_a_search_whose_rank_dies(tmp_path: Path, digits: Path) -> None:
     """With a supernet of random weights; what was scored is in the ledger."""
-    resolved = config.load(str(TINY), [])
+    resolved = load(str(TINY), [])
     net = Supernet(resolved.space, resolved.supernet.sharing, resolved.supernet.private_attention)
     init_weights(net, 0)
     save_file(net.state_dict(), tmp_path / "weights.safetensors")

@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,23 +36,35 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ranks_of(job: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the job's ranks."""
+def processes_of(job: subprocess.Popen[str], mark: bytes = b"") -> list[int]:
+    """Process ids of the job that have a word that begins with ``mark``."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                group = os.getsid(int(entry.name))
+                session = os.getsid(int(entry.name))
             except OSError:
                 continue
-            if group == job.pid and any(word.startswith(b"--local_rank=") for word in words):
+            if session == job.pid and any(word.startswith(mark) for word in words):
                 found.append(int(entry.name))
     return sorted(found)
 
 
-def start_and_hit(words: list[str], line: str, sig: int, delay: float = 0.0) -> tuple[int, str]:
-    """Start a stage, send a rank a signal once it has printed a line that matches; (exit status, output)."""
+def a_rank(job: subprocess.Popen[str]) -> int:
+    ranks = processes_of(job, b"--local_rank=")
+    assert ranks, "no rank is running"
+    return random.choice(ranks)
+
+
+def start_and_hit(
+    words: list[str],
+    line: str,
+    sig: int,
+    delay: float = 0.0,
+    whom: Callable[[subprocess.Popen[str]], int] = a_rank,
+) -> tuple[int, str]:
+    """Start a stage, send a process a signal once it has printed a line that matches; (exit status, output)."""
     job = begin(words, environment(PYTHONUNBUFFERED="1"))
     try:
         output, hit, begun = "", False, time.monotonic()
@@ -59,16 +73,19 @@ def start_and_hit(words: list[str], line: str, sig: int, delay: float = 0.0) -> 
             output += text
             if not hit and re.search(line, text):
                 time.sleep(delay)
-                ranks = ranks_of(job)
-                assert ranks, "no rank is running"
-                os.kill(random.choice(ranks), sig)
+                os.kill(whom(job), sig)
                 hit = True
             assert time.monotonic() - begun < 200, output
         assert hit, f"never printed {line}: {output}"
         return job.wait(60), output
     finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
+        for process in processes_of(job):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "supernet" / "checkpoints").iterdir())
 
 
 def metrics(run: Path) -> list[tuple[str, int, float]]:
@@ -97,15 +114,26 @@ def test_sigterm_saves_and_says_start_again(unbroken: Path) -> None:
     status, output = start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGTERM)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
-    assert [path.name for path in (unbroken / "runs" / "asked" / "supernet" / "checkpoints").iterdir()] == [
-        "step-00000010"
-    ]
+    assert checkpoints(unbroken / "runs" / "asked") == ["step-00000010"]
     run_stage("train-supernet", words)
     ours, theirs = (
         load_file(unbroken / "runs" / name / "supernet" / "weights.safetensors") for name in ("asked", "unbroken")
     )
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert metrics(unbroken / "runs" / "asked") == metrics(unbroken / "runs" / "unbroken")
+
+
+@pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["terminate", "interrupt"])
+def test_a_script_that_is_told_to_stop_lets_its_ranks_save(unbroken: Path, script: str, sig: int) -> None:
+    if not (ROOT / ".venv").exists():
+        pytest.skip("the scripts run what is in .venv")
+    name = f"{script}-{sig}"
+    words = [f"launch/{script}", "--stages", "train-supernet", *words_of(unbroken, name, "supernet.save_every=1000")]
+    status, output = start_and_hit(words, r"train-supernet +5/20", sig, whom=lambda job: job.pid)
+    assert status == (75 if script == "single_node.sh" else 1), output  # torchrun ends with 1 whatever its ranks say
+    assert "stopped after step 10 of 20" in output and "Traceback (most recent" not in output
+    assert checkpoints(unbroken / "runs" / name) == ["step-00000010"]
 
 
 def test_killed_search_repeats_nothing_and_finds_the_same(unbroken: Path) -> None:

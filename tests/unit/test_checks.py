@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from vitas_ds import checks
-from vitas_ds.config import Config, load
+from vitas_ds.config import Config
 from vitas_ds.data.sources import read_folder
 from vitas_ds.errors import UserError
+from vitas_ds.recipe import load
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny.yaml"
 

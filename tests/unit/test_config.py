@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from strategies import spaces
 
-from vitas_ds.config import RECIPES, Config, dump, load
+from vitas_ds.config import Config
 from vitas_ds.errors import UserError
+from vitas_ds.recipe import RECIPES, dump, load
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ def test_values_of_every_kind_on_the_command_line(recipe):
         ("run.seed=-1", "run.seed"),
         ("engine.precision=fp8", "engine.precision: Input should be 'fp32', 'bf16' or 'fp16'"),
         ("supernet.lr.peak=1", "supernet.lr"),
+        ("data.train=", "data.train=: no value behind the =; data.train: Input should be"),
         ("lr=1", "lr=1: an override has the form section.key=value"),
         ("supernet.lr", "supernet.lr: an override has the form section.key=value"),
         ("supernet.lr=[1", "supernet.lr=[1: the value is not YAML"),

@@ -9,6 +9,7 @@ import pytest
 
 from vitas_ds import config
 from vitas_ds.__main__ import parser
+from vitas_ds.recipe import _parse, load
 from vitas_ds.tools import document
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def test_commands_resolve(page, example_files):
         assert len(recipes) == 1 or args.command == "report", words
         for recipe in recipes:
             if not (args.command == "report" and recipe.startswith("runs/")):
-                config.load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
+                load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -114,7 +115,7 @@ def test_scripts_exist_and_their_recipes_resolve(page, example_files):
         rest = iter(words[start + 1 :])
         plain = [word for word in rest if not (word.startswith("-") and (word == "--dry-run" or next(rest)))]
         if not plain[0].isupper():
-            config.load(plain[0], plain[1:])
+            load(plain[0], plain[1:])
 
 
 def test_there_are_commands_to_check():
@@ -169,7 +170,7 @@ def test_every_key_is_documented_once_with_type_and_default():
             for key, value in rows:
                 wanted = _plain(getattr(default, key))
                 numeric = isinstance(wanted, float | list) and wanted
-                got = config._parse(value, key)
+                got = _parse(value, key)
                 assert got == (pytest.approx(wanted, rel=1e-5) if numeric else wanted), (section, key)
     assert keys == set(_leaves(config.Config().model_dump(mode="json")))
 

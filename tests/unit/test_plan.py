@@ -8,10 +8,11 @@ import re
 import pytest
 import yaml
 
-from vitas_ds import config, cost, genome, plan
+from vitas_ds import cost, genome, plan
 from vitas_ds.__main__ import main
 from vitas_ds.memory import estimate
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.recipe import load
 from vitas_ds.space import columns_of
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
@@ -22,14 +23,14 @@ def test_stdout_stays_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "quickstart", "--world-size", "8", "engine.zero=zero2", "supernet.batch_size=128"]) == 0
     text = capsys.readouterr().out
     assert "#" not in plain and len(text) > len(plain)
-    resolved = config.load("quickstart", ["engine.zero=zero2", "supernet.batch_size=128"])
+    resolved = load("quickstart", ["engine.zero=zero2", "supernet.batch_size=128"])
     assert yaml.safe_load(text) == resolved.model_dump(mode="json")
 
 
 def test_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "quickstart", "--world-size", "8", "engine.zero=zero2"]) == 0
     text = capsys.readouterr().out
-    resolved = config.load("quickstart", ["engine.zero=zero2"])
+    resolved = load("quickstart", ["engine.zero=zero2"])
     settings = [json.loads(line) for line in re.findall(r"^# DeepSpeed: (.*)$", text, re.M)]
     assert [s["train_micro_batch_size_per_gpu"] for s in settings] == [8, 8]
     assert all(s["zero_optimization"]["stage"] == 2 and s["gradient_clipping"] == 1.0 for s in settings)

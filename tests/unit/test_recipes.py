@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vitas_ds import checks, cost, genome, sampling
-from vitas_ds.config import RECIPES, load
 from vitas_ds.published import published
+from vitas_ds.recipe import RECIPES, load
 from vitas_ds.space import SearchSpace, columns_of
 
 ONE_G = SearchSpace()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from vitas_ds.config import Config, dump
+from vitas_ds.config import Config
 from vitas_ds.errors import UserError
+from vitas_ds.recipe import dump
 from vitas_ds.run_dir import RunDir, git_commit, open_run, read_summary, to_json, update_summary, write_json
 
 

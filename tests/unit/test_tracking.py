@@ -184,6 +184,19 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     assert sorted(row["step"] for row in logged if "best" in row) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("said", "variable", "expected"),
+    [(None, None, "vitas_ds"), (None, "theirs", "theirs"), ("ours", "theirs", "ours")],
+)
+def test_the_project_is_the_recipes_then_the_environments(tmp_path, monkeypatch, said, variable, expected):
+    config, run = make(tmp_path, "offline")
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"project": said})})
+    if variable:
+        monkeypatch.setenv("WANDB_PROJECT", variable)
+    with open_tracker(config, run, "search", True, total=1):
+        assert wandb.run.project == expected
+
+
 def test_wandb_failing_never_ends_the_run(tmp_path):
     config, run = make(tmp_path, "offline")
     with open_tracker(config, run, "search", True, total=2) as tracker:

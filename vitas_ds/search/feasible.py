@@ -230,9 +230,16 @@ def feasible(space: SearchSpace, budget: Budget, priced: Costs = COSTS) -> Feasi
         parts.append(np.stack([*grid, start, stop])[:, start < stop])
     rows = np.concatenate(parts, 1)
     if not rows.shape[1]:
-        near = min(_nearest(budget, costs, grid, mlp.sums(k)) for k, grid in grids.items())
-        found = ", ".join(f"{n} {budgets.amount(n, value)}" for n, value in zip(budget, near[1:], strict=True))
-        raise UserError(f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}")
+        _, *row, M = min(_nearest(budget, costs, grid, mlp.sums(k)) for k, grid in grids.items())
+        stem, depth, A, H = (np.array([value]) for value in row)
+        values = {name: costs[name].at((stem, depth, A, H), M)[0] for name in budget}
+        found = ", ".join(f"{name} {budgets.amount(name, value)}" for name, value in values.items())
+        one = Feasible(space, budget, costs, attn, heads, mlp, stem, depth, A, H, stem, stem)
+        place = np.searchsorted(mlp.sums(row[1]), [M])
+        net = genome.decode(space, one.build(np.zeros(1, np.int64), place, np.random.default_rng(0))[0])
+        raise UserError(
+            f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}: {net.words()}"
+        )
     rows = rows[:, np.lexsort(rows[3::-1])]  # by stem, then depth, A, H
     return Feasible(space, budget, costs, attn, heads, mlp, *rows)
 
@@ -254,12 +261,14 @@ def _interval(costs: dict[str, Affine], budget: Budget, grid: Rows, sums: np.nda
     return start, stop
 
 
-def _nearest(budget: Budget, costs: dict[str, Affine], grid: Rows, sums: np.ndarray) -> tuple[float, ...]:
-    """Violation and costs of the net of a grid that is least outside.
+def _nearest(
+    budget: Budget, costs: dict[str, Affine], grid: Rows, sums: np.ndarray
+) -> tuple[float, int, int, int, int, int]:
+    """Violation, stem, depth, A, H and MLP sum of the nets of a grid that are least outside.
 
     The violation is convex and piecewise linear in M, so that its minimum lies beside the edge of a bound.
     """
-    best: list[tuple[float, ...]] = []
+    best = []
     for name, bound in budget.items():
         for edge in bound:
             for place in _interval(costs, {name: (edge, edge)}, grid, sums):
@@ -268,5 +277,6 @@ def _nearest(budget: Budget, costs: dict[str, Affine], grid: Rows, sums: np.ndar
                     values = {other: costs[other].at(grid, M) for other in budget}
                     far = budgets.excess(budget, values)
                     i = int(np.argmin(far))
-                    best.append((float(far[i]), *(int(value[i]) for value in values.values())))
+                    stem, depth, A, H = (int(column[i]) for column in grid)
+                    best.append((float(far[i]), stem, depth, A, H, int(M[i])))
     return min(best)

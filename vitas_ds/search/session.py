@@ -23,7 +23,7 @@ from vitas_ds.search.ledger import Entry, Ledger, name_of, open_ledger
 from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.search.scoring import Scorer, balanced_order, looks
 from vitas_ds.search.timing import Confirmed, Timing, confirm, open_timing
-from vitas_ds.search.watch import Watch
+from vitas_ds.search.watch import Watch, counted
 from vitas_ds.tracking import Tracker
 
 
@@ -137,7 +137,8 @@ def _score_baselines(s: Session) -> None:
     cfg = s.config.search
     s.tracker.say(f"search: baselines, {cfg.population * cfg.generations} random nets, {cfg.population} uniform ones")
     own = open_ledger(s.folder.search / "baselines.jsonl", s.scoring, s.folder.ledger, s.ranks.is_main)
-    found = baselines(s.config.space, cfg, s.used, own, s.config.run.seed, s.used.images, s.costs)
+    score = counted(s.used, s.tracker, "baselines", cfg.population * (cfg.generations + 1))
+    found = baselines(s.config.space, cfg, score, own, s.config.run.seed, s.used.images, s.costs)
     if s.ranks.is_main:
         write_baselines(s.folder.search, found)
 

@@ -17,7 +17,23 @@ from vitas_ds.search.figures import COLUMNS, draw, rows
 from vitas_ds.search.ledger import Score
 from vitas_ds.space import SearchSpace
 from vitas_ds.spec import SubnetSpec
-from vitas_ds.tracking import Tracker
+from vitas_ds.tracking import Tracker, clock
+
+
+def counted(score: ScoreFunction, tracker: Tracker, name: str, total: int, every: float = 10.0) -> ScoreFunction:
+    """The same scores, with a line every so many seconds: how many nets of the most there may be, and the time left."""
+    done, begun, said = 0, time.perf_counter(), time.perf_counter()
+
+    def telling(specs: list[SubnetSpec]) -> Iterator[float | Score]:
+        nonlocal done, said
+        for value in score(specs):
+            done, now = done + 1, time.perf_counter()
+            if now - said >= every:
+                tracker.say(f"search: {name}, {done}/{total} nets  ETA {clock((now - begun) / done * (total - done))}")
+                said = now
+            yield value
+
+    return telling
 
 
 class Watch:
@@ -44,11 +60,17 @@ class Watch:
                 self.seconds += time.perf_counter() - begun
                 self.passes += images
                 self.part += images / self.images
-                self.tracker.tell(int(self._done + self.part), self.told, self.left())
+                self.tracker.tell(int(self._done + self.part), self._now, self.left())
                 yield value
                 begun = time.perf_counter()
 
         return counted
+
+    @property
+    def _now(self) -> dict[str, Any]:
+        """What is known within a generation."""
+        best = {"best": self.told["best"]} if self.told else {}
+        return {"generation": self.last.generation + 1 if self.last else 1} | best
 
     @property
     def _done(self) -> int:

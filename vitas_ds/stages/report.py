@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitas_ds import config, distributed
+from vitas_ds import distributed
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
+from vitas_ds.recipe import RECIPES, load
 from vitas_ds.reports import comparison, run_page
 from vitas_ds.run_dir import RunDir, read_config, run_of, write_text
 
@@ -69,8 +70,8 @@ def find(word: str, overrides: list[str]) -> Config:
     """
     if (Path(word) / "config.yaml").is_file():
         return _of_folder(Path(word), overrides)
-    if (config.RECIPES / f"{word}.yaml").is_file() or Path(word).is_file():
-        return config.load(word, overrides)
+    if (RECIPES / f"{word}.yaml").is_file() or Path(word).is_file():
+        return load(word, overrides)
     runs = Path(next((w.partition("=")[2] for w in overrides if w.startswith("run.dir=")), Config().run.dir))
     if (runs / word / "config.yaml").is_file():
         return _of_folder(runs / word, overrides)
@@ -80,7 +81,7 @@ def find(word: str, overrides: list[str]) -> Config:
 def _of_folder(folder: Path, overrides: list[str]) -> Config:
     """The run's own configuration, whatever folder it was written in."""
     read_config(RunDir(folder))  # one clear line if it is of another version
-    found = config.load(str(folder / "config.yaml"), overrides)
+    found = load(str(folder / "config.yaml"), overrides)
     here = folder.resolve()
     place = folder.parent if folder.name == here.name else here.parent
     return found.model_copy(update={"run": found.run.model_copy(update={"dir": str(place), "name": here.name})})

@@ -17,10 +17,11 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vitas_ds import config, cost, genome
+from vitas_ds import cost, genome
 from vitas_ds.charts import short
 from vitas_ds.config import Config, Section
 from vitas_ds.published import published
+from vitas_ds.recipe import load
 from vitas_ds.run_dir import write_text
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -129,7 +130,7 @@ def costs() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, (recipe, words) in ROWS.items():
-        net, cfg = published(name), config.load(recipe, words)
+        net, cfg = published(name), load(recipe, words)
         macs = cost.spec_macs(net.spec)
         hours = [supernet_hours(cfg), search_hours(cfg, macs)] if cfg.retrain.spec.startswith("search") else [0.0, 0.0]
         hours.append(training_hours(macs, TRAIN, cfg.retrain.epochs, 1))

@@ -8,7 +8,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from vitas_ds import config, cost, genome
+from vitas_ds import cost, genome
+from vitas_ds.recipe import load
 from vitas_ds.space import SearchSpace
 from vitas_ds.tools.cost import aligned, si
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_space(recipe: str, overrides: Sequence[str] = ()) -> str:
     """What ``space RECIPE [section.key=value ...]`` prints. Raises ``UserError`` if the recipe is wrong."""
-    return describe_space(config.load(recipe, list(overrides)).space)
+    return describe_space(load(recipe, list(overrides)).space)
 
 
 def describe_space(space: SearchSpace) -> str:

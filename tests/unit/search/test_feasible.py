@@ -57,7 +57,8 @@ def test_exactly_the_nets_inside_are_known(problem):
         with pytest.raises(UserError, match="no net of the space is inside; the nearest has") as error:
             feasible(space, budget, TIMED)
         i = np.flatnonzero(far == far.min())
-        told = [", ".join(f"{n} {budgets.amount(n, prices[n][k])}" for n in budget) for k in i]
+        costs = [", ".join(f"{n} {budgets.amount(n, prices[n][k])}" for n in budget) for k in i]
+        told = [f"{cost}: {net.words()}" for cost, net in zip(costs, genome.decode_all(space, nets[i]), strict=True)]
         assert any(str(error.value).endswith(text) for text in told)
         assert "\n" not in str(error.value)
         return

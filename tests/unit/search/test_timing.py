@@ -46,7 +46,7 @@ def test_an_impossible_latency_is_found_at_once_with_the_nearest_net():
     least = PREDICTOR(genome.columns(SMALL, nets[cheap])).min()
     cfg = Search(macs=BUDGET, throughput=(64 / least, 65 / least), latency_batch=16)
     with pytest.raises(
-        UserError, match=r"search\.latency \[.* s, .* s\]: no net .* the nearest has macs .* s$"
+        UserError, match=r"search\.latency \[.* s, .* s\]: no net .* the nearest has macs .* s: patch_size "
     ) as error:
         search(SMALL, cfg, each(likeness), in_memory(), 0, costs=TIMED)
     assert "\n" not in str(error.value)

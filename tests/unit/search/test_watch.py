@@ -8,7 +8,7 @@ from test_evolution import BUDGET, SMALL, likeness
 from vitas_ds.config import Search
 from vitas_ds.search.evolution import search
 from vitas_ds.search.ledger import Ledger, in_memory
-from vitas_ds.search.watch import Watch
+from vitas_ds.search.watch import Watch, counted
 from vitas_ds.space import SearchSpace
 from vitas_ds.tracking import Tracker
 
@@ -20,13 +20,17 @@ class Notes(Tracker):
     """Keeps what it is told."""
 
     def __init__(self):
-        self.records, self.lines, self.tables = [], [], []
+        self.records, self.lines, self.tables, self.now, self.said = [], [], [], [], []
 
     def log(self, step, values, *, images=0, left=None):
         self.records.append((step, values, left))
 
     def tell(self, step, values, left):
         self.lines.append((step, left))
+        self.now.append((step, values))
+
+    def say(self, text):
+        self.said.append(text)
 
     def table(self, name, columns, rows):
         self.tables.append(len(rows))
@@ -72,3 +76,24 @@ def test_the_last_generation_is_drawn_though_the_space_ends_first(tmp_path):
     notes, result = watched(in_memory(), Search(population=6, generations=50), few, tmp_path)
     assert len(result.entries) < 300 and notes.tables[-1] == len(result.entries)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["front.png", "progress.png", "survivors.png"]
+
+
+def test_a_line_within_a_generation_is_of_that_generation():
+    """With the best so far: the last generation's other figures are not this one's."""
+    notes, _ = watched(in_memory())
+    records = {step: values for step, values, _ in notes.records}
+    for step, values in notes.now:
+        before = (step - 1) // 6 * 6
+        assert values["generation"] == before // 6 + 1
+        assert values.get("best") == (records[before]["best"] if before else None)
+        assert set(values) <= {"generation", "best"}
+
+
+def test_baselines_tell_how_far_they_are():
+    notes = Notes()
+    specs = [entry.spec for entry in watched(in_memory())[1].entries]
+    score = counted(slow, notes, "baselines", 40, every=3 * NAP)
+    assert [*score(specs[:10]), *score(specs[10:])] == [likeness(spec) for spec in specs]
+    done = [int(line.split(", ")[1].split("/")[0]) for line in notes.said]
+    assert done == sorted(set(done)) and 3 <= len(done) <= 10 and done[0] >= 3
+    assert all(line.startswith("search: baselines, ") and "/40 nets  ETA 0:00" in line for line in notes.said)

@@ -13,7 +13,7 @@ from digits import write_digits
 from huggingface_hub import ModelCard
 
 import vitas_ds
-from vitas_ds import config, distributed
+from vitas_ds import distributed
 from vitas_ds.__main__ import main
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
@@ -21,6 +21,7 @@ from vitas_ds.distributed import Ranks
 from vitas_ds.models.exported import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.recipe import load
 from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
@@ -44,7 +45,7 @@ def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:
     """A net that knows most of the images: accuracies of random nets say nothing."""
     model = VisionTransformer(spec)
     init_weights(model, 0)
-    data = config.load(str(TINY), []).data
+    data = load(str(TINY), []).data
     images = read_folder(root / "val")
     (batch,) = eval_batches(images, data, 28, len(images), Ranks(0, 1, 0, torch.device("cpu")))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
@@ -59,7 +60,7 @@ def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:
 def words(tmp_path, digits):
     """A run whose stage retrain has ended, as words of the command line."""
     words = [str(TINY), f"run.dir={tmp_path}/runs", f"data.train={digits}/train", f"data.val={digits}/val"]
-    run = open_run(config.load(words[0], words[1:]), True, stage="retrain")
+    run = open_run(load(words[0], words[1:]), True, stage="retrain")
     preprocess = Preprocess(28, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple(map(str, range(10))))
     write_model(learnt(ALIKE, digits), run.retrain_model, preprocess, "tiny", {"accuracy": "not evaluated"})
     return words

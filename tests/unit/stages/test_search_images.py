@@ -9,10 +9,11 @@ import pytest
 from digits import write_digits
 from safetensors.torch import save_file
 
-from vitas_ds.config import Config, load
+from vitas_ds.config import Config
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.recipe import load
 from vitas_ds.run_dir import open_run, run_of
 from vitas_ds.stages import search
 from vitas_ds.stages.search import search_images
