@@ -3,7 +3,8 @@
 #
 #   launch/test.sh [unit] [pytest arguments ...]
 #
-# `unit` leaves out the tests that start launchers and kill processes. Makes .venv when it is missing.
+# `unit`: what takes minutes, for while you work; without the unit tests that are marked slow, and without those that
+# start launchers and kill processes. Makes .venv when it is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -26,6 +27,9 @@ export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 start ruff check .
 start ruff format --check .
 start mypy
+if [[ -n $UNIT ]]; then
+    start python -m pytest tests/unit -n 2 -m "not slow" "$@"
+    exit 0
+fi
 start python -m pytest tests/unit -n 2 "$@"
-[[ -z $UNIT ]] || exit 0
 start python -m pytest tests --ignore tests/unit --ignore tests/benchmarks "$@"

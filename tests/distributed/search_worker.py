@@ -1,6 +1,7 @@
-"""Runs inside a launcher: ``search_worker.py FOLDER MEMBERS KILL_AFTER``: a search with a real supernet.
+"""Runs inside a launcher: ``search_worker.py FOLDER MEMBERS KILL_AFTER RACING``: a search with a real supernet.
 
 Ranks in groups of MEMBERS share a candidate. After KILL_AFTER new scores (0: never) all ranks end as if killed.
+RACING is the confidence of a race, whose looks are counted as scores; 0: there is none.
 """
 
 import os
@@ -14,8 +15,9 @@ from vitas_ds.config import Search
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.search.evolution import ranked, rescore, search
 from vitas_ds.search.ledger import open_ledger
+from vitas_ds.search.race import Race
 from vitas_ds.search.results import write_results
-from vitas_ds.search.scoring import Scorer, balanced_order
+from vitas_ds.search.scoring import Scorer, balanced_order, looks
 from vitas_ds.space import SearchSpace
 
 SPACE = SearchSpace(
@@ -24,7 +26,7 @@ SPACE = SearchSpace(
 )  # fmt: skip
 
 
-def main(folder: Path, members: int, kill_after: int) -> None:
+def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
     ranks = distributed.init("cpu", 60)
     torch.manual_seed(0)
     supernet = Supernet(SPACE, "bilateral")
@@ -38,17 +40,23 @@ def main(folder: Path, members: int, kill_after: int) -> None:
         prepare = lambda x: x.float() / 64 - 2  # noqa: E731
         return Scorer(supernet, pixels, labels, prepare, order, ranks, 16, ranks_per_candidate=members)
 
-    def score(specs):
-        for n, value in enumerate(used(specs)):
-            if kill_after and n + known[0] == kill_after:
-                os._exit(0)
-            yield value
-        known[0] += len(specs)
+    def broken(score):
+        def scores(specs):
+            for value in score(specs):
+                if kill_after and known[0] == kill_after:
+                    os._exit(0)
+                known[0] += 1
+                yield value
 
-    used, full, known = scorer(40), scorer(0), [0]
+        return scores
+
+    used, full, known, rules = scorer(40), scorer(0), [0], None
     ledger = open_ledger(folder / "ledger.jsonl", {"supernet": "a"}, is_main=ranks.is_main)
+    if racing:
+        parts = [(images, broken(score)) for images, score in looks(used)]
+        rules = Race(parts, racing, open_ledger(folder / "races.jsonl", {"supernet": "a"}, is_main=ranks.is_main))
     cfg = Search(algorithm="nsga2", population=7, generations=3, macs=(100_000, 800_000), images=40, top_k=3)
-    result = search(SPACE, cfg, score, ledger, 0, images=40)
+    result = search(SPACE, cfg, broken(used), ledger, 0, images=40, race=rules)
     top = rescore(ranked(result.entries)[: cfg.top_k], full, ledger, full.images)
     if ranks.is_main:
         write_results(folder, result, top)
@@ -56,4 +64,4 @@ def main(folder: Path, members: int, kill_after: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

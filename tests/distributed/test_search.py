@@ -9,9 +9,9 @@ import pytest
 WORKER = Path(__file__).with_name("search_worker.py")
 
 
-def run(folder: Path, ranks: int, members: int = 1, kill_after: int = 0) -> None:
+def run(folder: Path, ranks: int, members: int = 1, kill_after: int = 0, racing: float = 0.0) -> None:
     words = launching.command("alone" if ranks == 1 else "torchrun", ranks)
-    words += [str(WORKER), str(folder), str(members), str(kill_after)]
+    words += [str(WORKER), str(folder), str(members), str(kill_after), str(racing)]
     launching.end(launching.begin(words, launching.environment()), words, 120)
 
 
@@ -47,6 +47,22 @@ def test_a_broken_search_goes_on_with_another_number_of_ranks(tmp_path, alone):
         file.write('{"spec": {"image_si')
     run(tmp_path, 1)
     assert found(tmp_path) == alone
+
+
+def test_a_broken_race_drops_the_same_nets_again(tmp_path, alone):
+    """Broken off in a look of the second generation, by two ranks; gone on with by one."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(whole, 1, racing=0.5)
+    looks = (whole / "races.jsonl").read_text().splitlines()
+    run(broken, 2, kill_after=len(looks) // 2, racing=0.5)
+    assert len((broken / "races.jsonl").read_text().splitlines()) == len(looks) // 2
+    run(broken, 1, racing=0.5)
+    assert found(broken) == found(whole)
+    images = {entry["images"] for entry in found(whole)[0]}
+    assert min(images) < 40 <= max(images), "no net was dropped"
+    looked = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in looks]
+    again = [json.loads(line) for line in (broken / "races.jsonl").open()]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in again] == looked
 
 
 def test_all_ranks_hold_rank_0s_latencies(tmp_path):

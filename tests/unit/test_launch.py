@@ -114,6 +114,7 @@ def test_torchrun():
         assert found == wanted | {"--nproc-per-node": "2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "status", "seconds"),
     [

@@ -25,6 +25,7 @@ def living() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_what_stays_between_steps(zero: str, ema: float) -> None:

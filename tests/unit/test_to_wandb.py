@@ -14,6 +14,8 @@ from vitas_ds.__main__ import main
 from vitas_ds.run_dir import write_text
 from vitas_ds.tracking import read_metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_wandb_settings(monkeypatch):

@@ -156,6 +156,7 @@ def test_mode(tmp_path, monkeypatch):
     assert wandb_mode(make(tmp_path, "offline")[0]) == "offline"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:W&B")
 def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     config, run = make(tmp_path, "offline")
@@ -217,6 +218,7 @@ def test_wandb_that_does_not_start(tmp_path, monkeypatch):
     assert len(read_metrics(run)) == 1
 
 
+@pytest.mark.slow
 def test_wandb_online_without_a_network_goes_on_offline(tmp_path, monkeypatch):
     config, run = make(tmp_path, "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

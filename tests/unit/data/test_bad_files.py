@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -134,6 +133,7 @@ def test_odd_images_are_read_as_by_torchvision(zoo, found, name, data):
         assert (ours.float() - expected[:, :1, :1]).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_scan_that_decodes_finds_subtle_damage(tmp_path):
     overwrite(tmp_path / "whole.jpg", b"")
     overwrite(tmp_path / "hurt.jpg", np.random.default_rng(0).integers(1, 255, 60, dtype=np.uint8).tobytes())
@@ -212,6 +212,7 @@ for place in (3, 64, 127, 130, 199):
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_image_does_not_crash_a_large_batch(zoo, tmp_path):
     PHOTO.resize((28, 28)).save(tmp_path / "good.jpg")
     bad = zoo / "bad" / "text.JPEG"  # neither its shape nor its pixels can be read: two operators fail
@@ -223,6 +224,7 @@ def test_a_file_that_is_no_image_does_not_crash_a_large_batch(zoo, tmp_path):
     assert done.stdout.count(f"{bad}: cannot be read as an image") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 2, 5])
 def test_skipping_replaces_counts_and_resumes_bitwise(spoiled, start, capsys):
     images, data = read_folder(spoiled), Data(threads=1, on_bad_file="skip")
@@ -251,6 +253,7 @@ def test_what_scan_finds_can_be_excluded(spoiled, tmp_path, data):
     assert sum(len(b.ids) for b in loader.eval_batches(images, data, 32, 7, alone())) == 18
 
 
+@pytest.mark.slow
 def test_the_scan_command(zoo, tmp_path):
     command = [sys.executable, "-m", "vitas_ds", "scan", "--threads", "1"]
     listed = tmp_path / "bad.txt"

@@ -15,6 +15,8 @@ from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 

@@ -70,6 +70,7 @@ def test_the_cache_can_lie_in_a_file_that_ranks_share(tree, data, tmp_path):
     assert torch.equal(mapped(), loader.decode_all(images, data, 64, alone()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [Augment(), DEIT], ids=["weak", "deit"])
 def test_training_resumes_bitwise_and_ranks_share_one_stream(tree, data, augment):
     images = read_folder(tree)
@@ -107,12 +108,14 @@ def test_resize_below_the_image_size_is_refused(tree):
         loader.decode_all(read_folder(tree), Data(resize=100), 224, alone())
 
 
+@pytest.mark.slow
 def test_a_small_memory_is_refused(tree, data):
     with pytest.raises(UserError, match=r"search images: .* GiB decoded, .* GiB of memory free"):
         images = read_folder(tree)
         loader.decode_all(images.subset(np.zeros(10**8, dtype=int)), data, 224, alone())
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_pipelines_at_work(tree):
     """Two pipelines are in the middle of an epoch when the program is at its end, and when an error ends it."""
     program = f"""

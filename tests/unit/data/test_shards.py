@@ -69,6 +69,7 @@ def test_shards_hold_the_same_images(tmp_path, folder, data, index):
     assert len(search) == 6 and len(train) == 15 and len(train.spans) == 15
 
 
+@pytest.mark.slow
 def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, data):
     make_shards(tmp_path, folder, list(range(len(folder))))
     with tarfile.open(tmp_path / "train-9999.tar", "w") as tar:

@@ -18,6 +18,8 @@ from vitas_ds.models import onnx_export
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.spec import LayerSpec, SubnetSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = SubnetSpec(24, 8, 36, 9, (LayerSpec(2, 36, 50), LayerSpec(3, 45, 20, 0.3)), 1e-5)
 
 

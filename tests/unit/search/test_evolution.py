@@ -66,6 +66,7 @@ def test_a_known_optimum_is_found(algorithm):
     assert all_inside(SMALL, cfg, result.entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
 def test_the_best_net_inside_is_found_where_the_best_of_all_is_outside(algorithm):
     space = SearchSpace(**SMALL.model_dump() | {"depth": 2})
@@ -132,6 +133,7 @@ def budgeted(draw) -> tuple[SearchSpace, dict]:
     return space, budget
 
 
+@pytest.mark.slow
 def test_ten_thousand_candidates_are_inside_and_distinct():
     """Spaces of all shapes, down to those with fewer nets than a population, and all kinds of budgets at once."""
     total = 0
@@ -159,6 +161,7 @@ def test_ten_thousand_candidates_are_inside_and_distinct():
         check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_first_releases_preset_in_its_space(algorithm):
     """40 generations of 50 in [0.9G, 1.0G]: there, 68-72 % are outside and 14-23 % of the rest are repeats."""
@@ -287,6 +290,7 @@ def test_the_front_is_what_nothing_dominates():
     assert ranked(result.entries)[0] == result.best == result_of(result.entries).best
 
 
+@pytest.mark.slow
 def test_nsga2_has_at_least_random_searchs_hypervolume():
     """In ten of ten seeds, at the same number of scores: accuracy that saturates with size, and a taste in layers."""
 

@@ -79,6 +79,7 @@ def test_a_race_that_is_sure_changes_nothing_but_the_cost(algorithm):
     assert np.mean([p.saved for p in told]) == pytest.approx(saved) and saved > 0.05
 
 
+@pytest.mark.slow
 def test_a_race_at_95_percent_finds_as_good_a_net_with_fewer_images():
     for seed in range(4):
         off = search(SMALL, CFG, whole, in_memory(), seed, images=IMAGES).best.score
@@ -87,6 +88,7 @@ def test_a_race_at_95_percent_finds_as_good_a_net_with_fewer_images():
         assert np.mean([e.score.images for e in on.entries]) < 0.85 * IMAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("objectives", [(), ("macs",)])
 def test_survivors_are_lost_no_more_often_than_stated(alike, objectives):
@@ -130,6 +132,7 @@ def test_the_looks_of_a_scorer_add_up_to_its_score():
     assert [images for images, _ in race.parts] == [16, 16, 16, 42] and race.images == 90
 
 
+@pytest.mark.slow
 def test_with_real_scores_racing_keeps_the_best():
     """Random weights: candidates differ by luck alone, the hardest case for a race."""
     use = scorer()

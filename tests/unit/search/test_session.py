@@ -21,6 +21,8 @@ from vitas_ds.spec import spec_from_dict
 from vitas_ds.stages.retrain import chosen_spec
 from vitas_ds.tracking import LiveTracker, Tracker, read_metrics
 
+pytestmark = pytest.mark.slow
+
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 

@@ -116,6 +116,7 @@ def test_a_killed_search_goes_on_with_the_same_proposals(tmp_path, algorithm):
     assert [e.spec for e in result.entries] == [e.spec for e in whole.entries]
 
 
+@pytest.mark.slow
 def test_a_known_optimum_is_still_found():
     cfg = Search(population=50, generations=25, macs=BUDGET, predictor=0.2)
     assert search(SMALL, cfg, each(likeness), in_memory(), 0).best.score.value == 1.0

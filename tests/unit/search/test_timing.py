@@ -179,6 +179,7 @@ def test_a_line_of_the_ledger_keeps_the_prediction(found):
     assert again.costs == entry.costs and "latency" not in entry.to_dict()
 
 
+@pytest.mark.slow
 def test_sampled_nets_reach_a_throughput(tmp_path, capsys):
     """The identity probability is fitted with measured nets: random nets take as long as asked, on average."""
     ranks, run = Ranks(0, 1, 0, CPU), RunDir(tmp_path / "a")

@@ -84,6 +84,7 @@ PLAIN = {"model.safetensors", "spec.json", "preprocess.json", "config.json", "RE
 TIMM = {"timm/model.safetensors", "timm/config.json", "timm/README.md"}
 
 
+@pytest.mark.slow
 def test_everything(words, capsys):
     assert main(["export", *words, "export.onnx=true", "export.int8=true", "export.program=true"]) == 0
     run = run_of(words)
@@ -181,6 +182,7 @@ def refused(words: list[str], capsys) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_and_leave_the_export_alone(words, tmp_path, capsys, monkeypatch):
     run = run_of(words)
     assert main(["export", *words]) == 0

@@ -21,6 +21,8 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.spec import LayerSpec, SubnetSpec
 from vitas_ds.tools.predict import classify, predict
 
+pytestmark = pytest.mark.slow
+
 SPEC = SubnetSpec(24, 8, 16, 10, (LayerSpec(2, 48, 32), LayerSpec(1, 9, 8)))
 PREPROCESS = Preprocess(27, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), tuple(f"digit {i}" for i in range(10)))
 
