@@ -202,6 +202,10 @@ class Search(Section):
         (), description="nsga2: costs to lower as well"
     )
     crossover_prob: float = Field(0.9, ge=0, le=1, description="two-point crossover")
+    fresh: float = Field(
+        0.25, ge=0, lt=1, description="share of each generation drawn anew, evenly over space and budget: without it "
+        "(0: the first release), a search may settle on one embedding width",
+    )  # fmt: skip
     mutation_eta: float = Field(3.0, gt=0, description="polynomial mutation's eta (3: the first release)")
     top_k: int = Field(5, gt=0, description="nets scored again on all search images at the end")
     side_rule: Literal["accuracy_mean", "logit_sum"] = Field(

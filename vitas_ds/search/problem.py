@@ -13,12 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.soo.nonconvex.ga import GA
+from pymoo.core.crossover import Crossover
 from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.evaluator import Evaluator
 from pymoo.core.mating import Mating
+from pymoo.core.mutation import Mutation
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
+from pymoo.core.selection import Selection
 from pymoo.core.termination import NoTermination
 from pymoo.indicators.hv import HV
 from pymoo.operators.crossover.pntx import TwoPointCrossover
@@ -90,7 +93,9 @@ class RandomSearch:
 
 
 class Evolution:
-    """pymoo's GA or NSGA-II with the first release's operators: two-point crossover and polynomial mutation."""
+    """pymoo's GA or NSGA-II with the first release's operators, two-point crossover and polynomial mutation, and with
+    nets that are drawn anew in each generation.
+    """
 
     def __init__(self, inside: Feasible, cfg: config.Search, seed: int) -> None:
         self.problem = GenomeProblem(inside, 1 + len(objectives(cfg)))
@@ -100,7 +105,7 @@ class Evolution:
         crossover, mutation = TwoPointCrossover(prob=cfg.crossover_prob), PM(prob=1.0, eta=cfg.mutation_eta)
         selection = self.algorithm.mating.selection
         self.algorithm.mating = FullMating(
-            selection, crossover, mutation, repair=mend, eliminate_duplicates=new, n_max_iterations=20
+            selection, crossover, mutation, cfg.fresh, repair=mend, eliminate_duplicates=new, n_max_iterations=20
         )
         self.algorithm.setup(self.problem, seed=seed, termination=NoTermination())
         self.asked = Population.empty()
@@ -176,17 +181,22 @@ class OnlyNew(DuplicateElimination):
 
 
 class FullMating(Mating):
-    """Mating in which fresh nets fill up a generation that has too few new children.
+    """Mating in which fresh nets are a share of each generation, and fill it up where there are too few new children.
 
-    Where values are expected, half of the children are the most promising of many more.
+    Where values are expected, half of the generation are the most promising of many more children.
     """
 
+    def __init__(self, selection: Selection, crossover: Crossover, mutation: Mutation, fresh: float, **more: Any):
+        super().__init__(selection, crossover, mutation, **more)
+        self.fresh = fresh
+
     def do(self, problem: GenomeProblem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
-        plain = n_offsprings if problem.expect is None else n_offsprings - n_offsprings // 2
-        children = super().do(problem, pop, plain + POOL * (n_offsprings - plain), **kwargs)
-        if problem.expect is not None and len(children) > n_offsprings:
+        promising = 0 if problem.expect is None else n_offsprings // 2
+        plain = n_offsprings - promising - min(round(self.fresh * n_offsprings), n_offsprings - promising)
+        children = super().do(problem, pop, plain + POOL * promising, **kwargs)
+        if problem.expect is not None and len(children) > plain + promising:
             expected = problem.expect(np.array([one.X for one in children[plain:]], np.int64))
-            children = children[np.r_[:plain, plain + best_of(expected, n_offsprings - plain)]]
+            children = children[np.r_[:plain, plain + best_of(expected, promising)]]
         known = problem.seen.union(propose.key(one.X) for one in children)
         more = propose.fresh(problem.inside, n_offsprings - len(children), kwargs["random_state"], known)
         return Population.merge(children, Population.new("X", more)) if len(more) else children

@@ -262,8 +262,36 @@ def test_an_impossible_budget_is_found_before_anything_is_scored():
     def score(specs):
         raise AssertionError
 
-    with pytest.raises(UserError, match=r"^search.macs \[1, 9\]: no net of the space is inside; .* macs [\d,]+$"):
+    says = r"^search.macs \[1, 9\]: no net of the space is inside; .* macs [\d,]+: patch_size"
+    with pytest.raises(UserError, match=says):
         search(SMALL, Search(macs=(1, 9)), score, in_memory(), 0)
+
+
+def test_a_share_of_each_generation_is_drawn_anew():
+    """Where one embedding width is ahead of all from the start, the others are still tried."""
+
+    def widths(fresh: float) -> list[set[int]]:
+        cfg = Search(population=16, generations=9, macs=BUDGET, fresh=fresh)
+        score = lambda spec: likeness(spec) / 9 + (spec.embed_dim == 48) / 2  # noqa: E731
+        entries = search(SMALL, cfg, each(score), in_memory(), 0).entries
+        return [{e.spec.embed_dim for e in entries if e.generation == g} for g in range(1, 10)]
+
+    assert all(len(found) == 4 for found in widths(0.5))
+    assert len(widths(0.0)[0]) == 4 and len(set.union(*widths(0.0)[5:])) < 4
+
+
+def test_fresh_nets_find_what_a_search_without_them_has_lost_sight_of():
+    """A wide net of two layers is best, and what is near it is worse than what other widths have on average."""
+
+    def score(spec: SubnetSpec) -> float:
+        hidden = spec.embed_dim == 64 and spec.depth == 2
+        return 0.5 * likeness(spec) + (0.5 if hidden else -0.1 if spec.embed_dim == 64 else 0)
+
+    def mean_best(fresh: float) -> float:
+        cfg = Search(population=16, generations=16, macs=BUDGET, fresh=fresh)
+        return float(np.mean([search(SMALL, cfg, each(score), in_memory(), s).best.score.value for s in range(8)]))
+
+    assert mean_best(0.25) > mean_best(0.0) + 0.1
 
 
 def test_ignored_objectives_are_told():

@@ -75,7 +75,6 @@ def best(threshold: float, seed: int, score=additive, told=None) -> float:
 def test_where_scores_can_be_learned_it_finds_better_nets():
     """At equal numbers of scores, in each of the seeds."""
     pairs = [(best(0.3, seed), best(0.0, seed)) for seed in range(4)]
-    print(pairs)
     assert all(guided > plain for guided, plain in pairs)
 
 
