@@ -45,7 +45,7 @@ class Size:
     variants: tuple[str, ...] | None = None  # names; None: all
 
 
-FULL = Size("full", 24, 12, 2000, 4000, 2, 10, 16, 8, 16)
+FULL = Size("full", 24, 12, 2000, 4000, 2, 10, 20, 16, 16)
 SMALL = Size("small", 12, 6, 800, 1500, 1, 2, 8, 3, 8, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
 
 
