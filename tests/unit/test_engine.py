@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import toy_supernet as toy
 from torch import nn
+from torch._dynamo.utils import counters as counts
 
 from vitas_ds import config, distributed
 from vitas_ds.engine import Engine
@@ -117,3 +120,27 @@ def test_a_compiled_net_has_the_same_checkpoint(ranks: distributed.Ranks, zero: 
     settings = config.Engine(zero=zero, precision="fp32")
     engine = Engine(net, {"all": list(net.parameters())}, settings, config.Training(batch_size=1), ranks)
     assert set(engine.shapes) == {"weight", "bias"} and engine.constants() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ here")
+def test_a_compiled_net_trains_as_the_plain_one(ranks: distributed.Ranks) -> None:
+    """``engine.compile`` as retrain has it: compiled for real, and one graph (no break) for every step."""
+    spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24), LayerSpec(3, 36, 16)))
+    images, losses = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for compiled in (False, True):
+        net = VisionTransformer(spec)
+        init_weights(net, 0)
+        torch._dynamo.reset()
+        counts.clear()
+        if compiled:
+            net.compile()
+        settings, training = config.Engine(zero="zero1", precision="fp32"), config.Training(batch_size=4)
+        engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+        for _ in range(3):
+            loss = (engine(images) - 1).square().mean()
+            losses.append(loss.item())
+            engine.backward(loss)
+            engine.step({"all"}, 1e-2)
+        assert counts["stats"]["unique_graphs"] == int(compiled) and not counts["graph_break"]
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-5) and losses[0] > 1.1 * losses[2]
