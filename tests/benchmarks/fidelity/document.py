@@ -120,28 +120,37 @@ def _ways(record: Record, truth: Truth) -> list[dict[str, Any]]:
     return rows
 
 
-def found(record: Record) -> dict[str, np.ndarray]:
-    """[searches] the accuracy, trained alone, of the net that each way picked; in percent."""
+def found(record: Record, supernet: str) -> dict[str, np.ndarray]:
+    """[searches] the accuracy, trained alone, of the net that each way picked by a supernet's scores; in percent."""
     accuracy: dict[str, list[float]] = {}
     for row in record.of("net"):
         accuracy.setdefault(row["job"].rpartition(", seed")[0], []).append(row["accuracy"])
-    searches = sorted(record.of("search"), key=lambda row: row["seed"])
+    searches = searches_on(record, supernet)
     ways = dict.fromkeys(way for row in searches for way in row["best"])
     picks = {way: [accuracy.get(f"found {row['best'][way]['name']}") for row in searches] for way in ways}
     return {way: 100 * np.array([np.mean(p) for p in group]) for way, group in picks.items() if all(group)}
 
 
+def searches_on(record: Record, supernet: str) -> list[dict[str, Any]]:
+    """The searches by a supernet's scores, by seed."""
+    return sorted((row for row in record.of("search") if row["what"] == supernet), key=lambda row: row["seed"])
+
+
 def _searches(record: Record) -> list[dict[str, Any]]:
-    rows, picked = [], found(record)
-    for way, accuracy in picked.items():
-        best = [row["best"][way] for row in record.of("search")]
-        less = accuracy - picked["random"]
-        rows.append({
-            "way": way, "searches": len(accuracy), "different nets": len({told["name"] for told in best}),
-            "score": f"{np.mean([told['score'] for told in best]):.4f}",
-            "accuracy, %": f"{accuracy.mean():.2f} ({accuracy.min():.2f} to {accuracy.max():.2f})",
-            "against random": f"{less.mean():+.2f} +- {less.std(ddof=1) / len(less) ** 0.5:.2f}" if any(less) else "",
-        })  # fmt: skip
+    rows = []
+    for supernet in study.SEARCHED_ON:
+        picked = found(record, supernet)
+        for way, accuracy in picked.items():
+            best = [row["best"][way] for row in searches_on(record, supernet)]
+            less = accuracy - picked["random"]
+            error = less.std(ddof=1) / len(less) ** 0.5 if len(less) > 1 else np.nan
+            rows.append({
+                "supernet": supernet, "way": way, "searches": len(accuracy),
+                "different nets": len({told["name"] for told in best}),
+                "score": f"{np.mean([told['score'] for told in best]):.4f}",
+                "accuracy, %": f"{accuracy.mean():.2f} ({accuracy.min():.2f} to {accuracy.max():.2f})",
+                "against random": f"{less.mean():+.2f} +- {error:.2f}" if any(less) else "",
+            })  # fmt: skip
     return rows
 
 

@@ -53,9 +53,12 @@ def net_job(name: str, spec: dict[str, Any], seed: int, size: Size) -> Job:
 
 
 def search_jobs(size: Size) -> list[Job]:
-    """Evolution and random search on the supernet of ``study.SEARCHED_ON``."""
+    """Evolution and random search on the first supernets of ``study.SEARCHED_ON``."""
     cost = 2 * size.population * size.generations * 2.5
-    return [Job(f"search {i}", "search", study.SEARCHED_ON, i, cost) for i in range(size.searches)]
+    trained = [name for name in study.SEARCHED_ON if size.variants is None or name in size.variants]
+    return [
+        Job(f"search on {name}, seed {i}", "search", name, i, cost) for name in trained for i in range(size.searches)
+    ]
 
 
 def found_jobs(size: Size, record: Record) -> list[Job]:

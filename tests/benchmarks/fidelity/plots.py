@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tests.benchmarks.fidelity import document
+from tests.benchmarks.fidelity import document, study
 from tests.benchmarks.fidelity.agreement import agreement, tau
 from tests.benchmarks.fidelity.record import Record
 
@@ -26,8 +26,9 @@ def write(record: Record, truth: Truth, folder: Path) -> None:
     """``agreement.png``: tau of each supernet; ``scatter.png``: scores against truth; ``searches.png``."""
     _agreements(record, truth, folder / "agreement.png")
     _scatter(record, truth, folder / "scatter.png")
-    if picked := document.found(record):
-        _searches(picked, folder / "searches.png")
+    picked = {name: document.found(record, name) for name in study.SEARCHED_ON}
+    if any(picked.values()):
+        _searches({name: ways for name, ways in picked.items() if ways}, folder / "searches.png")
 
 
 def _save(path: Path) -> None:
@@ -81,15 +82,16 @@ def _panel(axis: Axes, scores: np.ndarray, truth: Truth, name: str) -> None:
     axis.grid(alpha=0.3)
 
 
-def _searches(picked: dict[str, np.ndarray], path: Path) -> None:
-    plt.figure(figsize=(6, 3.4))
-    ways = list(picked)
-    for row in zip(*picked.values(), strict=True):
-        plt.plot(range(len(ways)), row, color=GREY, alpha=0.5, linewidth=1)
-    for i, way in enumerate(ways):
-        plt.scatter([i] * len(picked[way]), picked[way], color=BLUE, s=18)
-        plt.scatter([i], [picked[way].mean()], color=ORANGE, marker="_", s=500)
-    plt.xticks(range(len(ways)), ways)
-    plt.ylabel("accuracy of the pick, trained alone, %")
-    plt.grid(axis="y", alpha=0.3)
+def _searches(picked: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    _, axes = plt.subplots(1, len(picked), figsize=(4.2 * len(picked), 3.4), sharey=True, squeeze=False)
+    for axis, (supernet, found) in zip(axes[0], picked.items(), strict=True):
+        for row in zip(*found.values(), strict=True):
+            axis.plot(range(len(found)), row, color=GREY, alpha=0.5, linewidth=1)
+        for i, accuracy in enumerate(found.values()):
+            axis.scatter([i] * len(accuracy), accuracy, color=BLUE, s=18)
+            axis.scatter([i], [accuracy.mean()], color=ORANGE, marker="_", s=500)
+        axis.set_xticks(range(len(found)), list(found))
+        axis.set_title(f"scores of {supernet}", fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0, 0].set_ylabel("accuracy of the pick, trained alone, %")
     _save(path)

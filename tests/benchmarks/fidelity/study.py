@@ -24,7 +24,7 @@ SPACE = SearchSpace(
 RANGE = 0.15e6, 1.5e6  # MACs of the nets that are spread out, and of what supernets train on average
 EQUAL = 0.594e6, 0.606e6  # of the nets at nearly equal cost
 SEARCHED = 0.4e6, 0.6e6  # of the searches
-SEARCHED_ON = "bilateral"  # the supernet of the searches
+SEARCHED_ON = "bilateral", "identities anywhere"  # the supernets of the searches
 Defect = Literal["position", "stem", "widths"]
 
 
