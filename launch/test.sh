@@ -32,4 +32,4 @@ if [[ -n $UNIT ]]; then
     exit 0
 fi
 start python -m pytest tests/unit -n 2 "$@"
-start python -m pytest tests --ignore tests/unit --ignore tests/benchmarks "$@"
+start python -m pytest tests --ignore tests/unit --ignore tests/benchmarks -n 2 --dist loadfile "$@"
