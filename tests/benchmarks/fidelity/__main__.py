@@ -1,6 +1,7 @@
 """Does the supernet rank nets as their own training does? On real digits, in an evening on two cores.
 
-    python -m tests.benchmarks.fidelity            about 1.5 hours on two cores; results.md and pictures
+    python -m tests.benchmarks.fidelity            about 2.7 hours on two cores that do nothing else; twice that where
+                                                   other work runs beside it, as it did for docs/fidelity/record.jsonl
     python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
 
 Started again, it goes on: what is in the record (runs/fidelity/NAME/record.jsonl) is not done twice.
@@ -9,39 +10,64 @@ Started again, it goes on: what is in the record (runs/fidelity/NAME/record.json
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.fidelity import document, jobs, study
+from tests.benchmarks.fidelity import document, jobs, origin, study, working
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
+from vitas_ds.errors import UserError
 
 
 def main() -> None:
-    """The command line."""
+    """The command line. A mistake in it is one line and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="fewer nets and steps, one seed, four supernets")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--digits", type=Path, default=Path("data/digits"), help="made by launch/make_digits.py")
     parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder of record and weights")
-    parser.add_argument("--docs", type=Path, help="folder of the document; without it, it lies beside the record")
+    parser.add_argument("--docs", type=Path, help="folder of document and record; without it, that of the record")
     args = parser.parse_args()
-    if not (args.digits / "train").is_dir():
-        parser.error(f"--digits {args.digits}: no images there; python launch/make_digits.py makes them")
+    try:
+        for line in run(args):
+            print(line, flush=True)
+    except (UserError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """The study; lines of progress."""
+    _check(args)
     size = study.SMALL if args.small else study.FULL
-    work = jobs.Work(args.out / size.name, size)
-    record = Record(work.folder / "record.jsonl")
-    jobs.prepare(work, args.digits)
-    stamp = where(jobs.torch.device("cpu"))
-    stamp = {"machine": stamp["device"], "git": stamp["git"], "torch": stamp["versions"]["torch"]}
-    begun = time.monotonic()
-    for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
-        todo = parts(size)
-        for job, left in jobs.do(todo, work, record, args.workers, stamp):
-            place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-            clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left"
-            print(f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}", flush=True)
-    print(f"written: {document.write(record, size, args.docs or work.folder)}")
+    mark, stamp = origin.digest(size, args.digits), where(working.torch.device("cpu"))
+    stamp = {"machine": stamp["device"], "git": str(stamp["git"]), "torch": stamp["versions"]["torch"], "study": mark}
+    work = working.Work(args.out / size.name, size, mark)
+    with origin.alone(work.folder):
+        record = Record(work.folder / "record.jsonl")
+        origin.check(record, mark, stamp["git"], documents=args.docs is not None)
+        working.prepare(work, args.digits)
+        begun = time.monotonic()
+        for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
+            todo = parts(size)
+            for job, left in working.do(todo, work, record, args.workers, stamp):
+                place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
+                clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left of these"
+                yield f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}"
+        yield f"written: {document.write(record, args.docs or work.folder)}"
+        if args.docs and args.docs.resolve() != work.folder.resolve():
+            shutil.copy(record.path, args.docs)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: at least 1")
+    for part in ("train", "val"):
+        if not any((args.digits / part).glob("*/*")):
+            raise UserError(f"--digits {args.digits}: no images in {part}/; python launch/make_digits.py makes them")
+    if args.docs:
+        args.docs.mkdir(parents=True, exist_ok=True)
 
 
 def _clock(seconds: float) -> str:

@@ -12,7 +12,7 @@ from tests.benchmarks.fidelity.study import SPACE, Defect
 from vitas_ds import genome
 from vitas_ds.models.elastic import ElasticStem
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.spec import LayerSpec, SubnetSpec
 
 
 class OnePosition(ElasticStem):
@@ -34,23 +34,31 @@ def give(supernet: Supernet, defect: Defect | None) -> None:
             stem.requires_grad_(False)
 
 
+def scattered(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
+    """The layers of a canonical net at random positions of all; a net that has its positions keeps them."""
+    if len(spec.layers) == SPACE.depth:
+        return spec
+    places = np.sort(rng.choice(SPACE.depth, len(spec.layers), replace=False))
+    positions = dict(zip(places.tolist(), spec.layers, strict=True))
+    return replace(spec, layers=tuple(positions.get(i) for i in range(SPACE.depth)))
+
+
 def misplaced(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
     """What the first release runs for a net: a skipped layer does not consume its width genes.
 
-    The layers of a canonical net are put at random positions of a genome whose other positions are skipped and carry
-    random widths; the layer at the k-th used position then takes the widths of the k-th position of all.
+    The layers are those of ``scattered``, drawn first, and skipped positions carry random widths; the layer at the k-th
+    used position then takes the widths of the k-th position of all.
     """
-    layers, depth = spec.active, SPACE.depth
-    places = np.sort(rng.choice(depth, len(layers), replace=False)) if len(spec.layers) < depth else _places(spec)
-    widths = [(int(rng.choice(SPACE.qkv_widths)), int(rng.choice(SPACE.mlp_widths))) for _ in range(depth)]
-    for place, layer in zip(places, layers, strict=True):
-        widths[place] = layer.qkv_dim, layer.mlp_dim
-    run = [replace(layer, qkv_dim=qkv, mlp_dim=mlp) for layer, (qkv, mlp) in zip(layers, widths, strict=False)]
-    positions = dict(zip(places.tolist(), run, strict=True))
-    executed = replace(spec, layers=tuple(positions.get(i) for i in range(depth)))
+    placed = scattered(spec, rng)
+    widths = [(int(rng.choice(SPACE.qkv_widths)), int(rng.choice(SPACE.mlp_widths))) for _ in range(SPACE.depth)]
+    for place, layer in enumerate(placed.layers):
+        if layer is not None:
+            widths[place] = layer.qkv_dim, layer.mlp_dim
+    taken = iter(widths)
+    executed = replace(placed, layers=tuple(layer and _of_widths(layer, *next(taken)) for layer in placed.layers))
     genome.encode(SPACE, executed)  # it is a net of the space, though another one
     return executed
 
 
-def _places(spec: SubnetSpec) -> np.ndarray:
-    return np.flatnonzero([layer is not None for layer in spec.layers])
+def _of_widths(layer: LayerSpec, qkv: int, mlp: int) -> LayerSpec:
+    return replace(layer, qkv_dim=qkv, mlp_dim=mlp)

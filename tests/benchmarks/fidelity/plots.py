@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -12,73 +11,73 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tests.benchmarks.fidelity import document, study
-from tests.benchmarks.fidelity.agreement import agreement, tau
+from tests.benchmarks.fidelity import searched
 from tests.benchmarks.fidelity.record import Record
+from tests.benchmarks.fidelity.truth import GROUPS, WITHIN, Truth, scores_of, stacked, supernets
 
-if TYPE_CHECKING:
-    from tests.benchmarks.fidelity.document import Truth
-
-DPI, BLUE, ORANGE, GREY = 110, "#2a6fbb", "#d9772b", "#999999"
+DPI, BLUE, ORANGE, GREEN, GREY = 110, "#2a6fbb", "#d9772b", "#3a9a5b", "#999999"
 
 
 def write(record: Record, truth: Truth, folder: Path) -> None:
-    """``agreement.png``: tau of each supernet; ``scatter.png``: scores against truth; ``searches.png``."""
+    """``agreement.png``: tau of rules and supernets; ``scatter.png``: scores against truth; ``searches.png``."""
     _agreements(record, truth, folder / "agreement.png")
     _scatter(record, truth, folder / "scatter.png")
-    picked = {name: document.found(record, name) for name in study.SEARCHED_ON}
+    picked = {name: searched.found(record, name) for name in searched.on(record)}
     if any(picked.values()):
         _searches({name: ways for name, ways in picked.items() if ways}, folder / "searches.png")
 
 
-def _save(path: Path) -> None:
-    plt.tight_layout()
+def _save(path: Path, top: float = 1.0) -> None:
+    plt.tight_layout(rect=(0, 0, 1, top))
     plt.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close()
 
 
 def _agreements(record: Record, truth: Truth, path: Path) -> None:
-    names = list(dict.fromkeys(row["what"] for row in record.of("supernet")))
-    scores = [document.scores_of(record, truth, name, "accuracy") for name in names]
-    places = {group: truth.group(group) for group in document.GROUPS}
-    found = {group: [agreement(tau, rows[:, at], truth.mean_n[at]) for rows in scores] for group, at in places.items()}
-    order = np.argsort([estimate.value for estimate in found["all"]])
-    plt.figure(figsize=(8, 0.36 * len(names) + 1.2))
-    for shift, (group, color) in zip((0.13, -0.13), (("all", BLUE), ("equal", ORANGE)), strict=True):
-        rows = [found[group][i] for i in order]
-        values = np.array([row.value for row in rows])
-        errors = [values - [row.low for row in rows], [row.high for row in rows] - values]
-        label = "all nets" if group == "all" else "nets of equal MACs"
+    scores = {f"rule: {name}": row[None] for name, row in truth.rules().items()}
+    scores |= {name: stacked(scores_of(record, truth, name)) for name in supernets(record)}
+    found = {name: [truth.tau(group, rows) for group in GROUPS] for name, rows in scores.items()}
+    order = sorted(found, key=lambda name: found[name][0].value)
+    plt.figure(figsize=(8, 0.4 * len(order) + 1.4))
+    for i, (group, color) in enumerate(zip(GROUPS, (BLUE, ORANGE, GREEN), strict=True)):
+        values, lows, highs = np.array([[e.value, e.low, e.high] for e in (found[name][i] for name in order)]).T
+        errors = np.maximum([values - lows, highs - values], 0)
+        label = {"all": "all nets", "equal": "nets of equal MACs"}.get(group, group)
         plt.errorbar(
-            values, np.arange(len(rows)) + shift, xerr=np.maximum(errors, 0), fmt="o", color=color, label=label
+            values, np.arange(len(order)) + 0.2 * (1 - i), xerr=errors, fmt="o", ms=4, color=color, label=label
         )
         if len(truth.seeds_Rn) > 1:
-            at = truth.group(group)
-            ceiling = agreement(tau, truth.seeds_Rn[:1, at], truth.seeds_Rn[1, at]).value
-            plt.axvline(ceiling, color=color, linestyle=":", label=f"{label}: one seed of the truth against the other")
-    plt.yticks(range(len(names)), [names[i] for i in order])
+            plt.axvline(truth.oracle(group).value, color=color, linestyle=":", label=f"{label}: a perfect oracle")
+    plt.axvline(0, color="black", linewidth=0.6)
+    plt.yticks(range(len(order)), order)
     plt.xlabel("Kendall's tau of score and own training, 95 % interval")
-    plt.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.09), ncol=2)
+    plt.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.07), ncol=3)
     plt.grid(axis="x", alpha=0.3)
     _save(path)
 
 
 def _scatter(record: Record, truth: Truth, path: Path) -> None:
-    names = list(dict.fromkeys(row["what"] for row in record.of("supernet")))[:6]
-    figure, axes = plt.subplots(2, 3, figsize=(9, 5.6), sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(9, 6), sharey=True)
     figure.supylabel("accuracy, trained alone", fontsize=9)
-    for axis, name in zip(axes.flat, names, strict=False):
-        _panel(axis, document.scores_of(record, truth, name, "accuracy")[0], truth, name)
-    axes.flat[0].legend(fontsize=7)
-    _save(path)
+    for axis, name in zip(axes.flat, supernets(record), strict=False):
+        scores = scores_of(record, truth, name)
+        _panel(axis, scores[min(scores)], truth, name)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="upper center", ncol=4)
+    _save(path, top=0.96)
 
 
 def _panel(axis: Axes, scores: np.ndarray, truth: Truth, name: str) -> None:
-    equal = np.isin(np.arange(len(scores)), truth.group("equal"))
-    for chosen, color, label in ((~equal, BLUE, "spread over the budget"), (equal, ORANGE, "equal MACs")):
-        axis.scatter(scores[chosen], truth.mean_n[chosen], s=14, color=color, label=label)
-    axis.set_title(f"{name}: tau {tau(scores, truth.mean_n)[0]:.2f}", fontsize=9)
-    axis.set_xlabel("score in the supernet", fontsize=8)
+    equal = np.isin(np.arange(len(scores)), truth.at("equal"))
+    for patch, color in zip(np.unique(truth.patch_n), (BLUE, ORANGE), strict=True):
+        for chosen, marker, label in ((~equal, "o", "spread"), (equal, "^", "equal MACs")):
+            at = chosen & (truth.patch_n == patch)
+            axis.scatter(
+                scores[at], truth.mean_n[at], s=16, color=color, marker=marker, label=f"patch {patch}, {label}"
+            )
+    within = truth.tau(WITHIN, scores[None]).value
+    axis.set_title(f"{name}:\ntau {truth.tau('all', scores[None]).value:.2f}, {WITHIN} {within:.2f}", fontsize=8)
+    axis.set_xlabel("score in the supernet, first seed", fontsize=8)
     axis.grid(alpha=0.3)
 
 

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vitas_ds.errors import UserError
+
+KEYS = ("job", "kind", "what", "seed", "seconds", "machine", "git", "torch")  # of each row
+
 
 class Record:
     """What is done, by the name of the job. A line that was torn when the study was killed is cut off."""
@@ -15,12 +19,11 @@ class Record:
         self.path, self.rows = path, dict[str, dict[str, Any]]()
         if path.exists():
             whole = path.read_bytes().rpartition(b"\n")
-            with path.open("rb+") as file:
-                file.truncate(len(whole[0]) + len(whole[1]))
-            for line in whole[0].splitlines():
-                row = json.loads(line)
-                self.rows[row["job"]] = row
-        path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [_row(line, f"{path}:{i}") for i, line in enumerate(whole[0].splitlines(), 1)]
+            self.rows = {row["job"]: row for row in rows}
+            if whole[2]:
+                with path.open("rb+") as file:
+                    file.truncate(len(whole[0]) + len(whole[1]))
 
     def add(self, row: dict[str, Any]) -> None:
         """Write a row."""
@@ -33,3 +36,13 @@ class Record:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The rows of a kind of job, in the order in which they were done."""
         return [row for row in self.rows.values() if row["kind"] == kind]
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not row.keys() >= set(KEYS):
+        raise UserError(f"{where}: not a row of this study: {line[:40].decode(errors='replace')}")
+    return row

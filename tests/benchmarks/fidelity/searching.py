@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from tests.benchmarks.fidelity import learning
+from tests.benchmarks.fidelity import scoring
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import SEARCHED, SPACE, Size
 from vitas_ds import config
@@ -22,7 +22,7 @@ def run(supernet: Supernet, images: Images, size: Size, seed: int) -> dict[str, 
 
     @cache
     def score(spec: SubnetSpec) -> float:
-        return learning.accuracy(supernet, spec, images)
+        return scoring.accuracy(supernet, spec, images)
 
     cfg = config.Search(macs=SEARCHED, population=size.population, generations=size.generations)
     known = ledger.in_memory()

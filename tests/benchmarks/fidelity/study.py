@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,9 @@ SPACE = SearchSpace(
 RANGE = 0.15e6, 1.5e6  # MACs of the nets that are spread out, and of what supernets train on average
 EQUAL = 0.594e6, 0.606e6  # of the nets at nearly equal cost
 SEARCHED = 0.4e6, 0.6e6  # of the searches
-SEARCHED_ON = "bilateral", "identities anywhere"  # the supernets of the searches
+BASE, QUICKSTART = "base", "quickstart's way"
+SEARCHED_ON = BASE, QUICKSTART  # the supernets of the searches
+AT_RANDOM = "accuracy, layers at random places"  # the way of scoring that misplaced widths are compared with
 Defect = Literal["position", "stem", "widths"]
 
 
@@ -34,7 +37,8 @@ class Size:
 
     name: str
     spread: int  # nets over RANGE
-    equal: int  # nets within EQUAL
+    equal: int  # nets within EQUAL, as many of each patch size
+    longer: int  # of these, how many of each patch size are trained twice as long too
     net_steps: int
     supernet_steps: int
     seeds: int
@@ -45,22 +49,26 @@ class Size:
     variants: tuple[str, ...] | None = None  # names; None: all
 
 
-FULL = Size("full", 24, 12, 2000, 4000, 2, 10, 20, 16, 16)
-SMALL = Size("small", 12, 6, 800, 1500, 1, 2, 8, 3, 8, ("bilateral", "ordinal", "sandwich", "defect: one stem"))
+FULL = Size("full", 24, 24, 2, 6000, 4000, 2, 6, 20, 16, 16)
+SMALL = Size("small", 12, 6, 1, 800, 1500, 1, 2, 8, 3, 8, (BASE, QUICKSTART, "sandwich", "defect: one stem"))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train a supernet; what is not said is the study's base: bilateral, q and k private, one net a step."""
+    """A way to train a supernet; what is not said is the study's base.
+
+    That is the product's default, bilateral with q and k private to each head count, one net a step and identities at
+    any position, but for initial matrices of deviation fan_in ** -0.5, which nets this narrow learn from.
+    """
 
     name: str
     supernet: config.Supernet = field(default_factory=config.Supernet)
     defect: Defect | None = None  # of the first release
-    anywhere: bool = False  # identities at any position, not at the deep end alone
+    deep_end: bool = False  # identities at the deep end alone
     fair: bool = False  # every choice of a gene once before one comes again (FairNAS, arXiv 1907.01845)
     length: float = 1.0  # of the training
     init_std: float | None = None  # of the initial matrices; None: fan_in ** -0.5
-    extra: bool = False  # score in further ways too: averaged weights, adapted norms, fewer images
+    extra: bool = False  # score in further ways too: averaged weights, adapted norms, layers at random places
 
 
 @cache
@@ -68,22 +76,21 @@ def variants() -> tuple[Variant, ...]:
     """All of them, the base first; what comes first is trained first."""
     s = config.Supernet
     return (
-        Variant("bilateral", extra=True),
-        Variant("ordinal", s(sharing="ordinal"), extra=True),
-        Variant("bilateral, mean of losses", s(objective="loss_mean")),
+        Variant(BASE, extra=True),
+        Variant(QUICKSTART, s(sharing="ordinal"), deep_end=True, extra=True),
+        Variant("identities at the deep end", deep_end=True),
+        Variant("ordinal", s(sharing="ordinal")),
+        Variant("three times as long", length=3.0),
+        Variant("mean of losses", s(objective="loss_mean")),
         Variant("cyclic", s(sharing="cyclic")),
         Variant("nothing private", s(private_attention=0)),
         Variant("v private", s(private_attention=1)),
         Variant("sandwich", s(rule="sandwich", random_nets=2)),
         Variant("defect: one position", defect="position"),
         Variant("defect: one stem", defect="stem"),
-        Variant("defect: misplaced widths", defect="widths", anywhere=True),
-        Variant("identities anywhere", anywhere=True),
-        Variant("first release's initial weights", init_std=0.02),
-        Variant("ordinal, nothing private", s(sharing="ordinal", private_attention=0)),
+        Variant("defect: misplaced widths", defect="widths"),
+        Variant("initial deviation 0.02, the default", init_std=0.02),
         Variant("fair sampling", fair=True),
-        Variant("three times as long", length=3.0),
-        Variant("anywhere, three times as long", anywhere=True, length=3.0),
     )
 
 
@@ -103,17 +110,24 @@ def mean_macs() -> float:
 @cache
 def nets(size: Size) -> dict[str, SubnetSpec]:
     """The nets whose own training is the truth, by name: ``spread NN`` at rising cost, then ``equal NN``."""
-    rng, seen, found = np.random.default_rng(9), set[bytes](), {}
     targets = np.geomspace(RANGE[0] * 1.05, RANGE[1] * 0.95, size.spread)
-    asked = [(f"spread {i:02}", (0.97 * x, 1.03 * x), 1) for i, x in enumerate(targets)] + [
-        ("equal", EQUAL, size.equal)
-    ]
-    for name, (low, high), count in asked:
-        inside = feasible(SPACE, {"macs": (int(low), int(high))})
-        for i, row in enumerate(propose.fresh(inside, count, rng, seen)):
-            seen.add(propose.key(row))
-            found[name if count == 1 else f"{name} {i:02}"] = genome.decode(SPACE, row).canonical()
-    return found
+    asked = [(SPACE, 0.97 * target, 1.03 * target, 1) for target in targets]
+    for patch in SPACE.patch_sizes:  # it decides so much of the accuracy that neither may prevail by chance
+        space = SearchSpace(**SPACE.model_dump() | {"patch_sizes": (patch,)})
+        asked.append((space, *EQUAL, size.equal // len(SPACE.patch_sizes)))
+    rng, specs = np.random.default_rng(9), list[SubnetSpec]()
+    for space, low, high, count in asked:
+        rows = propose.fresh(feasible(space, {"macs": (int(low), int(high))}), count, rng)
+        specs += [genome.decode(space, row).canonical() for row in rows]
+    names = [f"{group} {i:02}" for group in ("spread", "equal") for i in range(getattr(size, group))]
+    return dict(zip(names, specs, strict=True))
+
+
+def longer_nets(size: Size) -> dict[str, SubnetSpec]:
+    """Those that are trained twice as long too: the first ``size.longer`` of equal cost of each patch size."""
+    equal = [(name, net) for name, net in nets(size).items() if name.startswith("equal")]
+    of = [[pair for pair in equal if pair[1].patch_size == patch][: size.longer] for patch in SPACE.patch_sizes]
+    return dict(chain(*of))
 
 
 def variant(name: str) -> Variant:

@@ -1,0 +1,41 @@
+"""The nets that a supernet trains, step after step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from tests.benchmarks.fidelity import defects, study
+from tests.benchmarks.fidelity.study import SPACE, Variant
+from vitas_ds import genome, rules
+from vitas_ds.spec import SubnetSpec
+
+
+def drawn(variant: Variant, seed: int) -> Iterator[list[SubnetSpec]]:
+    """The nets of each step, without an end, as the product draws them but for what the variant changes."""
+    space = SPACE.model_copy(update={"identity_shift": variant.deep_end})
+    turns = np.zeros(len(SPACE.gene_sizes), np.int64)
+    for step in count():
+        nets = rules.nets_of_step(space, variant.supernet, seed, step, study.identity_prob())
+        if variant.fair:
+            nets = [_fair(net, seed, turns) for net in nets]
+        if variant.defect == "widths":
+            nets = [defects.misplaced(net, np.random.default_rng([seed, step])) for net in nets]
+        yield nets
+
+
+def _fair(net: SubnetSpec, seed: int, turns: np.ndarray) -> SubnetSpec:
+    """The same positions; each gene of k choices takes each of them once in k turns, in an order drawn anew each time.
+
+    A skipped layer's genes do not take their turn: what is not trained would count as trained. ``turns`` goes on.
+    """
+    genes, sizes, heads = genome.encode(SPACE, net), np.array(SPACE.gene_sizes), len(SPACE.num_heads)
+    sizes[2::3] = heads  # identity is not a turn
+    there = np.r_[True, True, np.repeat(genes[2::3] < heads, 3)]
+    for i in np.flatnonzero(there):
+        again, place = divmod(turns[i], sizes[i])
+        genes[i] = np.random.default_rng([seed, i, again]).permutation(sizes[i])[place]
+    turns += there
+    return genome.decode(SPACE, genes)

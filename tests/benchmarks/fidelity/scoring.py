@@ -1,0 +1,74 @@
+"""What a supernet holds nets to be worth: the product's way of scoring, and others."""
+# n images, S sides, C classes
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.benchmarks.fidelity import defects, study
+from tests.benchmarks.fidelity.images import Images
+from tests.benchmarks.fidelity.study import Variant
+from vitas_ds import rules
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.spec import SubnetSpec
+
+ADAPT_STEPS, ADAPT_LR, FEW = 10, 1e-3, 200
+
+
+def scores(variant: Variant, supernet: Supernet, averages: dict[str, Tensor], images: Images,
+           specs: dict[str, SubnetSpec]) -> dict[str, dict[str, float]]:  # fmt: skip
+    """What each net is held to be worth, in each way of scoring: way -> net -> score (higher is better)."""
+    placed = {name: np.random.default_rng([7, i]) for i, name in enumerate(specs)}  # the same places for all variants
+    run = {n: defects.misplaced(s, placed[n]) if variant.defect == "widths" else s for n, s in specs.items()}
+    found: dict[str, dict[str, float]] = {}
+    for name, spec in run.items():
+        for way, score in _ways(_logits(supernet, spec, images.search[0]), images.search[1]):
+            found.setdefault(way, {})[name] = score
+    if variant.extra:
+        averaged = copy.deepcopy(supernet)
+        averaged.load_state_dict(averages)
+        found["averaged weights"] = {name: accuracy(averaged, spec, images) for name, spec in run.items()}
+        at_random = {name: defects.scattered(spec, placed[name]) for name, spec in run.items()}
+        found[study.AT_RANDOM] = {name: accuracy(supernet, spec, images) for name, spec in at_random.items()}
+        found["adapted norms"] = {name: _adapted(supernet, spec, images) for name, spec in run.items()}
+    return found
+
+
+def accuracy(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
+    """The product's score: mean accuracy of the sides on the search images."""
+    return next(iter(_ways(_logits(supernet, spec, images.search[0]), images.search[1])))[1]
+
+
+@torch.inference_mode()
+def _logits(supernet: Supernet, spec: SubnetSpec, x: Tensor) -> Tensor:
+    return supernet(x, spec)
+
+
+def _ways(logits: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
+    """Scores of logits [S, n, C]."""
+    right = (logits.argmax(-1) == labels).float()
+    yield "accuracy", right.mean().item()
+    yield "accuracy of summed logits", (logits.sum(0).argmax(-1) == labels).float().mean().item()
+    yield "minus loss", -F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits))).item()
+    yield f"accuracy on {FEW} images", right[:, torch.arange(0, len(labels), len(labels) // FEW)].mean().item()
+
+
+def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
+    """The score after some steps of training of the norms alone, on a copy."""
+    copied = copy.deepcopy(supernet)
+    norms = [p for name, p in copied.named_parameters() if "norm" in name]
+    for p in copied.parameters():
+        p.requires_grad_(any(p is norm for norm in norms))
+    adamw = torch.optim.AdamW(norms, lr=ADAPT_LR, weight_decay=0.0)
+    for step in range(ADAPT_STEPS):
+        x, y = images.batch(step, seed=99)
+        adamw.zero_grad()
+        rules.loss_of(copied(x, spec), y, "loss_mean").backward()
+        adamw.step()
+    return accuracy(copied, spec, images)
