@@ -31,5 +31,5 @@ if [[ -n $UNIT ]]; then
     start python -m pytest tests/unit -n 2 -m "not slow" "$@"
     exit 0
 fi
-start python -m pytest tests/unit -n 2 "$@"
-start python -m pytest tests --ignore tests/unit --ignore tests/benchmarks -n 2 --dist loadfile "$@"
+# a file at a time: those that start launchers come first, the short ones fill up the end
+start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile "$@"

@@ -29,15 +29,19 @@ def by_onednn(x: Tensor) -> bool:
 def onednn_is_faster() -> bool:
     """Whether oneDNN's fp32 product beats MKL's on this CPU by so much that no noise decides it: measured once.
 
-    20 ms. Measured ratios are 0.9 to 1.0 on some CPUs and about 2 on others.
+    50 ms of this thread's own time, so that other processes do not count. Ratios are 0.9 to 1.0 on some CPUs and about 2
+    on others; the limit between them must not be met by chance, for a run that goes on has to have the same bits.
     """
-    a, times = torch.ones(512, 512), dict[str, float]()
+    a, times = torch.ones(256, 256), dict[str, float]()
     ways = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}
-    for _ in range(5):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(30):
         for name, way in ways.items():
-            begin = time.perf_counter()
+            begin = time.thread_time()
             way()
-            times[name] = min(time.perf_counter() - begin, times.get(name, math.inf))
+            times[name] = min(time.thread_time() - begin, times.get(name, math.inf))
+    torch.set_num_threads(threads)
     return times["mkl"] > 1.4 * times["onednn"]
 
 
