@@ -29,8 +29,8 @@ def by_onednn(x: Tensor) -> bool:
 def onednn_is_faster() -> bool:
     """Whether oneDNN's fp32 product beats MKL's on this CPU by so much that no noise decides it: measured once.
 
-    50 ms of this thread's own time, so that other processes do not count. Ratios are 0.9 to 1.0 on some CPUs and about 2
-    on others; the limit between them must not be met by chance, for a run that goes on has to have the same bits.
+    50 ms of this thread's own time, so that other processes do not count. Ratios are 0.9 to 1.0 on some CPUs and about
+    2 on others; the limit between them must not be met by chance: a run that goes on has to have the same bits.
     """
     a, times = torch.ones(256, 256), dict[str, float]()
     ways = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}
