@@ -32,4 +32,4 @@ if [[ -n $UNIT ]]; then
     exit 0
 fi
 # a file at a time: those that start launchers come first, the short ones fill up the end
-start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile "$@"
+start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder "$@"
