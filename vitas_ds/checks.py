@@ -12,7 +12,7 @@ from vitas_ds.ds_config import ds_config
 from vitas_ds.errors import UserError
 from vitas_ds.published import find_spec
 from vitas_ds.search import budget
-from vitas_ds.search.choice import parse
+from vitas_ds.search.choice import Bound, Listed, parse
 from vitas_ds.search.feasible import feasible
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -43,10 +43,21 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_search(config, ranks if stage == "search" else None)
         _warn_ignored(config)
     if stage in ("train-supernet", "search", "config"):  # found missing only after the search, it would have cost days
-        choice = config.retrain.spec
-        parse(choice) if choice.startswith("search:") else find_spec(choice)
+        _check_choice(config)
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
+
+
+def _check_choice(config: Config) -> None:
+    word, top_k = config.retrain.spec, config.search.top_k
+    if not word.startswith("search:"):
+        find_spec(word)
+        return
+    choice = parse(word)
+    if isinstance(choice, Listed) and choice.list == "best" and not 1 <= choice.index <= top_k:
+        raise UserError(f"retrain.spec: {word}: search.top_k={top_k} keeps search:best[1] to search:best[{top_k}]")
+    if isinstance(choice, Bound) and choice.limit <= 0:
+        raise UserError(f"retrain.spec: {word}: no net has so little; the bound must be above 0")
 
 
 def _check_training(training: Training, section: str, ranks: int) -> None:

@@ -74,12 +74,33 @@ def test_classes_of_shards_are_counted_and_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["config", "train-supernet", "search"])
-@pytest.mark.parametrize("choice", ["search:nothing", "search:pareto", "search:macs<1.3.1G", "search:best[-1]"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "search:nothing",
+        "search:pareto",
+        "search:macs<1.3.1G",
+        "search:best[-1]",
+    ],
+)
 def test_a_net_to_retrain_that_no_search_can_name(stage: str, choice: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^retrain\.spec: .*(names no net|is not a number)"):
         checks.check(recipe(f"retrain.spec={choice}"), stage, 1)
     for good in ("search:best", "search:best[2]", "search:pareto[0]", "search:macs<1.3G", "search:latency<=5m"):
         checks.check(recipe(f"retrain.spec={good}"), "config", 1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ("search:best[0]", r"search\.top_k=5 keeps search:best\[1\] to search:best\[5\]"),
+        ("search:best[6]", r"search\.top_k=5 keeps"),
+        ("search:macs<0", "must be above 0"),
+    ],
+)
+def test_a_net_to_retrain_that_the_search_will_not_have(choice: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        checks.check(recipe(f"retrain.spec={choice}", "search.top_k=5"), "config", 1)
 
 
 @pytest.mark.parametrize("stage", ["config", "train-supernet"])

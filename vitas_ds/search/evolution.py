@@ -148,12 +148,16 @@ def result_of(entries: list[Entry], objectives: Sequence[str] = ()) -> Result:
     """Best and front of the candidates scored on most images (a race drops others before); the front is against the
     MACs where no objective is given.
     """
-    costs = tuple(objectives) or ("macs",)
-    most = max(entry.score.images for entry in entries)
-    whole = [entry for entry in entries if entry.score.images == most]
-    front = [whole[i] for i in problem.front(values(whole, costs))]
+    costs, full = tuple(objectives) or ("macs",), whole(entries)
+    front = [full[i] for i in problem.front(values(full, costs))]
     front.sort(key=lambda entry: [entry.costs[name] for name in costs])
-    return Result(entries, ranked(whole)[0], front)
+    return Result(entries, ranked(full)[0], front)
+
+
+def whole(entries: list[Entry]) -> list[Entry]:
+    """Those scored on most images: scores on fewer, of nets that a race has dropped, do not compare with theirs."""
+    most = max(entry.score.images for entry in entries)
+    return [entry for entry in entries if entry.score.images == most]
 
 
 def ranked(entries: list[Entry]) -> list[Entry]:
@@ -168,8 +172,7 @@ def values(entries: list[Entry], objectives: Sequence[str]) -> np.ndarray:
 
 def hypervolume(entries: list[Entry], most: dict[str, float]) -> float:
     """What the candidates dominate, as a share of score [0, 1] x each cost [0, most]; with a race, the whole ones."""
-    images = max(entry.score.images for entry in entries)
-    points = values([entry for entry in entries if entry.score.images == images], tuple(most))
+    points = values(whole(entries), tuple(most))
     return problem.hypervolume(points / [1.0, *most.values()], np.array([0.0, *[1.0] * len(most)]))
 
 

@@ -18,7 +18,7 @@ from vitas_ds.run_dir import RunDir
 from vitas_ds.search import budget as budgets
 from vitas_ds.search import problem, race
 from vitas_ds.search.baselines import baselines
-from vitas_ds.search.evolution import Result, ranked, rescore, search
+from vitas_ds.search.evolution import Result, ranked, rescore, search, whole
 from vitas_ds.search.ledger import Entry, Ledger, name_of, open_ledger
 from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.search.scoring import Scorer, balanced_order, looks
@@ -107,7 +107,7 @@ def run_search(s: Session) -> dict[str, Any]:
     found = search(config.space, cfg, scorer, s.ledger, seed, watch.tell, s.used.images, racing, s.costs)
     watch.finish()
     confirmed = _confirmed(s, found)
-    top = rescore(ranked(confirmed.result.entries)[: cfg.top_k], s.full, s.ledger, s.full.images)
+    top = rescore(ranked(whole(confirmed.result.entries))[: cfg.top_k], s.full, s.ledger, s.full.images)
     if cfg.baselines:
         _score_baselines(s)
     if s.ranks.is_main:

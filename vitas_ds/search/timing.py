@@ -25,7 +25,7 @@ from vitas_ds.run_dir import RunDir, write_json
 from vitas_ds.search import budget as budgets
 from vitas_ds.search import propose
 from vitas_ds.search.budget import COSTS, PICO, Budget, Costs
-from vitas_ds.search.evolution import Result, ranked, result_of
+from vitas_ds.search.evolution import Result, ranked, result_of, whole
 from vitas_ds.search.feasible import feasible
 from vitas_ds.search.latency import Latencies, Predictor, fit, measure, setting
 from vitas_ds.search.ledger import Entry
@@ -143,7 +143,7 @@ def confirm(result: Result, objectives: Sequence[str], best: int, timing: Timing
     low, high = budget.get("latency", (0, budgets.LONGEST))
     entries, dropped = result.entries, list[Entry]()
     while True:
-        wanted = list({e.spec: e for e in [*result.pareto, *ranked(entries)[:best]]}.values())
+        wanted = list({e.spec: e for e in [*result.pareto, *ranked(whole(entries))[:best]]}.values())
         seconds = timing.measured([e.spec for e in wanted])
         out = [e for e, s in zip(wanted, seconds.tolist(), strict=True) if not low <= s * PICO <= high]
         if not out:

@@ -31,7 +31,8 @@ def run(config: Config) -> None:
     folder = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     before = read_summary(folder).get("search", {})
-    if folder.best.exists() and all(before.get(name) == value for name, value in key.items()):
+    asked_more = config.search.baselines and not (folder.search / "baselines.json").exists()
+    if folder.best.exists() and not asked_more and all(before.get(name) == value for name, value in key.items()):
         if ranks.is_main:
             print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
         return
