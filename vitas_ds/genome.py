@@ -69,31 +69,43 @@ def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
 
 
 def _genes(space: SearchSpace, spec: SubnetSpec) -> list[int]:
-    def index(field: str, value: float | None, allowed: Sequence[float | None]) -> int:
-        if value not in allowed:
-            raise UserError(f"the spec does not fit the space: {field} {value} is not one of {list(allowed)}")
-        return allowed.index(value)
-
-    index("image_size", spec.image_size, (space.image_size,))
-    index("num_classes", spec.num_classes, (space.num_classes,))
-    index("depth", spec.depth, range(space.fewest_layers, space.depth + 1))
-    genome = [index("patch_size", spec.patch_size, space.patch_sizes)]
-    genome.append(index("embed_dim", spec.embed_dim, space.embed_widths))
-    positions = spec.layers if len(spec.layers) <= space.depth else spec.active
-    rows = []
-    for i, layer in enumerate(positions):
-        if (known := space.layer_genes.get(layer)) is not None:
-            rows.append(known)
-            continue
-        assert layer is not None
-        index(f"layers[{i}].softmax_scale", layer.softmax_scale, (None,))
-        index(f"layers[{i}].num_heads", layer.num_heads, space.num_heads)
-        index(f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths)
-        index(f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths)
+    known, identity = space.layer_genes, len(space.num_heads)
+    try:
+        rows = [known[layer] for layer in _positions(space, spec)]
+        genome = [space.patch_sizes.index(spec.patch_size), space.embed_widths.index(spec.embed_dim)]
+    except (KeyError, ValueError):
+        raise _misfit(space, spec) from None
+    depth = len(rows) - rows.count((identity, 0, 0))
+    same = spec.image_size == space.image_size and spec.num_classes == space.num_classes
+    if not (same and space.fewest_layers <= depth <= space.depth):
+        raise _misfit(space, spec)
     if space.layout == "cell":
-        return [*genome, *_only_cell(rows, len(space.num_heads)), spec.depth - space.fewest_layers]
-    rows += [(len(space.num_heads), 0, 0)] * (space.depth - len(rows))
+        return [*genome, *_only_cell(rows, identity), depth - space.fewest_layers]
+    rows += [(identity, 0, 0)] * (space.depth - len(rows))
     return [*genome, *itertools.chain.from_iterable(rows)]
+
+
+def _positions(space: SearchSpace, spec: SubnetSpec) -> tuple[LayerSpec | None, ...]:
+    return spec.layers if len(spec.layers) <= space.depth else spec.active
+
+
+def _misfit(space: SearchSpace, spec: SubnetSpec) -> UserError:
+    """The first field of a spec that the space does not hold."""
+    fields: list[tuple[str, object, Sequence[object]]] = [
+        ("image_size", spec.image_size, (space.image_size,)),
+        ("num_classes", spec.num_classes, (space.num_classes,)),
+        ("depth", spec.depth, range(space.fewest_layers, space.depth + 1)),
+        ("patch_size", spec.patch_size, space.patch_sizes),
+        ("embed_dim", spec.embed_dim, space.embed_widths),
+    ]
+    for i, layer in enumerate(_positions(space, spec)):
+        if layer is not None:
+            fields.append((f"layers[{i}].softmax_scale", layer.softmax_scale, (None,)))
+            fields.append((f"layers[{i}].num_heads", layer.num_heads, space.num_heads))
+            fields.append((f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths))
+            fields.append((f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths))
+    field, value, allowed = next(told for told in fields if told[1] not in told[2])
+    return UserError(f"the spec does not fit the space: {field} {value} is not one of {list(allowed)}")
 
 
 def encode_all(space: SearchSpace, specs: Sequence[SubnetSpec]) -> np.ndarray:
