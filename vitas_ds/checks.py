@@ -58,6 +58,11 @@ def _check_choice(config: Config) -> None:
         raise UserError(f"retrain.spec: {word}: search.top_k={top_k} keeps search:best[1] to search:best[{top_k}]")
     if isinstance(choice, Bound) and choice.limit <= 0:
         raise UserError(f"retrain.spec: {word}: no net has so little; the bound must be above 0")
+    if isinstance(choice, Bound) and choice.cost == "latency" and not config.search.timed:
+        raise UserError(
+            f"retrain.spec: {word}: the search measures no latency; search.latency, search.throughput, or an nsga2 "
+            "with latency among search.objectives asks for it"
+        )
 
 
 def _check_training(training: Training, section: str, ranks: int) -> None:
@@ -87,7 +92,7 @@ def _check_search(config: Config, ranks: int | None) -> None:
     if search.ranks_per_candidate and ranks % search.ranks_per_candidate:
         raise UserError(f"search.ranks_per_candidate: {search.ranks_per_candidate} does not divide the {ranks} ranks")
     if search.reuse and not Path(search.reuse).is_file():
-        raise UserError(f"search.reuse: {search.reuse}: no such ledger")
+        raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
 
 
 def _check_folders(config: Config, stage: str) -> None:

@@ -221,7 +221,7 @@ class Search(Section):
     baselines: bool = Field(False, description="score random search and uniform nets inside the budget too")
     predictor: float = Field(
         0.0, ge=0, lt=1, description="a regressor on the scores proposes half of each generation while its rank "
-        "correlation on held-out nets is at least this; 0: off",
+        "correlation on held-out nets is at least this, and search.fresh at most the other half; 0: off",
     )  # fmt: skip
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are taken over")
     checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
@@ -231,7 +231,8 @@ class Search(Section):
         for name in ("macs", "vitas_flops", "params", "activations", "latency", "throughput"):
             pair = getattr(self, name)
             if pair is not None and not 0 <= pair[0] < pair[1]:
-                raise ValueError(f"{name} must be a smaller and a larger number (given: {list(pair)})")
+                given = f"(given: {list(pair)})"
+                raise ValueError(f"{name} must be two numbers that rise, the smaller one 0 or above {given}")
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput exclude each other: no net has both")
         return self

@@ -20,6 +20,8 @@ def first_error(error: Any) -> str:
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] not in ("missing", "value_error"):
+        if first["type"] == "tuple_type":
+            message = "must be a list, as in [a, b]"
         message += f" (given: {first['input']!r})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"

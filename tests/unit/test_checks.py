@@ -86,8 +86,9 @@ def test_classes_of_shards_are_counted_and_compared(tmp_path: Path) -> None:
 def test_a_net_to_retrain_that_no_search_can_name(stage: str, choice: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^retrain\.spec: .*(names no net|is not a number)"):
         checks.check(recipe(f"retrain.spec={choice}"), stage, 1)
-    for good in ("search:best", "search:best[2]", "search:pareto[0]", "search:macs<1.3G", "search:latency<=5m"):
+    for good in ("search:best", "search:best[2]", "search:pareto[0]", "search:macs<1.3G"):
         checks.check(recipe(f"retrain.spec={good}"), "config", 1)
+    checks.check(recipe("retrain.spec=search:latency<=5m", "search.latency=[0,1]"), "config", 1)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_a_net_to_retrain_that_no_search_can_name(stage: str, choice: str, tmp_p
         ("search:best[0]", r"search\.top_k=5 keeps search:best\[1\] to search:best\[5\]"),
         ("search:best[6]", r"search\.top_k=5 keeps"),
         ("search:macs<0", "must be above 0"),
+        ("search:latency<4m", "the search measures no latency"),
     ],
 )
 def test_a_net_to_retrain_that_the_search_will_not_have(choice: str, says: str) -> None:
