@@ -97,6 +97,14 @@ def test_the_truth_is_long_enough_where_more_steps_gain_less_than_a_seed(tmp_pat
     assert told in alone.settled(record, Truth(record))
 
 
+def test_a_lower_loss_is_a_better_net(tmp_path):
+    record = Record(tmp_path / "record.jsonl")
+    for i, loss in enumerate((0.3, 0.1, 0.2)):
+        record.add(trained(f"spread {i:02}", 0, 0.9) | {"loss": loss})
+    assert Truth(record, "loss").tau("all", -np.array([[0.3, 0.1, 0.2]])).value == 1
+    assert Truth(record).tau("all", -np.array([[0.3, 0.1, 0.2]])).value == 0
+
+
 def test_document_is_what_its_record_says():
     record = Record(DOCS / "record.jsonl")
     assert (DOCS / "results.md").read_text() == document.text(record)

@@ -49,6 +49,8 @@ def text(record: Record) -> str:
         f"{others} are compared with\n*{base_of(record)}*: "
         f"of so many 95 % intervals, about {0.05 * others:.1f} leave out 0 by chance.\n\n"
         + table(_supernets(record, truth)),
+        "## The same with the loss as the truth\nInstead of a net's accuracy minus its loss on the same images: where "
+        "nets have nearly all images\nright, it differs by more than its own noise.\n\n" + table(_by_loss(record)),
         f"## What a pick costs\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
         "## Ways of scoring the same supernets\n" + table(_ways(record, truth)),
         "## Searches\n" + table(searched.table(record)),
@@ -82,6 +84,18 @@ def _supernets(record: Record, truth: Truth) -> list[dict[str, Any]]:
             cells[f"tau, {group}, less {base}'s"] = "" if name == base else truth.more(group, scores, less)
         rows.append(cells)
     return sorted(rows, key=lambda row: -row["tau, all"].value)
+
+
+def _by_loss(record: Record) -> list[dict[str, Any]]:
+    """How well trainings, rules and supernets agree with what the nets reach in loss."""
+    truth, rows = Truth(record, "loss"), list[dict[str, Any]]()
+    for row in [*alone.limits(truth), *alone.rules(truth)]:
+        (_, what), *taus = row.items()
+        rows.append({"what": what} | dict(taus))
+    for name in supernets(record):
+        scores = stacked(scores_of(record, truth, name))
+        rows.append({"what": f"supernet: {name}"} | {f"tau, {group}": truth.tau(group, scores) for group in GROUPS})
+    return rows
 
 
 def _ways(record: Record, truth: Truth) -> list[dict[str, Any]]:

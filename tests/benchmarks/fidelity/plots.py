@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from tests.benchmarks.fidelity import searched
+from tests.benchmarks.fidelity.agreement import Estimate
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.truth import GROUPS, WITHIN, Truth, scores_of, stacked, supernets
 
@@ -19,8 +20,10 @@ DPI, BLUE, ORANGE, GREEN, GREY = 110, "#2a6fbb", "#d9772b", "#3a9a5b", "#999999"
 
 
 def write(record: Record, truth: Truth, folder: Path) -> None:
-    """``agreement.png``: tau of rules and supernets; ``scatter.png``: scores against truth; ``searches.png``."""
-    _agreements(record, truth, folder / "agreement.png")
+    """``agreement.png``: tau of rules and supernets, by both truths; ``scatter.png``: scores against accuracy;
+    ``searches.png``.
+    """
+    _agreements(record, folder / "agreement.png")
     _scatter(record, truth, folder / "scatter.png")
     picked = {name: searched.found(record, name) for name in searched.on(record)}
     if any(picked.values()):
@@ -33,27 +36,40 @@ def _save(path: Path, top: float = 1.0) -> None:
     plt.close()
 
 
-def _agreements(record: Record, truth: Truth, path: Path) -> None:
+def _agreements(record: Record, path: Path) -> None:
+    truths = {"accuracy": Truth(record), "loss": Truth(record, "loss")}
+    found = {by: _taus(record, truth) for by, truth in truths.items()}
+    order = sorted(found["accuracy"], key=lambda name: found["accuracy"][name][0].value)
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(11, 0.36 * len(order) + 1.6))
+    for axis, (by, truth) in zip(axes, truths.items(), strict=True):
+        _taus_panel(axis, truth, [found[by][name] for name in order])
+        axis.set_title(f"truth: {by}", fontsize=10)
+    axes[0].set_yticks(range(len(order)), order)
+    figure.supxlabel("Kendall's tau of score and own training, 95 % interval", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="upper center", ncol=3)
+    _save(path, top=1 - 0.5 / figure.get_figheight())
+
+
+def _taus(record: Record, truth: Truth) -> dict[str, list[Estimate]]:
+    """Of each rule and way to train supernets, in each group."""
     scores = {f"rule: {name}": row[None] for name, row in truth.rules().items()}
     scores |= {name: stacked(scores_of(record, truth, name)) for name in supernets(record)}
-    found = {name: [truth.tau(group, rows) for group in GROUPS] for name, rows in scores.items()}
-    order = sorted(found, key=lambda name: found[name][0].value)
-    plt.figure(figsize=(8, 0.4 * len(order) + 1.4))
+    return {name: [truth.tau(group, rows) for group in GROUPS] for name, rows in scores.items()}
+
+
+def _taus_panel(axis: Axes, truth: Truth, rows: list[list[Estimate]]) -> None:
     for i, (group, color) in enumerate(zip(GROUPS, (BLUE, ORANGE, GREEN), strict=True)):
-        values, lows, highs = np.array([[e.value, e.low, e.high] for e in (found[name][i] for name in order)]).T
+        values, lows, highs = np.array([[row[i].value, row[i].low, row[i].high] for row in rows]).T
         errors = np.maximum([values - lows, highs - values], 0)
         label = {"all": "all nets", "equal": "nets of equal MACs"}.get(group, group)
-        plt.errorbar(
-            values, np.arange(len(order)) + 0.2 * (1 - i), xerr=errors, fmt="o", ms=4, color=color, label=label
+        axis.errorbar(
+            values, np.arange(len(rows)) + 0.2 * (1 - i), xerr=errors, fmt="o", ms=4, color=color, label=label
         )
         if len(truth.seeds_Rn) > 1:
-            plt.axvline(truth.oracle(group).value, color=color, linestyle=":", label=f"{label}: a perfect oracle")
-    plt.axvline(0, color="black", linewidth=0.6)
-    plt.yticks(range(len(order)), order)
-    plt.xlabel("Kendall's tau of score and own training, 95 % interval")
-    plt.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.07), ncol=3)
-    plt.grid(axis="x", alpha=0.3)
-    _save(path)
+            axis.axvline(truth.oracle(group).value, color=color, linestyle=":", label=f"{label}: a perfect oracle")
+    axis.axvline(0, color="black", linewidth=0.6)
+    axis.grid(axis="x", alpha=0.3)
 
 
 def _scatter(record: Record, truth: Truth, path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -16,16 +17,21 @@ GROUPS = ("all", "equal", WITHIN)  # all nets, those of equal cost, all nets but
 
 
 class Truth:
-    """What the nets reach when each is trained alone, as far as all seeds of a net are done."""
+    """What the nets reach when each is trained alone, as far as all seeds of a net are done.
 
-    def __init__(self, record: Record) -> None:
+    ``by``: accuracy on val, or minus the loss there, which tells more of nets that have nearly all images right.
+    """
+
+    def __init__(self, record: Record, by: Literal["accuracy", "loss"] = "accuracy") -> None:
         rows = {row["job"]: row for row in record.of("net") if row["job"].startswith(("spread ", "equal "))}
         seeds = sorted({row["seed"] for row in rows.values()})
         known = sorted({job.rpartition(", seed")[0] for job in rows}, key=lambda name: (name.startswith("equal"), name))
         of = {name: [rows.get(f"{name}, seed {seed}") for seed in seeds] for name in known}
         whole = {name: group for name, group in of.items() if all(group)}
         self.names = list(whole)
-        self.seeds_Rn = np.array([[row["accuracy"] for row in group] for group in whole.values()]).T
+        self.seeds_Rn = np.array([[row[by] for row in group] for group in whole.values()]).T * (
+            -1 if by == "loss" else 1
+        )
         self.mean_n = self.seeds_Rn.mean(0)
         first = [group[0] for group in whole.values()]
         self.macs_n = np.array([row["macs"] for row in first])
