@@ -47,7 +47,7 @@ def main() -> None:
     images = torch.randn(args.batch, 3, args.image, args.image, device=device)
     labels = torch.randint(space.num_classes, (args.batch,), device=device)
     result: dict[str, Any] = {"arguments": vars(args), "where": where(device), "nets": [net.to_dict() for net in nets]}
-    peaks = {name: gemm_peak(device, dtype) for name, dtype in DTYPES.items()}
+    peaks = {name: gemm_peak(device, DTYPES[name]) for name in args.dtypes}
     print(f"{result['where']['device']}, {args.threads} threads; matrix products reach "
           + ", ".join(f"{peak / 1e9:.0f} GMAC/s in {name}" for name, peak in peaks.items()))  # fmt: skip
     bench = _Bench(args, device, images, labels, peaks)
@@ -71,6 +71,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--patches", type=int, nargs="+", default=[14, 16, 32], help="a net of each")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="fp32 alone on an old CPU"
+    )
     parser.add_argument("--only", nargs="+", default=["step", "scoring", "memory", "fixed"])
     parser.add_argument("--json", default="bench_supernet.json", help="empty: no file")
     return parser.parse_args()
@@ -159,24 +162,26 @@ class _Bench:
         make: Callable[[Forward, str], Callable[[], None]],
     ) -> list[dict[str, Any]]:  # fmt: skip
         forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
-        runs = {f"{who} {dtype}": make(forward, dtype) for dtype in DTYPES for who, forward in forwards.items()}
+        runs = {
+            f"{who} {dtype}": make(forward, dtype) for dtype in self.args.dtypes for who, forward in forwards.items()
+        }
         times = seconds(runs, self.args.rounds, self.device)
         macs = passes * len(supernet.sides) * len(self.images) * cost.spec_macs(net)
         return [
             {
                 "net": f"patch {net.patch_size}", "what": f"{name} {dtype}", "seconds": times[f"ours {dtype}"],
                 "plain/ours": times[f"plain {dtype}"] / times[f"ours {dtype}"],
-                "plain fp32/ours": times["plain fp32"] / times[f"ours {dtype}"],
+                "plain fp32/ours": times.get("plain fp32", np.nan) / times[f"ours {dtype}"],
                 "of peak": macs / times[f"ours {dtype}"] / self.peaks[dtype],
             }
-            for dtype in DTYPES
+            for dtype in self.args.dtypes
         ]  # fmt: skip
 
     def memory(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
         """Most memory of a BCNet step above weights and gradients."""
         supernet, rows = self.supernet(space, "bilateral"), []
         forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
-        for dtype in DTYPES:
+        for dtype in self.args.dtypes:
             for who, forward in forwards.items():
                 peak = peak_bytes(self.step(supernet, forward, dtype), self.device)
                 rows.append({"net": f"patch {net.patch_size}", "what": f"{who} {dtype}", "MB": round(peak / 1e6)})
@@ -194,7 +199,7 @@ class _Bench:
         }
         nets["ours"].load_state_dict(nets["timm"].state_dict())
         rows = []
-        for dtype in DTYPES:
+        for dtype in self.args.dtypes:
 
             def step(net: torch.nn.Module, dtype: str = dtype) -> None:
                 net.zero_grad()
