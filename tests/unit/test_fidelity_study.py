@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from tests.benchmarks.fidelity import defects, drawing, images, jobs, learning, scoring, study  # fmt: skip
+from tests.benchmarks.fidelity import defects, drawing, further, images, jobs, learning, scoring, study  # fmt: skip
 from vitas_ds import config, genome
 from vitas_ds.cost import spec_macs
 from vitas_ds.models.layers import init_weights
@@ -127,3 +127,8 @@ def test_ways_of_scoring_the_base():
 def test_every_job_has_a_name_of_its_own_and_both_seeds():
     names = [job.name for job in jobs.first_jobs(study.FULL)]
     assert len(names) == len(set(names)) == 2 * (48 + 4 + len(study.variants()))
+
+
+def test_the_further_supernets_do_not_take_the_studys_names():
+    names = [v.name for v in (*study.variants(), *further.FURTHER)]
+    assert len(set(names)) == len(names)

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.fidelity            about 2.7 hours on two cores that do nothing else; twice that where
                                                    other work runs beside it, as it did for docs/fidelity/record.jsonl
+    python -m tests.benchmarks.fidelity --further  half an hour: two supernets trained ten times as long
     python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
 
 Started again, it goes on: what is in the record (runs/fidelity/NAME/record.jsonl) is not done twice.
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.fidelity import document, jobs, origin, study, working
+from tests.benchmarks.fidelity import document, further, jobs, origin, study, working
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
 from vitas_ds.errors import UserError
@@ -25,6 +26,7 @@ def main() -> None:
     """The command line. A mistake in it is one line and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="fewer nets and steps, one seed, four supernets")
+    parser.add_argument("--further", action="store_true", help="train only the supernets of further.py")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--digits", type=Path, default=Path("data/digits"), help="made by launch/make_digits.py")
     parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder of record and weights")
@@ -48,16 +50,24 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         record = Record(work.folder / "record.jsonl")
         origin.check(record, mark, stamp["git"], documents=args.docs is not None)
         working.prepare(work, args.digits)
-        begun = time.monotonic()
-        for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
-            todo = parts(size)
-            for job, left in working.do(todo, work, record, args.workers, stamp):
-                place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-                clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left of these"
-                yield f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}"
+        if args.further:
+            for row in further.do(work, record, args.workers, stamp):
+                yield f"{row['job']}: {document.headline(row)}"
+        else:
+            yield from _jobs(work, record, args.workers, stamp)
         yield f"written: {document.write(record, args.docs or work.folder)}"
         if args.docs and args.docs.resolve() != work.folder.resolve():
             shutil.copy(record.path, args.docs)
+
+
+def _jobs(work: working.Work, record: Record, workers: int, stamp: dict[str, str]) -> Iterator[str]:
+    begun = time.monotonic()
+    for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
+        todo = parts(work.size)
+        for job, left in working.do(todo, work, record, workers, stamp):
+            place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
+            clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left of these"
+            yield f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}"
 
 
 def _check(args: argparse.Namespace) -> None:
