@@ -36,7 +36,12 @@ options+=(--volume "$DATA:$HOME_INSIDE/data:ro" --volume "$RUNS:$HOME_INSIDE/run
 for name in WANDB_API_KEY WANDB_MODE WANDB_PROJECT WANDB_ENTITY WANDB_BASE_URL; do
     [[ -z ${!name:-} ]] || options+=(--env "$name")
 done
-words=("$RECIPE" "${OVERRIDES[@]}")
+words=("$RECIPE" "run.dir=$RUNS" "${OVERRIDES[@]}") # its path outside: so are those that W&B's offline files hold
+for word in "${OVERRIDES[@]}"; do
+    path=${word#*=}
+    [[ $path != /* || $path/ == "$DATA"/* || $path/ == "$RUNS"/* ]] ||
+        echo "docker.sh: warning: $word lies outside of DATA=$DATA and RUNS=$RUNS, so that the container does not see it" >&2
+done
 if [[ -f $RECIPE ]]; then # yours, or newer than the image's
     words[0]=$HOME_INSIDE/mounted/${RECIPE##*/}
     options+=(--volume "$(realpath -- "$RECIPE"):${words[0]}:ro")

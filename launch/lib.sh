@@ -171,6 +171,9 @@ parse_launch() {
         [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; there are$known"
     done
     [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
+    if [[ -n $GPUS && -n ${CUDA_VISIBLE_DEVICES:-} ]] && (($(count_gpus) && GPUS > $(count_gpus))); then
+        die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $(count_gpus)"
+    fi
     [[ -x .venv/bin/python || -n ${DRY_RUN:-} ]] || make_venv quickstart
 }
 

@@ -16,6 +16,9 @@ def labels(devkit: Path) -> list[str]:
     """The WordNet id (n01440764 ...) of each validation image, in the order of their numbers."""
     from scipy.io import loadmat
 
+    for path in (devkit / "data" / "meta.mat", devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; DEVKIT is the unpacked ILSVRC2012_devkit_t12")
     rows = loadmat(devkit / "data" / "meta.mat", squeeze_me=True)["synsets"]
     names = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows}
     numbers = (devkit / "data" / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
@@ -26,8 +29,10 @@ def sort(val: Path, wanted: list[str]) -> int:
     """Move each image ``*_00000001.JPEG`` into its class's folder; how many were moved.
 
     Raises:
-        ValueError: a name without a number of the list. Nothing is moved then.
+        ValueError: no such folder, or a name without a number of the list. Nothing is moved then.
     """
+    if not val.is_dir():
+        raise ValueError(f"{val}: no such folder")
     moves = []
     for path in sorted(val.glob("*.JPEG")):
         number = path.stem.rpartition("_")[2]

@@ -122,6 +122,8 @@ def run_report(args: argparse.Namespace) -> int:
     if len(more) > 1 or (more and args.to_wandb):
         reason = "--to-wandb takes one run" if args.to_wandb else "two runs are compared, no more"
         raise UserError(f"{more[-1]}: {reason}")
+    if args.to_wandb and "tracking.wandb=disabled" in overrides:
+        raise UserError("tracking.wandb=disabled: excludes --to-wandb")
     found = [report.find(word, overrides) for word in (args.recipe, *more)]
     if more:
         report.compare(*found)
@@ -187,6 +189,13 @@ def main(argv: list[str] | None = None) -> int:
         return runner(args)
     except UserError as error:
         voice.say(f"vitas {args.command}: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "vitas_ds":
+            raise
+        voice.say(
+            f"vitas {args.command}: {error.name} is not installed; python -m vitas_ds doctor says what is missing"
+        )
         return 2
     except Preempted as error:
         voice.say(f"vitas {args.command}: {error}")

@@ -46,7 +46,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 @media (max-width: 560px) { .wide { font-size: 14px; } svg text { font-size: 16px; }
   svg.bars text { font-size: 12px; } }
 th, td { text-align: left; padding: 6px 12px; border-top: 1px solid var(--rule); vertical-align: top;
-  overflow-wrap: anywhere; min-width: 5em; }
+  overflow-wrap: anywhere; min-width: 6.5em; }
 tr:first-child > * { border-top: 0; } th { font-weight: 500; overflow-wrap: normal; }
 pre { margin: 0; padding: 12px; overflow-x: auto; background: var(--card); border: 1px solid var(--rule);
   border-radius: 8px; font: 13px/1.6 ui-monospace, monospace; }

@@ -226,11 +226,16 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     for field in _fixed_fields(run, new):
         a, b = _get(old, field), _get(new, field)
-        if a != b:
+        if a != b and not _same_folder(field, a, b):
             raise UserError(
                 f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; "
-                "give another run.name, or start over with --fresh"
+                f"give another run.name, or remove {run.path} to start over"
             )
+
+
+def _same_folder(field: str, a: Any, b: Any) -> bool:
+    """Whether two words for a folder of images mean the same one."""
+    return field in ("data.train", "data.val") and bool(a and b) and os.path.realpath(a) == os.path.realpath(b)
 
 
 def read_config(run: RunDir) -> Config:
@@ -291,6 +296,7 @@ def _start(stage: str, world_size: int) -> dict[str, Any]:
         "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
         "folder": os.getcwd(),
         "world_size": world_size,
+        "local_world_size": int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size),
         "git": git_commit(),
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},

@@ -168,7 +168,9 @@ class WandbMirror(Tracker):
         self._try(add)
 
     def summary(self, values: dict[str, Any]) -> None:
-        self._try(lambda: self.run.summary.update(json.loads(to_json(values))))
+        # W&B keeps a metric's last value in the summary under its name, as the search's best score
+        told = {"best_net" if name == "best" else name: value for name, value in values.items()}
+        self._try(lambda: self.run.summary.update(json.loads(to_json(told))))
 
     def close(self, failed: bool = False) -> None:
         self._try(lambda: self.run.finish(exit_code=int(failed)))
@@ -285,7 +287,7 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
     for line in run.metrics.read_text().splitlines():
         with suppress(ValueError):  # the last line of a job that was killed
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict) and row.keys() >= {"stage", "step"}]
 
 
 # what a progress line shows, in this order; other values follow under their own names, but for those only recorded

@@ -1,6 +1,7 @@
 """doctor's verdicts, on the real machine and on rows that lack something."""
 
 import argparse
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -10,6 +11,9 @@ import pytest
 
 from vitas_ds.tools import doctor
 from vitas_ds.tools.doctor import Row
+
+ROOT = Path(__file__).parents[2]
+CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vitas_ds.__main__ import main; sys.exit(main())"
 
 
 @pytest.mark.slow
@@ -50,6 +54,22 @@ def test_packages_out_of_bounds(monkeypatch):
     row = doctor.packages()
     assert row.state == "lacking"
     assert "torch 1.0 is not >=2" in row.found and "numpy is not installed" in row.found and "pytest" not in row.found
+
+
+@pytest.mark.slow
+def test_a_bare_python_gets_the_table_and_one_line_from_the_stages():
+    """Without any package but Python's own: no traceback, status 1 of the table, 2 of the others."""
+
+    def run(*words):
+        command = [sys.executable, "-I", "-S", "-c", CODE, str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = run("doctor")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "packages" in done.stdout and "LACKING" in done.stdout and "cannot run" in done.stdout
+    done = run("config", "quickstart")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "is not installed; python -m vitas_ds doctor says" in done.stderr
 
 
 def test_launcher_is_that_of_this_python(monkeypatch, tmp_path):

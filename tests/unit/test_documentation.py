@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitas_ds import config
+from vitas_ds import checks, config
 from vitas_ds.__main__ import parser
 from vitas_ds.recipe import _parse, load
 from vitas_ds.tools import document
@@ -88,7 +88,9 @@ def test_commands_resolve(page, example_files):
         assert len(recipes) == 1 or args.command == "report", words
         for recipe in recipes:
             if not (args.command == "report" and recipe.startswith("runs/")):
-                load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
+                resolved = load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
+                if args.command in ("config", "train-supernet", "search", "retrain", "evaluate"):
+                    checks.check(resolved, "config", 1)  # what a start would find, but for files
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -202,7 +202,26 @@ def test_docker(tmp_path):
         mounts = {f"{tmp_path}/{path}:/opt/vitas_ds/{inside}{mode}", f"{tmp_path}/{path}:{tmp_path}/{path}{mode}"}
         assert mounts <= set(line)
     assert line[line.index("WANDB_API_KEY") - 1] == "--env" and "secret" not in " ".join(line)
-    assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", "r", "a.b=1"]
+    run_dir = f"run.dir={tmp_path}/runs"  # the path outside, which W&B's offline files repeat
+    assert line[-6:] == ["launch/single_node.sh", "--stages", "search report", "r", run_dir, "a.b=1"]
+    inside = [f"data.train={tmp_path}/images/train", "retrain.spec=search:best"]
+    done = launch("docker.sh", "--dry-run", "r", *inside, "data.val=/elsewhere/val", **env)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "warning: data.val=/elsewhere/val lies outside" in done.stderr
+
+
+def test_slurm_from_elsewhere(tmp_path):
+    done = launch("slurm.sbatch", "r", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert (
+        done.returncode == 2 and done.stderr == f"slurm.sbatch: {tmp_path}: submit it from the root of the checkout\n"
+    )
+
+
+def test_more_ranks_than_gpus_may_be_seen():
+    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="1,4")
+    assert done.returncode == 2 and "--gpus 3: CUDA_VISIBLE_DEVICES=1,4 has 2" in done.stderr
+    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="-1")  # ranks of the CPU
+    assert done.returncode == 0
 
 
 def test_docker_takes_a_recipe_of_the_users(tmp_path):
@@ -213,8 +232,8 @@ def test_docker_takes_a_recipe_of_the_users(tmp_path):
     assert f"{tmp_path}/my.yaml:/opt/vitas_ds/mounted/my.yaml:ro" in line
     assert f"{tmp_path}/images:/opt/vitas_ds/data:ro" in line and f"{ROOT}/runs:/opt/vitas_ds/runs" in line
     assert line[line.index("--gpus") + 1] == '"device=1,3"'
-    assert line[-6:] == ["launch/single_node.sh", "--gpus", "2", "--stages", " ".join(STAGES), line[-1]]
-    assert line[-1] == "/opt/vitas_ds/mounted/my.yaml"
+    words = ["--gpus", "2", "--stages", " ".join(STAGES), "/opt/vitas_ds/mounted/my.yaml", f"run.dir={ROOT}/runs"]
+    assert line[-7:] == ["launch/single_node.sh", *words]
 
 
 @pytest.mark.parametrize(

@@ -242,14 +242,28 @@ def test_commands_may_be_typed_again():
         return {"stage": stage, "world_size": ranks, "command": ["python", *words]}
 
     starts = [
+        start("train-supernet", 16, "-m", "vitas_ds", "train-supernet", "r") | {"local_world_size": 8},
         start("search", 1, "-m", "vitas_ds", "search", "r", "a.b=[1, 2]"),
         start("retrain", 1, "-m", "vitas_ds", "retrain", "r", "old=1"),
         start("retrain", 2, "-u", "-m", "vitas_ds", "--local_rank=0", "retrain", "r"),
     ]
     assert run_page.commands(starts) == [
+        "deepspeed --hostfile HOSTS --module vitas_ds train-supernet r",
         "python -m vitas_ds search r 'a.b=[1, 2]'",
         "deepspeed --num_gpus 2 --module vitas_ds retrain r",
     ]
+
+
+def test_versions_are_told_for_each_stage_where_they_differ():
+    def start(stage, git):
+        return {"stage": stage, "git": git, "versions": {"torch": "2.0", "wandb": None}, "machine": {"host": "h"}}
+
+    (_, table) = run_page._versions([start("search", "a1"), start("search", "b2"), start("export", "c3")])
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", table)
+    assert cells == [
+        "git commit, search", "b2", "git commit, export", "c3", "torch", "2.0", "wandb", "not installed",
+        "machine", "h",
+    ]  # fmt: skip
 
 
 def test_chart_places_points_to_scale():

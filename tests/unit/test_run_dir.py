@@ -72,8 +72,18 @@ def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
     with pytest.raises(UserError) as error:
         open_run(make(tmp_path, **change), True)
     text = str(error.value)
-    assert field in text and "run.name" in text and "--fresh" in text and "\n" not in text
+    assert field in text and "run.name" in text and f"remove {run.path}" in text and "\n" not in text
     assert snapshot(run.path) == before
+
+
+def test_a_folder_of_images_by_another_word_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run(make(tmp_path, data={"train": "images/train"}), True)
+    (run.path / "search").mkdir()
+    run.ledger.touch()
+    open_run(make(tmp_path, data={"train": f"{tmp_path}/images/train"}), True)
+    with pytest.raises(UserError, match=r"data\.train"):
+        open_run(make(tmp_path, data={"train": f"{tmp_path}/train"}), True)
 
 
 def test_both_values_are_named(tmp_path):

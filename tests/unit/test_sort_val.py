@@ -39,4 +39,8 @@ def test_mistakes_move_nothing_and_are_one_line(tmp_path, capsys):
     assert sort_val.main([str(val), str(kit)]) == 2
     assert len(list(val.glob("*.JPEG"))) == 2
     assert sort_val.main([str(val), str(tmp_path / "no")]) == 2
-    assert capsys.readouterr().err.count("\n") == 2
+    assert sort_val.main([str(tmp_path / "nowhere"), str(kit)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        len(said) == 3 and "no/data/meta.mat: no such file; DEVKIT" in said[1] and "nowhere: no such folder" in said[2]
+    )

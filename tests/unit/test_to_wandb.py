@@ -67,6 +67,8 @@ def test_mistakes_are_one_line(config, run, monkeypatch, capsys):  # noqa: F811
     assert main(["report", str(run.path), "--to-wandb"]) == 2
     assert main(["report", str(run.path), str(run.path), "--to-wandb"]) == 2
     said = capsys.readouterr().err.splitlines()
+    assert main(["report", str(run.path), "tracking.wandb=disabled", "--to-wandb"]) == 2
+    assert "tracking.wandb=disabled: excludes --to-wandb" in capsys.readouterr().err
     assert len(said) == 3 and "WANDB_MODE is disabled" in said[0] and "nothing is recorded" in said[1]
     assert "one run" in said[2]
     assert before == (run.wandb_ids.read_text() if run.wandb_ids.exists() else None)

@@ -61,11 +61,16 @@ An image classifier: a vision transformer, written by vitas_ds, which implements
 
 ```python
 import vitas_ds
-model = vitas_ds.load("path/to/this/folder")   # evaluation mode
-logits = model(images)                         # [B, 3, {spec.image_size}, {spec.image_size}] -> [B, {spec.num_classes}]
+from pathlib import Path
+from vitas_ds.tools.predict import predict
+
+here = Path("path/to/this/folder")
+predict(here, [Path("image.jpg")])   # the likeliest classes; images are prepared as preprocess.json says
+model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {spec.image_size}, {spec.image_size}] to logits
 ```
 
-`python -m vitas_ds predict path/to/this/folder IMAGE ...` names what images show.
+It needs the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder IMAGE ...` names what images show; with
+`--onnx` by `model.onnx`, where there is one.
 
 ## Files
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,10 +22,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vitas_ds.config import Data
+from vitas_ds.cost import params, spec_macs
 from vitas_ds.errors import UserError, first_error
 from vitas_ds.models.card import LICENSE, model_card
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import write_json, write_text
+from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, read_spec
 
 Facts = dict[str, object]  # rows of a model card
@@ -107,6 +110,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def _hub_config(spec: SubnetSpec, preprocess: Preprocess, facts: Facts) -> dict[str, Any]:
     fields = ("image_size", "patch_size", "embed_dim", "depth", "num_classes")
     shape = {name: getattr(spec, name) for name in fields}
+    shape |= {"parameters": int(params(columns_of([spec]))[0]), "macs": spec_macs(spec)}
     labels = {"id2label": dict(enumerate(preprocess.classes))} if preprocess.classes else {}
     return {"model_type": "vitas", "architectures": ["VisionTransformer"]} | shape | labels | {"facts": facts}
 
@@ -156,6 +160,7 @@ def read_preprocess(directory: Path) -> Preprocess:
     """
     path = directory / "preprocess.json"
     if not path.is_file():
+        warnings.warn(f"{path} is missing: images are prepared as ImageNet's usually are, resize 256", stacklevel=2)
         return Preprocess()
     try:
         found = TypeAdapter(Preprocess).validate_json(path.read_bytes())

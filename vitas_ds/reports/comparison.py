@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from typing import Any
 
@@ -73,7 +74,16 @@ def differences(first: Config, second: Config) -> list[tuple[str, str, str]]:
     """(field, of the first run, of the second) where they differ, names and folders aside."""
     one, two = (dict(_leaves(config.model_dump(mode="json"))) for config in (first, second))
     fields = [name for name in one if name not in ("run.name", "run.dir") and one[name] != two[name]]
-    return [(name, str(one[name]), str(two[name])) for name in fields]
+    return [(name, _word(one[name]), _word(two[name])) for name in fields]
+
+
+def _word(value: Any) -> str:
+    """A value as a recipe has it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_word, value))}]"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:

@@ -133,13 +133,23 @@ def commands(starts: Rows) -> list[str]:
         words = [w for w in start["command"] if w != "-u" and not w.startswith(("--local_rank", "--local-rank"))]
         ranks = start["world_size"]
         if ranks > 1 and words[1:3] == ["-m", "vitas_ds"]:
-            words = ["deepspeed", "--num_gpus", str(ranks), "--module", *words[2:]]
+            local = start.get("local_world_size", ranks)
+            where = ["--num_gpus", str(ranks)] if local == ranks else ["--hostfile", "HOSTS"]
+            words = ["deepspeed", *where, "--module", *words[2:]]
         last[start["stage"]] = shlex.join(words)
     return list(last.values())
 
 
 def _versions(starts: Rows) -> list[str]:
-    newest = starts[-1]
-    rows = [("git commit", newest["git"] or "not a checkout"), *newest["versions"].items()]
-    rows += [("machine", ", ".join(str(value) for value in newest["machine"].values()))]
-    return ["<p></p>", page.table([(name, value or "not installed") for name, value in rows])]
+    """What the last start of each stage ran with; a row for each stage where they differ."""
+    told = dict[str, dict[str, str]]()
+    for start in starts:
+        machine = ", ".join(str(value) for value in start["machine"].values())
+        facts = {"git commit": start["git"] or "not a checkout", **start["versions"], "machine": machine}
+        for name, value in facts.items():
+            told.setdefault(name, {})[start["stage"]] = value or "not installed"
+    rows = []
+    for name, of in told.items():
+        same = len(set(of.values())) == 1
+        rows += [(name, next(iter(of.values())))] if same else [(f"{name}, {stage}", of[stage]) for stage in of]
+    return ["<p></p>", page.table(rows)]

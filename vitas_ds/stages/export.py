@@ -44,17 +44,24 @@ def run(config: Config) -> None:
     source = folder.retrain_model if config.export.model == "retrain" else Path(config.export.model)
     if config.export.model == "retrain" and not folder.retrain_weights.exists():
         raise UserError(f"{folder.retrain_model}: is not there yet; run the stage retrain first")
-    if config.export.onnx:
-        onnx_export.require("onnx", "onnxscript", "onnxruntime")
     if ranks.is_main:  # nobody waits for it: to measure int8 may take long
         _export(config, folder, source)
 
 
 def _export(config: Config, folder: RunDir, source: Path) -> None:
     model, preprocess = read_model(source), read_preprocess(source)
-    open_run(config, True, stage="export")
-    accuracy = _accuracy(read_summary(folder), source)
+    before, sha256 = read_summary(folder).get("export", {}).get("made", {}), _sha256(source)
+    if before.get("sha256") == sha256 and folder.export.is_dir():
+        config = _with_earlier(config, before["options"])
+    if config.export.onnx:
+        onnx_export.require("onnx", "onnxscript", "onnxruntime")
+    accuracy = _accuracy(read_summary(folder), sha256)
     facts = _with_accuracy(_own_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
+    made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
+    if made == before and folder.export.is_dir():
+        print(f"export: done already, {folder.export}")
+        return
+    open_run(config, True, stage="export")
     with whole_folder(folder.export) as aside:
         write_files(model, aside, preprocess, facts)
         files, numbers = _timm(model, aside, preprocess) if config.export.timm else ({}, {})
@@ -63,12 +70,22 @@ def _export(config: Config, folder: RunDir, source: Path) -> None:
         card = model_card(model.spec, folder.name, facts, accuracy, files, config.export.license)
         write_text(aside / "README.md", card)
     size = (folder.export / "model.safetensors").stat().st_size
-    kept = {"dir": str(folder.export), "model": str(source), "bytes": size, "checks": numbers}
+    kept = {"dir": str(folder.export), "model": str(source), "bytes": size, "checks": numbers, "made": made}
     update_summary(folder, "export", kept)
     with open_tracker(config, folder, "export", True) as tracker:
         tracker.artifact(f"{folder.name}-model", "model", folder.export)
         tracker.summary(kept)
     print(f"export: {folder.export} ({size / 1e6:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
+
+
+def _with_earlier(config: Config, options: dict[str, Any]) -> Config:
+    """With the files that an earlier export of the same weights has made: left out, what they cost would be lost."""
+    kept = {name: True for name in ("program", "onnx", "int8") if options[name]}
+    return config.model_copy(update={"export": config.export.model_copy(update=kept)})
+
+
+def _sha256(source: Path) -> str:
+    return hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _own_facts(config: Config) -> Facts:
@@ -80,18 +97,17 @@ def _own_facts(config: Config) -> Facts:
     )
     if word.startswith("search:"):
         budgets = {"MACs": config.search.macs, "ViTAS FLOPs": config.search.vitas_flops, "params": config.search.params}
-        limits = [f"{pair[0]:.4g} to {pair[1]:.4g} {name}" for name, pair in budgets.items() if pair]
+        limits = [f"{pair[0]:,.0f} to {pair[1]:,.0f} {name}" for name, pair in budgets.items() if pair]
         facts["architecture"] = f"found by a search ({word}); budget: {', '.join(limits) or 'none'}"
     else:
         facts["architecture"] = f"given: {Path(word).name}"
     return facts
 
 
-def _accuracy(summary: dict[str, Any], source: Path) -> Accuracy | None:
+def _accuracy(summary: dict[str, Any], sha256: str) -> Accuracy | None:
     """What the stage evaluate measured, if it was with these very weights."""
     found = summary.get("evaluate", {})
-    weights = source / "model.safetensors"
-    if "top1" not in found or found.get("sha256") != hashlib.sha256(weights.read_bytes()).hexdigest():
+    if "top1" not in found or found.get("sha256") != sha256:
         return None
     return Accuracy("/".join(Path(found["val"]).parts[-2:]), found["images"], found["top1"], found["top5"])
 

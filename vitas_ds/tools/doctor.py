@@ -94,8 +94,10 @@ def _tried(part: str, code: str, remedy: str = INSTALL) -> Row:
 
 def packages() -> Row:
     """Whether each package that we require is installed, in a version that we accept."""
-    from packaging.requirements import Requirement
-
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:
+        return Row("packages", "lacking", "packaging is not installed, nor can the others be looked at", INSTALL)
     wrong = []
     required = [Requirement(line) for line in requirements()]
     for requirement in required:
@@ -247,11 +249,11 @@ def optional() -> Iterator[Row]:
 
 def bounds_of(package: str) -> str:
     """The versions of an optional package that this one asks for; empty where it does not say."""
-    from packaging.requirements import Requirement
-
     try:
+        from packaging.requirements import Requirement
+
         lines = [Requirement(line) for line in metadata.requires("vitas_ds") or []]
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ModuleNotFoundError):
         return ""
     return next((str(one.specifier) for one in lines if one.name == package and one.marker), "")
 

@@ -67,7 +67,9 @@ def classify(model: Path, files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...
     """
     folder = model.parent if model.suffix == ".onnx" else model
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of an exported model")
+        raise UserError(f"{model}: neither a folder of an exported model nor an .onnx file in one")
+    if not (folder / "spec.json").is_file():
+        raise UserError(f"{folder}: holds no spec.json; a run's models are its folders export/ and retrain/model/")
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: {'is a folder, not an image file' if file.is_dir() else 'no such file'}")

@@ -132,8 +132,10 @@ def test_mistakes_are_one_line(images, model, tmp_path, capsys):
     assert refused(capsys, folder, tmp_path / "none.jpg") == f"{tmp_path}/none.jpg: no such file"
     assert refused(capsys, folder, tmp_path) == f"{tmp_path}: is a folder, not an image file"
     assert "--top 0" in refused(capsys, folder, good, "--top", "0")
-    assert refused(capsys, tmp_path / "nowhere", good) == f"{tmp_path}/nowhere: no such folder of an exported model"
-    assert refused(capsys, tmp_path, good) == f"{tmp_path}/spec.json: no such spec file"
+    assert refused(capsys, tmp_path / "nowhere", good) == (
+        f"{tmp_path}/nowhere: neither a folder of an exported model nor an .onnx file in one"
+    )
+    assert refused(capsys, tmp_path, good).startswith(f"{tmp_path}: holds no spec.json; a run's models are its folders")
     write_model(net, tmp_path / "bare", Preprocess(24, classes=("a", "b")), "bare", {})
     assert "names 2 classes, spec.json has 10" in refused(capsys, tmp_path / "bare", good)
     write_model(net, tmp_path / "bare", Preprocess(24), "bare", {})
