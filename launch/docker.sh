@@ -7,11 +7,10 @@
 # (./runs) as runs/, and both under their own paths too, so that a recipe and its changes mean the same inside. All
 # GPUs, or those of CUDA_VISIBLE_DEVICES. W&B variables are passed on. SHM (16g) is the shared memory of the ranks.
 set -euo pipefail
-DATA=${DATA:+$(realpath -m -- "$DATA")} RUNS=${RUNS:+$(realpath -m -- "$RUNS")}
+DATA=${DATA:+$(realpath -ms -- "$DATA")} RUNS=${RUNS:+$(realpath -ms -- "$RUNS")} # a link keeps its name
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
-make_venv() { :; } # the image has its own
 parse_launch "$@"
 [[ -z $HOSTFILE ]] || die "--hostfile: several nodes are launch/multi_node.sh's"
 

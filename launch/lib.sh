@@ -129,9 +129,11 @@ from_caller() {
     fi
 }
 
-# A mistake in the recipe or its changes is one line, before any launcher starts.
+# A mistake in the recipe or its changes is one line, before any launcher starts. .venv is made if it is missing.
 check_run() {
-    [[ -n ${DRY_RUN:-} ]] || python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" >/dev/null || exit
+    [[ -z ${DRY_RUN:-} ]] || return 0
+    [[ -x .venv/bin/python ]] || make_venv quickstart
+    python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" >/dev/null || exit
 }
 
 # parse_launch "$@": sets DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE where those options are given.
@@ -174,7 +176,6 @@ parse_launch() {
     if [[ -n $GPUS && -n ${CUDA_VISIBLE_DEVICES:-} ]] && (($(count_gpus) && GPUS > $(count_gpus))); then
         die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $(count_gpus)"
     fi
-    [[ -x .venv/bin/python || -n ${DRY_RUN:-} ]] || make_venv quickstart
 }
 
 # Stages whose work is not shared between ranks.

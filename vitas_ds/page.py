@@ -26,7 +26,7 @@ p, figcaption, .legend span { overflow-wrap: anywhere; min-width: 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px;
   margin-bottom: 14px; }
 .charts.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); }
-.whole td, .whole th:first-child { white-space: nowrap; }
+.whole td, .whole th:first-child { white-space: nowrap; } .whole td:nth-child(2) { white-space: normal; }
 figure { margin: 0; min-width: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 12px; }
 figcaption { font-size: 14px; margin-bottom: 4px; }

@@ -21,7 +21,7 @@ from vitas_ds.search.ledger import Entry, Score, open_ledger
 from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.space import SearchSpace, columns_of
 from vitas_ds.stages import report
-from vitas_ds.tracking import open_tracker
+from vitas_ds.tracking import open_tracker, read_metrics
 
 VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -235,6 +235,35 @@ def test_stages_that_have_not_run_are_left_out(config):
 def test_no_such_run(config):
     with pytest.raises(UserError, match="no such run"):
         report.run(config)
+
+
+def test_hypervolumes_of_different_budgets_are_not_compared(run, config, tmp_path):
+    update_summary(run, "search", {"hypervolume": 0.5})
+    for limit, compared in (((1.0, 2e9), False), (config.search.macs, True)):
+        change = {"macs": limit}
+        other = open_run(
+            config.model_copy(update={
+                "run": config.run.model_copy(update={"name": f"other{compared}"}),
+                "search": config.search.model_copy(update=change),
+            }), True,
+        )  # fmt: skip
+        update_summary(other, "search", {"hypervolume": 0.25})
+        told = [row for row in comparison.results((run, other)) if row[0] == "hypervolume"]
+        assert told == ([("hypervolume", "0.5", "0.25")] if compared else [])
+
+
+@pytest.mark.parametrize(("file", "text"), [("manifest.json", "[]"), ("search/best.json", "{")])
+def test_damaged_files_are_one_line(run, file, text, capsys):
+    (run.path / file).write_text(text)
+    assert main(["report", str(run.path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lines_of_metrics_that_are_none(run):
+    rows = read_metrics(run)
+    with run.metrics.open("a") as file:
+        file.write('[1]\n{"loss": 1}\n')
+    assert read_metrics(run) == rows
 
 
 def test_commands_may_be_typed_again():

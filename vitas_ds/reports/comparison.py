@@ -54,7 +54,8 @@ def results(runs: Two) -> list[tuple[str, str, str]]:
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
         ("search score of the best net", "search.best.score", "{:.2%}".format),
         ("its MACs", "search.best.macs", short), ("its parameters", "search.best.params", short),
-        ("nets scored", "search.scored", "{:,}".format), ("hypervolume", "search.hypervolume", short),
+        ("nets scored", "search.scored", "{:,}".format),
+        *[("hypervolume", "search.hypervolume", short)] * _one_scale(runs),
         ("supernet: loss", "train-supernet.loss", "{:.4f}".format),
         ("supernet: steps", "train-supernet.steps", "{:,}".format),
         ("supernet: time", "train-supernet.seconds", clock),
@@ -122,11 +123,19 @@ def _search(runs: Two, names: tuple[str, str]) -> list[str]:
         for run, name, color in zip(runs, names, COLORS, strict=True)
         if run.best.exists()
     ]
+    volumes = _over(runs, names, "search", "hypervolume", dotted=True) if _one_scale(runs) else []
     return [
         chart("Fronts", fronts, MACS, SCORE),
         chart("Best score so far", _over(runs, names, "search", "best", dotted=True), SEEN, SCORE),
-        chart("Hypervolume", _over(runs, names, "search", "hypervolume", dotted=True), SEEN, Axis("hypervolume")),
+        chart("Hypervolume", volumes, SEEN, Axis("hypervolume")),
     ]
+
+
+def _one_scale(runs: Two) -> bool:
+    """Whether hypervolumes compare: they are shares of what each run's own space, budget and objectives allow."""
+    one, two = (read_config(run) for run in runs)
+    names = ("algorithm", "objectives", "macs", "vitas_flops", "params", "activations", "latency", "throughput")
+    return one.space == two.space and all(getattr(one.search, name) == getattr(two.search, name) for name in names)
 
 
 def _nets(runs: Two, names: tuple[str, str], config: Config) -> list[str]:

@@ -43,7 +43,7 @@ def read_starts(run: RunDir) -> Rows:
     """The starts of the run, oldest first. Raises ``UserError`` if they are not told."""
     try:
         starts = json.loads(run.manifest.read_text())["starts"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         starts = []
     if not starts:
         raise UserError(f"{run.manifest}: is missing, or tells of no start: not a run's folder")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from vitas_ds import charts, page
 from vitas_ds.charts import Axis, Series, chart, short
 from vitas_ds.config import Config
-from vitas_ds.run_dir import RunDir
+from vitas_ds.run_dir import RunDir, read_json
 from vitas_ds.search.ledger import Entry, read_entries
 from vitas_ds.spec import spec_from_dict
 
@@ -49,13 +48,13 @@ def hypervolume(metrics: Rows) -> str:
 
 def own_entries(run: RunDir) -> list[Entry]:
     """The nets that the search itself scored; those scored again on more images are left out."""
-    images = json.loads(run.best.read_text())["searched_on"]
+    images = read_json(run.best, {})["searched_on"]
     return [entry for entry in read_entries(run.ledger) if entry.score.images == images]
 
 
 def front_of(run: RunDir, entries: list[Entry]) -> list[Entry]:
     """The front, cheapest first."""
-    front = [spec_from_dict(row["spec"]) for row in json.loads(run.pareto.read_text())]
+    front = [spec_from_dict(row["spec"]) for row in read_json(run.pareto, [])]
     return sorted((e for e in entries if e.spec in front), key=lambda e: e.costs["macs"])
 
 
@@ -65,7 +64,7 @@ def candidates(run: RunDir) -> str:
         return ""
     entries = own_entries(run)
     first = min((entry.generation for entry in entries), default=1)
-    best = spec_from_dict(json.loads(run.best.read_text())["spec"])
+    best = spec_from_dict(read_json(run.best, {})["spec"])
     series = [
         dots("first generation", [e for e in entries if e.generation == first], 4),
         dots("later generations", [e for e in entries if e.generation > first], 1),
@@ -107,8 +106,8 @@ def baselines(run: RunDir) -> str:
     path = run.search / "baselines.json"
     if not path.exists() or not run.best.exists():
         return ""
-    best = json.loads(run.best.read_text())
-    entries, found = own_entries(run), json.loads(path.read_text())
+    best = read_json(run.best, {})
+    entries, found = own_entries(run), read_json(path, {})
     rows = [("this search", len(entries), best["search_score"], best)]
     rows += [(name, row["scored"], row["best"]["score"], row["best"]) for name, row in found.items()]
     cells = [

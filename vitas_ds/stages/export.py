@@ -84,6 +84,17 @@ def _with_earlier(config: Config, options: dict[str, Any]) -> Config:
     return config.model_copy(update={"export": config.export.model_copy(update=kept)})
 
 
+def _budget(config: Config) -> dict[str, tuple[float, float]]:
+    """What a search is told to keep to, by its name in words."""
+    search = config.search
+    budget = {
+        "MACs": search.macs, "ViTAS FLOPs": search.vitas_flops, "parameters": search.params,
+        "bytes of activations": search.activations, "seconds a batch": search.latency,
+        "images a second": search.throughput,
+    }  # fmt: skip
+    return {name: pair for name, pair in budget.items() if pair is not None}
+
+
 def _sha256(source: Path) -> str:
     return hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
 
@@ -96,8 +107,7 @@ def _own_facts(config: Config) -> Facts:
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
     )
     if word.startswith("search:"):
-        budgets = {"MACs": config.search.macs, "ViTAS FLOPs": config.search.vitas_flops, "params": config.search.params}
-        limits = [f"{pair[0]:,.0f} to {pair[1]:,.0f} {name}" for name, pair in budgets.items() if pair]
+        limits = [f"{low:,.10g} to {high:,.10g} {name}" for name, (low, high) in _budget(config).items()]
         facts["architecture"] = f"found by a search ({word}); budget: {', '.join(limits) or 'none'}"
     else:
         facts["architecture"] = f"given: {Path(word).name}"
