@@ -1,7 +1,6 @@
 """Does the supernet rank nets as their own training does? On real digits, in an evening on two cores.
 
-    python -m tests.benchmarks.fidelity            about 2.7 hours on two cores that do nothing else; twice that where
-                                                   other work runs beside it, as it did for docs/fidelity/record.jsonl
+    python -m tests.benchmarks.fidelity            about 3 hours on two cores that do little else
     python -m tests.benchmarks.fidelity --further  half an hour: two supernets trained ten times as long
     python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
 

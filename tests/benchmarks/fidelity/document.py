@@ -49,8 +49,8 @@ def text(record: Record) -> str:
         f"{others} are compared with\n*{base_of(record)}*: "
         f"of so many 95 % intervals, about {0.05 * others:.1f} leave out 0 by chance.\n\n"
         + table(_supernets(record, truth)),
-        "## The same with the loss as the truth\nInstead of a net's accuracy minus its loss on the same images: where "
-        "nets have nearly all images\nright, it differs by more than its own noise.\n\n" + table(_by_loss(record)),
+        "## The same with the loss as the truth\nInstead of a net's accuracy minus its loss on the same images, "
+        "to which each of them adds.\n\n" + table(_by_loss(record)),
         f"## What a pick costs\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
         "## Ways of scoring the same supernets\n" + table(_ways(record, truth)),
         "## Searches\n" + table(searched.table(record)),
