@@ -139,7 +139,7 @@ check_run() {
 # parse_launch "$@": sets DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE where those options are given.
 # `--help` prints the comment at the top of the script. Call it right after `cd`.
 parse_launch() {
-    local known=" ${STAGES[*]} " stage
+    local known=" ${STAGES[*]} " stage visible
     RECIPE='' OVERRIDES=() GPUS='' HOSTFILE=''
     while (($#)); do
         case $1 in
@@ -173,9 +173,8 @@ parse_launch() {
         [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; there are$known"
     done
     [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
-    if [[ -n $GPUS && -n ${CUDA_VISIBLE_DEVICES:-} ]] && (($(count_gpus) && GPUS > $(count_gpus))); then
-        die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $(count_gpus)"
-    fi
+    visible=$([[ -z ${CUDA_VISIBLE_DEVICES:-} ]] || count_gpus)
+    ((${visible:-0} == 0 || ${GPUS:-0} <= visible)) || die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $visible"
 }
 
 # Stages whose work is not shared between ranks.

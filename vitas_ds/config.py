@@ -228,14 +228,19 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Search:
-        for name in ("macs", "vitas_flops", "params", "activations", "latency", "throughput"):
-            pair = getattr(self, name)
-            if pair is not None and not 0 <= pair[0] < pair[1]:
+        for name, pair in self.budget.items():
+            if not 0 <= pair[0] < pair[1]:
                 given = f"(given: {list(pair)})"
                 raise ValueError(f"{name} must be two numbers that rise, the smaller one 0 or above {given}")
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput exclude each other: no net has both")
         return self
+
+    @property
+    def budget(self) -> dict[str, tuple[float, float]]:
+        """The bounds that are set, by the name of their key."""
+        names = ("macs", "vitas_flops", "params", "activations", "latency", "throughput")
+        return {name: pair for name in names if (pair := getattr(self, name)) is not None}
 
     @property
     def seconds(self) -> tuple[float, float] | None:

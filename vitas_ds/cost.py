@@ -79,3 +79,8 @@ def activations(table: Columns) -> np.ndarray:
 def spec_macs(spec: SubnetSpec) -> int:
     """Exact multiply-accumulates of one spec."""
     return int(macs(columns_of([spec]))[0])
+
+
+def spec_params(spec: SubnetSpec) -> int:
+    """Parameters of one spec."""
+    return int(params(columns_of([spec]))[0])

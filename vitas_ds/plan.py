@@ -33,7 +33,7 @@ def lines(resolved: config.Config, world_size: int) -> Iterator[str]:
     yield from _training("supernet, its largest net", resolved.engine, supernet, world_size, params, keeps)
     searched = retrain.spec.startswith("search:")
     net, name = (largest, "the space's largest net") if searched else (find_spec(retrain.spec), retrain.spec)
-    keeps, params = activations(net, resolved.engine.checkpoint_activations), int(cost.params(columns_of([net]))[0])
+    keeps, params = activations(net, resolved.engine.checkpoint_activations), cost.spec_params(net)
     yield from _training(f"retrain, {name}", resolved.engine, retrain, world_size, params, keeps)
 
 

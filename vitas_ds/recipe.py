@@ -76,6 +76,17 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def said(value: Any) -> str:
+    """A value as it stands in a recipe, numbers short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(said(one) for one in value)}]"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return str(value) or '""'
+
+
 def _parse(value: str, word: str) -> Any:
     try:
         parsed = yaml.safe_load(value)

@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from vitas_ds.cost import params, spec_macs
-from vitas_ds.space import columns_of
+from vitas_ds.cost import spec_macs, spec_params
 from vitas_ds.spec import SubnetSpec
 
 LICENSE = "apache-2.0"
@@ -38,7 +37,7 @@ def model_card(
         license: identifier of a license, as the hubs write it.
     """
     rows = {
-        "parameters": f"{int(params(columns_of([spec]))[0]):,}",
+        "parameters": f"{spec_params(spec):,}",
         "MACs of an image": f"{spec_macs(spec):,}",
         "input": f"RGB, {spec.image_size} x {spec.image_size}",
         "classes": spec.num_classes,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,12 +23,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vitas_ds.config import Data
-from vitas_ds.cost import params, spec_macs
+from vitas_ds.cost import spec_macs, spec_params
 from vitas_ds.errors import UserError, first_error
 from vitas_ds.models.card import LICENSE, model_card
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run_dir import write_json, write_text
-from vitas_ds.space import columns_of
 from vitas_ds.spec import SubnetSpec, read_spec
 
 Facts = dict[str, object]  # rows of a model card
@@ -110,7 +110,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def _hub_config(spec: SubnetSpec, preprocess: Preprocess, facts: Facts) -> dict[str, Any]:
     fields = ("image_size", "patch_size", "embed_dim", "depth", "num_classes")
     shape = {name: getattr(spec, name) for name in fields}
-    shape |= {"parameters": int(params(columns_of([spec]))[0]), "macs": spec_macs(spec)}
+    shape |= {"parameters": spec_params(spec), "macs": spec_macs(spec)}
     labels = {"id2label": dict(enumerate(preprocess.classes))} if preprocess.classes else {}
     return {"model_type": "vitas", "architectures": ["VisionTransformer"]} | shape | labels | {"facts": facts}
 
@@ -137,6 +137,12 @@ def read_model(directory: Path) -> VisionTransformer:
     model = VisionTransformer(spec)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def weights_digest(directory: Path) -> str | None:
+    """SHA-256 of an exported model's weights; None where there are none."""
+    weights = directory / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
 
 
 def _misfit(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> str:

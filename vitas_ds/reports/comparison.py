@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from typing import Any
 
 from vitas_ds import page
 from vitas_ds.charts import Axis, Series, chart, short
-from vitas_ds.config import Config
+from vitas_ds.config import Config, Search
+from vitas_ds.recipe import said
 from vitas_ds.reports import nets
 from vitas_ds.reports.nets import Drawn
 from vitas_ds.reports.run_page import IMAGES, STEP, about, read_starts
@@ -75,16 +75,7 @@ def differences(first: Config, second: Config) -> list[tuple[str, str, str]]:
     """(field, of the first run, of the second) where they differ, names and folders aside."""
     one, two = (dict(_leaves(config.model_dump(mode="json"))) for config in (first, second))
     fields = [name for name in one if name not in ("run.name", "run.dir") and one[name] != two[name]]
-    return [(name, _word(one[name]), _word(two[name])) for name in fields]
-
-
-def _word(value: Any) -> str:
-    """A value as a recipe has it."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_word, value))}]"
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return [(name, said(one[name]), said(two[name])) for name in fields]
 
 
 def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -134,8 +125,11 @@ def _search(runs: Two, names: tuple[str, str]) -> list[str]:
 def _one_scale(runs: Two) -> bool:
     """Whether hypervolumes compare: they are shares of what each run's own space, budget and objectives allow."""
     one, two = (read_config(run) for run in runs)
-    names = ("algorithm", "objectives", "macs", "vitas_flops", "params", "activations", "latency", "throughput")
-    return one.space == two.space and all(getattr(one.search, name) == getattr(two.search, name) for name in names)
+    return (one.space, *_scale(one.search)) == (two.space, *_scale(two.search))
+
+
+def _scale(search: Search) -> tuple[Any, ...]:
+    return search.algorithm, search.objectives, search.budget
 
 
 def _nets(runs: Two, names: tuple[str, str], config: Config) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from vitas_ds.data.picture import grid
 from vitas_ds.data.sources import ImageSet, read_folder
 from vitas_ds.distributed import Ranks
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.models.exported import read_model, read_preprocess
+from vitas_ds.models.exported import read_model, read_preprocess, weights_digest
 from vitas_ds.published import names
 from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
 from vitas_ds.tracking import Tracker, open_tracker
@@ -33,7 +32,7 @@ def run(config: Config) -> None:
     if config.evaluate.model in names():
         raise UserError(f"evaluate.model: {config.evaluate.model} is a published net without weights; give the folder "
                         "of an exported model (see `import`), or train it with retrain.spec")  # fmt: skip
-    key = {"model": str(model_folder), "sha256": _sha256(model_folder), "val": config.data.val}
+    key = {"model": str(model_folder), "sha256": weights_digest(model_folder), "val": config.data.val}
     before = read_summary(folder).get("evaluate", {})
     if all(before.get(name) == value for name, value in key.items()):
         if ranks.is_main:
@@ -111,8 +110,3 @@ def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
     if stop:
         raise Preempted("stopped; nothing is kept of an evaluation, start it again")
     return numbers
-
-
-def _sha256(model_folder: Path) -> str | None:
-    weights = model_folder / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None

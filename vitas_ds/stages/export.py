@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from vitas_ds.models.exported import (
     read_facts,
     read_model,
     read_preprocess,
+    weights_digest,
     whole_folder,
     write_files,
 )
@@ -34,6 +34,10 @@ from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_su
 from vitas_ds.tracking import open_tracker
 
 TOPS = "top-1 / top-5"
+UNITS = {  # of a search's bounds, for the card
+    "macs": "MACs", "vitas_flops": "ViTAS FLOPs", "params": "parameters", "activations": "bytes of activations",
+    "latency": "seconds a batch", "throughput": "images a second",
+}  # fmt: skip
 Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and numbers for summary.json
 
 
@@ -50,15 +54,16 @@ def run(config: Config) -> None:
 
 def _export(config: Config, folder: RunDir, source: Path) -> None:
     model, preprocess = read_model(source), read_preprocess(source)
-    before, sha256 = read_summary(folder).get("export", {}).get("made", {}), _sha256(source)
-    if before.get("sha256") == sha256 and folder.export.is_dir():
+    summary, sha256 = read_summary(folder), weights_digest(source)
+    before = summary.get("export", {}).get("made", {}) if folder.export.is_dir() else {}
+    if before.get("sha256") == sha256:
         config = _with_earlier(config, before["options"])
     if config.export.onnx:
         onnx_export.require("onnx", "onnxscript", "onnxruntime")
-    accuracy = _accuracy(read_summary(folder), sha256)
+    accuracy = _accuracy(summary, sha256)
     facts = _with_accuracy(_own_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
-    if made == before and folder.export.is_dir():
+    if made == before:
         print(f"export: done already, {folder.export}")
         return
     open_run(config, True, stage="export")
@@ -84,21 +89,6 @@ def _with_earlier(config: Config, options: dict[str, Any]) -> Config:
     return config.model_copy(update={"export": config.export.model_copy(update=kept)})
 
 
-def _budget(config: Config) -> dict[str, tuple[float, float]]:
-    """What a search is told to keep to, by its name in words."""
-    search = config.search
-    budget = {
-        "MACs": search.macs, "ViTAS FLOPs": search.vitas_flops, "parameters": search.params,
-        "bytes of activations": search.activations, "seconds a batch": search.latency,
-        "images a second": search.throughput,
-    }  # fmt: skip
-    return {name: pair for name, pair in budget.items() if pair is not None}
-
-
-def _sha256(source: Path) -> str:
-    return hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
-
-
 def _own_facts(config: Config) -> Facts:
     """Rows of the card that the run itself can vouch for; a folder's name says enough of where images lie."""
     training, word = config.retrain, config.retrain.spec
@@ -107,14 +97,14 @@ def _own_facts(config: Config) -> Facts:
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
     )
     if word.startswith("search:"):
-        limits = [f"{low:,.10g} to {high:,.10g} {name}" for name, (low, high) in _budget(config).items()]
+        limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in config.search.budget.items()]
         facts["architecture"] = f"found by a search ({word}); budget: {', '.join(limits) or 'none'}"
     else:
         facts["architecture"] = f"given: {Path(word).name}"
     return facts
 
 
-def _accuracy(summary: dict[str, Any], sha256: str) -> Accuracy | None:
+def _accuracy(summary: dict[str, Any], sha256: str | None) -> Accuracy | None:
     """What the stage evaluate measured, if it was with these very weights."""
     found = summary.get("evaluate", {})
     if "top1" not in found or found.get("sha256") != sha256:

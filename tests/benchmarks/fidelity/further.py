@@ -1,6 +1,7 @@
 """Supernets that are trained much longer than the study's: is that what their scores lack?
 
 A part of its own (``--further``), which goes into the study's record and tables, and takes as long as its longest job.
+It stands beside study.py and working.py, whose digest marks the rows of a record.
 """
 
 from __future__ import annotations
