@@ -35,7 +35,7 @@ options+=(--volume "$DATA:$HOME_INSIDE/data:ro" --volume "$RUNS:$HOME_INSIDE/run
 for name in WANDB_API_KEY WANDB_MODE WANDB_PROJECT WANDB_ENTITY WANDB_BASE_URL; do
     [[ -z ${!name:-} ]] || options+=(--env "$name")
 done
-words=("$RECIPE" "run.dir=$RUNS" "${OVERRIDES[@]}") # its path outside: so are those that W&B's offline files hold
+words=("$RECIPE" "${OVERRIDES[@]}")
 for word in "${OVERRIDES[@]}"; do
     path=${word#*=}
     [[ $path != /* || $path/ == "$DATA"/* || $path/ == "$RUNS"/* ]] ||
