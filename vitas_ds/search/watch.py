@@ -27,11 +27,11 @@ def counted(score: ScoreFunction, tracker: Tracker, name: str, total: int, every
     def telling(specs: list[SubnetSpec]) -> Iterator[float | Score]:
         nonlocal done, said
         for value in score(specs):
+            yield value  # on disk once we are back here
             done, now = done + 1, time.perf_counter()
             if now - said >= every:
                 tracker.say(f"search: {name}, {done}/{total} nets  ETA {clock((now - begun) / done * (total - done))}")
                 said = now
-            yield value
 
     return telling
 
@@ -60,8 +60,8 @@ class Watch:
                 self.seconds += time.perf_counter() - begun
                 self.passes += images
                 self.part += images / self.images
-                self.tracker.tell(int(self._done + self.part), self._now, self.left())
                 yield value
+                self.tracker.tell(int(self._done + self.part), self._now, self.left())  # now that it is on disk
                 begun = time.perf_counter()
 
         return counted

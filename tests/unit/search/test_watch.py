@@ -89,6 +89,18 @@ def test_a_line_within_a_generation_is_of_that_generation():
         assert set(values) <= {"generation", "best"}
 
 
+def test_only_what_is_on_disk_is_told():
+    """Whoever reads a line and kills the search keeps what the line counts."""
+    ledger, told = in_memory(), []
+
+    class Looks(Notes):
+        def tell(self, step, values, left):
+            told.append((step, len(ledger.own)))
+
+    search(SMALL, CFG, Watch(Looks(), SMALL, CFG, 10, None).timed(slow, 10), ledger, 0, images=10)
+    assert told == [(step, step) for step in range(1, 31)]
+
+
 def test_baselines_tell_how_far_they_are():
     notes = Notes()
     specs = [entry.spec for entry in watched(in_memory())[1].entries]
