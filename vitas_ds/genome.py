@@ -8,7 +8,6 @@ width, depth. Each gene is an index into the space's choices.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,24 +64,7 @@ def encode(space: SearchSpace, spec: SubnetSpec) -> np.ndarray:
     Raises:
         UserError: the spec is not a net of this space; the line names the field and what is allowed.
     """
-    return np.array(_genes(space, spec))
-
-
-def _genes(space: SearchSpace, spec: SubnetSpec) -> list[int]:
-    known, identity = space.layer_genes, len(space.num_heads)
-    try:
-        rows = [known[layer] for layer in _positions(space, spec)]
-        genome = [space.patch_sizes.index(spec.patch_size), space.embed_widths.index(spec.embed_dim)]
-    except (KeyError, ValueError):
-        raise _misfit(space, spec) from None
-    depth = len(rows) - rows.count((identity, 0, 0))
-    same = spec.image_size == space.image_size and spec.num_classes == space.num_classes
-    if not (same and space.fewest_layers <= depth <= space.depth):
-        raise _misfit(space, spec)
-    if space.layout == "cell":
-        return [*genome, *_only_cell(rows, identity), depth - space.fewest_layers]
-    rows += [(identity, 0, 0)] * (space.depth - len(rows))
-    return [*genome, *itertools.chain.from_iterable(rows)]
+    return encode_all(space, [spec])[0]
 
 
 def _positions(space: SearchSpace, spec: SubnetSpec) -> tuple[LayerSpec | None, ...]:
@@ -110,15 +92,34 @@ def _misfit(space: SearchSpace, spec: SubnetSpec) -> UserError:
 
 def encode_all(space: SearchSpace, specs: Sequence[SubnetSpec]) -> np.ndarray:
     """The genomes [K, G] of some specs, as ``encode`` gives them. Raises ``UserError`` as it does."""
-    return np.array([_genes(space, spec) for spec in specs]).reshape(-1, len(space.gene_sizes))
+    numbers = np.array([_numbers(space, spec) for spec in specs], dtype=np.int64).reshape(-1, 2 + space.depth)
+    stems, layers = numbers[:, :2], numbers[:, 2:]
+    if space.layout == "cell":
+        cells, depths = np.array([_only_cell(row) for row in layers], int), (layers > 0).sum(1, keepdims=True)
+        return np.concatenate([stems, space.layer_indices[cells], depths - space.fewest_layers], 1)
+    return np.concatenate([stems, space.layer_indices[layers].reshape(len(specs), 3 * space.depth)], 1)
 
 
-def _only_cell(rows: list[tuple[int, ...]], identity: int) -> tuple[int, ...]:
+def _numbers(space: SearchSpace, spec: SubnetSpec) -> list[int]:
+    """Indices of patch size and width, then each position's row in ``space.layer_indices``: identity is 0."""
+    known, fewest = space.layer_numbers, space.fewest_layers
+    try:
+        rows = [known[layer] for layer in _positions(space, spec)]
+        stem = [space.patch_sizes.index(spec.patch_size), space.embed_widths.index(spec.embed_dim)]
+    except (KeyError, ValueError):
+        raise _misfit(space, spec) from None
+    same = spec.image_size == space.image_size and spec.num_classes == space.num_classes
+    if not (same and fewest <= len(rows) - rows.count(0) <= space.depth):
+        raise _misfit(space, spec)
+    return stem + rows + [0] * (space.depth - len(rows))
+
+
+def _only_cell(row: np.ndarray) -> int:
     """The one layer that all positions repeat, or a ``UserError``."""
-    cells = {row for row in rows if row[0] != identity}
+    cells = np.unique(row[row > 0])
     if len(cells) != 1:
         raise UserError("the spec does not fit the space: space.layout is cell, but its layers are not all alike")
-    return cells.pop()
+    return int(cells[0])
 
 
 def canonical(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:

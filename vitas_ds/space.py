@@ -149,3 +149,13 @@ class SearchSpace(BaseModel):
         for (head, heads), (qkv, qkv_dim), (mlp, mlp_dim) in itertools.product(*choices):
             genes[LayerSpec(heads, qkv_dim, mlp_dim)] = head, qkv, mlp
         return genes
+
+    @cached_property
+    def layer_numbers(self) -> dict[LayerSpec | None, int]:
+        """The row of each layer in ``layer_indices``; identity's is 0."""
+        return {layer: row for row, layer in enumerate(self.layer_genes)}
+
+    @cached_property
+    def layer_indices(self) -> np.ndarray:
+        """[layers, 3] the values of ``layer_genes``."""
+        return np.array([*self.layer_genes.values()])

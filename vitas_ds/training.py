@@ -158,14 +158,17 @@ def _save(task: Task, engine: Engine, progress: Progress) -> None:
 
 
 def _pictured(batches: Iterator[Batch], task: Task, config: Config, tracker: Tracker) -> Iterator[Batch]:
-    """The batches; of the first one, a picture of what the network sees is left beside the checkpoints."""
+    """The batches; of the first one, once it was trained on, a picture of what the network sees is left beside the
+    checkpoints.
+    """
     batch = next(batches)
     mixed = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, config.run.seed, 0, 0)
+    images, labels = (values[:32].clone() for values in mixed)
+    yield batch
     path = task.checkpoints.parent / "images.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(mixed[0][:32], mixed[1][:32], task.images.classes, path, config.data)
+    grid(images, labels, task.images.classes, path, config.data)
     tracker.image("images", path)
-    yield batch
     yield from batches
 
 

@@ -79,6 +79,11 @@ def test_summary_and_ledger(done: Path) -> None:
     assert read_spec(run / "retrain" / "spec.json") == spec_from_dict(best["spec"])
 
 
+def test_what_the_networks_saw_is_pictured(done: Path) -> None:
+    for stage in ("supernet", "retrain"):
+        assert (done / "runs" / "tiny" / stage / "images.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_metrics_have_each_step_once(done: Path) -> None:
     lines = [json.loads(line) for line in (done / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     for name in ("train-supernet", "retrain"):

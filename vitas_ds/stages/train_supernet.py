@@ -20,7 +20,6 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.replay import replay
 from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, run_of, update_summary
 from vitas_ds.sampling import Price, fit_identity_prob
-from vitas_ds.search.timing import open_timing
 from vitas_ds.spec import SubnetSpec
 from vitas_ds.training import Task, train
 
@@ -110,6 +109,8 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
     seconds = (search.latency_batch / fast, search.latency_batch / slow) if fast else search.seconds
     if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
         return None
+    from vitas_ds.search.timing import open_timing  # half a second, which most starts need not wait for
+
     timing = open_timing(config, folder, folder.supernet, ranks.device, {}, anywhere=True)
     if ranks.is_main:
         print(timing.line())

@@ -1,7 +1,7 @@
 """Does the supernet rank nets as their own training does? On real digits, in an evening on two cores.
 
     python -m tests.benchmarks.fidelity            about 3 hours on two cores that do little else
-    python -m tests.benchmarks.fidelity --further  half an hour: two supernets trained ten times as long
+    python -m tests.benchmarks.fidelity --further  12 minutes: two supernets trained ten times as long
     python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
 
 Started again, it goes on: what is in the record (runs/fidelity/NAME/record.jsonl) is not done twice.
