@@ -31,11 +31,14 @@ def main() -> None:
     device, space = torch.device(args.device), SearchSpace(image_size=args.image)
     result: dict[str, Any] = {"arguments": vars(args), "where": where(device)}
     result["nets"] = rows = _timed(args, device, space)
+    macs, maps = (np.array([row[name] for row in rows]) for name in ("GMACs", "G of attention maps"))
     for what in ("step", "scoring"):
-        slope, mean, most = fitted(np.array([row["GMACs"] for row in rows]), np.array([row[what] for row in rows]))
-        result[what] = {"ms per GMAC and image": slope / args.batch * 1e3, "mean distance of the line": mean,
-                        "largest distance": most}  # fmt: skip
-        print(f"{what}: {result[what]}", flush=True)
+        times, result[what] = np.array([row[what] for row in rows]), {}
+        for name, features in {"by MACs": [macs], "by MACs and attention maps": [macs, maps]}.items():
+            slope, mean, most = fitted(times, *features)
+            result[what][name] = {"ms per GMAC and image": round(slope / args.batch * 1e3, 1),
+                                  "mean distance of the line": round(mean, 3), "largest": round(most, 3)}  # fmt: skip
+            print(f"{what} {name}: {result[what][name]}", flush=True)
     result["memory"] = _memory(args, device, space)
     print(table(result["memory"]), flush=True)
     result["ranks"] = [_ranks(args, ranks) for ranks in args.ranks]
@@ -85,16 +88,26 @@ def _timed(args: argparse.Namespace, device: torch.device, space: SearchSpace) -
 
         works = {"step": lambda net=net: _step(supernet, net, args.batch, device), "scoring": score}
         times = seconds(works, args.rounds, device)
-        rows.append({"patch": net.patch_size, "layers": net.depth, "GMACs": cost.spec_macs(net) / 1e9} | times)
+        sizes = {"GMACs": cost.spec_macs(net) / 1e9, "G of attention maps": _maps(net) / 1e9}
+        rows.append({"patch": net.patch_size, "layers": net.depth} | sizes | times)
     return sorted(rows, key=lambda row: row["GMACs"])
 
 
-def fitted(macs: np.ndarray, times: np.ndarray) -> tuple[float, float, float]:
-    """Slope of the line with the least relative error; mean and largest relative distance of measurements from it."""
-    design = np.stack([np.ones_like(macs), macs], 1) / times[:, None]
-    start, slope = np.linalg.lstsq(design, np.ones_like(times), rcond=None)[0]
-    away = abs((start + slope * macs) / times - 1)
-    return float(slope), float(away.mean()), float(away.max())
+def _maps(net: SubnetSpec) -> int:
+    """Elements of the attention maps of an image."""
+    tokens = (net.image_size // net.patch_size) ** 2 + 1
+    return sum(layer.num_heads for layer in net.active) * tokens**2
+
+
+def fitted(times: np.ndarray, *features: np.ndarray) -> tuple[float, float, float]:
+    """Times as a sum of a start and slopes times features, with the least relative error.
+
+    Returns the first slope; mean and largest relative distance of the measurements from it.
+    """
+    design = np.stack([np.ones_like(times), *features], 1) / times[:, None]
+    found = np.linalg.lstsq(design, np.ones_like(times), rcond=None)[0]
+    away = abs(design @ found - 1)
+    return float(found[1]), float(away.mean()), float(away.max())
 
 
 def _memory(args: argparse.Namespace, device: torch.device, space: SearchSpace) -> list[dict[str, Any]]:
