@@ -45,12 +45,13 @@ class Engine:
         precision.set_backends(engine)
         settings = ds_config(engine, training, ranks.world_size)
         self._unit_of = _unit_of(model, units)
-        self.model, self.ranks, self.precision, self.decay = model, ranks, engine.precision, training.ema
+        self.model, self.ranks, self.decay = model, ranks, training.ema
         self.stage, self.offload = zero_stage(engine)
         self.shapes = {name: tuple(p.shape) for p, (name, _) in self._unit_of.items()}
         self.optimizer = UnitAdamW(decay_groups(units, training.weight_decay), units, training)
         self.loss_scale = precision.LossScale(engine.precision)
-        self.ds = _initialize(model.to(ranks.device), self.optimizer, settings, ranks)
+        network = _InPrecision(model.to(ranks.device), engine.precision, ranks.device)
+        self.ds = _initialize(network, self.optimizer, settings, ranks)
         self.ds.enable_backward_allreduce = self.stage > 0  # stage 0 reduces in step(), see there
         self.owned = zero.pieces(self.ds.optimizer, self.stage, self._unit_of, ranks.rank)
         self.optimizer.own(self.owned)
@@ -59,8 +60,7 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output, computed in ``engine.precision``."""
-        with precision.autocast(self.precision, self.ranks.device):
-            return self.ds(*args, **kwargs)
+        return self.ds(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss. A step that takes several calls divides its losses by their number itself."""
@@ -148,6 +148,22 @@ class Engine:
         self.loss_scale.restore(state["loss_scale"])
         self._set_loss_scale()
         zero.publish(self.ds.optimizer, self.stage)
+
+
+class _InPrecision(nn.Module):
+    """The network under autocast.
+
+    DeepSpeed disables every autocast context that is active when its forward pass starts (it checks the one for CUDA),
+    so autocast around the engine would compute in fp32 on a GPU. This module enters autocast inside that pass.
+    """
+
+    def __init__(self, model: nn.Module, kind: str, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.kind, self.device = model, kind, device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with precision.autocast(self.kind, self.device):
+            return self.model(*args, **kwargs)
 
 
 def _unit_of(model: nn.Module, units: dict[str, list[nn.Parameter]]) -> dict[nn.Parameter, tuple[str, str]]:

@@ -30,6 +30,18 @@ def test_fp16_is_refused_on_the_cpu(ranks: distributed.Ranks) -> None:
         toy.start(toy.Case(precision="fp16"), ranks)
 
 
+def test_deepspeed_does_not_disable_autocast(ranks: distributed.Ranks) -> None:
+    """DeepSpeed disables autocast that is active outside of its forward pass when the flag of CUDA says so."""
+    engine = toy.start(toy.Case(precision="bf16"), ranks)
+    x, _ = toy.batch_of(0, 4)
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)  # as autocast on a GPU does
+    try:
+        assert engine(x, toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+
+
 def test_units_must_cover_the_network(ranks: distributed.Ranks) -> None:
     model, case = toy.Toy(), toy.Case()
     units = model.units()
