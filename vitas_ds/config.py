@@ -274,6 +274,9 @@ class Engine(Section):
     checkpoint_activations: bool = Field(False, description="recompute each block in the backward pass")
     compile: bool = Field(False, description="torch.compile of the fixed net in retrain and evaluate")
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
+    deterministic: bool = Field(
+        False, description="CUDA: kernels that add in a fixed order, so that a resumed run has the same bits"
+    )
 
 
 class Evaluate(Section):

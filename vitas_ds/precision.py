@@ -7,6 +7,7 @@ holds the exact weights, and training and scoring compute alike. Evaluation is i
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -31,10 +32,17 @@ def check(engine: config.Engine, device: torch.device) -> None:
 
 
 def set_backends(engine: config.Engine) -> None:
-    """TF32 and the choice of convolution algorithms, for the whole process."""
+    """TF32, the choice of convolution algorithms and deterministic kernels, for the whole process.
+
+    Without ``engine.deterministic`` the backward pass of attention adds with atomics on a GPU, in varying order.
+    """
     torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = engine.tf32
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not engine.deterministic
+    if engine.deterministic:
+        # cuBLAS reads it when it makes its workspace; without it torch refuses matrix products on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(engine.deterministic)
 
 
 class LossScale:

@@ -57,3 +57,12 @@ def test_tf32_is_the_switch() -> None:
         assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_deterministic_is_the_switch() -> None:
+    try:
+        set_backends(config.Engine(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    finally:
+        set_backends(config.Engine())
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark

@@ -180,8 +180,16 @@ def _put(node: Any, device: str) -> Any:
     return node.gpu() if device == "gpu" else node
 
 
-def _decode_device(device: str) -> str:
-    return "mixed" if device == "gpu" else "cpu"
+def _decoder(device: str) -> dict[str, Any]:
+    """Options of the JPEG decoder.
+
+    On a GPU the defaults give pixels that are 1.9 of 255 away from the CPU's on average (simple chroma upsampling), and
+    that depend on an image's place in the batch (a share of each batch goes to the hardware decoder). With these
+    options the distance is below 0.04, and the image alone decides which decoder it goes to.
+    """
+    if device == "cpu":
+        return {"device": "cpu"}
+    return {"device": "mixed", "jpeg_fancy_upsampling": True, "hw_decoder_load": 1.0}
 
 
 def _centre(encoded: Any, recipe: Recipe, device: str) -> Any:
@@ -196,7 +204,7 @@ def _centre(encoded: Any, recipe: Recipe, device: str) -> Any:
     # time, which they do if they need not wait for each other, DALI 2.4 would crash in its executor.
     image = fn.decoders.image_slice(
         encoded, types.Constant(np.zeros(2, np.int32)), shape[0:2], normalized_anchor=False, normalized_shape=False,
-        axis_names="HW", device=_decode_device(device), output_type=types.RGB, adjust_orientation=False,
+        axis_names="HW", output_type=types.RGB, adjust_orientation=False, **_decoder(device),
     )  # fmt: skip
     size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
     # the filter reaches 2 pixels, of the output where it shrinks and of the source where it grows
@@ -258,8 +266,8 @@ def _random_crop(encoded: Any, inputs: Arrays, augment: Augment, image_size: int
     left = none * math.floor((w - crop_w) / 2) + (1 - none) * math.floor(at[1] * (w - crop_w + 1))
     image = fn.decoders.image_slice(
         encoded, fn.cast(fn.stack(top, left), dtype=types.INT32), fn.cast(fn.stack(crop_h, crop_w), dtype=types.INT32),
-        normalized_anchor=False, normalized_shape=False, axis_names="HW", device=_decode_device(device),
-        output_type=types.RGB, adjust_orientation=False,
+        normalized_anchor=False, normalized_shape=False, axis_names="HW", output_type=types.RGB,
+        adjust_orientation=False, **_decoder(device),
     )  # fmt: skip
     return _squeeze_on_cpu(image, image_size) if device == "cpu" else _squeeze(image, image_size)
 

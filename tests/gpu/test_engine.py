@@ -1,0 +1,60 @@
+"""The engine on a GPU: the arithmetic that was asked for, and the same bits twice."""
+
+import pytest
+import torch
+import toy_supernet as toy
+from torch import Tensor, nn
+
+from vitas_ds import config, distributed
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.precision import autocast, set_backends
+from vitas_ds.space import SearchSpace
+from vitas_ds.spec import LayerSpec, SubnetSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda", 0)
+SPACE = SearchSpace(depth=2)
+SPEC = SubnetSpec(224, 14, 230, 1000, (LayerSpec(3, 432, 720), LayerSpec(6, 864, 1008)))
+
+
+@pytest.fixture
+def ranks():
+    yield distributed.init("cuda", timeout=60)
+    distributed.close()
+
+
+def test_bf16_reaches_the_network(ranks):
+    """DeepSpeed disables autocast that is active outside of its forward pass."""
+    engine = toy.start(toy.Case(precision="bf16"), ranks)
+    x, _ = toy.batch_of(0, 4)
+    assert engine(x.to(CUDA), toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
+
+
+def gradients(supernet: Supernet, images: Tensor, labels: Tensor, precision: str) -> dict[str, Tensor]:
+    supernet.zero_grad()
+    with autocast(precision, CUDA):
+        logits = supernet(images, SPEC)
+    nn.functional.cross_entropy(logits.float().sum(0), labels).backward()
+    return {name: p.grad.clone() for name, p in supernet.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_deterministic_gradients_repeat_bitwise(precision):
+    """257 tokens: with more than one block of keys, attention's backward pass adds with atomics by default."""
+    supernet = Supernet(SPACE, "bilateral")
+    init_weights(supernet, 0)
+    supernet.to(CUDA)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64, 3, 224, 224, generator=generator).to(CUDA)
+    labels = torch.randint(1000, (64,), generator=generator).to(CUDA)
+    try:
+        set_backends(config.Engine(deterministic=True))
+        first, *others = [gradients(supernet, images, labels, precision) for _ in range(3)]
+    finally:
+        set_backends(config.Engine())
+    for other in others:
+        assert [name for name in first if not torch.equal(first[name], other[name])] == []
