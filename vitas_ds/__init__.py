@@ -17,6 +17,6 @@ def load(directory: str | Path) -> nn.Module:
     Raises:
         UserError: the folder is no exported model, or its tensors do not fit its ``spec.json``.
     """
-    from vitas_ds.models.exported import read_model  # torch is imported only when it is needed
+    from vitas_ds.export.folder import read_model  # torch is imported only when it is needed
 
     return read_model(Path(directory))

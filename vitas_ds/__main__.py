@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from vitas_ds import voice
+from vitas_ds.distributed import console
 from vitas_ds.errors import Preempted, RankLost, UserError
 
 STAGES = {
@@ -98,13 +98,13 @@ def add_tools(commands: argparse._SubParsersAction) -> None:
 
 def run_stage(args: argparse.Namespace) -> int:
     """Run one stage of a recipe."""
-    from vitas_ds import checks
     from vitas_ds.recipe import load
+    from vitas_ds.stages import validate
 
     if args.command == "report":
         return run_report(args)
     resolved = load(args.recipe, args.overrides)
-    checks.check(resolved, args.command, checks.world_size())
+    validate.check(resolved, args.command, validate.world_size())
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is None:
         stage.run(resolved)
@@ -134,16 +134,16 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_config(args: argparse.Namespace) -> int:
     """Print the resolved run of a recipe, as YAML; what it would be on N ranks, in YAML's comments."""
-    from vitas_ds import checks
     from vitas_ds.recipe import dump, load
+    from vitas_ds.stages import validate
 
     if args.world_size is not None and args.world_size < 1:
         raise UserError(f"--world-size: must be 1 or more (given: {args.world_size})")
     resolved = load(args.recipe, args.overrides)
-    checks.check(resolved, "config", args.world_size or 1)
+    validate.check(resolved, "config", args.world_size or 1)
     comments = []
     if args.world_size is not None:
-        from vitas_ds import plan
+        from vitas_ds.engine import plan
 
         comments = [f"# {line}".rstrip() for line in plan.lines(resolved, args.world_size)]
     print(dump(resolved) + "".join(f"{line}\n" for line in comments), end="")
@@ -188,22 +188,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return runner(args)
     except UserError as error:
-        voice.say(f"vitas {args.command}: {error}")
+        console.say(f"vitas {args.command}: {error}")
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vitas_ds":
             raise
-        voice.say(
+        console.say(
             f"vitas {args.command}: {error.name} is not installed; python -m vitas_ds doctor says what is missing"
         )
         return 2
     except Preempted as error:
-        voice.say(f"vitas {args.command}: {error}")
+        console.say(f"vitas {args.command}: {error}")
         return 75
     except RankLost:
         return RankLost.STATUS
     except KeyboardInterrupt:
-        voice.say(f"vitas {args.command}: interrupted; start it again to go on")
+        console.say(f"vitas {args.command}: interrupted; start it again to go on")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -215,7 +215,7 @@ def _one_line(
     file: TextIO | None = None, line: str | None = None,
 ) -> None:  # fmt: skip
     """A warning of this project is a line on rank 0; those of libraries are theirs to give in their own form."""
-    if voice.is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
+    if console.is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
         print(f"warning: {message}", file=sys.stderr)
 
 

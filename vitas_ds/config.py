@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitas_ds.space import SearchSpace
+from vitas_ds.arch.space import SearchSpace
 
 
 class Section(BaseModel):

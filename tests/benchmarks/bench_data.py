@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader, scan
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 
 BATCH, SIZE = 50, 224
 FULL = "rand-m9-mstd0.5-inc1"

@@ -17,11 +17,12 @@ import torch
 
 from tests import launching
 from tests.benchmarks.timing import peak_bytes, seconds, table, where, write
-from vitas_ds import cost, genome, rules
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.training import losses
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def _step(supernet: Supernet, net: SubnetSpec, batch: int, device: torch.device)
     size, classes = supernet.space.image_size, supernet.space.num_classes
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.arange(batch, device=device) % classes
     supernet.zero_grad()
-    rules.loss_of(supernet(images, net), labels, "loss_mean").backward()
+    losses.loss_of(supernet(images, net), labels, "loss_mean").backward()
 
 
 def _timed(args: argparse.Namespace, device: torch.device, space: SearchSpace) -> list[dict[str, Any]]:

@@ -18,20 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.digits import write_digits
 
 from tests.benchmarks.timing import table, where, write
-from tests.digits import write_digits
-from vitas_ds import cost, distributed, genome, training
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.space import SearchSpace, columns_of
 from vitas_ds.data.loader import Batch
-from vitas_ds.engine import Engine
-from vitas_ds.optimizer import cosine_lr
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.watchdog import Watchdog
+from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.optimizer import cosine_lr
 from vitas_ds.recipe import load
-from vitas_ds.run_dir import run_of
-from vitas_ds.search import budget, propose
-from vitas_ds.search.feasible import feasible
-from vitas_ds.space import SearchSpace, columns_of
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.search.feasible import budget, operators
+from vitas_ds.search.feasible.table import feasible
 from vitas_ds.stages import train_supernet
-from vitas_ds.watchdog import Watchdog
+from vitas_ds.training import trainer
 
 BUDGET = {"vitas_flops": (900_000_000, 1_000_000_000)}
 Works = dict[str, tuple[int, Callable[[], Any]]]
@@ -94,7 +96,7 @@ def first_generation(rounds: int) -> list[dict[str, Any]]:
     inside = feasible(space, BUDGET)
     works = {
         "nets inside the budget, as a table": lambda: feasible(space, BUDGET),
-        "50 feasible nets": lambda: propose.fresh(inside, 50, np.random.default_rng(0)),
+        "50 feasible nets": lambda: operators.fresh(inside, 50, np.random.default_rng(0)),
     }
     return [{"what": name, "ms": best(work, rounds) * 1e3} for name, work in works.items()]
 
@@ -104,7 +106,7 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
     write_digits(folder, 60, 1)
     words = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}", "data.search_per_class=10"]
     cfg = load("quickstart", words)
-    ranks = distributed.init("cpu", 60)
+    ranks = comm.init("cpu", 60)
     images, _ = train_supernet._images(cfg)
     task = train_supernet._task(cfg, run_of(cfg), ranks, images)
     engine = Engine(task.model, task.units, cfg.engine, cfg.supernet, ranks)
@@ -129,9 +131,9 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
                 view[0] in engine.optimizer.active for views in engine.optimizer._views.values() for view in views
             ],
         }
-        whole = timed(lambda step: training._step(task, cfg, ranks, engine, batch, step, 1e-3), 0)
+        whole = timed(lambda step: trainer._step(task, cfg, ranks, engine, batch, step, 1e-3), 0)
         times = {name: timed(work, 1000 * (i + 1)) for i, (name, work) in enumerate(parts.items())}
-    distributed.close()
+    comm.close()
     times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times
     return [{"what": name, "ms": value, "share": f"{value / whole:.2%}"} for name, value in times.items()]
 

@@ -25,27 +25,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.digits import write_digits
 from torch import Tensor
 
 from tests.benchmarks import plain
 from tests.benchmarks.bench_data import make_files
 from tests.benchmarks.bench_supernet import _nets
 from tests.benchmarks.timing import table, where, write
-from tests.digits import write_digits
-from vitas_ds import rules, sampling
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config, Data
 from vitas_ds.data.loader import decode_all, eval_batches, normalise
 from vitas_ds.data.sources import ImageSet, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
-from vitas_ds.search import race
-from vitas_ds.search.evolution import Result, search
-from vitas_ds.search.ledger import in_memory
-from vitas_ds.search.scoring import Scorer, balanced_order, looks
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.search.loop import Result, search
+from vitas_ds.search.scoring import racing
+from vitas_ds.search.scoring.ledger import in_memory
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
+from vitas_ds.training import losses, sampling
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 clock = time.process_time
@@ -99,8 +99,8 @@ def trained(cfg: Config, images: ImageSet, steps: int) -> Supernet:
     for step in range(steps):
         ids = torch.from_numpy(rng.integers(0, len(images), cfg.supernet.batch_size))
         adamw.zero_grad()
-        for net in rules.nets_of_step(cfg.space, cfg.supernet, 0, step, prob):
-            rules.loss_of(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
+        for net in sampling.nets_of_step(cfg.space, cfg.supernet, 0, step, prob):
+            losses.loss_of(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
         adamw.step()
     return supernet.eval()
 
@@ -119,7 +119,7 @@ def compared(
     )  # fmt: skip
     found, rows = {}, []
     for name in ("search", "search with racing"):
-        rules_ = race.Race(looks(scorer), args.racing, in_memory()) if "racing" in name else None
+        rules_ = racing.Race(looks(scorer), args.racing, in_memory()) if "racing" in name else None
         found[name], seconds, first = searched(cfg, scorer, rules_)
         forward = sum(entry.score.images for entry in found[name].entries)
         rows.append({"what": name, "CPU seconds": seconds + decoding, "best score": found[name].best.score.value,
@@ -138,7 +138,7 @@ def compared(
     return rows, 1 - rows[2]["images scored"] / rows[1]["images scored"]
 
 
-def searched(cfg: Config, scorer: Scorer, rules_: race.Race | None) -> tuple[Result, float, float]:
+def searched(cfg: Config, scorer: Scorer, rules_: racing.Race | None) -> tuple[Result, float, float]:
     """The result, its CPU seconds, and those until its best net was scored (to the end of that generation)."""
     begin, history = clock(), []
     found = search(

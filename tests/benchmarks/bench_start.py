@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.digits import write_digits
 
 from tests import launching
 from tests.benchmarks.timing import table, where, write
-from tests.digits import write_digits
 
 
 def main() -> None:

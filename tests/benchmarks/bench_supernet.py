@@ -24,13 +24,14 @@ from torch import Tensor
 
 from tests.benchmarks import plain
 from tests.benchmarks.timing import large_product, peak_bytes, seconds, table, where, write
-from vitas_ds import cost, genome, rules
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.published import published
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.published import published
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.training import losses
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-5  # relative, in fp32
@@ -120,7 +121,7 @@ class _Bench:
 
     def loss(self, logits: Tensor) -> Tensor:
         """BCNet's; of one side it is AutoSlim's."""
-        return rules.loss_of(logits, self.labels[: logits.shape[1]], "loss_mean")
+        return losses.loss_of(logits, self.labels[: logits.shape[1]], "loss_mean")
 
     def step(self, model: torch.nn.Module, forward: Forward, dtype: str) -> Callable[[], None]:
         """A forward and a backward pass."""

@@ -17,18 +17,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from vitas_ds import config, distributed, voice
-from vitas_ds.ds_config import zero_stage
-from vitas_ds.engine import Engine
+from vitas_ds import config
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.distributed import comm, console
+from vitas_ds.engine.ds_config import zero_stage
+from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 SPEC = SubnetSpec(224, 16, 192, 1000, (LayerSpec(3, 576, 768),) * 12)
 BATCH, STEPS, IMAGE = 16, 12, 224
 
 
-def plain(net: nn.Module, ranks: distributed.Ranks) -> Callable[[torch.Tensor], None]:
+def plain(net: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
     """A step of torch's own: fused AdamW, gradient clipping, DDP where there is somebody to talk to."""
     wrapped = nn.parallel.DistributedDataParallel(net) if ranks.world_size > 1 else net
     adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
@@ -42,7 +43,7 @@ def plain(net: nn.Module, ranks: distributed.Ranks) -> Callable[[torch.Tensor], 
     return step
 
 
-def ours(net: nn.Module, zero: str, ranks: distributed.Ranks) -> Callable[[torch.Tensor], None]:
+def ours(net: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
     """A step of the engine's."""
     training = config.Training(batch_size=BATCH * ranks.world_size, clip_grad=1.0)
     units = {name: list(child.parameters()) for name, child in net.named_children()}
@@ -61,7 +62,7 @@ def main(stages: list[str]) -> dict[str, float]:
     """Ratio of the median step times, by stage. Raises ``UserError`` for a stage that there is not."""
     for stage in stages:
         zero_stage(config.Engine(zero=stage))
-    ranks = distributed.init("cpu", timeout=120)
+    ranks = comm.init("cpu", timeout=120)
     torch.manual_seed(0)
     net = VisionTransformer(SPEC)
     steps = {"torch": plain(copy.deepcopy(net), ranks)} | {z: ours(copy.deepcopy(net), z, ranks) for z in stages}
@@ -77,7 +78,7 @@ def main(stages: list[str]) -> dict[str, float]:
     if ranks.is_main:
         for name, value in medians.items():
             print(f"{name:14} {value * 1e3:8.1f} ms   {value / medians['torch']:.3f}", flush=True)
-    distributed.close()
+    comm.close()
     return {name: value / medians["torch"] for name, value in medians.items()}
 
 
@@ -85,5 +86,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:] or ["zero0", "zero1", "zero2", "zero3"])
     except UserError as error:
-        voice.say(f"engine_overhead: {error}")
+        console.say(f"engine_overhead: {error}")
         sys.exit(2)

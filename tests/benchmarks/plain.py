@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.models.channels import Runs, Side, channels
 from vitas_ds.models.elastic import ElasticAttention, ElasticBlock, ElasticLinear, ElasticNorm
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.sharing import Runs, Side, channels
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 
 def logits(supernet: Supernet, images: Tensor, spec: SubnetSpec) -> Tensor:

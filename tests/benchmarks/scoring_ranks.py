@@ -14,16 +14,17 @@ import time
 import numpy as np
 import torch
 
-from vitas_ds import cost, distributed, genome
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.distributed import comm
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.search.scoring import Scorer
-from vitas_ds.space import SearchSpace
+from vitas_ds.search.scoring.scorer import Scorer
 
 
 def main(count: int, images: int, size: int, device: str) -> None:
     """Score, and print what it took."""
-    ranks = distributed.init(device, 600)
+    ranks = comm.init(device, 600)
     torch.set_num_threads(1)
     space = SearchSpace(image_size=size)
     supernet = Supernet(space, "bilateral", class_token_only=True).to(ranks.device)
@@ -35,14 +36,14 @@ def main(count: int, images: int, size: int, device: str) -> None:
     nets = genome.decode_all(space, genome.sample(space, np.random.default_rng(0), count))
     nets = sorted(nets, key=cost.spec_macs)  # those scored side by side take about as long, as in a narrow budget
     list(scorer(nets[: ranks.world_size]))
-    distributed.barrier()
+    comm.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
     list(scorer(nets))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    slowest = max(distributed.gather(cpu))
+    slowest = max(comm.gather(cpu))
     if ranks.is_main:
         print(json.dumps({"ranks": ranks.world_size, "seconds": wall, "CPU seconds of a rank": slowest}))
-    distributed.close()
+    comm.close()
 
 
 if __name__ == "__main__":

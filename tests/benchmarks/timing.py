@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vitas_ds.run_dir import git_commit, version_of
+from vitas_ds.run.manifest import git_commit, version_of
 
 Step = Callable[[], Any]
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 
-from vitas_ds import distributed
+from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
+from vitas_ds.distributed import comm
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.search.evolution import ranked, rescore, search
-from vitas_ds.search.ledger import open_ledger
-from vitas_ds.search.race import Race
+from vitas_ds.search.finalists import rescore
+from vitas_ds.search.loop import ranked, search
 from vitas_ds.search.results import write_results
-from vitas_ds.search.scoring import Scorer, balanced_order, looks
-from vitas_ds.space import SearchSpace
+from vitas_ds.search.scoring.ledger import open_ledger
+from vitas_ds.search.scoring.racing import Race
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
 
 SPACE = SearchSpace(
     image_size=32, num_classes=10, patch_sizes=(8, 16), embed_dim=64, depth=4, num_heads=(1, 2, 4),
@@ -27,7 +28,7 @@ SPACE = SearchSpace(
 
 
 def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
-    ranks = distributed.init("cpu", 60)
+    ranks = comm.init("cpu", 60)
     torch.manual_seed(0)
     supernet = Supernet(SPACE, "bilateral")
     for parameter in supernet.parameters():
@@ -60,7 +61,7 @@ def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
     top = rescore(ranked(result.entries)[: cfg.top_k], full, ledger, full.images)
     if ranks.is_main:
         write_results(folder, result, top)
-    distributed.close()
+    comm.close()
 
 
 if __name__ == "__main__":

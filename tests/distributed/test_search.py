@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import launching
 import pytest
+
+from tests.helpers import launching
 
 WORKER = Path(__file__).with_name("search_worker.py")
 

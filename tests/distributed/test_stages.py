@@ -12,22 +12,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import write_digits
-from launching import ROOT, environment, run_stage
 
 import vitas_ds
-from vitas_ds import config, genome
-from vitas_ds.cost import spec_macs
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, environment, run_stage
+from vitas_ds import config
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import read_spec, spec_from_dict
 from vitas_ds.data.loader import eval_batches, train_batches
 from vitas_ds.data.mixing import mix
 from vitas_ds.data.sources import hold_out, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
-from vitas_ds.sampling import draw, fit_identity_prob
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import read_spec, spec_from_dict
+from vitas_ds.training.sampling import draw, fit_identity_prob
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 STAGES = ("train-supernet", "search", "retrain", "evaluate", "export")

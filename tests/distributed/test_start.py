@@ -6,15 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from digits import write_digits
-from launching import ROOT, run_stage
 from safetensors.torch import load_file
 
-from vitas_ds import config, origin
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, run_stage
+from vitas_ds import config
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.origin import Origin
 from vitas_ds.recipe import load
+from vitas_ds.training import resume
+from vitas_ds.training.resume import Origin
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -66,7 +67,7 @@ def test_order(trained: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "runs" / "first" / "supernet" / "weights.safetensors", file)
 
     def find(own: Path, **fields: str) -> Origin:
-        return origin.find(own, config.Training(**fields), "supernet")
+        return resume.find(own, config.Training(**fields), "supernet")
 
     newest = checkpoints / "step-00000020"
     assert find(checkpoints, init_from=str(given(trained))) == Origin(newest, own=True)
@@ -80,19 +81,19 @@ def test_order(trained: Path, tmp_path: Path) -> None:
 
 def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"supernet.init_from: .*no checkpoint"):
-        origin.find(tmp_path, config.Training(init_from=str(tmp_path)), "supernet")
+        resume.find(tmp_path, config.Training(init_from=str(tmp_path)), "supernet")
     with pytest.raises(UserError, match=r"retrain.weights_from: /nowhere: no checkpoint, no .safetensors"):
-        origin.find(tmp_path, config.Training(weights_from="/nowhere"), "retrain")
+        resume.find(tmp_path, config.Training(weights_from="/nowhere"), "retrain")
     torn = shutil.copytree(given(trained), tmp_path / "step-00000010")
     (torn / "shard-00000.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"supernet.init_from: not a whole checkpoint: .*shard-00000"):
-        origin.find(tmp_path / "own", config.Training(init_from=str(torn)), "supernet")
+        resume.find(tmp_path / "own", config.Training(init_from=str(torn)), "supernet")
     with pytest.raises(UserError, match="cannot be read as weights"):
-        origin.load_weights(Supernet(load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
+        resume.load_weights(Supernet(load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
     other = Supernet(load(str(TINY), ["space.mlp_dim=128"]).space, "bilateral", 2)
     for path in (given(trained), trained / "runs" / "first" / "supernet" / "weights.safetensors"):
         with pytest.raises(UserError, match=r"of another network: \S*mlp\S* is .* there and .* here"):
-            origin.load_weights(other, path)
+            resume.load_weights(other, path)
     with pytest.raises(UserError, match="keep_every 7 is not a multiple of save_every 5"):
         load(str(TINY), ["supernet.save_every=5", "supernet.keep_every=7"])
     with pytest.raises(UserError, match="not both"):

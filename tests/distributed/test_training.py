@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import launch, slurm
 from worker import STAGES
+
+from tests.helpers.launching import launch, slurm
 
 CLOSE = 1e-6  # 8 AdamW steps of lr 1e-2; the distance to filling zeros in is 1e-2
 

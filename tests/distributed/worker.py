@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import toy_supernet as toy
-from toy_supernet import Case
 
-from vitas_ds import checkpoint, config, distributed
-from vitas_ds.distributed import Ranks
-from vitas_ds.engine import Engine
+from tests.helpers import toy_supernet as toy
+from tests.helpers.toy_supernet import Case
+from vitas_ds import config
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.optimizer import decay_groups
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.optimizer import decay_groups
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
+from vitas_ds.training import checkpoint
 
 STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 
@@ -130,7 +132,7 @@ def nonfinite(ranks: Ranks) -> list[dict[str, Any]]:
         a, b = toy.everything(engine), toy.everything(clean)
         rows.append({
             "zero": zero,
-            "norms": [str(n) for n in distributed.gather(norm)],
+            "norms": [str(n) for n in comm.gather(norm)],
             "moved": [name for name in before if not torch.equal(before[name], after[name])],
             "later": [name for name in a if not torch.equal(a[name], b[name])],
         })  # fmt: skip
@@ -247,27 +249,27 @@ def everything(ranks: Ranks, folder: str) -> dict[str, Any]:
 
 def talk(ranks: Ranks) -> dict[str, Any]:
     """What the ranks say to each other."""
-    total = distributed.all_sum(torch.tensor([1.0 + ranks.rank]))
+    total = comm.all_sum(torch.tensor([1.0 + ranks.rank]))
     try:
-        distributed.from_main(lambda: 1 // 0)
+        comm.from_main(lambda: 1 // 0)
         error = ""
     except ZeroDivisionError as caught:
         error = str(caught)
     return {
-        "ranks": distributed.gather((ranks.rank, ranks.local_rank, ranks.world_size)),
+        "ranks": comm.gather((ranks.rank, ranks.local_rank, ranks.world_size)),
         "sum": float(total),
-        "broadcast": distributed.gather(distributed.broadcast({"from": ranks.rank})),
-        "from_main": distributed.gather(distributed.from_main(lambda: ranks.rank)),
-        "errors": distributed.gather(error),
+        "broadcast": comm.gather(comm.broadcast({"from": ranks.rank})),
+        "from_main": comm.gather(comm.from_main(lambda: ranks.rank)),
+        "errors": comm.gather(error),
     }
 
 
 def main(out: str, task: str, *args: str) -> None:
-    ranks = distributed.init("cpu", timeout=60)
+    ranks = comm.init("cpu", timeout=60)
     result = globals()[task](ranks, *args)
     if ranks.is_main:
         Path(out).write_text(json.dumps({"result": result}))
-    distributed.close()
+    comm.close()
 
 
 if __name__ == "__main__":

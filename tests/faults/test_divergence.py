@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from digits import write_digits
-from launching import ROOT, begin, environment, stage_words
 
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, begin, environment, stage_words
+from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.recipe import load
-from vitas_ds.spec import spec_from_dict
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -101,7 +101,7 @@ def test_it_is_the_same_step(diverged: tuple[list[str], Path, str], tmp_path: Pa
 
 def images_of_step(words: list[str], step: int) -> list[str]:
     """The images of a global batch of 16."""
-    from vitas_ds.data.order import batch_ids
+    from vitas_ds.data.sampler import batch_ids
     from vitas_ds.data.sources import hold_out, read_folder
 
     resolved = load(words[0], words[1:])

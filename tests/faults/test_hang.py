@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from digits import write_digits
-from launching import ROOT, begin, environment, stage_words
 from safetensors.torch import save_file
 
-from vitas_ds.models.exported import Preprocess, write_model
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, begin, environment, stage_words
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 TIMEOUT = 10

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import begin_task, launch
+
+from tests.helpers.launching import begin_task, launch
 
 STEPS = "12"
 KILLS = (  # stage, step, rank that is killed, inside the step's save or after it

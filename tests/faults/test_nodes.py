@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nodes
 import pytest
-from digits import write_digits
-from launching import ROOT, begin, environment, free_port, run_stage
-from nodes import Node
 from safetensors.torch import load_file
+
+from tests.helpers import nodes
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, begin, environment, free_port, run_stage
+from tests.helpers.nodes import Node
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 PYTHON = ROOT / ".venv" / "bin" / "python"

@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from digits import write_digits
-from launching import ROOT, begin, environment, run_stage, stage_words
 from safetensors.torch import load_file
+
+from tests.helpers.digits import write_digits
+from tests.helpers.launching import ROOT, begin, environment, run_stage, stage_words
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 

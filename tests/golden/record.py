@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 VALUES = Path(__file__).with_name("values.json")
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 MODES = {
     "bilateral": ["supernet.sharing=bilateral"],
     "ordinal": ["supernet.sharing=ordinal"],
@@ -159,7 +159,7 @@ def machine() -> dict[str, str]:
 
 def record() -> dict[str, Any]:
     """Run everything in a temporary folder."""
-    from digits import write_digits
+    from tests.helpers.digits import write_digits
 
     with tempfile.TemporaryDirectory() as scratch:
         images, runs = write_digits(Path(scratch) / "images"), Path(scratch) / "runs"

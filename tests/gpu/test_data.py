@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 
 pytestmark = [
     pytest.mark.gpu,

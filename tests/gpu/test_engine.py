@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-import toy_supernet as toy
 from torch import Tensor, nn
 
-from vitas_ds import config, distributed
+from tests.helpers import toy_supernet as toy
+from vitas_ds import config
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.distributed import comm
+from vitas_ds.engine.precision import autocast, set_backends
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.precision import autocast, set_backends
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,8 +24,8 @@ SPEC = SubnetSpec(224, 14, 230, 1000, (LayerSpec(3, 432, 720), LayerSpec(6, 864,
 
 @pytest.fixture
 def ranks():
-    yield distributed.init("cuda", timeout=60)
-    distributed.close()
+    yield comm.init("cuda", timeout=60)
+    comm.close()
 
 
 def test_bf16_reaches_the_network(ranks):

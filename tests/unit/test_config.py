@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from strategies import spaces
 
+from tests.helpers.strategies import spaces
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.recipe import RECIPES, dump, load

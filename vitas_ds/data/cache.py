@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitas_ds import distributed
 from vitas_ds.config import Data
 from vitas_ds.data.loader import decode_all
 from vitas_ds.data.sources import ImageSet, fingerprint
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 
 
@@ -33,7 +33,7 @@ def decoded(images: ImageSet, data: Data, image_size: int, ranks: Ranks, folder:
         pixels = decode_all(images, data, image_size, ranks)
         return pixels.to(ranks.device) if data.cache == "device" else pixels
     path = folder / f"images-{fingerprint(images)[:16]}-{data.resize}-{image_size}.u8"
-    distributed.from_main(lambda: _write(path, shape, images, data, ranks))
+    comm.from_main(lambda: _write(path, shape, images, data, ranks))
     return _map(path, shape)
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitas_ds import watchdog
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import augment as aug
-from vitas_ds.data import dali, order
+from vitas_ds.data import dali, sampler
 from vitas_ds.data.sources import ImageSet, in_one_line
+from vitas_ds.distributed import watchdog
 from vitas_ds.errors import UserError
 
 if TYPE_CHECKING:
-    from vitas_ds.distributed import Ranks
+    from vitas_ds.distributed.comm import Ranks
 
 REPLACE = "replace it by one that can (vitas_ds scan finds all that cannot)"
 EXCLUDE = "begin a new run with data.exclude, a file that lists it"
@@ -48,7 +48,7 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
         UserError: fewer images than a global batch; or an unreadable image, named (see ``data.on_bad_file``).
     """
     total = batch_size * ranks.world_size
-    if order.steps_per_epoch(len(images), augment.views, total) == 0:
+    if sampler.steps_per_epoch(len(images), augment.views, total) == 0:
         raise UserError(f"batch_size: {total} is more than the {len(images)} training images of {images.root}")
     return _train_batches(images, data, augment, image_size, batch_size, seed, start_step, ranks)
 
@@ -87,7 +87,7 @@ def _plan(n: int, stand_ins: dict[int, int], augment: Augment, image_size: int, 
     total = batch_size * ranks.world_size
     first = ranks.rank * batch_size
     while True:
-        ids = order.batch_ids(n, augment.views, total, seed, step)[first : first + batch_size]
+        ids = sampler.batch_ids(n, augment.views, total, seed, step)[first : first + batch_size]
         slots = range(step * total + first, step * total + first + batch_size)
         for place, slot in enumerate(slots):
             ids[place] = stand_ins.get(slot, ids[place])
@@ -104,7 +104,7 @@ def eval_batches(images: ImageSet, data: Data, image_size: int, batch_size: int,
     Raises:
         UserError: an unreadable image, named.
     """
-    mine = order.share(len(images), ranks.rank, ranks.world_size)
+    mine = sampler.share(len(images), ranks.rank, ranks.world_size)
     recipe = _eval_recipe(data, image_size)
     reader = _Reader(images, data, recipe, ranks, REPLACE)
     for ids, pixels in reader.run_once(np.arange(mine.start, mine.stop), batch_size):

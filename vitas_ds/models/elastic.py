@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec
+from vitas_ds.models.channels import Runs, Side, channels
 from vitas_ds.models.layers import attend, attention, embed_patches
 from vitas_ds.models.sliced import AllRuns, sliced_linear, take
-from vitas_ds.sharing import Runs, Side, channels
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec
 
 
 class ElasticLinear(nn.Module):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.models.channels import Side, channels
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.sharing import Side, channels
-from vitas_ds.spec import SubnetSpec
 
 
 def extract(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> VisionTransformer:

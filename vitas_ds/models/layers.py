@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitas_ds.models.product import by_onednn
+from vitas_ds.models.matmul import by_onednn
 from vitas_ds.models.sliced import linear
 
 

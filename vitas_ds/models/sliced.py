@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitas_ds.models.product import by_onednn, product
-from vitas_ds.sharing import Runs
+from vitas_ds.models.channels import Runs
+from vitas_ds.models.matmul import by_onednn, product
 
 AllRuns = Sequence[Runs | None]  # of each side; None: all channels
 

@@ -9,11 +9,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.models.channels import SIDES, Rule, Side, channels
 from vitas_ds.models.elastic import ElasticBlock, ElasticLinear, ElasticNorm, ElasticStem
 from vitas_ds.models.layers import patchify
-from vitas_ds.sharing import SIDES, Rule, Side, channels
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 
 class Supernet(nn.Module):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
 from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, patchify
 from vitas_ds.models.sliced import Linear, linear
-from vitas_ds.spec import LayerSpec, SubnetSpec, check_spec
 
 
 class PatchEmbed(nn.Module):

@@ -5,22 +5,21 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from vitas_ds import page
-from vitas_ds.charts import Axis, Series, chart, short
 from vitas_ds.config import Config, Search
 from vitas_ds.recipe import said
-from vitas_ds.reports import nets
+from vitas_ds.reports import html, nets
 from vitas_ds.reports.nets import Drawn
 from vitas_ds.reports.run_page import IMAGES, STEP, about, read_starts
-from vitas_ds.reports.searched import MACS, SCORE, SEEN, dots, front_of, own_entries, rows_of
-from vitas_ds.run_dir import RunDir, read_config, read_summary
-from vitas_ds.tracking import clock, read_metrics
+from vitas_ds.reports.search_section import MACS, SCORE, SEEN, dots, front_of, own_entries, rows_of
+from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.run.metrics import clock, read_metrics
+from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 
 Two = tuple[RunDir, RunDir]
 COLORS = (1, 2)
 
 
-def html(first: RunDir, second: RunDir) -> str:
+def render(first: RunDir, second: RunDir) -> str:
     """The page, as text. What neither run has is left out."""
     runs = (first, second)
     names = names_of(runs)
@@ -31,14 +30,14 @@ def html(first: RunDir, second: RunDir) -> str:
     ]
     body = [
         f"<h1>{escape(names[0])} against {escape(names[1])}</h1>", *texts,
-        page.section("Results", page.table(results(runs), ("", *names))),
-        page.section("What differs in the recipe", page.table(differences(*configs), ("", *names))),
-        page.section("Supernet", page.charts(*_training(runs, names, "train-supernet"))),
-        page.section("Search", page.charts(*_search(runs, names))),
-        page.section("Nets", *_nets(runs, names, configs[0])),
-        page.section("Retraining", page.charts(*_training(runs, names, "retrain"))),
+        html.section("Results", html.table(results(runs), ("", *names))),
+        html.section("What differs in the recipe", html.table(differences(*configs), ("", *names))),
+        html.section("Supernet", html.charts(*_training(runs, names, "train-supernet"))),
+        html.section("Search", html.charts(*_search(runs, names))),
+        html.section("Nets", *_nets(runs, names, configs[0])),
+        html.section("Retraining", html.charts(*_training(runs, names, "retrain"))),
     ]  # fmt: skip
-    return page.page(f"{names[0]} against {names[1]} - vitas_ds", body)
+    return html.page(f"{names[0]} against {names[1]} - vitas_ds", body)
 
 
 def names_of(runs: Two) -> tuple[str, str]:

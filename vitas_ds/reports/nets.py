@@ -6,13 +6,14 @@ import json
 import math
 from dataclasses import dataclass
 
-from vitas_ds import charts, cost, page
-from vitas_ds.charts import short
+from vitas_ds.arch import cost
+from vitas_ds.arch.published import names, published
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import SubnetSpec, read_spec, spec_from_dict
 from vitas_ds.config import Config
-from vitas_ds.published import names, published
-from vitas_ds.run_dir import RunDir, read_summary
-from vitas_ds.space import columns_of
-from vitas_ds.spec import SubnetSpec, read_spec, spec_from_dict
+from vitas_ds.reports import html, svg
+from vitas_ds.reports.svg import short
+from vitas_ds.run.run_dir import RunDir, read_summary
 
 FOUND = ("best of the search", "second of the search", "third of the search")
 HEADER = ("net", "accuracy", "MACs", "ViTAS FLOPs", "parameters", "layers", "embedding", "patches")
@@ -51,8 +52,8 @@ def pictures(nets: list[Drawn], config: Config) -> list[str]:
     qkv = max(config.space.qkv_dim, *(layer.qkv_dim for layer in layers))
     mlp = max(config.space.mlp_dim, *(layer.mlp_dim for layer in layers))
     titles = [", ".join(filter(None, (net.name, f"{short(net.macs)} MACs", net.accuracy))) for net in nets]
-    drawings = [charts.net(title, net.spec, qkv, mlp) for title, net in zip(titles, nets, strict=True)]
-    return [page.charts(*drawings), page.table([net.row() for net in nets], HEADER, whole=True)]
+    drawings = [svg.net(title, net.spec, qkv, mlp) for title, net in zip(titles, nets, strict=True)]
+    return [html.charts(*drawings), html.table([net.row() for net in nets], HEADER, whole=True)]
 
 
 def own_nets(run: RunDir) -> list[Drawn]:

@@ -7,36 +7,35 @@ import shlex
 from html import escape
 from typing import Any
 
-from vitas_ds import page
-from vitas_ds.charts import Axis, Series, chart, short
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import nets, pictures, searched
-from vitas_ds.reports.searched import rows_of
-from vitas_ds.run_dir import RunDir, read_config, read_summary
-from vitas_ds.tracking import clock, read_metrics
+from vitas_ds.reports import html, images, nets, search_section
+from vitas_ds.reports.search_section import rows_of
+from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.run.metrics import clock, read_metrics
+from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 
 Rows = list[dict[str, Any]]
 STEP, IMAGES, SHARE = Axis("step"), Axis("images/s"), Axis("share of the time", percent=True)
 
 
-def html(run: RunDir) -> str:
+def render(run: RunDir) -> str:
     """The page, as text. Stages that have not run leave their part out."""
     config, starts = read_config(run), read_starts(run)
     metrics = read_metrics(run)
     body = [
         f"<h1>{escape(run.name)}</h1>",
         f'<p class="quiet">{escape(about(config, starts))}</p>',
-        page.tiles(tiles(run)),
-        page.section("Results", page.table(headlines(run), ("stage", "found", "files"))),
-        page.section("Supernet", page.charts(*training(metrics, "train-supernet"))),
-        page.section("Search", *searched.section(run, config, metrics)),
-        page.section("Nets", *nets.section(run, config)),
-        page.section("Retraining", page.charts(*training(metrics, "retrain"))),
-        page.section("What the network sees", page.charts(*pictures.seen(run))),
-        page.section("Reproduce", page.code(commands(starts)), *_versions(starts)),
+        html.tiles(tiles(run)),
+        html.section("Results", html.table(headlines(run), ("stage", "found", "files"))),
+        html.section("Supernet", html.charts(*training(metrics, "train-supernet"))),
+        html.section("Search", *search_section.section(run, config, metrics)),
+        html.section("Nets", *nets.section(run, config)),
+        html.section("Retraining", html.charts(*training(metrics, "retrain"))),
+        html.section("What the network sees", html.charts(*images.seen(run))),
+        html.section("Reproduce", html.code(commands(starts)), *_versions(starts)),
     ]
-    return page.page(f"{run.name} - vitas_ds", body)
+    return html.page(f"{run.name} - vitas_ds", body)
 
 
 def read_starts(run: RunDir) -> Rows:
@@ -152,4 +151,4 @@ def _versions(starts: Rows) -> list[str]:
     for name, of in told.items():
         same = len(set(of.values())) == 1
         rows += [(name, next(iter(of.values())))] if same else [(f"{name}, {stage}", of[stage]) for stage in of]
-    return ["<p></p>", page.table(rows)]
+    return ["<p></p>", html.table(rows)]

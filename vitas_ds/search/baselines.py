@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitas_ds import config, genome
+from vitas_ds import config
+from vitas_ds.arch import genome
+from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
-from vitas_ds.search import budget as budgets
-from vitas_ds.search import propose
-from vitas_ds.search.candidates import ScoreFunction, candidates, scored
-from vitas_ds.search.evolution import ranked, search
-from vitas_ds.search.feasible import feasible
-from vitas_ds.search.ledger import Entry, Ledger
-from vitas_ds.space import SearchSpace
+from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.feasible import operators
+from vitas_ds.search.feasible.table import feasible
+from vitas_ds.search.loop import ranked, search
+from vitas_ds.search.scoring.candidates import ScoreFunction, candidates, scored
+from vitas_ds.search.scoring.ledger import Entry, Ledger
 
 
 def baselines(
@@ -47,5 +48,5 @@ def uniform_nets(space: SearchSpace, cfg: config.Search, seed: int, costs: budge
         inside = feasible(cells, budgets.of_config(cfg, costs), costs)
     except UserError:
         return empty
-    nets = propose.fresh(inside, cfg.population, np.random.default_rng([seed, 0xCE]))
+    nets = operators.fresh(inside, cfg.population, np.random.default_rng([seed, 0xCE]))
     return np.array([genome.encode(space, genome.decode(cells, net)) for net in nets])

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.errors import UserError
-from vitas_ds.run_dir import write_json
-from vitas_ds.search.budget import amount
-from vitas_ds.search.choice import Bound, parse
-from vitas_ds.search.evolution import Result
-from vitas_ds.search.ledger import Entry, name_of, read_entries
-from vitas_ds.spec import SubnetSpec, spec_from_dict
+from vitas_ds.run.files import write_json
+from vitas_ds.search.feasible.budget import amount
+from vitas_ds.search.loop import Result
+from vitas_ds.search.scoring.ledger import Entry, name_of, read_entries
+from vitas_ds.search.selector import Bound, parse
 
 
 def write_results(

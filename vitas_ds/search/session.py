@@ -12,19 +12,21 @@ from torch import Tensor, nn
 
 from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet, fingerprint
-from vitas_ds.distributed import Ranks
-from vitas_ds.precision import DTYPES
-from vitas_ds.run_dir import RunDir
-from vitas_ds.search import budget as budgets
-from vitas_ds.search import problem, race
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine.precision import DTYPES
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.tracker import Tracker
+from vitas_ds.search import algorithms
 from vitas_ds.search.baselines import baselines
-from vitas_ds.search.evolution import Result, ranked, rescore, search, whole
-from vitas_ds.search.ledger import Entry, Ledger, name_of, open_ledger
+from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.finalists import Confirmed, confirm, rescore
+from vitas_ds.search.latency.calibration import Timing, open_timing
+from vitas_ds.search.loop import Result, ranked, search, whole
+from vitas_ds.search.monitor import Watch, counted
 from vitas_ds.search.results import write_baselines, write_results
-from vitas_ds.search.scoring import Scorer, balanced_order, looks
-from vitas_ds.search.timing import Confirmed, Timing, confirm, open_timing
-from vitas_ds.search.watch import Watch, counted
-from vitas_ds.tracking import Tracker
+from vitas_ds.search.scoring import racing
+from vitas_ds.search.scoring.ledger import Entry, Ledger, name_of, open_ledger
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Session:
     used: Scorer  # on search.images images
     full: Scorer  # on all search images
     ledger: Ledger
-    race: race.Race | None
+    race: racing.Race | None
     timing: Timing | None
 
     @property
@@ -74,7 +76,7 @@ def open_session(
         order = balanced_order(images.labels, count, config.run.seed)
         return Scorer(
             supernet.to(ranks.device), pixels, torch.from_numpy(images.labels), prepare, order, ranks,
-            min(config.data.eval_batch_size, -(-len(order) // race.LOOKS)), cfg.side_rule, cfg.ranks_per_candidate,
+            min(config.data.eval_batch_size, -(-len(order) // racing.LOOKS)), cfg.side_rule, cfg.ranks_per_candidate,
             autocast=None if precision == "fp32" else DTYPES[precision],
         )  # fmt: skip
 
@@ -89,7 +91,7 @@ def open_session(
     ledger = open_ledger(folder.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)
     rules = None
     if cfg.racing:
-        rules = race.Race(
+        rules = racing.Race(
             looks(used), cfg.racing, open_ledger(folder.search / "races.jsonl", scoring, None, ranks.is_main)
         )
     return Session(config, folder, ranks, tracker, scoring, used, scorer(0), ledger, rules, timing)
@@ -102,9 +104,9 @@ def run_search(s: Session) -> dict[str, Any]:
     watch = Watch(s.tracker, config.space, cfg, s.used.images, pictures)
     s.tracker.say(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
                   f"{s.used.images} search images")  # fmt: skip
-    racing = s.race and replace(s.race, parts=[(n, watch.timed(score, n)) for n, score in s.race.parts])
+    race = s.race and replace(s.race, parts=[(n, watch.timed(score, n)) for n, score in s.race.parts])
     scorer = watch.timed(s.used, s.used.images)
-    found = search(config.space, cfg, scorer, s.ledger, seed, watch.tell, s.used.images, racing, s.costs)
+    found = search(config.space, cfg, scorer, s.ledger, seed, watch.tell, s.used.images, race, s.costs)
     watch.finish()
     confirmed = _confirmed(s, found)
     top = rescore(ranked(whole(confirmed.result.entries))[: cfg.top_k], s.full, s.ledger, s.full.images)
@@ -123,7 +125,7 @@ def _confirmed(s: Session, found: Result) -> Confirmed:
     if s.timing is None:
         return Confirmed(found, {}, [])
     budget = budgets.of_config(cfg, s.costs)
-    confirmed = confirm(found, problem.objectives(cfg), cfg.top_k, s.timing, budget)
+    confirmed = confirm(found, algorithms.objectives(cfg), cfg.top_k, s.timing, budget)
     for entry in confirmed.dropped:
         predicted = budgets.amount("latency", entry.costs["latency"])
         s.tracker.say(
@@ -155,6 +157,6 @@ def _numbers(s: Session, found: Result, confirmed: Confirmed, best: Entry) -> di
     if s.timing is not None:
         numbers["latency"] = s.timing.numbers() | {"dropped": len(confirmed.dropped)}
     if s.race is not None and s.config.search.algorithm != "random":
-        numbers["racing"] = race.report(s.race, found.entries)
-        s.tracker.say(race.line(numbers["racing"]))
+        numbers["racing"] = racing.report(s.race, found.entries)
+        s.tracker.say(racing.line(numbers["racing"]))
     return numbers

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from vitas_ds import genome
-from vitas_ds.search import budget as budgets
-from vitas_ds.space import SearchSpace
+from vitas_ds.arch import genome
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.search.feasible import budget as budgets
 
 FOLDS = 5
 LEAST = 20  # nets, below which nothing is fitted

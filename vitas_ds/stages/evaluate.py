@@ -8,23 +8,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitas_ds import distributed, precision, stopping, watchdog
+from vitas_ds.arch.published import names
 from vitas_ds.config import Config, Data
 from vitas_ds.data.loader import Batch, eval_batches
-from vitas_ds.data.picture import grid
+from vitas_ds.data.preview import grid
 from vitas_ds.data.sources import ImageSet, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm, preemption, watchdog
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.distributed.watchdog import Watchdog
+from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.models.exported import read_model, read_preprocess, weights_digest
-from vitas_ds.published import names
-from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
-from vitas_ds.tracking import Tracker, open_tracker
-from vitas_ds.watchdog import Watchdog
+from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.tracker import Tracker
+from vitas_ds.run.tracking import open_tracker
 
 
 def run(config: Config) -> None:
     """Evaluate the retrained net, or an exported one; ``summary.json`` gets evaluate's (and retrain's) accuracy."""
-    ranks = distributed.init(config.run.device, config.run.timeout)
+    ranks = comm.init(config.run.device, config.run.timeout)
     folder = find_run(config)
     model_folder = folder.retrain_model if config.evaluate.model == "retrain" else Path(config.evaluate.model)
     if config.evaluate.model == "retrain" and not folder.retrain_weights.exists():
@@ -61,7 +64,7 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     if config.engine.compile:
         net.compile()
     with (
-        stopping.listening(),
+        preemption.listening(),
         Watchdog(folder.life, "evaluate", ranks, config.run.timeout),
         open_tracker(config, folder, "evaluate", ranks.is_main, total=len(images)) as tracker,
     ):
@@ -101,12 +104,12 @@ def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
         ranked = logits.topk(min(5, logits.shape[1])).indices
         hits = ranked == batch.labels[:, None]
         counts[:3] += torch.stack([torch.tensor(len(hits), device=ranks.device), hits[:, 0].sum(), hits.sum()])
-        if stopping.asked():
+        if preemption.asked():
             counts[3] = 1
             break
         watchdog.at("waiting for data")
     watchdog.at(watchdog.WAITING)
-    *numbers, stop = distributed.all_sum(counts).tolist()
+    *numbers, stop = comm.all_sum(counts).tolist()
     if stop:
         raise Preempted("stopped; nothing is kept of an evaluation, start it again")
     return numbers

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from vitas_ds import distributed
 from vitas_ds.config import Config
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.models import onnx_export
-from vitas_ds.models.card import Accuracy, model_card
-from vitas_ds.models.exported import (
+from vitas_ds.export import to_onnx
+from vitas_ds.export.card import Accuracy, model_card
+from vitas_ds.export.folder import (
     Facts,
     Preprocess,
     read_facts,
@@ -27,11 +27,13 @@ from vitas_ds.models.exported import (
     whole_folder,
     write_files,
 )
-from vitas_ds.models.onnx_export import Net
-from vitas_ds.models.timm_export import build_timm, to_timm, write_timm
+from vitas_ds.export.to_onnx import Net
+from vitas_ds.export.to_timm import build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary, write_text
-from vitas_ds.tracking import open_tracker
+from vitas_ds.run.files import write_text
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.tracking import open_tracker
 
 TOPS = "top-1 / top-5"
 UNITS = {  # of a search's bounds, for the card
@@ -43,7 +45,7 @@ Found = tuple[dict[str, str], dict[str, Any]]  # lines of the card by file, and 
 
 def run(config: Config) -> None:
     """Write ``runs/NAME/export/``, with a model card of what was measured."""
-    ranks = distributed.init("cpu", config.run.timeout)
+    ranks = comm.init("cpu", config.run.timeout)
     folder = find_run(config)
     source = folder.retrain_model if config.export.model == "retrain" else Path(config.export.model)
     if config.export.model == "retrain" and not folder.retrain_weights.exists():
@@ -59,7 +61,7 @@ def _export(config: Config, folder: RunDir, source: Path) -> None:
     if before.get("sha256") == sha256:
         config = _with_earlier(config, before["options"])
     if config.export.onnx:
-        onnx_export.require("onnx", "onnxscript", "onnxruntime")
+        to_onnx.require("onnx", "onnxscript", "onnxruntime")
     accuracy = _accuracy(summary, sha256)
     facts = _with_accuracy(_own_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
@@ -132,7 +134,7 @@ def _timm(model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Fou
     if find_spec("timm") is None:
         print("export: timm/ is not checked: timm is not installed; pip install -e '.[export]'")
         return {"`timm/`": "for timm 1.0; not checked against it"}, {}
-    apart = onnx_export.check(model, build_timm(net), "timm/")
+    apart = to_onnx.check(model, build_timm(net), "timm/")
     return {"`timm/`": f"for timm; logits of timm {version('timm')} differ by {apart:.1g}"}, {"timm": {"apart": apart}}
 
 
@@ -140,15 +142,15 @@ def _graphs(config: Config, model: VisionTransformer, folder: Path) -> Found:
     """``model.pt2`` and ``model.onnx``, checked against PyTorch."""
     lines, numbers = {}, {}
     size = model.spec.image_size
-    program = onnx_export.trace(model) if config.export.program or config.export.onnx else None
+    program = to_onnx.trace(model) if config.export.program or config.export.onnx else None
     if program is not None and config.export.program:
-        apart = onnx_export.check(model, onnx_export.write_program(program, folder / "model.pt2"), "model.pt2")
+        apart = to_onnx.check(model, to_onnx.write_program(program, folder / "model.pt2"), "model.pt2")
         what = f"`torch.export.load(...).module()`, written by torch {torch.__version__}"
         lines["`model.pt2`"] = f"{what}; logits differ by {apart:.1g} from PyTorch's"
         numbers["program"] = {"apart": apart}
     if program is not None and config.export.onnx:
-        net = onnx_export.write_onnx(program, folder / "model.onnx", config.export.opset)
-        apart = onnx_export.check(model, net, "model.onnx")
+        net = to_onnx.write_onnx(program, folder / "model.onnx", config.export.opset)
+        apart = to_onnx.check(model, net, "model.onnx")
         what = f"float32, opset {config.export.opset}, images [batch, 3, {size}, {size}] to logits"
         lines["`model.onnx`"] = f"{what}; those of onnxruntime {version('onnxruntime')} differ by {apart:.1g}"
         numbers["onnx"] = {"apart": apart, "opset": config.export.opset}
@@ -160,8 +162,8 @@ def _int8(config: Config, model: VisionTransformer, folder: Path, preprocess: Pr
     if not config.export.int8:
         return {}, {}
     path = folder / "model_int8.onnx"
-    net = onnx_export.quantise(folder / "model.onnx", path)
-    apart, _ = onnx_export.difference(model, net)
+    net = to_onnx.quantise(folder / "model.onnx", path)
+    apart, _ = to_onnx.difference(model, net)
     numbers = {"apart": apart, "bytes": path.stat().st_size}
     line = f"linear layers in int8, activations quantised as they come; logits differ by {apart:.1g}"
     if not config.data.val:

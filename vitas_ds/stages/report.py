@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitas_ds import distributed
 from vitas_ds.config import Config
+from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
 from vitas_ds.recipe import RECIPES, load
 from vitas_ds.reports import comparison, run_page
-from vitas_ds.run_dir import RunDir, read_config, run_of, write_text
+from vitas_ds.run.files import write_text
+from vitas_ds.run.run_dir import RunDir, read_config, run_of
 
 
 def run(config: Config, to_wandb: bool = False) -> None:
@@ -18,16 +19,16 @@ def run(config: Config, to_wandb: bool = False) -> None:
     Raises:
         UserError: there is no such run.
     """
-    ranks = distributed.init("cpu", config.run.timeout)
+    ranks = comm.init("cpu", config.run.timeout)
     if ranks.is_main:
         folder = run_of(config)
-        write_text(folder.report / "index.html", run_page.html(folder))
+        write_text(folder.report / "index.html", run_page.render(folder))
         print_summary(folder)
         if to_wandb:
-            from vitas_ds.reports.to_wandb import send
+            from vitas_ds.reports.wandb_upload import send
 
             send(config, folder)
-    distributed.barrier()
+    comm.barrier()
 
 
 def compare(first: Config, second: Config) -> None:
@@ -36,18 +37,18 @@ def compare(first: Config, second: Config) -> None:
     Raises:
         UserError: there is no such run, or both are the same.
     """
-    ranks = distributed.init("cpu", first.run.timeout)
+    ranks = comm.init("cpu", first.run.timeout)
     if ranks.is_main:
         one, two = run_of(first), run_of(second)
         if one.path.resolve() == two.path.resolve():
             raise UserError(f"{one.path}: a run is not compared with itself")
-        text = comparison.html(one, two)
+        text = comparison.render(one, two)
         path = one.report / f"{one.name}_against_{two.name}.html"
         write_text(path, text)
         names = comparison.names_of((one, two))
         lines = [("", *names), *comparison.results((one, two)), ("report", str(path), "")]
         print_columns(lines)
-    distributed.barrier()
+    comm.barrier()
 
 
 def print_summary(run: RunDir) -> None:

@@ -10,26 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitas_ds import checkpoint, distributed, divergence, rules
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.published import find_spec
+from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.config import Config
-from vitas_ds.cost import spec_macs
 from vitas_ds.data.sources import ImageSet, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import Preprocess, write_model
+from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.published import find_spec
-from vitas_ds.replay import replay
-from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, run_of, update_summary, write_json
+from vitas_ds.run.files import write_json
+from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
+from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
-from vitas_ds.spec import SubnetSpec, read_spec
-from vitas_ds.training import Task, train
+from vitas_ds.training import checkpoint, nonfinite
+from vitas_ds.training.losses import loss_of
+from vitas_ds.training.replay import replay
+from vitas_ds.training.trainer import Task, train
 
 
 def run(config: Config) -> None:
     """Train the net that ``retrain.spec`` names on all training images; it has seen none of ``data.val``."""
-    ranks = distributed.init(config.run.device, config.run.timeout)
+    ranks = comm.init(config.run.device, config.run.timeout)
     folder = find_run(config)
     spec = chosen_spec(config, folder)
     if folder.retrain_weights.exists():
@@ -46,10 +50,10 @@ def run(config: Config) -> None:
 
 def again(config: Config, file: str) -> None:
     """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
-    ranks, folder = distributed.init(config.run.device, config.run.timeout), run_of(config)
+    ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
     images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     task = _task(config, folder, chosen_spec(config, folder), images)
-    for line in replay(task, config, Path(file) if file else divergence.file_of(folder.retrain_checkpoints), ranks):
+    for line in replay(task, config, Path(file) if file else nonfinite.file_of(folder.retrain_checkpoints), ranks):
         print(line)
 
 
@@ -81,7 +85,7 @@ def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) ->
         model.compile()
 
     def losses(net: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        yield rules.loss_of(net(images)[None], targets, "loss_mean")
+        yield loss_of(net(images)[None], targets, "loss_mean")
 
     return Task(
         "retrain", config.retrain, folder.retrain_checkpoints, model, {"all": list(model.parameters())}, images,
@@ -104,4 +108,4 @@ def _finish(
         write_model(model, folder.retrain_model, preprocess, folder.name, {"accuracy": "not evaluated"})
         update_summary(folder, "retrain", numbers | {"macs": spec_macs(spec)})
         print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.retrain_model}")
-    distributed.barrier()
+    comm.barrier()

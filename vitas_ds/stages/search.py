@@ -11,23 +11,27 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vitas_ds import checkpoint, distributed, precision, stopping, watchdog
 from vitas_ds.config import Config
 from vitas_ds.data.cache import decoded
 from vitas_ds.data.loader import normalise
 from vitas_ds.data.sources import ImageSet, hold_out, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm, preemption, watchdog
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.distributed.watchdog import Watchdog
+from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.tracker import Tracker
+from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.session import open_session, run_search
-from vitas_ds.tracking import Tracker, open_tracker
-from vitas_ds.watchdog import Watchdog
+from vitas_ds.training import checkpoint
 
 
 def run(config: Config) -> None:
     """Search the space of ``config`` inside ``config.search``'s budget; writes ledger, front and best net."""
-    ranks = distributed.init(config.run.device, config.run.timeout)
+    ranks = comm.init(config.run.device, config.run.timeout)
     folder = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     before = read_summary(folder).get("search", {})
@@ -42,7 +46,7 @@ def run(config: Config) -> None:
     open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
     total = config.search.population * config.search.generations
     with (
-        stopping.listening(),
+        preemption.listening(),
         Watchdog(folder.life, "search", ranks, config.run.timeout),
         open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker,
     ):

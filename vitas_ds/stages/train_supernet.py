@@ -10,23 +10,26 @@ from typing import Any
 
 from torch import Tensor
 
-from vitas_ds import checkpoint, distributed, divergence, rules
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.cost import spec_macs
 from vitas_ds.data.sources import ImageSet, hold_out, read_folder, write_classes, write_list
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.replay import replay
-from vitas_ds.run_dir import RunDir, find_run, open_run, read_summary, run_of, update_summary
-from vitas_ds.sampling import Price, fit_identity_prob
-from vitas_ds.spec import SubnetSpec
-from vitas_ds.training import Task, train
+from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
+from vitas_ds.run.start import find_run, open_run
+from vitas_ds.training import checkpoint, nonfinite
+from vitas_ds.training.losses import distill_loss, loss_of
+from vitas_ds.training.replay import replay
+from vitas_ds.training.sampling import Price, fit_identity_prob, nets_of_step
+from vitas_ds.training.trainer import Task, train
 
 
 def run(config: Config) -> None:
     """Train the supernet of ``config.space`` on the training images but those held out for the search."""
-    ranks = distributed.init(config.run.device, config.run.timeout)
+    ranks = comm.init(config.run.device, config.run.timeout)
     folder = find_run(config)
     if folder.supernet_weights.exists():
         if ranks.is_main:
@@ -48,9 +51,9 @@ def run(config: Config) -> None:
 
 def again(config: Config, file: str) -> None:
     """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
-    ranks, folder = distributed.init(config.run.device, config.run.timeout), run_of(config)
+    ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
     task = _task(config, folder, ranks, _images(config)[0])
-    for line in replay(task, config, Path(file) if file else divergence.file_of(folder.supernet_checkpoints), ranks):
+    for line in replay(task, config, Path(file) if file else nonfinite.file_of(folder.supernet_checkpoints), ranks):
         print(line)
 
 
@@ -89,7 +92,7 @@ def nets_of(config: Config, prob: float | None) -> Callable[[int], list[SubnetSp
 
     @lru_cache(maxsize=4)  # a step asks for them several times
     def nets(step: int) -> list[SubnetSpec]:
-        return rules.nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+        return nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
 
     return nets
 
@@ -109,7 +112,7 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
     seconds = (search.latency_batch / fast, search.latency_batch / slow) if fast else search.seconds
     if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
         return None
-    from vitas_ds.search.timing import open_timing  # half a second, which most starts need not wait for
+    from vitas_ds.search.latency.calibration import open_timing  # half a second, which most starts need not wait for
 
     timing = open_timing(config, folder, folder.supernet, ranks.device, {}, anywhere=True)
     if ranks.is_main:
@@ -126,10 +129,10 @@ def step_losses(
     for net in nets:
         logits = model(images, net)
         if teacher is None:
-            loss = rules.loss_of(logits, targets, objective)
+            loss = loss_of(logits, targets, objective)
             teacher = logits.detach() if config.supernet.distill else None
         else:
-            loss = rules.distill_loss(logits, teacher, objective)
+            loss = distill_loss(logits, teacher, objective)
         yield loss / len(nets)
 
 
@@ -141,4 +144,4 @@ def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any], ema: bool) ->
         checkpoint.write_consolidated(newest, folder.supernet_weights, ema=ema)
         update_summary(folder, "train-supernet", numbers)
         print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.supernet_weights}")
-    distributed.barrier()
+    comm.barrier()

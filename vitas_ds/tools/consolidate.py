@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vitas_ds import checkpoint
 from vitas_ds.errors import UserError
+from vitas_ds.training import checkpoint
 
 
 def run(args: argparse.Namespace) -> int:

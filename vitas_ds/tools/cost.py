@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitas_ds import cost, published
-from vitas_ds.space import columns_of
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.arch import cost, published
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import SubnetSpec
 
 HEADER = ("", "heads", "q/k/v", "MLP", "MACs", "params", "activations")
 

@@ -17,18 +17,18 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vitas_ds import cost, genome
-from vitas_ds.charts import short
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.published import published
 from vitas_ds.config import Config, Section
-from vitas_ds.published import published
 from vitas_ds.recipe import load, said
-from vitas_ds.run_dir import write_text
+from vitas_ds.reports.svg import short
+from vitas_ds.run.files import write_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# Configuration
 
 Every key of a recipe, generated from the types in [`vitas_ds/config.py`](../vitas_ds/config.py) and
-[`vitas_ds/space.py`](../vitas_ds/space.py) by `python -m vitas_ds.tools.document`. A key may be given in the recipe
+[`vitas_ds/arch/space.py`](../vitas_ds/arch/space.py) by `python -m vitas_ds.tools.document`. A key may be given in the recipe
 (YAML) or as a word `section.key=value` of the command line, which wins. What is not given has its default.
 [The manual](manual.md) tells how they are used.
 """

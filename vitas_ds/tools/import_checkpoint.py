@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from vitas_ds.arch.published import published
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import Preprocess, write_model
-from vitas_ds.models.importing import import_first_release
-from vitas_ds.published import published
+from vitas_ds.export.first_release import import_first_release
+from vitas_ds.export.folder import Preprocess, write_model
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from vitas_ds import cost
+from vitas_ds.arch import cost
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
-from vitas_ds.space import columns_of
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 QKV, MLP, GREY, PALE = "#3b6fb6", "#d9822b", "#8a8a8a", "#efefef"
 

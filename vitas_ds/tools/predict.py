@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitas_ds.arch.spec import read_spec
 from vitas_ds.config import Data
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import ImageSet
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.models.exported import read_model, read_preprocess
-from vitas_ds.models.onnx_export import open_onnx
-from vitas_ds.spec import read_spec
+from vitas_ds.export.folder import read_model, read_preprocess
+from vitas_ds.export.to_onnx import open_onnx
 
 BATCH = 64
 

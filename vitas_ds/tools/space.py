@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import numpy as np
 
-from vitas_ds import cost, genome
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.space import SearchSpace
 from vitas_ds.recipe import load
-from vitas_ds.space import SearchSpace
 from vitas_ds.tools.cost import aligned, si
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from tests.benchmarks.fidelity.study import SPACE, Defect
-from vitas_ds import genome
+from vitas_ds.arch import genome
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.elastic import ElasticStem
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 
 class OnePosition(ElasticStem):

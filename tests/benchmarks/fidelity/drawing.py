@@ -9,8 +9,9 @@ import numpy as np
 
 from tests.benchmarks.fidelity import defects, study
 from tests.benchmarks.fidelity.study import SPACE, Variant
-from vitas_ds import genome, rules
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.arch import genome
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.training import sampling
 
 
 def drawn(variant: Variant, seed: int) -> Iterator[list[SubnetSpec]]:
@@ -18,7 +19,7 @@ def drawn(variant: Variant, seed: int) -> Iterator[list[SubnetSpec]]:
     space = SPACE.model_copy(update={"identity_shift": variant.deep_end})
     turns = np.zeros(len(SPACE.gene_sizes), np.int64)
     for step in count():
-        nets = rules.nets_of_step(space, variant.supernet, seed, step, study.identity_prob())
+        nets = sampling.nets_of_step(space, variant.supernet, seed, step, study.identity_prob())
         if variant.fair:
             nets = [_fair(net, seed, turns) for net in nets]
         if variant.defect == "widths":

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import hold_out, read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 
 SIDE, BATCH, SEED = 28, 60, 0  # a batch divides the 3,000 images
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

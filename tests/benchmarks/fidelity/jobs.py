@@ -9,8 +9,8 @@ from typing import Any, Literal
 from tests.benchmarks.fidelity import study
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.study import Size
-from vitas_ds.cost import spec_macs
-from vitas_ds.spec import spec_from_dict
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import spec_from_dict
 
 LONGER = ", twice as long"
 

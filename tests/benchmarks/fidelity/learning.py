@@ -17,12 +17,12 @@ from tests.benchmarks.fidelity import defects, study
 from tests.benchmarks.fidelity.drawing import drawn
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import SPACE, Size, Variant
-from vitas_ds import rules
-from vitas_ds.cost import spec_macs
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.training import losses
 
 LR, WARMUP, DECAY, CLIP, SMOOTHING, EMA = 4e-3, 0.05, 0.05, 1.0, 0.1, 0.995
 
@@ -86,7 +86,7 @@ def train_supernet(variant: Variant, images: Images, size: Size, seed: int) -> T
         x, y = images.batch(step, seed)
         targets = F.one_hot(y, SPACE.num_classes) * (1 - SMOOTHING) + SMOOTHING / SPACE.num_classes
         for net in nets:
-            loss = rules.loss_of(supernet(x, net), targets, variant.supernet.objective) / len(nets)
+            loss = losses.loss_of(supernet(x, net), targets, variant.supernet.objective) / len(nets)
             loss.backward()
         learner.step(spent / budget)
         spent += len(supernet.sides) * sum(map(spec_macs, nets))

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from tests.benchmarks.fidelity import defects, study
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import Variant
-from vitas_ds import rules
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.training import losses
 
 ADAPT_STEPS, ADAPT_LR, FEW = 10, 1e-3, 200
 
@@ -69,6 +69,6 @@ def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
     for step in range(ADAPT_STEPS):
         x, y = images.batch(step, seed=99)
         adamw.zero_grad()
-        rules.loss_of(copied(x, spec), y, "loss_mean").backward()
+        losses.loss_of(copied(x, spec), y, "loss_mean").backward()
         adamw.step()
     return accuracy(copied, spec, images)

@@ -9,12 +9,12 @@ from tests.benchmarks.fidelity import scoring
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import SEARCHED, SPACE, Size
 from vitas_ds import config
+from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.search import ledger
 from vitas_ds.search.baselines import baselines
-from vitas_ds.search.evolution import ranked, search
-from vitas_ds.search.ledger import Entry
-from vitas_ds.spec import SubnetSpec
+from vitas_ds.search.loop import ranked, search
+from vitas_ds.search.scoring import ledger
+from vitas_ds.search.scoring.ledger import Entry
 
 
 def run(supernet: Supernet, images: Images, size: Size, seed: int) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from vitas_ds import config, genome
-from vitas_ds.cost import spec_macs
-from vitas_ds.sampling import fit_identity_prob
-from vitas_ds.search import propose
-from vitas_ds.search.feasible import feasible
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import SubnetSpec
+from vitas_ds import config
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.search.feasible import operators
+from vitas_ds.search.feasible.table import feasible
+from vitas_ds.training.sampling import fit_identity_prob
 
 SPACE = SearchSpace(
     image_size=28, num_classes=10, patch_sizes=(7, 14), embed_dim=96, depth=5, min_depth=2, num_heads=(2, 4, 8),
@@ -117,7 +118,7 @@ def nets(size: Size) -> dict[str, SubnetSpec]:
         asked.append((space, *EQUAL, size.equal // len(SPACE.patch_sizes)))
     rng, specs = np.random.default_rng(9), list[SubnetSpec]()
     for space, low, high, count in asked:
-        rows = propose.fresh(feasible(space, {"macs": (int(low), int(high))}), count, rng)
+        rows = operators.fresh(feasible(space, {"macs": (int(low), int(high))}), count, rng)
         specs += [genome.decode(space, row).canonical() for row in rows]
     names = [f"{group} {i:02}" for group in ("spread", "equal") for i in range(getattr(size, group))]
     return dict(zip(names, specs, strict=True))

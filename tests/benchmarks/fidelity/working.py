@@ -18,9 +18,9 @@ from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.study import Size
-from vitas_ds.cost import spec_macs
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.spec import spec_from_dict
 
 
 @dataclass(frozen=True)

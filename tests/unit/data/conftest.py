@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photos import SIZES, crop_of_photograph
 
+from tests.helpers.photos import SIZES, crop_of_photograph
 from vitas_ds.config import Data
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, types
-from photos import alone, crop_of_photograph, take
 from PIL import Image
 from timm.data import auto_augment as timm_aug
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as tv
 
+from tests.helpers.photos import alone, crop_of_photograph, take
 from vitas_ds.config import Augment
 from vitas_ds.data import augment as aug
 from vitas_ds.data import dali, loader

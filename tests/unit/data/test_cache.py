@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import write_digits
 
+from tests.helpers.digits import write_digits
 from vitas_ds.config import Data
 from vitas_ds.data.cache import decoded
 from vitas_ds.data.loader import eval_batches, normalise
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -4,15 +4,15 @@ import gc
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from photos import alone, take
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from tests.helpers.paths import ROOT
+from tests.helpers.photos import alone, take
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
@@ -120,8 +120,8 @@ def test_a_process_ends_with_pipelines_at_work(tree):
     """Two pipelines are in the middle of an epoch when the program is at its end, and when an error ends it."""
     program = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from photos import alone
+sys.path.insert(0, {str(ROOT)!r})
+from tests.helpers.photos import alone
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder

@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from photos import alone, take
 
+from tests.helpers.photos import alone, take
 from vitas_ds.config import Augment
 from vitas_ds.data import loader
 from vitas_ds.data.scan import scan

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from vitas_ds.models import product
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec
+from vitas_ds.models import matmul
+from vitas_ds.models.channels import channels
 from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take
 from vitas_ds.models.layers import patchify
 from vitas_ds.models.sliced import Linear, linear
-from vitas_ds.sharing import channels
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec
 
 SPACE = SearchSpace(
     image_size=16, num_classes=5, patch_sizes=(4, 8), embed_dim=20, depth=1, num_heads=(1, 2), qkv_dim=60, mlp_dim=30
@@ -164,7 +164,7 @@ def test_one_run_is_a_view_and_no_copy():
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("needs", [False, True])
 def test_gradients_of_sides_are_those_of_torch_whoever_computes_them(measured, gelu, needs, monkeypatch):
-    monkeypatch.setattr(product, "onednn_is_faster", lambda: measured)
+    monkeypatch.setattr(matmul, "onednn_is_faster", lambda: measured)
     layer, both = fill(ElasticLinear(20, 30)), (0, 10)
     x = torch.randn(4, 3, 12, requires_grad=needs)
     sides = [(slice(first, first + 12),) for first in (0, 8)], [(slice(first, first + 9),) for first in both]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.extract import extract
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 SPACE = SearchSpace(image_size=16, num_classes=5, patch_sizes=(8,), embed_dim=20, depth=3, num_heads=(1, 2), qkv_dim=60)
 SPEC = SubnetSpec(16, 8, 10, 5, (LayerSpec(1, 60, 144), None, LayerSpec(2, 24, 288)))

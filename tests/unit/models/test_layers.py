@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models import layers
 from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, init_weights, patchify
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 SPEC = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)))
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import spaces, spaces_and_specs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitas_ds import genome
-from vitas_ds.cost import spec_macs
+from tests.helpers.strategies import spaces, spaces_and_specs
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.models.channels import SIDES
 from vitas_ds.models.extract import extract, weights
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.sharing import SIDES
-from vitas_ds.space import SearchSpace
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 RULES, MODES = sorted(SIDES), (0, 1, 2)
 SMALL = SearchSpace(

@@ -4,14 +4,14 @@ import pytest
 import timm
 import torch
 from hypothesis import given, settings
-from strategies import spaces_and_specs
 
-from vitas_ds.cost import params
+from tests.helpers.strategies import spaces_and_specs
+from vitas_ds.arch.cost import params
+from vitas_ds.arch.published import names, published
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.published import names, published
-from vitas_ds.space import columns_of
-from vitas_ds.spec import LayerSpec, SubnetSpec
 
 TIMM = {"deit-ti": "deit_tiny_patch16_224", "deit-s": "deit_small_patch16_224"}
 

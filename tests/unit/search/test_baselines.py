@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from test_evolution import BUDGET, CELL, SMALL, all_inside, each, likeness, noise
 
+from tests.helpers.searches import BUDGET, CELL, SMALL, all_inside, each, likeness, noise
+from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
 from vitas_ds.search.baselines import baselines
-from vitas_ds.search.evolution import search
-from vitas_ds.search.ledger import in_memory, open_ledger
+from vitas_ds.search.loop import search
 from vitas_ds.search.results import write_baselines
-from vitas_ds.space import SearchSpace
+from vitas_ds.search.scoring.ledger import in_memory, open_ledger
 
 CFG = Search(population=30, generations=15, macs=BUDGET)
 

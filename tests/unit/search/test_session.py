@@ -5,21 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from trained import BUDGET, SPACE, prepare, trained
 
+from tests.helpers.trained import BUDGET, SPACE, prepare, trained
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.config import Config, Search
-from vitas_ds.distributed import Ranks
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.run_dir import RunDir
-from vitas_ds.search.evolution import ranked, search
-from vitas_ds.search.ledger import in_memory, read_entries
-from vitas_ds.search.race import Race, line, report
-from vitas_ds.search.scoring import Scorer, balanced_order, looks
+from vitas_ds.run.metrics import read_metrics
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.tracker import Tracker
+from vitas_ds.run.tracking import LiveTracker
+from vitas_ds.search.loop import ranked, search
+from vitas_ds.search.scoring.ledger import in_memory, read_entries
+from vitas_ds.search.scoring.racing import Race, line, report
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
 from vitas_ds.search.session import open_session, run_search
-from vitas_ds.space import columns_of
-from vitas_ds.spec import spec_from_dict
 from vitas_ds.stages.retrain import chosen_spec
-from vitas_ds.tracking import LiveTracker, Tracker, read_metrics
 
 pytestmark = pytest.mark.slow
 

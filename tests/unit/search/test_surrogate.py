@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
-from test_evolution import BUDGET, CELL, SMALL, Killed, each, likeness, noise
 
+from tests.helpers.searches import BUDGET, CELL, SMALL, Killed, each, likeness, noise
 from vitas_ds.config import Search
-from vitas_ds.search.evolution import search
-from vitas_ds.search.feasible import feasible
-from vitas_ds.search.ledger import in_memory, open_ledger
-from vitas_ds.search.problem import best_of, front
-from vitas_ds.search.propose import fresh
+from vitas_ds.search.algorithms import best_of, front
+from vitas_ds.search.feasible.operators import fresh
+from vitas_ds.search.feasible.table import feasible
+from vitas_ds.search.loop import search
+from vitas_ds.search.scoring.ledger import in_memory, open_ledger
 from vitas_ds.search.surrogate import STRENGTHS, features, fit, ridge
 
 GENOMES = fresh(feasible(SMALL, {"macs": BUDGET}), 150, np.random.default_rng(0))

@@ -11,8 +11,8 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
-from vitas_ds import distributed, stopping
 from vitas_ds.data.loader import Batch
+from vitas_ds.distributed import comm, preemption
 from vitas_ds.errors import Preempted
 from vitas_ds.stages.evaluate import _count
 
@@ -35,7 +35,7 @@ def net() -> nn.Module:
 
 
 def test_counts(net: nn.Module) -> None:
-    ranks = distributed.init("cpu", timeout=60)
+    ranks = comm.init("cpu", timeout=60)
     with torch.no_grad():
         logits = net(IMAGES).numpy()
     hits = [top_k_accuracy_score(LABELS.numpy(), logits, k=k, normalize=False) for k in (1, 5)]
@@ -44,8 +44,8 @@ def test_counts(net: nn.Module) -> None:
 
 def test_told_to_stop(net: nn.Module) -> None:
     """A real SIGTERM while the second batch is read."""
-    ranks, seen = distributed.init("cpu", timeout=60), []
+    ranks, seen = comm.init("cpu", timeout=60), []
     net.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    with stopping.listening(), pytest.raises(Preempted, match="start it again"):
+    with preemption.listening(), pytest.raises(Preempted, match="start it again"):
         _count(net, batches(stop_after=0), ranks)
     assert seen == [16, 16]

@@ -9,23 +9,26 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from digits import write_digits
 from huggingface_hub import ModelCard
 
 import vitas_ds
-from vitas_ds import distributed
+from tests.helpers.digits import write_digits
+from tests.helpers.paths import FIXTURES
 from vitas_ds.__main__ import main
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
-from vitas_ds.models.exported import Preprocess, write_model
+from vitas_ds.distributed import comm
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
-from vitas_ds.run_dir import RunDir, open_run, read_summary, update_summary, write_json
-from vitas_ds.spec import LayerSpec, SubnetSpec
+from vitas_ds.run.files import write_json
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.start import open_run
 
-TINY = Path(__file__).parents[2] / "fixtures" / "tiny.yaml"
+TINY = FIXTURES / "tiny.yaml"
 ALIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),) * 2)
 UNLIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64), LayerSpec(4, 48, 32)))
 
@@ -38,7 +41,7 @@ def digits(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def one_job():
     yield
-    distributed.close()
+    comm.close()
 
 
 def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:

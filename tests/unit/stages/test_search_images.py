@@ -6,20 +6,22 @@ import warnings
 from pathlib import Path
 
 import pytest
-from digits import write_digits
 from safetensors.torch import save_file
 
+from tests.helpers.digits import write_digits
+from tests.helpers.paths import FIXTURES
 from vitas_ds.config import Config
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
-from vitas_ds.run_dir import open_run, run_of
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.start import open_run
 from vitas_ds.stages import search
 from vitas_ds.stages.search import search_images
 from vitas_ds.stages.train_supernet import _images
 
-TINY = Path(__file__).parents[2] / "fixtures" / "tiny.yaml"
+TINY = FIXTURES / "tiny.yaml"
 
 
 def recipe(folder: Path, *overrides: str) -> Config:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy_supernet as toy
 from safetensors.torch import load_file
 
-from vitas_ds import checkpoint, distributed
+from tests.helpers import toy_supernet as toy
 from vitas_ds.__main__ import main
+from vitas_ds.distributed import comm
+from vitas_ds.training import checkpoint
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of steps 1 and 2; the first one has the lower loss."""
     place, case = tmp_path_factory.mktemp("checkpoints"), toy.Case("zero3", ema=0.5)
-    engine = toy.start(case, distributed.init("cpu", timeout=60))
+    engine = toy.start(case, comm.init("cpu", timeout=60))
     for step, loss in ((1, 0.5), (2, 0.7)):
         toy.train_step(engine, case, step)
         checkpoint.save(engine, place, step, {}, loss=loss)

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digits import write_digits
 from PIL import Image
 
+from tests.helpers.digits import write_digits
 from vitas_ds.__main__ import main
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Data
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed import Ranks
-from vitas_ds.models import onnx_export
-from vitas_ds.models.exported import Preprocess, write_model
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.export import to_onnx
+from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.spec import LayerSpec, SubnetSpec
 from vitas_ds.tools.predict import classify, predict
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def model(tmp_path_factory):
             weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     folder = tmp_path_factory.mktemp("model") / "net"
     write_model(net, folder, PREPROCESS, "net", {})
-    onnx_export.write_onnx(onnx_export.trace(net), folder / "model.onnx", 20)
+    to_onnx.write_onnx(to_onnx.trace(net), folder / "model.onnx", 20)
     return folder, net
 
 

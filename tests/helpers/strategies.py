@@ -1,0 +1,57 @@
+"""Hypothesis strategies: small random search spaces, and random nets of them."""
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from vitas_ds.arch import genome
+from vitas_ds.arch.space import SearchSpace
+
+
+@st.composite
+def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 4) -> SearchSpace:
+    """A search space small enough to run, of any shape that a recipe may have."""
+    image = draw(st.sampled_from([12, 16, 24]))
+    patches = draw(st.sets(st.sampled_from([p for p in (4, 6, 8, 12) if image % p == 0]), min_size=1))
+    heads = draw(st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=3))
+    unit = 3 * math.lcm(*heads)
+    depth = draw(st.integers(1, max_depth))
+    return SearchSpace(
+        image_size=image,
+        num_classes=draw(st.integers(2, 7)),
+        patch_sizes=sorted(patches),
+        num_heads=sorted(heads),
+        depth=depth,
+        identity=draw(st.booleans()),
+        min_depth=draw(st.integers(1, depth)),
+        identity_shift=draw(st.booleans()),
+        layout=draw(st.sampled_from(layouts)),
+        **draw(widths("embed", 1)),
+        **draw(widths("qkv", unit)),
+        **draw(widths("mlp", 1)),
+    )
+
+
+@st.composite
+def widths(draw, name: str, unit: int) -> dict:
+    """``{name}_dim`` and ``{name}_ratios`` of rising widths, each a multiple of ``unit``; even and uneven ones."""
+    steps = sorted(draw(st.sets(st.integers(1, 12), min_size=1, max_size=5)))
+    full = unit * steps[-1]
+    ratios = [unit * step / full for step in steps]
+    return {f"{name}_dim": full, f"{name}_ratios": ratios}
+
+
+@st.composite
+def genomes(draw, space: SearchSpace, count: int = 1) -> np.ndarray:
+    """[count, G] random genomes of a space, with any identity probability."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    prob = draw(st.sampled_from([None, 0.0, 0.3, 0.7, 1.0]))
+    return genome.sample(space, rng, count, prob)
+
+
+@st.composite
+def spaces_and_specs(draw, **options) -> tuple:
+    """A small space and a random net of it."""
+    space = draw(spaces(**options))
+    return space, genome.decode(space, draw(genomes(space))[0])

@@ -1,0 +1,180 @@
+"""A toy supernet whose steps use different parameters, and the same training in plain torch, in one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitas_ds import config
+from vitas_ds.distributed.comm import Ranks, gather
+from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.precision import autocast
+
+STEMS, LAYERS, WIDTH, CLASSES = 2, 3, 24, 5
+Net = tuple[int, tuple[int, ...], int]  # stem, layers, units of width used in each layer (elastic: a slice)
+
+
+class Toy(nn.Module):
+    """Alternate stems, layers that may be skipped and that are sliced, a norm and a head that every net uses."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stems = nn.ModuleList(nn.Linear(8, WIDTH) for _ in range(STEMS))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)]) for _ in range(LAYERS)
+        )
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        self.register_buffer("scale", torch.tensor([0.5]))
+
+    def forward(self, x: Tensor, net: Net) -> Tensor:
+        stem, layers, width = net
+        x = self.stems[stem](x)
+        for i in layers:
+            norm, linear = self.layers[i]
+            out = nn.functional.linear(norm(x), linear.weight[:width], linear.bias[:width])
+            x = x + self.scale * nn.functional.pad(torch.tanh(out), (0, WIDTH - width))
+        return self.head(self.norm(x))
+
+    def units(self) -> dict[str, list[nn.Parameter]]:
+        units = {f"stem{i}": list(stem.parameters()) for i, stem in enumerate(self.stems)}
+        units |= {f"layer{i}": list(layer.parameters()) for i, layer in enumerate(self.layers)}
+        return units | {"head": [*self.norm.parameters(), *self.head.parameters()]}
+
+    def used(self, net: Net) -> set[str]:
+        return {f"stem{net[0]}", "head"} | {f"layer{i}" for i in net[1]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    zero: str = "zero1"
+    precision: str = "fp32"
+    clip: float = 0.0
+    accumulate: int = 1
+    nets: int = 1  # nets of a step: their losses are averaged, with a backward pass for each
+    joint: bool = False  # one backward pass of the summed losses instead
+    forwards_first: bool = False  # both forward passes before the first backward pass
+    ema: float = 0.0
+    steps: int = 8
+    batch: int = 16
+
+    def training(self) -> config.Training:
+        return config.Training(
+            batch_size=self.batch, accumulate=self.accumulate, clip_grad=self.clip, ema=self.ema, lr=1e-2
+        )
+
+    def engine(self) -> config.Engine:
+        return config.Engine(zero=self.zero, precision=self.precision)
+
+
+def nets_of(step: int, count: int) -> list[Net]:
+    rng = torch.Generator().manual_seed(1000 + step)
+    draw = lambda high: int(torch.randint(high, (), generator=rng))  # noqa: E731
+    return [(draw(STEMS), tuple(i for i in range(LAYERS) if draw(2)), (12, 18, WIDTH)[draw(3)]) for _ in range(count)]
+
+
+def batch_of(step: int, size: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(step)
+    return torch.randn(size, 8, generator=rng), torch.randint(CLASSES, (size,), generator=rng)
+
+
+def lr_of(step: int) -> float:
+    return 1e-2 / (1 + step % 3)
+
+
+def start(case: Case, ranks: Ranks) -> Engine:
+    model = Toy()
+    return Engine(model, model.units(), case.engine(), case.training(), ranks)
+
+
+def train(engine: Engine, case: Case, first: int, last: int) -> list[float]:
+    """Steps [first, last); the gradient norm of each."""
+    return [train_step(engine, case, step) for step in range(first, last)]
+
+
+def train_step(engine: Engine, case: Case, step: int) -> float:
+    ranks, nets = engine.ranks, nets_of(step, case.nets)
+    share = case.batch // ranks.world_size
+    x, y = (t[ranks.rank * share :][:share].chunk(case.accumulate) for t in batch_of(step, case.batch))
+    for part in range(case.accumulate):
+        losses = (
+            nn.functional.cross_entropy(engine(x[part], net).float(), y[part]) / (case.accumulate * len(nets))
+            for net in nets
+        )
+        if case.forwards_first:
+            losses = list(losses)
+        if case.joint:
+            engine.backward(sum(losses))
+        else:
+            for loss in losses:
+                engine.backward(loss)
+    return engine.step(set().union(*(engine.model.used(net) for net in nets)), lr_of(step))
+
+
+def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
+    """Weights, averaged weights and gradient norms of torch.optim.AdamW on the whole batch.
+
+    A gradient that is None leaves its parameter untouched; ``zero_grads`` fills zeros in, which must differ.
+    """
+    model, training, norms = Toy(), case.training(), []
+    flat = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": flat, "weight_decay": 0.0}, {"params": [p for p in model.parameters() if p.ndim > 1]}]
+    adamw = torch.optim.AdamW(groups, lr=1.0, betas=training.betas, weight_decay=training.weight_decay)
+    ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for step in range(case.steps):
+        x, y = batch_of(step, case.batch)
+        nets = nets_of(step, case.nets)
+        adamw.zero_grad()
+        with autocast(case.precision, torch.device("cpu")):
+            logits = [model(x, net) for net in nets]
+        sum(nn.functional.cross_entropy(out.float(), y) / len(nets) for out in logits).backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(float(nn.utils.get_total_norm(grads)))
+        if case.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), case.clip)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p) if zero_grads and p.grad is None else p.grad
+        for group in adamw.param_groups:
+            group["lr"] = lr_of(step)
+        adamw.step()
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                ema[name].lerp_(p, 1 - case.ema)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}, ema, norms
+
+
+def names_unused(engine: Engine, case: Case, step: int) -> set[str]:
+    """Parameters that a step does not use."""
+    used = set().union(*(engine.model.used(net) for net in nets_of(step, case.nets)))
+    unit_of = {p: unit for unit, params in engine.model.units().items() for p in params}
+    return {name for name, p in engine.model.named_parameters() if unit_of[p] not in used}
+
+
+def everything(engine: Engine) -> dict[str, Tensor]:
+    """All that training goes on from: every kind of tensor, and the clocks."""
+    clocks = {f"steps/{unit}": torch.tensor(float(n)) for unit, n in engine.optimizer.steps.items()}
+    return clocks | {f"{kind}/{name}": t for kind in engine.kinds for name, t in whole(engine, kind).items()}
+
+
+def whole(engine: Engine, kind: str = "weight") -> dict[str, Tensor]:
+    """A kind of tensor of all parameters, put together from the parts of all ranks."""
+    rows = [
+        (p.name, p.source, tensor.detach().view(-1)[p.offset : p.offset + p.length].clone())
+        for owner, tensor in engine.tensors(kind).items()
+        for p in engine.owned[owner]
+    ]
+    out = {name: torch.full(shape, torch.nan) for name, shape in engine.shapes.items()}
+    for row in gather(rows):
+        for name, source, part in row:
+            out[name].view(-1)[source : source + part.numel()] = part
+    return out
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -1,0 +1,180 @@
+"""Genomes: round trips, canonical form, sampling, and a line for a spec that does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.paths import FIXTURES
+from tests.helpers.strategies import genomes, spaces, spaces_and_specs
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.published import published
+from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.errors import UserError
+
+SEEN = settings(max_examples=80, deadline=None)
+NET_IDS = json.loads((FIXTURES / "published_nets.json").read_text())
+SPACES = {"vitas-f": SearchSpace(embed_dim=768, qkv_dim=2880, mlp_dim=2880, depth=13, identity=False)}
+
+
+@SEEN
+@given(spaces_and_specs())
+def test_decode_of_encode_is_the_spec(space_and_spec):
+    space, spec = space_and_spec
+    row = genome.encode(space, spec)
+    assert ((row >= 0) & (row < space.gene_sizes)).all()
+    assert genome.decode(space, row) == spec
+
+
+@SEEN
+@given(st.data())
+def test_encode_of_decode_is_the_canonical_genome(data):
+    space = data.draw(spaces())
+    for row in data.draw(genomes(space, 5)):
+        spec = genome.decode(space, row)
+        again = genome.encode(space, spec)
+        assert genome.decode(space, again) == spec
+        left = genome.canonical(space, again[None])[0]
+        assert (left == genome.canonical(space, row[None])[0]).all()
+        assert (genome.encode(space, spec.canonical()) == left).all()
+
+
+@SEEN
+@given(st.data())
+def test_canonical_is_idempotent_keeps_the_net_and_its_cost(data):
+    space = data.draw(spaces())
+    rows = data.draw(genomes(space, 20))
+    before = rows.copy()
+    left = genome.canonical(space, rows)
+    assert (rows == before).all()
+    assert (genome.canonical(space, left) == left).all()
+    for price in (cost.macs, cost.vitas_flops, cost.params, cost.activations):
+        assert (price(genome.columns(space, left)) == price(genome.columns(space, rows))).all()
+    for a, b in zip(left, rows, strict=True):
+        assert genome.decode(space, a).canonical() == genome.decode(space, b).canonical()
+
+
+def test_aliases_have_one_canonical_form():
+    space = SearchSpace(depth=3)
+    a, b = LayerSpec(3, 144, 144), LayerSpec(6, 288, 288)
+    specs = [SubnetSpec(224, 16, 38, 1000, layers) for layers in ((None, a, b), (a, None, b), (a, b, None), (a, b))]
+    rows = genome.canonical(space, np.array([genome.encode(space, spec) for spec in specs]))
+    assert len({tuple(row) for row in rows}) == 1
+    other = genome.encode(space, SubnetSpec(224, 16, 38, 1000, (b, a)))
+    assert (genome.canonical(space, other[None])[0] != rows[0]).any()
+
+
+@SEEN
+@given(st.data())
+def test_the_table_of_genomes_is_that_of_their_specs(data):
+    space = data.draw(spaces())
+    rows = data.draw(genomes(space, 6))
+    from_rows, from_specs = genome.columns(space, rows), columns_of([genome.decode(space, row) for row in rows])
+    for name in ("patch", "embed", "heads", "qkv", "mlp"):
+        assert (getattr(from_rows, name) == getattr(from_specs, name)).all(), name
+
+
+@SEEN
+@given(st.data())
+def test_samples_are_nets_of_the_space(data):
+    space = data.draw(spaces())
+    rows = data.draw(genomes(space, 30))
+    assert rows.shape == (30, len(space.gene_sizes))
+    assert ((rows >= 0) & (rows < space.gene_sizes)).all()
+    depths = (genome.columns(space, rows).heads > 0).sum(1)
+    assert (depths >= space.fewest_layers).all() and (depths <= space.depth).all()
+    if space.identity_shift:
+        assert (genome.canonical(space, rows) == rows).all()
+
+
+def test_genes_are_uniform_and_identities_follow_their_probability():
+    space = SearchSpace()
+    rows = genome.sample(space, np.random.default_rng(0), 20_000, 0.4)
+    layers = rows[:, 2:].reshape(-1, 16, 3)
+    assert (layers[..., 0] == 4).mean() == pytest.approx(0.4, abs=0.01)
+    for gene, size in ((rows[:, 0], 3), (rows[:, 1], 10), (layers[:, 5, 1], 10), (layers[:, 9, 2], 10)):
+        assert np.bincount(gene, minlength=size) / len(gene) == pytest.approx(np.full(size, 1 / size), abs=0.02)
+    kept = layers[..., 0][layers[..., 0] < 4]
+    assert np.bincount(kept) / len(kept) == pytest.approx(np.full(4, 0.25), abs=0.01)
+    even = genome.sample(space, np.random.default_rng(0), 20_000)[:, 2::3]
+    assert (even == 4).mean() == pytest.approx(0.2, abs=0.01)
+
+
+def test_positions_that_get_a_layer_back_are_random():
+    space = SearchSpace(depth=4, min_depth=2)
+    rows = genome.sample(space, np.random.default_rng(0), 8000, 1.0)
+    kept = rows[:, 2::3] < 4
+    assert (kept.sum(1) == 2).all()
+    assert kept.mean(0) == pytest.approx(np.full(4, 0.5), abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["vitas-a", "vitas-b", "vitas-e", "vitas-f"])
+def test_the_first_releases_genomes_are_the_published_nets(name):
+    """Its genome lists all operators (patch, layers, norm, classifier), then all widths (embedding, q/k/v, MLP)."""
+    space = SPACES.get(name, SearchSpace())
+    theirs = [int(word) for word in NET_IDS[name]["net_id"].split()]
+    operators, widths = theirs[: space.depth + 3], theirs[space.depth + 3 :]
+    layers = [(operators[1 + i], widths[1 + 2 * i], widths[2 + 2 * i]) for i in range(space.depth)]
+    row = np.array([operators[0], widths[0], *[gene for layer in layers for gene in layer]])
+    own = published(name, first_release=True).spec
+    plain = tuple(x and LayerSpec(x.num_heads, x.qkv_dim, x.mlp_dim) for x in own.layers)
+    assert genome.decode(space, row) == SubnetSpec(224, own.patch_size, own.embed_dim, 1000, plain)
+    canonical = genome.canonical(space, row[None])[0]
+    assert (genome.encode(space, published(name).spec) == canonical).all()
+
+
+def test_the_block_level_net_is_one_of_the_cell_space():
+    space = SearchSpace(layout="cell", patch_sizes=(16,))
+    assert list(genome.encode(space, published("vitas-c").spec)) == [0, 5, 0, 2, 4, 11]
+    mixed = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), LayerSpec(6, 432, 720)))
+    with pytest.raises(UserError, match=r"space\.layout is cell"):
+        genome.encode(space, mixed)
+
+
+BASE = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720),))
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (SubnetSpec(192, 16, 230, 1000, BASE.layers), "image_size 192 is not one of [224]"),
+        (SubnetSpec(224, 16, 230, 10, BASE.layers), "num_classes 10 is not one of [1000]"),
+        (SubnetSpec(224, 8, 230, 1000, BASE.layers), "patch_size 8 is not one of [14, 16, 32]"),
+        (SubnetSpec(224, 16, 231, 1000, BASE.layers), "embed_dim 231 is not one of"),
+        (SubnetSpec(224, 16, 230, 1000, BASE.layers * 17), "depth 17 is not one of"),
+        (SubnetSpec(224, 16, 230, 1000, (LayerSpec(4, 432, 720),)), "layers[0].num_heads 4 is not one of"),
+        (SubnetSpec(224, 16, 230, 1000, (None, LayerSpec(3, 435, 720))), "layers[1].qkv_dim 435 is not one of"),
+        (SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 721),)), "layers[0].mlp_dim 721 is not one of"),
+        (SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720, 0.2),)), "layers[0].softmax_scale 0.2"),
+    ],
+)
+def test_a_spec_that_does_not_fit_is_one_line(spec, says):
+    with pytest.raises(UserError) as error:
+        genome.encode(SearchSpace(), spec)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@SEEN
+@given(st.data())
+def test_many_genomes_decode_and_encode_as_counted_by_hand(data):
+    space = data.draw(spaces())
+    rows = data.draw(genomes(space, 4))
+    specs = genome.decode_all(space, rows)
+    for spec, row in zip(specs, rows.tolist(), strict=True):
+        stem, cells = row[:2], row[2:]
+        depth = cells[3] + space.fewest_layers if space.layout == "cell" else space.depth
+        triples = [cells[:3]] * depth if space.layout == "cell" else np.reshape(cells, (-1, 3)).tolist()
+        layers = [
+            None if head == len(space.num_heads) else
+            LayerSpec(space.num_heads[head], space.qkv_widths[qkv], space.mlp_widths[mlp])
+            for head, qkv, mlp in triples
+        ]  # fmt: skip
+        patch, embed = space.patch_sizes[stem[0]], space.embed_widths[stem[1]]
+        layers += [None] * (space.depth - depth)
+        assert spec == SubnetSpec(space.image_size, patch, embed, space.num_classes, tuple(layers))
+    together = genome.encode_all(space, specs)
+    assert (together == [genome.encode(space, spec) for spec in specs]).all()
+    assert genome.encode_all(space, []).shape == (0, rows.shape[1])

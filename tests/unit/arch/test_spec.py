@@ -1,0 +1,102 @@
+"""Specs and spec.json: round trip, canonical form, and a line for every mistake."""
+
+import json
+
+import pytest
+from hypothesis import given
+
+from tests.helpers.strategies import spaces_and_specs
+from vitas_ds.arch.cost import activations, macs, params, vitas_flops
+from vitas_ds.arch.published import names, published
+from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec, spec_from_dict
+from vitas_ds.errors import UserError
+
+GOOD = {
+    "image_size": 224,
+    "patch_size": 16,
+    "embed_dim": 230,
+    "num_classes": 1000,
+    "layers": [{"num_heads": 3, "qkv_dim": 432, "mlp_dim": 720}],
+}
+
+
+@given(spaces_and_specs())
+def test_canonical_is_idempotent_and_keeps_every_cost(space_and_spec):
+    _, spec = space_and_spec
+    canonical = spec.canonical()
+    assert canonical.canonical() == canonical
+    assert None not in canonical.layers
+    assert canonical.active == spec.active and canonical.depth == spec.depth
+    for price in (macs, vitas_flops, params, activations):
+        assert price(columns_of([canonical])) == price(columns_of([spec]))
+
+
+@given(spaces_and_specs())
+def test_dict_round_trip_is_the_canonical_spec(space_and_spec):
+    _, spec = space_and_spec
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec.canonical()
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n.startswith("vitas")])
+def test_imported_nets_keep_their_scale_and_eps(name, tmp_path):
+    spec = published(name, first_release=True).spec
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec.to_dict()))
+    back = read_spec(path)
+    assert back == spec.canonical()
+    assert back.final_norm_eps == 1e-5
+    assert [layer.softmax_scale for layer in back.active] == [layer.softmax_scale for layer in spec.active]
+
+
+def test_defaults_are_left_out_and_words_are_those_of_the_contract():
+    spec = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), None))
+    assert spec.to_dict() == GOOD
+    assert spec_from_dict(GOOD) == spec.canonical()
+    assert (spec.num_patches, spec.depth, spec.active[0].attn_dim, spec.active[0].head_dim) == (196, 1, 144, 48)
+
+
+def layer(**change) -> dict:
+    return GOOD | {"layers": [GOOD["layers"][0] | change]}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "dictionary"),
+        ({}, "image_size: Field required"),
+        (GOOD | {"embed": 1}, "embed: unknown key"),
+        (GOOD | {"embed_dim": "230"}, "embed_dim: Input should be a valid integer (given: '230')"),
+        (GOOD | {"embed_dim": 230.5}, "embed_dim"),
+        (GOOD | {"embed_dim": True}, "embed_dim"),
+        (GOOD | {"embed_dim": 0}, "embed_dim: Input should be greater than 0 (given: 0)"),
+        (GOOD | {"patch_size": 15}, "image_size 224 is not a multiple of patch_size 15"),
+        (GOOD | {"layers": []}, "layers"),
+        (layer(num_heads=5), "layers[0].qkv_dim 432 is not a multiple of 3 * num_heads = 15"),
+        (layer(heads=5), "layers.0.heads: unknown key"),
+        (layer(softmax_scale=-1.0), "layers.0.softmax_scale"),
+        (layer(softmax_scale=float("inf")), "layers.0.softmax_scale: Input should be a finite number"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_field(data, says, tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError) as error:
+        read_spec(path)
+    line = str(error.value)
+    assert line.startswith(f"{path}: ") and says in line and "\n" not in line
+
+
+def test_files_that_are_no_spec(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
+    for path, says in (("a.json", "not a JSON file"), ("b.json", "not a JSON file"), ("c.json", "no such spec file")):
+        with pytest.raises(UserError, match=says):
+            read_spec(tmp_path / path)
+    with pytest.raises(UserError, match="not a JSON file"):
+        read_spec(tmp_path)
+
+
+def test_a_file_may_hold_the_spec_under_its_name(tmp_path):
+    (tmp_path / "best.json").write_text(json.dumps({"score": 0.5, "spec": GOOD}))
+    assert read_spec(tmp_path / "best.json") == spec_from_dict(GOOD)

@@ -1,0 +1,99 @@
+"""DeepSpeed's configuration: what is put in, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from vitas_ds import config
+from vitas_ds.engine.ds_config import ds_config, zero_stage
+from vitas_ds.errors import UserError
+
+ALL = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_numbers_of_the_run_are_put_in(name: str) -> None:
+    training = config.Training(batch_size=96, accumulate=3, clip_grad=0.7)
+    settings = ds_config(config.Engine(zero=name), training, world_size=8)
+    assert settings["train_batch_size"] == 96
+    assert settings["train_micro_batch_size_per_gpu"] == 4
+    assert settings["gradient_accumulation_steps"] == 3
+    assert settings["gradient_clipping"] == 0.7
+    assert settings["zero_optimization"]["stage"] == int(name[4])
+    assert zero_stage(config.Engine(zero=name)) == (int(name[4]), "offload" in name)
+
+
+def test_clipping_off_is_said() -> None:  # DeepSpeed clips at 1.0 where nothing is said
+    assert ds_config(config.Engine(), config.Training(), 1)["gradient_clipping"] == 0.0
+
+
+def test_every_file_is_tested() -> None:
+    folder = ROOT / "ds_configs"
+    assert sorted(p.stem for p in folder.glob("*.json")) == sorted(ALL)
+
+
+def refuse(tmp_path: Path, content: object, *words: str) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError) as error:
+        ds_config(config.Engine(zero=str(path)), config.Training(), 1)
+    for word in (str(path), *words):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+     "optimizer", "scheduler", "bf16", "fp16", "torch_autocast"],
+)  # fmt: skip
+def test_a_file_that_repeats_a_number_of_the_run_is_refused(tmp_path: Path, key: str) -> None:
+    refuse(tmp_path, {"zero_optimization": {"stage": 1}, key: 1}, key, "owned by the run's config")
+
+
+@pytest.mark.parametrize(
+    ("zero", "word"),
+    [
+        ({"stage": 4}, "stage must be"),
+        ({"stage": True}, "stage must be"),
+        ({"reduce_bucket_size": 5e8}, "stage must be 0, 1, 2 or 3 (given: null)"),
+        ({"stage": 1, "reduce_bucket_size": "large"}, 'reduce_bucket_size must be a whole number (given: "large")'),
+        ({"stage": 1, "allgather_bucket_size": -1}, "allgather_bucket_size must be a whole number"),
+        ({"stage": 1, "allgather_bucket_size": 1e400}, "allgather_bucket_size must be a whole number"),
+        ({"stage": 2, "contiguous_gradients": "yes"}, "contiguous_gradients must be true or false"),
+        ({"stage": 2, "offload_optimizer": "cpu"}, "offload_optimizer must be an object"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu", "pin": True}}, "offload_optimizer must be an object"),
+        ({"stage": 3, "offload_param": {"device": "cpu"}}, "offload_param"),
+        ({"stage": 2, "offload_optimizer": {"device": "nvme"}}, "device cpu"),
+        ({"stage": 2, "round_robin_gradients": True}, "round_robin_gradients"),
+        ({"stage": 1, "overlap_comm": True}, "overlap_comm"),
+        ({"stage": 1, "zero_quantized_weights": True}, "zero_quantized_weights"),
+        ({"stage": 0, "offload_optimizer": {"device": "cpu"}}, "needs stage"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path: Path, zero: dict[str, object], word: str) -> None:
+    refuse(tmp_path, {"zero_optimization": zero}, word)
+
+
+def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path, "{", "not JSON")
+    refuse(tmp_path, [1], "must be a JSON object")
+    refuse(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
+    refuse(tmp_path, {"zero_optimisation": {"stage": 3}}, "must be a JSON object with zero_optimization")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UserError, match=r"folder\.json cannot be read"):
+        ds_config(config.Engine(zero=f"{tmp_path}/folder.json"), config.Training(), 1)
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(UserError, match="zero0, zero1, zero2, zero2_offload, zero3, zero3_offload"):
+        ds_config(config.Engine(zero="zero9"), config.Training(), 1)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size: 100 .* 8 \* 1"):
+        ds_config(config.Engine(), config.Training(batch_size=100), 8)

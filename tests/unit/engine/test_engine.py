@@ -1,0 +1,159 @@
+"""An engine in this process."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters as counts
+
+from tests.helpers import toy_supernet as toy
+from vitas_ds import config
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.distributed import comm
+from vitas_ds.engine.engine import Engine
+from vitas_ds.errors import UserError
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+
+
+@pytest.fixture
+def ranks() -> comm.Ranks:
+    return comm.init("cpu", timeout=60)
+
+
+def test_fp16_is_refused_on_the_cpu(ranks: comm.Ranks) -> None:
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        toy.start(toy.Case(precision="fp16"), ranks)
+
+
+def test_deepspeed_does_not_disable_autocast(ranks: comm.Ranks) -> None:
+    """DeepSpeed disables autocast that is active outside of its forward pass when the flag of CUDA says so."""
+    engine = toy.start(toy.Case(precision="bf16"), ranks)
+    x, _ = toy.batch_of(0, 4)
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)  # as autocast on a GPU does
+    try:
+        assert engine(x, toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+
+
+def test_units_must_cover_the_network(ranks: comm.Ranks) -> None:
+    model, case = toy.Toy(), toy.Case()
+    units = model.units()
+    with pytest.raises(AssertionError, match="in two"):
+        Engine(model, units | {"again": units["head"]}, case.engine(), case.training(), ranks)
+    del units["head"]
+    with pytest.raises(AssertionError, match="not the network's"):
+        Engine(model, units, case.engine(), case.training(), ranks)
+
+
+def test_a_fixed_net_is_one_unit(ranks: comm.Ranks) -> None:
+    """As in retrain; against torch.optim.AdamW."""
+    torch.manual_seed(0)
+    net, twin = nn.Linear(6, 3), nn.Linear(6, 3)
+    twin.load_state_dict(net.state_dict())
+    training = config.Training(batch_size=4)
+    engine = Engine(net, {"all": list(net.parameters())}, config.Engine(precision="fp32"), training, ranks)
+    groups = [{"params": [twin.bias], "weight_decay": 0.0}, {"params": [twin.weight]}]
+    adamw = torch.optim.AdamW(groups, lr=1e-2, weight_decay=training.weight_decay)
+    for step in range(5):
+        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        engine.backward(engine(x).square().mean())
+        engine.step({"all"}, 1e-2)
+        adamw.zero_grad()
+        twin(x).square().mean().backward()
+        adamw.step()
+    torch.testing.assert_close(net.weight, twin.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(net.bias, twin.bias, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero3"])
+def test_the_supernet_trains_what_a_spec_uses_and_nothing_else(ranks: comm.Ranks, zero: str) -> None:
+    """Both sides of the real supernet: ``units`` and ``units_used`` name what moves, exactly."""
+    torch.manual_seed(0)
+    space = SearchSpace(
+        image_size=16, patch_sizes=(4, 8), depth=3, num_heads=(1, 2), embed_dim=20, qkv_dim=60, mlp_dim=40,
+        num_classes=4,
+    )  # fmt: skip
+    model = Supernet(space, "bilateral", 2)
+    for p in model.parameters():  # a head of zeros would pass no gradient on
+        nn.init.normal_(p, std=0.1)
+    unit_of = {p: unit for unit, params in model.units().items() for p in params}
+    unit_of_name = {name: unit_of[p] for name, p in model.named_parameters()}
+    training = config.Training(batch_size=2, weight_decay=0.1)
+    engine = Engine(model, model.units(), config.Engine(zero=zero, precision="fp32"), training, ranks)
+    layer = LayerSpec(num_heads=2, qkv_dim=60, mlp_dim=40)
+    spec = SubnetSpec(16, 8, 20, 4, (layer, None, layer))
+    used = model.units_used(spec)
+    before = toy.whole(engine)
+    engine.backward(engine(torch.randn(2, 3, 16, 16), spec).sum(0).square().mean())
+    engine.step(used, 1e-2)
+    after = toy.whole(engine)
+    for name in before:
+        same = torch.equal(before[name], after[name])
+        assert same == (unit_of_name[name] not in used), name
+
+
+def test_a_gradient_outside_the_units_used_is_found(ranks: comm.Ranks) -> None:
+    engine = toy.start(toy.Case("zero1"), ranks)
+    x, _ = toy.batch_of(0, 4)
+    engine.backward(engine(x, (0, (1,), 24)).square().mean())
+    with pytest.raises(AssertionError, match=r"layers\.1\.\S+ has a gradient"):
+        engine.step({"stem0", "head"}, 1e-2)
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero2", "zero3"])
+def test_recomputed_activations_change_nothing(ranks: comm.Ranks, zero: str) -> None:
+    """``engine.checkpoint_activations`` on the net of retrain, under ZeRO."""
+    spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24), LayerSpec(3, 36, 16)))
+    images, weights = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for recompute in (False, True):
+        net = VisionTransformer(spec, checkpoint_activations=recompute)
+        init_weights(net, 0)
+        settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=4, clip_grad=1.0)
+        engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+        for _ in range(3):
+            engine.backward((engine(images) - 1).square().mean())
+            engine.step({"all"}, 1e-2)
+        weights.append(toy.whole(engine))
+    assert toy.distance(*weights) < 1e-6
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero1"])
+def test_a_compiled_net_has_the_same_checkpoint(ranks: comm.Ranks, zero: str) -> None:
+    """``torch.compile`` in place keeps names; compiling itself is not started here."""
+    net = nn.Linear(2, 2)
+    net.compile()
+    settings = config.Engine(zero=zero, precision="fp32")
+    engine = Engine(net, {"all": list(net.parameters())}, settings, config.Training(batch_size=1), ranks)
+    assert set(engine.shapes) == {"weight", "bias"} and engine.constants() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ here")
+def test_a_compiled_net_trains_as_the_plain_one(ranks: comm.Ranks) -> None:
+    """``engine.compile`` as retrain has it: compiled for real, and one graph (no break) for every step."""
+    spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24),))
+    images, losses = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for compiled in (False, True):
+        net = VisionTransformer(spec)
+        init_weights(net, 0)
+        torch._dynamo.reset()
+        counts.clear()
+        if compiled:
+            net.compile()
+        settings, training = config.Engine(zero="zero1", precision="fp32"), config.Training(batch_size=4)
+        engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+        for _ in range(3):
+            loss = (engine(images) - 1).square().mean()
+            losses.append(loss.item())
+            engine.backward(loss)
+            engine.step({"all"}, 1e-2)
+        assert counts["stats"]["unique_graphs"] == int(compiled) and not counts["graph_break"]
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-5) and losses[0] > 1.1 * losses[2]

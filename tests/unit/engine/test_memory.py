@@ -1,0 +1,71 @@
+"""The memory estimate against the tensors of a real engine."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from vitas_ds import config
+from vitas_ds.distributed import comm
+from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.memory import estimate
+
+TRAINING = config.Training(batch_size=64, ema=0.9)
+
+
+def living() -> int:
+    """Bytes in the storages of all tensors (those of a graph that another test has traced or compiled have none)."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, nn.Parameter) and thing.device.type == "cpu":
+            with suppress(RuntimeError):
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_stays_between_steps(zero: str, ema: float) -> None:
+    """Weights and optimizer, counted in a process of one rank; stage 3 keeps its gradient buffers as well."""
+    ranks = comm.init("cpu", timeout=60)
+    settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=2, ema=ema)
+    before = living()
+    net = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 500))
+    params = sum(p.numel() for p in net.parameters())
+    engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+    engine.backward(engine(torch.ones(2, 1000)).sum())
+    engine.step({"all"}, 1e-3)
+    guess = estimate(settings, training, 1, params)
+    measured = living() - before - (4 * params + 4 * 50_000_000 if zero == "zero3" else 0)
+    print(f"{zero} ema {ema}: estimated {guess.weights + guess.optimizer}, measured {measured}")
+    assert measured == pytest.approx(guess.weights + guess.optimizer, rel=0.03)
+
+
+def test_ranks_share_what_the_stage_says() -> None:
+    params = 50_000_000
+
+    def of(zero: str, ranks: int):
+        return estimate(config.Engine(zero=zero), TRAINING, ranks, params)
+
+    assert of("zero0", 64) == of("zero0", 1)
+    assert of("zero1", 64).weights == of("zero1", 1).weights == 4 * params
+    assert of("zero1", 64).optimizer == of("zero1", 1).optimizer / 64
+    assert of("zero3", 64).weights == 4 * params / 64
+    sharded = [of(zero, 64).total for zero in ("zero1", "zero2", "zero3")]
+    assert sharded == sorted(sharded, reverse=True)
+    assert of("zero2_offload", 8).optimizer == 0 < of("zero2_offload", 8).host
+    assert of("zero1", 8).host == 0
+
+
+def test_activations_are_those_of_a_part_of_the_batch() -> None:
+    training = config.Training(batch_size=64, accumulate=2)
+    fp32 = estimate(config.Engine(precision="fp32"), training, 4, 1000, activations=100)
+    assert fp32.activations == 8 * 100
+    assert estimate(config.Engine(), training, 4, 1000, activations=100).activations == 4 * 100
+    assert fp32.to_dict()["total"] == fp32.total

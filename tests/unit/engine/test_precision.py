@@ -1,0 +1,68 @@
+"""Autocast and the loss scale."""
+
+import torch
+
+from vitas_ds import config
+from vitas_ds.engine.precision import LossScale, autocast, set_backends
+
+
+def test_autocast_computes_in_bf16_and_keeps_fp32_weights() -> None:
+    linear = torch.nn.Linear(4, 4)
+    with autocast("bf16", torch.device("cpu")):
+        assert linear(torch.ones(1, 4)).dtype == torch.bfloat16
+    with autocast("fp32", torch.device("cpu")):
+        assert linear(torch.ones(1, 4)).dtype == torch.float32
+    assert linear.weight.dtype == torch.float32
+
+
+def test_loss_scale_halves_and_grows() -> None:
+    scale = LossScale("fp16")
+    start = scale.value
+    scale.update(finite=False)
+    assert scale.value == start / 2
+    for _ in range(LossScale.GROWTH_EVERY - 1):
+        scale.update(finite=True)
+    assert scale.value == start / 2
+    scale.update(finite=True)
+    assert scale.value == start
+    for _ in range(100):
+        scale.update(finite=False)
+    assert scale.value == 1
+
+
+def test_loss_scale_is_kept_in_the_checkpoint() -> None:
+    scale, other = LossScale("fp16"), LossScale("fp16")
+    scale.update(finite=False)
+    scale.update(finite=True)
+    other.restore(scale.state())
+    assert other.state() == scale.state()
+    fresh = LossScale("fp16").state()
+    other = LossScale("fp16")
+    other.restore(LossScale("bf16").state())  # from a run in bf16
+    assert other.state() == fresh
+
+
+def test_other_precisions_have_no_scale() -> None:
+    scale = LossScale("bf16")
+    scale.update(finite=False)
+    assert scale.value == 1
+
+
+def test_tf32_is_the_switch() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        set_backends(config.Engine(tf32=False))
+        assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+        set_backends(config.Engine(tf32=True))
+        assert torch.get_float32_matmul_precision() == "high" and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_deterministic_is_the_switch() -> None:
+    try:
+        set_backends(config.Engine(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    finally:
+        set_backends(config.Engine())
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark

@@ -1,0 +1,247 @@
+"""Exported folders: what is written is what is loaded, whole or not at all, and every misfit is one line."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from safetensors.torch import load_file, save_file
+
+import vitas_ds
+from tests.helpers.first_release import FIXTURE, tensors, write
+from tests.helpers.strategies import spaces_and_specs
+from vitas_ds.__main__ import main
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.errors import UserError
+from vitas_ds.export.card import Accuracy, model_card
+from vitas_ds.export.folder import Preprocess, read_facts, read_preprocess, whole_folder, write_model
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.vit import VisionTransformer
+
+SPEC = SubnetSpec(16, 8, 10, 4, (LayerSpec(2, 12, 7), LayerSpec(1, 9, 5, 0.4)), 1e-5)
+CLASSES = ("ant", "bee | wasp", "Ätna", "yes")
+
+
+def make(spec: SubnetSpec = SPEC) -> VisionTransformer:
+    model = VisionTransformer(spec)
+    init_weights(model, 1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_model(make(), tmp_path / "net", Preprocess(20, classes=CLASSES), "net", {"epochs": 3})
+    return tmp_path / "net"
+
+
+@settings(max_examples=25)
+@given(spaces_and_specs())
+def test_what_is_written_is_loaded(tmp_path_factory, space_and_spec):
+    spec = space_and_spec[1]
+    directory = tmp_path_factory.mktemp("any") / "net"
+    model = make(spec).eval()
+    write_model(model, directory, Preprocess(), "any", {})
+    loaded = vitas_ds.load(directory)
+    assert not loaded.training and loaded.spec == spec.canonical()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    images = torch.randn(3, 3, spec.image_size, spec.image_size)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_folder_of_a_half_precision_model_is_float32(tmp_path):
+    write_model(make().bfloat16(), tmp_path / "net", Preprocess(), "net", {})
+    assert {value.dtype for value in load_file(tmp_path / "net" / "model.safetensors").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.bfloat16, 0.1), (torch.float16, 0.01), (torch.float64, 1e-5)])
+def test_loaded_model_in_another_precision(folder, dtype, atol):
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = vitas_ds.load(folder)(images)
+        found = vitas_ds.load(folder).to(dtype)(images)  # images may stay float32
+    assert found.dtype == dtype and expected.abs().max() > 1
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=atol)
+
+
+def test_imported_first_release_round_trips(tmp_path, capsys):
+    checkpoint = write(tmp_path / "a.pth.tar", tensors("vitas-c"))
+    assert main(["import", "--net", "vitas-c", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "c")]) == 0
+    model = vitas_ds.load(tmp_path / "c")
+    assert model.spec.final_norm_eps == 1e-5 and model.spec.active[0].softmax_scale is not None
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        logits = model(images)
+    expected = torch.tensor(FIXTURE["vitas-c"]["logits"])
+    torch.testing.assert_close(logits[:, : expected.shape[1]], expected, rtol=0, atol=1e-4)
+    write_model(model, tmp_path / "again", Preprocess(), "again", read_facts(tmp_path / "c"))
+    for name in ("model.safetensors", "spec.json", "config.json", "preprocess.json"):
+        assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def _change_spec(folder, **fields):
+    data = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps(data | fields))
+
+
+def _change_tensors(folder, change):
+    values = load_file(folder / "model.safetensors")
+    change(values)
+    save_file(values, folder / "model.safetensors")
+
+
+MISFITS = {
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "not an exported model"),
+    "no spec": (lambda f: (f / "spec.json").unlink(), "spec.json: no such spec file"),
+    "spec is no JSON": (lambda f: (f / "spec.json").write_text("{"), "spec.json: not a JSON file"),
+    "spec of another width": (
+        lambda f: _change_spec(f, embed_dim=12),
+        "cls_token has shape [1, 1, 10], not [1, 1, 12]",
+    ),
+    "spec of a giant": (lambda f: _change_spec(f, embed_dim=60_000), "cls_token has shape [1, 1, 10]"),
+    "spec beyond all bounds": (lambda f: _change_spec(f, embed_dim=10**12), "embed_dim: Input should be less than"),
+    "spec with fewer layers": (
+        lambda f: _change_spec(f, layers=[{"num_heads": 2, "qkv_dim": 12, "mlp_dim": 7}]),
+        "no place for tensor blocks.1.",
+    ),
+    "a tensor is missing": (lambda f: _change_tensors(f, lambda t: t.pop("head.bias")), "head.bias is missing"),
+    "a tensor of integers": (
+        lambda f: _change_tensors(f, lambda t: t.update({"norm.bias": t["norm.bias"].to(torch.int8)})),
+        "norm.bias is int8",
+    ),
+    "weights cut short": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        "not a safetensors file, or a damaged one",
+    ),
+    "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_misfits_are_one_line(folder, kind):
+    spoil, text = MISFITS[kind]
+    spoil(folder)
+    with pytest.raises(UserError) as error:
+        vitas_ds.load(folder)
+    assert text in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+class Trap:
+    """Makes a file, should it be unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickles_are_not_loaded(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Trap(tmp_path / "sprung")}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        vitas_ds.load(folder)
+    (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        vitas_ds.load(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_preprocess(folder):
+    assert read_preprocess(folder) == Preprocess(20, classes=CLASSES)
+    path = folder / "preprocess.json"
+    for text, complaint in (
+        ("{", "Invalid JSON"), ("[]", "object"), ('{"resize": "big"}', "resize"), ('{"std": [1, 2]}', "std.2"),
+        ('{"std": [0, 1, 1]}', "std must be above 0"), ('{"resize": 0}', "resize"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UserError) as error:
+            read_preprocess(folder)
+        assert str(path) in str(error.value) and complaint in str(error.value) and "\n" not in str(error.value)
+    path.unlink()
+    with pytest.warns(UserWarning, match=r"preprocess\.json is missing"):
+        assert read_preprocess(folder) == Preprocess()
+
+
+def test_config_for_hubs(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {str(i): name for i, name in enumerate(CLASSES)}
+    assert (config["image_size"], config["num_classes"], config["depth"]) == (16, 4, 2)
+    assert read_facts(folder) == {"epochs": 3}
+    for text in ("{}", "[]", '{"facts": 1}', "{"):
+        (folder / "config.json").write_text(text)
+        assert read_facts(folder) == {}
+
+
+def test_folder_is_replaced_whole_or_stays(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "stale.txt").write_text("of the model before")
+
+    def fail() -> None:
+        with whole_folder(folder) as aside:
+            (aside / "half.txt").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert {path.name for path in folder.iterdir()} == set(before) | {"stale.txt"}
+    write_model(make(), folder, Preprocess(20, classes=CLASSES), "net", {"epochs": 3})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
+def test_modes_and_places(folder, tmp_path):
+    """Files are readable as the umask allows; a link is followed; where nothing can be written is one line."""
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    (tmp_path / "probe").touch()
+    assert modes == {(tmp_path / "probe").stat().st_mode & 0o777}
+    (tmp_path / "link").symlink_to(folder)
+    write_model(make(replace(SPEC, num_classes=3)), tmp_path / "link", Preprocess(), "net", {})
+    assert (tmp_path / "link").is_symlink() and vitas_ds.load(folder).spec.num_classes == 3
+    with pytest.raises(UserError, match=r"probe/net: cannot be written"):
+        write_model(make(), tmp_path / "probe" / "net", Preprocess(), "net", {})
+
+
+def test_killed_process_leaves_the_old_folder(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = (
+        "import os, sys; from pathlib import Path; from vitas_ds.export.folder import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1])) as aside: (aside / 'half').write_text('half'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60).returncode == 9
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    write_model(make(replace(SPEC, num_classes=3)), folder, Preprocess(), "other", {})
+    assert vitas_ds.load(folder).spec.num_classes == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
+def test_card_is_valid_and_claims_no_accuracy(folder):
+    card = ModelCard((folder / "README.md").read_text())
+    header = card.data.to_dict()
+    assert (header["license"], header["library_name"]) == ("apache-2.0", "vitas_ds")
+    assert card.data.pipeline_tag == "image-classification" and card.data.eval_results is None
+    assert f"| MACs of an image | {spec_macs(SPEC):,} |" in card.text and "| epochs | 3 |" in card.text
+    count = sum(weight.numel() for weight in make().parameters())
+    assert f"| parameters | {count:,} |" in card.text
+
+
+def test_card_of_an_evaluated_net():
+    accuracy = Accuracy("imagenet: val", 50_000, 0.747, 0.9213)
+    text = model_card(SPEC, "a: 'b' #1", {"odd": "a|b\nc"}, accuracy, {"`model.onnx`": "opset 20"}, "mit")
+    card = ModelCard(text)
+    assert card.data.license == "mit" and card.data.model_name == "a: 'b' #1"
+    assert [(r.dataset_name, r.metric_type, r.metric_name, r.metric_value) for r in card.data.eval_results] == [
+        ("imagenet: val", "accuracy", "top-1 accuracy", 0.747),
+        ("imagenet: val", "accuracy", "top-5 accuracy", 0.9213),
+    ]
+    assert "| odd | a\\|b c |" in text and "| `model.onnx` | opset 20 |" in text

@@ -1,0 +1,182 @@
+"""Graphs of a network: onnxruntime and torch.export's program against the network itself."""
+
+import re
+import sys
+import zipfile
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from tests.helpers.strategies import spaces_and_specs
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.errors import UserError
+from vitas_ds.export import to_onnx
+from vitas_ds.models.vit import VisionTransformer
+
+pytestmark = pytest.mark.slow
+
+SPEC = SubnetSpec(24, 8, 36, 9, (LayerSpec(2, 36, 50), LayerSpec(3, 45, 20, 0.3)), 1e-5)
+
+
+def make(spec: SubnetSpec = SPEC) -> VisionTransformer:
+    """Random weights; attention far from even."""
+    model = VisionTransformer(spec).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.15 if weight.ndim > 1 else 0.5))
+    return model
+
+
+def noise(spec: SubnetSpec, batch: int) -> torch.Tensor:
+    return torch.randn(batch, 3, spec.image_size, spec.image_size, generator=torch.Generator().manual_seed(batch + 10))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A network, and its ONNX, int8 and program files."""
+    folder, model = tmp_path_factory.mktemp("graphs"), make()
+    program = to_onnx.trace(model)
+    to_onnx.write_onnx(program, folder / "model.onnx", 20)
+    to_onnx.quantise(folder / "model.onnx", folder / "model_int8.onnx")
+    to_onnx.write_program(program, folder / "model.pt2")
+    return folder, model
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_onnx_in_onnxruntime(written, batch):
+    folder, model = written
+    images = noise(SPEC, batch)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        expected = model(images)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-4)
+        assert torch.equal(to_onnx.open_onnx(folder / "model.onnx")(images), torch.from_numpy(found))
+    assert expected.std() > 0.3
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_opset_and_batch_axis(tmp_path, opset):
+    model = make()
+    path = tmp_path / "model.onnx"
+    net = to_onnx.write_onnx(to_onnx.trace(model), path, opset)
+    proto = onnx.load(path)
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
+    shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim]
+              for x in (proto.graph.input[0], proto.graph.output[0])]  # fmt: skip
+    assert shapes == [["batch", 3, 24, 24], ["batch", 9]]
+    assert to_onnx.check(model, net, "model.onnx") < 1e-4
+    int8 = to_onnx.quantise(path, tmp_path / "int8.onnx")
+    apart, top = to_onnx.difference(model, int8)
+    assert 0 < apart < 0.1 * top
+
+
+@settings(max_examples=3)
+@given(spaces_and_specs())
+def test_any_net(tmp_path_factory, space_and_spec):
+    spec = space_and_spec[1]
+    folder, model = tmp_path_factory.mktemp("any"), make(spec)
+    program = to_onnx.trace(model)
+    nets = [
+        to_onnx.write_onnx(program, folder / "a.onnx", 20),
+        to_onnx.write_program(program, folder / "a.pt2"),
+    ]
+    with torch.no_grad():
+        for batch in (1, 4):
+            for net in nets:
+                torch.testing.assert_close(net(noise(spec, batch)), model(noise(spec, batch)), rtol=1e-5, atol=1e-4)
+
+
+def test_program_read_again(written):
+    folder, model = written
+    net = torch.export.load(folder / "model.pt2").module()
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # the program has torch's own products
+        for batch in (1, 5):
+            assert torch.equal(net(noise(SPEC, batch)), model(noise(SPEC, batch)))
+
+
+class FakeInt8(TorchFunctionMode):
+    """Linear layers as dynamic quantisation defines them: activations in uint8 by their range (0 is in it) over the
+    whole tensor, weights in 7 bits by the largest of each row; sums are exact."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.linear:
+            return func(*args, **(kwargs or {}))
+        x, weight, bias = args
+        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+        scale = (high - low) / 255
+        zero = (-low / scale).round()
+        x = ((x / scale).round() + zero).clamp(0, 255).sub(zero) * scale
+        unit = weight.abs().amax(1, keepdim=True) / 64
+        weight = (weight / unit).round().clamp(-64, 64) * unit
+        return func(x, weight, bias)
+
+
+def test_int8_against_a_plain_simulation(written):
+    folder, model = written
+    images = noise(SPEC, 6)
+    found = to_onnx.open_onnx(folder / "model_int8.onnx")(images)
+    with torch.no_grad():
+        exact = model(images)
+        with FakeInt8(), torch.backends.mkldnn.flags(enabled=False):  # where it sees the products
+            simulated = model(images)
+    distance = (found - exact).abs().mean()
+    assert 1e-4 < distance < 0.1 * exact.std()
+    assert (found - simulated).abs().mean() < 0.25 * distance  # what is left are values that fall between two steps
+
+
+def test_int8_weights(written):
+    folder, _ = written
+    graph = onnx.load(folder / "model_int8.onnx").graph
+    products = sum(node.op_type == "MatMulInteger" for node in graph.node)
+    assert products == 1 + 4 * SPEC.depth + 1  # patch embedding, layers, classifier
+    weights = [x for x in graph.initializer if x.data_type == onnx.TensorProto.INT8 and len(x.dims) == 2]
+    assert len(weights) == products
+
+
+def test_no_path_of_this_machine_is_written(written):
+    folder, _ = written
+    archive = zipfile.ZipFile(folder / "model.pt2")
+    texts = [archive.read(name) for name in archive.namelist()]
+    texts += [(folder / name).read_bytes() for name in ("model.onnx", "model_int8.onnx")]
+    for text in texts:
+        assert not re.findall(rb"[\w/]+\.py\b", text)
+
+
+def test_check_tells_another_net(written):
+    _, model = written
+    assert to_onnx.check(model, make(), "same") == 0
+    with pytest.raises(RuntimeError, match=r"other: logits differ by 2\.0e-04"):
+        to_onnx.check(model, lambda x: model(x) + 2e-4, "other")
+    with pytest.raises(RuntimeError, match="differ by nan"):
+        to_onnx.check(model, lambda x: model(x) * float("nan"), "other")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_package_is_one_line(written, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # python's own sign of a module that is not to be found
+    with pytest.raises(UserError, match=rf"^{missing}: not installed; pip install -e '\.\[export\]'$"):
+        to_onnx.write_onnx(to_onnx.trace(written[1]), tmp_path / "model.onnx", 20)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_not_ours(tmp_path):
+    with pytest.raises(UserError, match=r"none\.onnx: no such file"):
+        to_onnx.open_onnx(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no protobuf")
+    with pytest.raises(UserError, match=r"text\.onnx: onnxruntime cannot load it") as error:
+        to_onnx.open_onnx(tmp_path / "text.onnx")
+    assert "\n" not in str(error.value)
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "other", [x], [y])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="not an ONNX file of this project"):
+        to_onnx.open_onnx(tmp_path / "other.onnx")

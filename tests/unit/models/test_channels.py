@@ -1,0 +1,73 @@
+"""Which channels a width uses: use counts of every channel, by rule."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.models.channels import SIDES, channels, use_counts
+
+EVEN = tuple(range(7, 71, 7))
+WIDTHS = st.sets(st.integers(1, 60), min_size=1, max_size=12).map(lambda s: tuple(sorted(s)))
+
+
+def listed(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
+    return [i for run in channels(side, width, widths) for i in range(run.start, run.stop)]
+
+
+@given(WIDTHS, st.sampled_from(["left", "right", "cycle"]))
+def test_a_width_uses_as_many_distinct_channels(widths, side):
+    for width in widths:
+        used = listed(side, width, widths)
+        assert len(used) == len(set(used)) == width
+        assert set(used) <= set(range(widths[-1]))
+    assert sorted(listed(side, widths[-1], widths)) == list(range(widths[-1]))
+
+
+@given(WIDTHS)
+def test_ordinal_and_bilateral_are_the_ends(widths):
+    for width in widths:
+        assert listed("left", width, widths) == list(range(widths[-1]))[:width]
+        assert listed("right", width, widths) == list(range(widths[-1]))[widths[-1] - width :]
+
+
+def test_ordinal_use_counts_fall_from_ten_to_one():
+    assert use_counts("ordinal", EVEN) == [10 - i // 7 for i in range(70)]
+
+
+def test_bilateral_uses_each_channel_eleven_times():
+    assert use_counts("bilateral", EVEN) == [11] * 70
+
+
+def test_cyclic_uses_each_channel_five_or_six_times():
+    counts = use_counts("cyclic", EVEN)
+    assert set(counts) == {5, 6}
+    assert sum(counts) == sum(EVEN)
+    assert all(len(set(counts[i : i + 7])) == 1 for i in range(0, 70, 7))
+
+
+def test_use_counts_of_the_real_widths():
+    """Rounded widths are not quite even: bilateral stays within one of 11 at every channel, cyclic within 5 and 6."""
+    widths = SearchSpace().embed_widths
+    assert widths == (38, 77, 115, 154, 192, 230, 269, 307, 346, 384)
+    assert max(use_counts("ordinal", widths)) == 10
+    assert set(use_counts("bilateral", widths)) <= {10, 11, 12}
+    assert set(use_counts("cyclic", widths)) <= {4, 5, 6, 7}
+    assert sum(use_counts("cyclic", widths)) == sum(widths)
+
+
+def test_cyclic_starts_where_its_layout_says():
+    """Width c starts at bin sum(j for j < c) mod 10 and wraps."""
+    starts = [channels("cycle", width, EVEN)[0].start // 7 for width in EVEN]
+    assert starts == [sum(range(1, c)) % 10 for c in range(1, 11)]
+    assert channels("cycle", 28, EVEN) == (slice(42, 70),)
+    assert channels("cycle", 56, EVEN) == (slice(56, 70), slice(0, 42))
+
+
+def test_sides_of_the_rules():
+    assert SIDES == {"ordinal": ("left",), "bilateral": ("left", "right"), "cyclic": ("cycle",)}
+
+
+def test_a_width_that_is_none_of_the_widths():
+    with pytest.raises(ValueError):
+        channels("cycle", 8, EVEN)

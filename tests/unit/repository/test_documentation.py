@@ -1,0 +1,197 @@
+"""What the documents say is so: links lead somewhere, commands resolve, messages exist, generated parts are new."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from vitas_ds import config
+from vitas_ds.__main__ import parser
+from vitas_ds.recipe import _parse, load
+from vitas_ds.stages import validate
+from vitas_ds.tools import document
+
+PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+BLOCK = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.DOTALL | re.MULTILINE)
+IDS = [path.name for path in PAGES]
+
+
+def prose(text: str) -> str:
+    return BLOCK.sub("", text)
+
+
+def anchors(path: Path) -> set[str]:
+    """GitHub's names of a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_inside_the_repository(page):
+    found = re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())) + re.findall(r'src="([^"]+)"', page.read_text())
+    for link in found:
+        if re.match(r"https?://|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
+
+
+def lines_of(page: Path) -> list[str]:
+    """Every line of the shell blocks, and what stands between backquotes and starts as a command of ours."""
+    text = page.read_text()
+    lines = [line for kind, block in BLOCK.findall(text) if kind in ("bash", "sh", "console")
+             for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
+    inline = re.findall(r"`((?:python -m vitas_ds|deepspeed --module vitas_ds|vitas|launch/\S+) [^`]+)`", prose(text))
+    return lines + inline
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words behind ``vitas_ds`` of each command, as the shell would give them."""
+    found, variables = [], {}
+    for line in lines_of(page):
+        if match := re.match(r'(\w+)="([^"]*)"$', line.strip()):
+            variables[match[1]] = match[2]
+        for name, value in variables.items():
+            line = line.replace(f"${name}", value)
+        words = [word for word in shlex.split(line, comments=True) if word != "..."]
+        start = next((i for i, word in enumerate(words) if word in ("vitas_ds", "vitas") and
+                      (i == 0 or words[i - 1] in ("-m", "--module"))), None)  # fmt: skip
+        if start is not None:
+            found.append(words[start + 1 :])
+    return found
+
+
+@pytest.fixture
+def example_files(tmp_path, monkeypatch):
+    """The YAML files that the pages show, under their names, in the current folder."""
+    for page in PAGES:
+        for kind, block in BLOCK.findall(page.read_text()):
+            if kind == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):
+                (tmp_path / name[1]).write_text(block)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_resolve(page, example_files):
+    """By the parser, and their recipe and changes by the configuration. UPPER CASE is for the user to fill in."""
+    for words in commands(page):
+        if not words or words[0].isupper():
+            continue
+        args = parser().parse_args(words)
+        if getattr(args, "recipe", "RECIPE").isupper():
+            continue
+        recipes = [args.recipe, *(word for word in args.overrides if "=" not in word)]
+        assert len(recipes) == 1 or args.command == "report", words
+        for recipe in recipes:
+            if not (args.command == "report" and recipe.startswith("runs/")):
+                resolved = load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
+                if args.command in ("config", "train-supernet", "search", "retrain", "evaluate"):
+                    validate.check(resolved, "config", 1)  # what a start would find, but for files
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_scripts_exist_and_their_recipes_resolve(page, example_files):
+    variables = {}
+    for line in lines_of(page):
+        if match := re.match(r'(\w+)="([^"]*)"$', line.strip()):
+            variables[match[1]] = match[2]
+        for name, value in variables.items():
+            line = line.replace(f"${name}", value)
+        words = [word for word in shlex.split(line, comments=True) if word != "..."]
+        start = next((i for i, word in enumerate(words) if re.match(r"launch/\w+\.\w+$", word)), None)
+        if start is None:
+            continue
+        assert (ROOT / words[start]).is_file(), line
+        if words[start].removeprefix("launch/") not in (
+            "single_node.sh",
+            "multi_node.sh",
+            "torchrun.sh",
+            "slurm.sbatch",
+            "docker.sh",
+        ):
+            continue
+        rest = iter(words[start + 1 :])
+        plain = [word for word in rest if not (word.startswith("-") and (word == "--dry-run" or next(rest)))]
+        if not plain[0].isupper():
+            load(plain[0], plain[1:])
+
+
+def test_there_are_commands_to_check():
+    counts = {page.name: len(commands(page)) for page in PAGES}
+    assert counts["README.md"] >= 6 and counts["manual.md"] >= 12 and counts["reproduce.md"] >= 6
+
+
+def strings(tree: ast.AST) -> list[str]:
+    """Every text of a source file, ``...`` for what is put into it."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+            found.append("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            found.append("".join(strings(node.left)[:1] + strings(node.right)[:1]))
+    return found
+
+
+def test_messages_of_the_manual_are_those_of_the_code():
+    """Each piece between dots stands, in this order, in one text of the sources."""
+    sources = [text for path in (ROOT / "vitas_ds").rglob("*.py") for text in strings(ast.parse(path.read_text()))]
+    table = (ROOT / "docs" / "manual.md").read_text().partition("## Troubleshooting")[2]
+    messages = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    assert len(messages) > 15
+    for message in messages:
+        pieces = [re.escape(piece) for piece in message.split("...") if piece.strip()]
+        assert any(re.search(".*".join(pieces), text, re.DOTALL) for text in sources), message
+
+
+def test_generated_parts_are_up_to_date():
+    stale = [path.name for path, text in document.files().items() if path.read_text() != text]
+    assert stale == [], "python -m vitas_ds.tools.document"
+
+
+def test_every_key_is_documented_once_with_type_and_default():
+    """Keys and defaults of the page, read back, are those of the configuration."""
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    keys = set()
+    for part in text.split("\n## ")[1:]:
+        names, _, table = part.partition("\n")
+        rows = re.findall(r"^\| `(\w+)` \| .+? \| `(.*?)` \| \S", table, re.MULTILINE)
+        for section in names.split(" and "):
+            for key, _ in rows:
+                assert f"{section}.{key}" not in keys
+                keys.add(f"{section}.{key}")
+            default = config.Config()
+            for name in section.split("."):
+                default = getattr(default, name)
+            for key, value in rows:
+                wanted = _plain(getattr(default, key))
+                numeric = isinstance(wanted, float | list) and wanted
+                got = _parse(value, key)
+                assert got == (pytest.approx(wanted, rel=1e-5) if numeric else wanted), (section, key)
+    assert keys == set(_leaves(config.Config().model_dump(mode="json")))
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _leaves(value, name=""):
+    if not isinstance(value, dict):
+        yield name
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}" if name else key)
+
+
+def test_costs_by_hand():
+    """DeiT-S: 4.599G MACs x 6 x 1,281,167 images x 300 epochs at 20 TFLOP/s."""
+    assert document.training_hours(4.599e9, 1_281_167, 300, 1) == pytest.approx(147.3, abs=0.1)
+    row = next(line for line in document.costs().splitlines() if line.startswith("| deit-s"))
+    assert "**147**" in row and "79.8 %" in row and row.count(" - ") == 2

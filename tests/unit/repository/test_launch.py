@@ -1,0 +1,296 @@
+"""The launch scripts without GPUs, nodes, Slurm or Docker: style, arguments, and what they would start."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+STAGES = ["train-supernet", "search", "retrain", "evaluate", "export", "report"]
+SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch", ROOT / ".ci" / "run"]
+HOSTS = "node-a slots=8\n# a comment\nnode-b slots=8\n"
+
+
+def launch(script: str, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "WANDB_"))} | env
+    command = ["bash", str(ROOT / "launch" / script), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env, timeout=120)
+
+
+def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
+
+
+def test_shellcheck():
+    own = Path(sys.executable).with_name("shellcheck")
+    shellcheck = str(own) if own.exists() else shutil.which("shellcheck")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([shellcheck, "-x", *map(str, SCRIPTS)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_syntax_and_mode(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert os.access(script, os.X_OK) == (script.name not in ("lib.sh", "slurm.sbatch"))
+
+
+def test_single_node():
+    words = ["quickstart", "run.seed=3", "search.macs=[1e6, 2e6]"]
+    lines = commands(launch("single_node.sh", "--dry-run", "--gpus", "4", *words))
+    assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
+    assert all(line[-3:] == words for line in lines)  # quoted so that a space survives
+    for line in lines[:4]:
+        assert line[0] == "deepspeed" and line[line.index("--num_gpus") + 1] == "4"
+    assert [line[0] for line in lines[4:]] == ["python", "python"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "words", "expected"),
+    [
+        ("1,2,5", [], ["--include", "localhost:1,2,5"]),  # with --num_gpus 3, deepspeed would take 0, 1 and 2
+        ("1,2,5", ["--gpus", "2"], ["--include", "localhost:1,2"]),
+        ("3", [], ["--include", "localhost:3"]),
+        ("GPU-aa,GPU-bb", [], ["--num_gpus", "2"]),
+        ("2,-1,3", [], ["--num_gpus", "1"]),
+        ("-1", [], ["--num_gpus", "2"]),  # none: two CPU ranks
+        ("", ["--gpus", "3"], ["--num_gpus", "3"]),
+    ],
+)
+def test_the_gpus_that_are_visible_are_taken(visible, words, expected):
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", "r", *words, CUDA_VISIBLE_DEVICES=visible)
+    (line,) = commands(done)
+    assert line[1:3] == expected and line[3] == "--master_port"
+
+
+def test_deepspeed_takes_the_gpus_that_it_is_told():
+    """What ``--include`` and ``--num_gpus`` mean is the launcher's to say."""
+    from deepspeed.launcher import runner
+
+    found = {"localhost": 8}
+    assert runner.parse_inclusion_exclusion(found, "localhost:1,2,5", "") == {"localhost": [1, 2, 5]}
+    every = runner.parse_inclusion_exclusion(found, "", "")
+    assert runner.apply_num_nodes_and_gpus(every, -1, 3) == {"localhost": [0, 1, 2]}
+
+
+def test_files_are_named_from_where_the_caller_is(tmp_path):
+    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    (tmp_path / "hosts").write_text(HOSTS)
+    (tmp_path / "quickstart").write_text("no recipe, but a file of a recipe's name")
+    (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
+    assert line[-1] == str(tmp_path / "my.yaml")
+    words = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]
+    (line,) = commands(launch("multi_node.sh", *words, cwd=tmp_path))
+    assert line[line.index("--hostfile") + 1] == str(tmp_path / "hosts") and line[-1] == "quickstart"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
+def test_a_mistake_in_the_recipe_is_found_before_a_launcher_starts(script):
+    done = launch(script, "quickstart", "run.nam=x")
+    assert done.returncode == 2 and "+" not in done.stdout
+    assert done.stderr.count("\n") == 1 and "did you mean name?" in done.stderr
+
+
+def test_torchrun():
+    env = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", "a.b=1", **env))
+    assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
+    assert [line[0] for line in lines] == ["torchrun"] * 4 + ["python"] * 2
+    assert lines[0][1:5] == ["--nproc-per-node", "2", "--standalone", "-m"]
+    env |= {"NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}
+    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", **env))
+    assert len(lines) == 4  # export and report are the first node's
+    for i, line in enumerate(lines):
+        found = dict(zip(line[1:-4:2], line[2:-3:2], strict=True))
+        wanted = {"--nnodes": "2", "--node-rank": "1", "--master-addr": "n1", "--master-port": str(29500 + i)}
+        assert found == wanted | {"--nproc-per-node": "2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "status", "seconds"),
+    [
+        ("exit 0", 0, 20),
+        ("((RANK != 4)) || { sleep 3; exit 3; }; exec sleep 300", 3, 20),  # the others are ended with it
+        ("((RANK != 4)) || exit 75; sleep 3", 75, 20),  # they are left to save
+    ],
+)
+def test_ranks_of_a_node(rank, status, seconds):
+    env = {"SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2"}
+    said = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE"'
+    begun = time.monotonic()
+    done = launch("node.sh", "3", "bash", "-c", f"{said}; {rank}", **env)
+    assert done.returncode == status and time.monotonic() - begun < seconds
+    assert sorted(done.stdout.splitlines()) == ["3 0 6 3", "4 1 6 3", "5 2 6 3"]
+
+
+def test_a_node_that_is_stopped_lets_its_ranks_save(tmp_path):
+    rank = f"trap 'touch {tmp_path}/saved$RANK; exit 75' TERM; touch {tmp_path}/up$RANK; while :; do sleep 0.1; done"
+    words = [str(ROOT / "launch" / "node.sh"), "2", "bash", "-c", rank]
+    node = subprocess.Popen(words, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})
+    while len(list(tmp_path.glob("up*"))) < 2:
+        time.sleep(0.05)
+    node.terminate()
+    assert node.wait(60) == 75
+    assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
+
+
+def test_multi_node(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text(HOSTS)
+    lines = commands(launch("multi_node.sh", "--hostfile", str(hosts), "--dry-run", "vitas_1g_bcnet", MASTER_PORT="77"))
+    assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
+    first = lines[0]
+    assert first[first.index("--master_addr") + 1] == "node-a" and first[first.index("--master_port") + 1] == "77"
+    hosts.write_text("node-a 8\n")
+    done = launch("multi_node.sh", "--hostfile", str(hosts), "--dry-run", "vitas_1g_bcnet")
+    assert done.returncode == 2 and "slots=N" in done.stderr
+
+
+def test_slurm_by_a_scontrol_of_our_own(tmp_path):
+    """Two nodes: the first is the master, each stage one srun, export and report one task."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$2" = hostnames ] && printf "n7\\nn8\\n"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "n[7-8]"}
+    done = launch("slurm.sbatch", "--dry-run", "r.yaml", "a.b=1", **env, SLURM_SUBMIT_DIR=str(ROOT))
+    lines = commands(done)
+    assert "master n7:20041" in done.stdout
+    assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
+    assert all(line[0] == "srun" for line in lines) and "--ntasks=1" in lines[-1] and "--ntasks=1" not in lines[0]
+
+
+def test_slurm_with_one_task_a_node():
+    env = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
+    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env))
+    for line in lines[:4]:
+        assert line[:5] == ["srun", "--kill-on-bad-exit=1", "launch/node.sh", "4", "python"]
+    assert all("launch/node.sh" not in line and "--ntasks=1" in line for line in lines[4:])
+    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env | {"SLURM_NTASKS_PER_NODE": "4"}))
+    assert all("launch/node.sh" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "requeued"), [(0, 0, False), (75, 0, True), (143, 0, True), (1, 1, False)]
+)
+def test_slurm_requeues_after_preemption_alone(tmp_path, status, expected, requeued):
+    for name, text in (
+        ("srun", f"#!/bin/sh\nexit {status}\n"),
+        ("scontrol", f'#!/bin/sh\necho "$@" >>{tmp_path}/called\necho n1\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_SUBMIT_DIR": str(ROOT)}
+    done = launch("slurm.sbatch", "quickstart", **env)
+    assert done.returncode == expected
+    called = (tmp_path / "called").read_text() if (tmp_path / "called").exists() else ""
+    assert (called == "requeue 41\n") == requeued
+
+
+def test_docker(tmp_path):
+    env = {"WANDB_API_KEY": "secret", "DATA": str(tmp_path / "images"), "RUNS": str(tmp_path / "runs")}
+    (line,) = commands(launch("docker.sh", "--dry-run", "--stages", "search report", "r", "a.b=1", **env))
+    assert line[:2] == ["docker", "run"]
+    for path, inside, mode in (("images", "data", ":ro"), ("runs", "runs", "")):
+        mounts = {f"{tmp_path}/{path}:/opt/vitas_ds/{inside}{mode}", f"{tmp_path}/{path}:{tmp_path}/{path}{mode}"}
+        assert mounts <= set(line)
+    assert line[line.index("WANDB_API_KEY") - 1] == "--env" and "secret" not in " ".join(line)
+    assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", "r", "a.b=1"]
+    inside = [f"data.train={tmp_path}/images/train", "retrain.spec=search:best"]
+    done = launch("docker.sh", "--dry-run", "r", *inside, "data.val=/elsewhere/val", **env)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "warning: data.val=/elsewhere/val lies outside" in done.stderr
+
+
+def test_slurm_from_elsewhere(tmp_path):
+    done = launch("slurm.sbatch", "r", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert (
+        done.returncode == 2 and done.stderr == f"slurm.sbatch: {tmp_path}: submit it from the root of the checkout\n"
+    )
+
+
+def test_more_ranks_than_gpus_may_be_seen():
+    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="1,4")
+    assert done.returncode == 2 and "--gpus 3: CUDA_VISIBLE_DEVICES=1,4 has 2" in done.stderr
+    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="-1")  # ranks of the CPU
+    assert done.returncode == 0
+
+
+def test_docker_takes_a_recipe_of_the_users(tmp_path):
+    """The file is mounted, and named inside where it is there; paths count from where the caller is."""
+    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    env = {"DATA": "images", "CUDA_VISIBLE_DEVICES": "1,3"}
+    (line,) = commands(launch("docker.sh", "--dry-run", "--gpus", "2", "my.yaml", cwd=tmp_path, **env))
+    assert f"{tmp_path}/my.yaml:/opt/vitas_ds/mounted/my.yaml:ro" in line
+    assert f"{tmp_path}/images:/opt/vitas_ds/data:ro" in line and f"{ROOT}/runs:/opt/vitas_ds/runs" in line
+    assert line[line.index("--gpus") + 1] == '"device=1,3"'
+    assert line[-6:] == ["launch/single_node.sh", "--gpus", "2", "--stages", " ".join(STAGES), line[-1]]
+    assert line[-1] == "/opt/vitas_ds/mounted/my.yaml"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["single_node.sh"], "which recipe?"),
+        (["single_node.sh", "--bogus", "r"], "--bogus: no such option"),
+        (["single_node.sh", "--gpus", "0", "r"], "not a number above 0"),
+        (["single_node.sh", "r", "s"], "a second recipe"),
+        (["single_node.sh", "--dry-run", "r", "--stages", "search serch"], "serch: no such stage; there are train-"),
+        (["single_node.sh", "--dry-run", "r", "--stages", " "], "names no stage"),
+        (["docker.sh", "r"], "no such folder"),
+        (["torchrun.sh", "--hostfile", "h", "r"], "multi_node.sh"),
+        (["node.sh", "0", "ls"], "N is the number of ranks"),
+        (["multi_node.sh", "r"], "--hostfile FILE is needed"),
+        (["multi_node.sh", "--hostfile", "/no/such", "r"], "no such file"),
+        (["slurm.sbatch", "r"], "not inside a Slurm job"),
+        (["quickstart.sh", "--bogus"], "--bogus: no such option"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    done = launch(*words, DATA="/no/such")
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["quickstart.sh", "single_node.sh", "multi_node.sh", "torchrun.sh", "slurm.sbatch", "docker.sh", "test.sh"],
+)
+def test_help(script):
+    done = launch(script, "--help")
+    assert done.returncode == 0 and f"launch/{script}" in done.stdout and "#" not in done.stdout
+
+
+def test_python_that_is_too_old(tmp_path):
+    """Told in a line, with what to install."""
+    done = subprocess.run(
+        ["bash", "-c", "source launch/lib.sh; find_python"], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHON": "no-such-python"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "needs Python 3.11" in done.stderr
+
+
+def test_venv_is_installed_once_for_each_set_of_versions(tmp_path):
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "lib.sh", tmp_path / "launch")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@" >>calls\n')
+    python.chmod(0o755)
+
+    def installs(text: str) -> int:
+        (tmp_path / "requirements.txt").write_text(text)
+        (tmp_path / "pyproject.toml").write_text("")
+        (tmp_path / "calls").write_text("")
+        subprocess.run(["bash", "-ec", "source launch/lib.sh; make_venv quickstart"], cwd=tmp_path, check=True)
+        return (tmp_path / "calls").read_text().count("pip install")
+
+    assert [installs("a"), installs("a"), installs("b"), installs("b")] == [1, 0, 1, 0]

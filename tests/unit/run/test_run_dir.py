@@ -1,0 +1,199 @@
+"""A run's folder: what a start writes, which recipes may go on with it, and that nothing is half written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.helpers.paths import ROOT
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError
+from vitas_ds.recipe import dump
+from vitas_ds.run.files import to_json, write_json
+from vitas_ds.run.manifest import git_commit
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.start import open_run
+
+
+def make(root, **sections) -> Config:
+    sections.setdefault("run", {})
+    return Config.model_validate(sections | {"run": {"name": "a", "dir": str(root)} | sections["run"]})
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_start_writes_config_and_manifest(tmp_path):
+    config = make(tmp_path, supernet={"lr": 2e-3})
+    run = open_run(config, True, stage="train-supernet", world_size=2)
+    assert run.path == tmp_path / "a"
+    assert Config.model_validate(yaml.safe_load(run.config.read_text())) == config
+    open_run(config, True, stage="search")
+    manifest = json.loads(run.manifest.read_text())
+    assert [s["stage"] for s in manifest["starts"]] == ["train-supernet", "search"]
+    first = manifest["starts"][0]
+    assert first["world_size"] == 2
+    assert first["versions"]["torch"] and first["versions"]["deepspeed"] and first["versions"]["python"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "manifest.json"]
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    run = open_run(make(tmp_path), False)
+    assert not run.path.exists()
+
+
+def test_git_commit_is_gits():
+    root = ROOT
+    head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        assert git_commit() is None
+    else:
+        assert git_commit().removesuffix("+changes") == head.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"space": {"embed_dim": 192}}, "space.embed_dim"),
+        ({"run": {"seed": 1}}, "run.seed"),
+        ({"data": {"train": "/other"}}, "data.train"),
+        ({"data": {"mean": [0.5, 0.5, 0.5]}}, "data.mean"),
+    ],
+)
+def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
+    run = open_run(make(tmp_path), True)
+    open_run(make(tmp_path, **change), True)  # nothing is lost yet
+    open_run(make(tmp_path), True)
+    (run.path / "search").mkdir()
+    run.ledger.touch()
+    before = snapshot(run.path)
+    with pytest.raises(UserError) as error:
+        open_run(make(tmp_path, **change), True)
+    text = str(error.value)
+    assert field in text and "run.name" in text and f"remove {run.path}" in text and "\n" not in text
+    assert snapshot(run.path) == before
+
+
+def test_a_folder_of_images_by_another_word_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run(make(tmp_path, data={"train": "images/train"}), True)
+    (run.path / "search").mkdir()
+    run.ledger.touch()
+    open_run(make(tmp_path, data={"train": f"{tmp_path}/images/train"}), True)
+    with pytest.raises(UserError, match=r"data\.train"):
+        open_run(make(tmp_path, data={"train": f"{tmp_path}/train"}), True)
+
+
+def test_both_values_are_named(tmp_path):
+    run = open_run(make(tmp_path), True)
+    run.supernet.mkdir()
+    run.supernet_weights.touch()
+    with pytest.raises(UserError, match=r"run.seed=0, this one has 7"):
+        open_run(make(tmp_path, run={"seed": 7}), True)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "field"),
+    [
+        ("supernet/checkpoints/10/shard", {"supernet": {"lr": 1e-4}}, "supernet.lr"),
+        ("supernet/weights.safetensors", {"supernet": {"augment": {"hflip": 0.0}}}, "supernet.augment.hflip"),
+        ("supernet/checkpoints/10/shard", {"engine": {"precision": "fp32"}}, "engine.precision"),
+        ("retrain/checkpoints/10/shard", {"retrain": {"mixing": {"mixup": 0.8}}}, "retrain.mixing.mixup"),
+        ("search/ledger.jsonl", {"search": {"macs": [1e6, 2e6]}}, "search.macs"),
+    ],
+)
+def test_a_stages_settings_are_free_until_it_has_something_to_lose(tmp_path, file, change, field):
+    run = open_run(make(tmp_path), True)
+    open_run(make(tmp_path, **change), True)  # nothing trained yet
+    open_run(make(tmp_path), True)
+    (run.path / file).parent.mkdir(parents=True)
+    (run.path / file).touch()
+    open_run(make(tmp_path), True)
+    with pytest.raises(UserError, match=field):
+        open_run(make(tmp_path, **change), True)
+
+
+def test_free_fields_never_matter(tmp_path):
+    run = open_run(make(tmp_path), True)
+    for file in ("supernet/checkpoints/1/x", "retrain/checkpoints/1/x", "search/ledger.jsonl"):
+        (run.path / file).parent.mkdir(parents=True)
+        (run.path / file).touch()
+    free = {
+        "run": {"device": "cpu", "timeout": 9},
+        "data": {"threads": 3, "eval_batch_size": 8},
+        "engine": {"compile": True},
+        "supernet": {"log_every": 1, "save_every": 5, "keep": 9, "accumulate": 2},
+        "search": {"generations": 99},
+        "retrain": {"log_every": 1, "save_minutes": 2},
+        "evaluate": {"model": "elsewhere"},
+        "tracking": {"wandb": "disabled"},
+    }
+    config = make(tmp_path, **free)
+    open_run(config, True)
+    assert run.config.read_text() == dump(config)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    (tmp_path / "a" / "supernet").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        open_run(make(tmp_path), True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text("space: {no_such: 1}")
+    with pytest.raises(UserError, match=r"space\.no_such"):
+        open_run(make(tmp_path, run={"name": "b"}), True)
+
+
+def test_a_folder_in_the_way(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(UserError, match=r"run\.dir"):
+        open_run(make(tmp_path), True)
+
+
+def test_summary_merges(tmp_path):
+    run = open_run(make(tmp_path), True)
+    assert read_summary(run) == {}
+    update_summary(run, "retrain", {"top1": np.float32(0.5), "loss": float("nan")})
+    update_summary(run, "evaluate", {"top1": 0.25, "images": np.int64(10)})
+    update_summary(run, "retrain", {"seconds": 3})
+    expected = {
+        "retrain": {"top1": 0.5, "loss": None, "seconds": 3},
+        "evaluate": {"top1": 0.25, "images": 10},
+    }
+    assert read_summary(run) == expected
+    assert not list(run.path.glob(".*"))
+    run.summary.write_text("{")
+    with pytest.raises(UserError, match=r"summary\.json"):
+        read_summary(run)
+
+
+def test_to_json_is_strict():
+    value = {"a": np.arange(3), "b": (1, float("inf")), "c": Path("x/y"), 3: None}
+    assert json.loads(to_json(value)) == {"a": [0, 1, 2], "b": [1, None], "c": "x/y", "3": None}
+
+
+def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
+    """A reader sees one whole version or another, however the writer ends."""
+    path = tmp_path / "x.json"
+    write_json(path, {"n": 0})
+    code = (
+        "import os, sys; from pathlib import Path; import vitas_ds.run.files as r\n"
+        "os.replace = lambda *_: os._exit(9)\n"
+        "r.write_json(Path(sys.argv[1]), {'n': 1})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 9
+    assert json.loads(path.read_text()) == {"n": 0}
+
+
+def test_paths_lie_in_the_run():
+    run = RunDir(Path("runs/x"))
+    names = [name for name, value in vars(RunDir).items() if isinstance(value, property) and name != "name"]
+    paths = [getattr(run, name) for name in names]
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to("runs/x") for path in paths)

@@ -1,0 +1,234 @@
+"""Progress: the console line, the record, resuming, and real (offline) W&B."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import wandb
+
+from tests.helpers.wandb_files import history
+from vitas_ds.config import Config
+from vitas_ds.run.metrics import clock, cut_metrics, progress_line, read_metrics
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.tracker import Tracker
+from vitas_ds.run.tracking import open_tracker
+from vitas_ds.run.wandb_mirror import wandb_mode
+
+
+def make(root, wandb="disabled") -> tuple[Config, RunDir]:
+    config = Config.model_validate({"run": {"name": "a", "dir": str(root)}, "tracking": {"wandb": wandb}})
+    return config, RunDir(root / "a")
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_settings(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # the tracker sets these; undo it after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_record_and_console(tmp_path, capsys):
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True, total=3, every=0) as tracker:
+        for step in (1, 2, 3):
+            with tracker.waiting():
+                pass
+            tracker.log(step, {"loss": torch.tensor(0.5 / step), "lr": 1e-3}, images=64)
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[1]["stage"] == "retrain" and rows[1]["loss"] == 0.25 and rows[1]["lr"] == 1e-3
+    assert rows[1]["images_per_s"] > 0 and 0 <= rows[1]["data_wait"] <= 1 and rows[1]["memory_gb"] > 0.01
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[1].startswith("retrain  2/3  loss 0.2500  lr 1.00e-03") and "ETA" in lines[1]
+    assert sorted(p.name for p in run.path.iterdir()) == ["metrics.jsonl"]
+
+
+def test_console_is_throttled_but_ends_with_the_last_step(tmp_path, capsys):
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True, total=50, every=60) as tracker:
+        for step in range(1, 51):
+            tracker.log(step, {"loss": 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/50", "50/50"]
+    assert len(read_metrics(run)) == 50
+
+
+def test_a_line_is_on_disk_at_once(tmp_path):
+    config, run = make(tmp_path)
+    tracker = open_tracker(config, run, "search", True)
+    tracker.log(1, {"best": 0.5})
+    assert read_metrics(run)[0]["best"] == 0.5
+    tracker.close()
+
+
+def test_data_wait_is_measured(tmp_path):
+    import time
+
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True) as tracker:
+        with tracker.waiting():
+            time.sleep(0.15)
+        time.sleep(0.05)
+        tracker.log(1, {}, images=10)
+        tracker.log(2, {}, images=10)
+    first, second = read_metrics(run)
+    assert 0.5 < first["data_wait"] < 0.95 and second["data_wait"] == 0.0
+    assert first["images_per_s"] == pytest.approx(10 / first["step_seconds"])
+
+
+def test_resume_leaves_every_step_once(tmp_path):
+    config, run = make(tmp_path)
+    for stage, start, steps in (
+        ("train-supernet", 0, range(1, 9)),
+        ("search", 0, range(1, 4)),
+        ("train-supernet", 5, range(6, 11)),
+    ):
+        with open_tracker(config, run, stage, True, start_step=start) as tracker:
+            for step in steps:
+                tracker.log(step, {"start": start})
+    rows = read_metrics(run)
+    supernet = [(row["step"], row["start"]) for row in rows if row["stage"] == "train-supernet"]
+    assert supernet == [(s, 0) for s in range(1, 6)] + [(s, 5) for s in range(6, 11)]
+    assert [row["step"] for row in rows if row["stage"] == "search"] == [1, 2, 3]
+
+
+def test_a_torn_line_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps({"stage": "a", "step": step}) + "\n" for step in (1, 2, 3)]
+    path.write_text("".join(good) + '{"stage": "a", "st')
+    cut_metrics(path, "a", 2)
+    assert path.read_text() == "".join(good[:2])
+    path.write_text("".join(good))
+    before = path.stat().st_ino
+    cut_metrics(path, "b", 0)
+    assert path.read_text() == "".join(good) and path.stat().st_ino == before  # not even rewritten
+
+
+def test_other_ranks_leave_no_trace(tmp_path, capsys):
+    config, run = make(tmp_path, "offline")
+    with open_tracker(config, run, "retrain", False, total=1) as tracker:
+        tracker.log(1, {"loss": 1.0}, images=1)
+        tracker.table("t", ["a"], [[1]])
+        with tracker.waiting():
+            pass
+    assert type(tracker) is Tracker
+    assert not run.path.exists() and capsys.readouterr().out == ""
+
+
+def test_non_finite_loss_is_recorded_as_null(tmp_path):
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True, total=1) as tracker:
+        tracker.log(1, {"loss": float("nan")})
+    assert read_metrics(run)[0]["loss"] is None
+
+
+def test_progress_line_and_clock():
+    values = {"accuracy": 0.5, "memory_gb": 1.5, "loss": 2.0, "images_per_s": 1234.5, "data_wait": 0.021, "lr": 1e-3}
+    line = progress_line("search", 7, 400, values, 125)
+    assert line == (
+        "search    7/400  loss 2.0000  lr 1.00e-03  1,234 images/s  data wait 2%  1.50 GB  accuracy 0.5  ETA 2:05"
+    )
+    assert [clock(s) for s in (0, 9, 125, 3725, 90_000)] == ["0:00", "0:09", "2:05", "1:02:05", "1d 01:00"]
+
+
+def test_disabled_does_not_import_wandb(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from vitas_ds.config import Config\n"
+        "from vitas_ds.run.run_dir import RunDir\n"
+        "from vitas_ds.run.tracking import open_tracker\n"
+        "config = Config.model_validate({'tracking': {'wandb': 'disabled'}})\n"
+        "with open_tracker(config, RunDir(Path(sys.argv[1])), 'search', True) as tracker: tracker.log(1, {'x': 1})\n"
+        "assert 'wandb' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.jsonl"]
+
+
+def test_mode(tmp_path, monkeypatch):
+    auto, _ = make(tmp_path, "auto")
+    assert wandb_mode(auto) == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_mode(auto) == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(auto) == "disabled"
+    assert wandb_mode(make(tmp_path, "offline")[0]) == "offline"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:W&B")
+def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
+    config, run = make(tmp_path, "offline")
+    picture = tmp_path / "x.png"
+    from PIL import Image
+
+    Image.new("RGB", (4, 4)).save(picture)
+    for start in (0, 2):
+        with open_tracker(config, run, "search", True, total=4, start_step=start) as tracker:
+            tracker.log(start + 1, {"best": 0.5})
+            tracker.log(start + 2, {"best": 0.75})
+            tracker.image("samples", picture)
+            tracker.table("candidates", ["macs", "score"], [[1, 0.5], [2, 0.6]])
+            tracker.histogram("widths", [1, 2, 2, 3])
+            tracker.artifact("best-spec", "spec", picture)
+            tracker.summary({"best": {"macs": 7}})
+    with open_tracker(config, run, "retrain", True, total=1) as tracker:
+        tracker.log(1, {"loss": 1.0})
+    ids = json.loads(run.wandb_ids.read_text())
+    assert set(ids) == {"search", "retrain"} and ids["search"] != ids["retrain"]
+    folders = [p.name for p in (run.path / "wandb").glob("offline-run-*")]
+    found = [name.split("-")[3] for name in folders]  # within a second, W&B tells two of an id apart by a further -1
+    assert sorted(found) == sorted([ids["search"]] * 2 + [ids["retrain"]])
+    wandb.teardown()  # at the end of a process: its files are whole
+    logged = [row for name in folders if ids["search"] in name for row in history(run.path / "wandb" / name)]
+    assert sorted(row["step"] for row in logged if "best" in row) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("said", "variable", "expected"),
+    [(None, None, "vitas_ds"), (None, "theirs", "theirs"), ("ours", "theirs", "ours")],
+)
+def test_the_project_is_the_recipes_then_the_environments(tmp_path, monkeypatch, said, variable, expected):
+    config, run = make(tmp_path, "offline")
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"project": said})})
+    if variable:
+        monkeypatch.setenv("WANDB_PROJECT", variable)
+    with open_tracker(config, run, "search", True, total=1):
+        assert wandb.run.project == expected
+
+
+def test_wandb_failing_never_ends_the_run(tmp_path):
+    config, run = make(tmp_path, "offline")
+    with open_tracker(config, run, "search", True, total=2) as tracker:
+        with pytest.warns(UserWarning, match="the run goes on without it"):
+            tracker.image("samples", tmp_path / "no_such.png")
+        tracker.log(2, {"best": 1.0})
+    assert read_metrics(run)[-1]["best"] == 1.0
+
+
+def test_wandb_that_does_not_start(tmp_path, monkeypatch):
+    config, run = make(tmp_path, "offline")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "below"))
+    with pytest.warns(UserWarning, match="W&B does not start"):
+        tracker = open_tracker(config, run, "search", True, total=1)
+    tracker.log(1, {"best": 1.0})
+    tracker.close()
+    assert len(read_metrics(run)) == 1
+
+
+@pytest.mark.slow
+def test_wandb_online_without_a_network_goes_on_offline(tmp_path, monkeypatch):
+    config, run = make(tmp_path, "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    with pytest.warns(UserWarning, match="goes on offline"):
+        tracker = open_tracker(config, run, "search", True, total=1)
+    tracker.log(1, {"best": 1.0})
+    tracker.close()
+    assert list((run.path / "wandb").glob("offline-run-*"))

@@ -1,0 +1,106 @@
+"""doctor's verdicts, on the real machine and on rows that lack something."""
+
+import argparse
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from vitas_ds.tools import doctor
+from vitas_ds.tools.doctor import Row
+
+CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vitas_ds.__main__ import main; sys.exit(main())"
+
+
+@pytest.mark.slow
+def test_this_machine_runs_every_stage(capsys):
+    assert doctor.run(argparse.Namespace()) == 0
+    out = capsys.readouterr().out
+    assert out.count("can run") == 6 and "cannot run" not in out
+    assert metadata.version("deepspeed") in out and "decodes JPEG" in out
+
+
+def test_a_lacking_part_stops_the_stages_that_need_it(monkeypatch, capsys):
+    rows = [Row("packages", "ok", ""), Row("dali", "lacking", "no module", "pip"), Row("gpu", "note", "none")]
+    monkeypatch.setattr(doctor, "doctor", lambda folder: rows)
+    assert doctor.run(argparse.Namespace()) == 1
+    lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines() if line}
+    for stage in ("train-supernet", "search", "retrain", "evaluate"):
+        assert lines[stage].endswith("cannot run: dali")
+    assert lines["export"].endswith("can run") and lines["report"].endswith("can run")
+
+
+def test_an_attempt_survives_what_it_tries():
+    assert doctor.attempt("print('a'); print('b')") == (True, "b")
+    assert doctor.attempt("import no_such_module") == (False, "ModuleNotFoundError: No module named 'no_such_module'")
+    assert doctor.attempt("import os; os.abort()")[0] is False
+    assert doctor.attempt("import time; time.sleep(9)", seconds=0.5) == (False, "no answer within 0.5 s")
+
+
+def test_packages_out_of_bounds(monkeypatch):
+    known = {"torch": "1.0"}
+
+    def version(name):
+        if name in known:
+            return known[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch>=2", "numpy>=2", 'pytest>=8; extra == "dev"'])
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    row = doctor.packages()
+    assert row.state == "lacking"
+    assert "torch 1.0 is not >=2" in row.found and "numpy is not installed" in row.found and "pytest" not in row.found
+
+
+@pytest.mark.slow
+def test_a_bare_python_gets_the_table_and_one_line_from_the_stages():
+    """Without any package but Python's own: no traceback, status 1 of the table, 2 of the others."""
+
+    def run(*words):
+        command = [sys.executable, "-I", "-S", "-c", CODE, str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = run("doctor")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "packages" in done.stdout and "LACKING" in done.stdout and "cannot run" in done.stdout
+    done = run("config", "quickstart")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "is not installed; python -m vitas_ds doctor says" in done.stderr
+
+
+def test_launcher_is_that_of_this_python(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert doctor.launcher().state == "lacking"
+    Path(tmp_path / "deepspeed").touch()
+    assert doctor.launcher().state == "ok"
+
+
+def test_optional_packages_stop_nothing(monkeypatch):
+    known = {"onnx": "1.23.4", "onnxruntime": "0.1", "timm": "1.0.20"}
+
+    def version(name):
+        if name in known:
+            return known[name]
+        raise metadata.PackageNotFoundError(name)
+
+    lines = ["onnx<1.24,>=1.23; extra == 'export'", "onnxruntime>=1.31; extra == 'export'", "torch>=2"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    rows = {row.part: row for row in doctor.optional()}
+    assert {row.state for row in rows.values()} == {"ok", "note"}
+    assert rows["onnx"].found.startswith("1.23.4") and rows["timm"].state == "ok" and not rows["timm"].remedy
+    assert "0.1 is not >=1.31" in rows["onnxruntime"].found and "[export]" in rows["onnxruntime"].remedy
+    assert "not installed" in rows["onnxscript"].found and "export.onnx" in rows["onnxscript"].found
+    assert rows["wandb-workspaces"].remedy == "pip install wandb-workspaces"
+    assert all(doctor.missing_parts(stage, list(rows.values())) == [] for stage in doctor.STAGES)
+
+
+def test_optional_packages_are_those_of_the_extra():
+    """Every package of the extra named export is looked for, and no other is said to come with it."""
+    text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
+    extra = tomllib.loads(text)["project"]["optional-dependencies"]["export"]
+    assert {line.partition(">")[0] for line in extra} == set(doctor.EXTRA) <= set(doctor.OPTIONAL)

@@ -1,0 +1,112 @@
+"""A model card: Markdown with the YAML header that model hubs read. Nothing in it that was not measured. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from vitas_ds.arch.cost import spec_macs, spec_params
+from vitas_ds.arch.spec import SubnetSpec
+
+LICENSE = "apache-2.0"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A measured accuracy: shares in [0, 1] of ``images`` images of ``dataset``."""
+
+    dataset: str
+    images: int
+    top1: float
+    top5: float
+
+
+def model_card(
+    spec: SubnetSpec, name: str, facts: Mapping[str, object], accuracy: Accuracy | None = None,
+    files: Mapping[str, str] | None = None, license: str = LICENSE,
+) -> str:  # fmt: skip
+    """The card of a net.
+
+    Args:
+        facts: rows of its table, beside those that the spec gives.
+        accuracy: what was measured, for hubs to list.
+        files: what the folder holds beside the model itself, and how that was checked.
+        license: identifier of a license, as the hubs write it.
+    """
+    rows = {
+        "parameters": f"{spec_params(spec):,}",
+        "MACs of an image": f"{spec_macs(spec):,}",
+        "input": f"RGB, {spec.image_size} x {spec.image_size}",
+        "classes": spec.num_classes,
+        "patch size, width, layers": f"{spec.patch_size}, {spec.embed_dim}, {spec.depth}",
+        **facts,
+        "license": license,
+    }
+    header = yaml.safe_dump(_header(name, accuracy, license), sort_keys=False, allow_unicode=True)
+    return f"""---
+{header}---
+
+# {name}
+
+An image classifier: a vision transformer, written by vitas_ds, which implements
+[ViTAS](https://arxiv.org/abs/2106.13700).
+
+{_table(rows)}
+
+## How to load
+
+```python
+import vitas_ds
+from pathlib import Path
+from vitas_ds.tools.predict import predict
+
+here = Path("path/to/this/folder")
+predict(here, [Path("image.jpg")])   # the likeliest classes; images are prepared as preprocess.json says
+model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {spec.image_size}, {spec.image_size}] to logits
+```
+
+It needs the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder IMAGE ...` names what images show; with
+`--onnx` by `model.onnx`, where there is one.
+
+## Files
+
+{_table(_FILES | dict(files or {}))}
+"""
+
+
+_FILES = {
+    "`model.safetensors`": "weights, float32",
+    "`spec.json`": "every layer of the net",
+    "`preprocess.json`": "how an image is prepared, and the names of the classes",
+    "`config.json`": "the shape and the table above, for programs",
+}
+
+
+def _header(name: str, accuracy: Accuracy | None, license: str) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "license": license,
+        "library_name": "vitas_ds",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "vision-transformer", "neural-architecture-search"],
+    }
+    if accuracy is not None:
+        metrics = [("top-1 accuracy", accuracy.top1), ("top-5 accuracy", accuracy.top5)]
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": accuracy.dataset, "type": "imagefolder"},
+            "metrics": [{"type": "accuracy", "name": name, "value": round(value, 6)} for name, value in metrics],
+        }
+        header["model-index"] = [{"name": name, "results": [result]}]
+    return header
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
