@@ -134,7 +134,8 @@ def run_report(args: argparse.Namespace) -> int:
 
 def run_config(args: argparse.Namespace) -> int:
     """Print the resolved run of a recipe, as YAML; what it would be on N ranks, in YAML's comments."""
-    from vitas_ds.recipe import dump, load
+    from vitas_ds.config import dump
+    from vitas_ds.recipe import load
     from vitas_ds.stages import validate
 
     if args.world_size is not None and args.world_size < 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitas_ds.arch.space import SearchSpace
@@ -72,7 +73,7 @@ class Augment(Section):
     color_jitter: float = Field(0.0, ge=0, description="strength of brightness, contrast and saturation jitter")
     rand_augment: str | None = Field(None, description="timm's name of a RandAugment policy: rand-m9-mstd0.5-inc1")
     random_erasing: float = Field(0.25, ge=0, le=1, description="probability of erasing a box with pixel noise")
-    views: int = Field(1, ge=1, description="repeated augmentation: views of an image in an epoch (DeiT: 3)")
+    aug_repeats: int = Field(1, ge=1, description="repeated augmentation: views of an image in an epoch (DeiT: 3)")
 
     @model_validator(mode="after")
     def _check(self) -> Augment:
@@ -92,7 +93,7 @@ class Mixing(Section):
 
     mixup: float = Field(0.0, ge=0, description="Mixup's alpha (arXiv 1710.09412); 0: off")
     cutmix: float = Field(0.0, ge=0, description="CutMix's alpha (arXiv 1905.04899); 0: off")
-    switch: float = Field(0.5, ge=0, le=1, description="probability of CutMix where both are on")
+    switch_prob: float = Field(0.5, ge=0, le=1, description="probability of CutMix where both are on")
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
 
 
@@ -101,7 +102,7 @@ class Training(Section):
 
     epochs: int = Field(300, gt=0, description="epochs over the training images")
     batch_size: int = Field(1024, gt=0, description="images of an optimizer step, over all ranks")
-    accumulate: int = Field(1, gt=0, description="parts that a rank's share of a batch is computed in")
+    grad_accum_steps: int = Field(1, gt=0, description="parts that a rank's share of a batch is computed in")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
     warmup_epochs: float = Field(5, ge=0, description="epochs of linear warm-up from 0")
@@ -111,7 +112,7 @@ class Training(Section):
     init_std: float | None = Field(
         0.02, gt=0, description="deviation of the initial matrices; null: fan_in ** -0.5, which narrow nets learn from"
     )
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights (0: none), kept in the checkpoint")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights (0: none), kept in the checkpoint")
     augment: Augment = Augment()
     mixing: Mixing = Mixing()
     save_every: int = Field(1000, gt=0, description="steps between checkpoints (also one at each end)")
@@ -119,10 +120,10 @@ class Training(Section):
     keep: int = Field(2, gt=0, description="newest checkpoints kept")
     keep_every: int = Field(0, ge=0, description="those of every n-th step stay for good (n a multiple of save_every)")
     keep_best: bool = Field(True, description="the one of the lowest loss (mean of about save_every steps) stays too")
-    init_from: str | None = Field(
+    resume_from: str | None = Field(
         None, description="checkpoint that a new run goes on from, optimizer and step as well"
     )
-    weights_from: str | None = Field(
+    init_weights: str | None = Field(
         None, description="weights that a new run starts with: a checkpoint, a .safetensors file, an exported model"
     )
     log_every: int = Field(20, gt=0, description="steps between progress lines")
@@ -132,12 +133,14 @@ class Training(Section):
     def _check(self) -> Training:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.batch_size % self.grad_accum_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of grad_accum_steps {self.grad_accum_steps}"
+            )
         if self.keep_every % self.save_every:
             raise ValueError(f"keep_every {self.keep_every} is not a multiple of save_every {self.save_every}")
-        if self.init_from and self.weights_from:
-            raise ValueError("init_from has weights already; give weights_from or init_from, not both")
+        if self.resume_from and self.init_weights:
+            raise ValueError("resume_from has weights already; give init_weights or resume_from, not both")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers from 0 to below 1 (given: {list(self.betas)})")
         return self
@@ -156,26 +159,26 @@ class Supernet(Training):
         2, description="private per head count: 0 nothing, 1 v, 2 q and k (the one ViTAS uses)"
     )
     complementary: bool = Field(False, description="every second step trains the complement of the step before")
-    rule: Literal["single", "sandwich"] = Field(
-        "single", description="one random net a step, or smallest, largest and `random_nets` (arXiv 1903.05134)"
+    sampling: Literal["single", "sandwich"] = Field(
+        "single", description="one random net a step, or smallest, largest and `random_subnets` (arXiv 1903.05134)"
     )
-    random_nets: int = Field(2, ge=0, description="sandwich: random nets beside the smallest and the largest")
+    random_subnets: int = Field(2, ge=0, description="sandwich: random nets beside the smallest and the largest")
     distill: bool = Field(False, description="sandwich: smaller nets learn the largest one's outputs (1903.05134)")
-    budget: tuple[float, float] | None = Field(
+    macs: tuple[float, float] | None = Field(
         None, description="MACs that sampled nets should average to; fits the identity probability; null: search.macs"
     )
     throughput: tuple[float, float] | None = Field(
-        None, description="the same in images a second, measured as search.latency_* say; instead of budget"
+        None, description="the same in images a second, measured as search.latency_* say; instead of macs"
     )
 
     @model_validator(mode="after")
     def _check_supernet(self) -> Supernet:
-        if self.budget is not None and not 0 <= self.budget[0] < self.budget[1]:
-            raise ValueError(f"budget must be a smaller and a larger number (given: {list(self.budget)})")
+        if self.macs is not None and not 0 <= self.macs[0] < self.macs[1]:
+            raise ValueError(f"macs must be a smaller and a larger number (given: {list(self.macs)})")
         if self.throughput is not None and not 0 < self.throughput[0] < self.throughput[1]:
             raise ValueError(f"throughput must be two rising numbers above 0 (given: {list(self.throughput)})")
-        if self.throughput is not None and self.budget is not None:
-            raise ValueError("budget and throughput fit the same identity probability: give one of them")
+        if self.throughput is not None and self.macs is not None:
+            raise ValueError("macs and throughput fit the same identity probability: give one of them")
         return self
 
 
@@ -193,7 +196,7 @@ class Search(Section):
         None, description="shortest and longest seconds of a batch on this device, predicted from measured nets"
     )
     throughput: tuple[float, float] | None = Field(None, description="the same in images a second")
-    latency_batch: int = Field(32, gt=0, description="images of the batch whose latency is measured")
+    latency_batch_size: int = Field(32, gt=0, description="images of the batch whose latency is measured")
     latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="arithmetic of the measured nets; null: engine.precision"
     )
@@ -202,7 +205,7 @@ class Search(Section):
         (), description="nsga2: costs to lower as well"
     )
     crossover_prob: float = Field(0.9, ge=0, le=1, description="two-point crossover")
-    fresh: float = Field(
+    random_fraction: float = Field(
         0.25, ge=0, lt=1, description="share of each generation drawn anew, evenly over space and budget: without it "
         "(0: the first release), a search may settle on one embedding width",
     )  # fmt: skip
@@ -219,9 +222,9 @@ class Search(Section):
         0.0, ge=0, lt=1, description="confidence at which hopeless candidates are dropped early, e.g. 0.95; 0: off"
     )
     baselines: bool = Field(False, description="score random search and uniform nets inside the budget too")
-    predictor: float = Field(
+    surrogate: float = Field(
         0.0, ge=0, lt=1, description="a regressor on the scores proposes half of each generation while its rank "
-        "correlation on held-out nets is at least this, and search.fresh at most the other half; 0: off",
+        "correlation on held-out nets is at least this, and search.random_fraction at most the other half; 0: off",
     )  # fmt: skip
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are taken over")
     checkpoint: str | None = Field(None, description="supernet to score with; null: the run's own")
@@ -248,7 +251,7 @@ class Search(Section):
         slow, fast = self.throughput or (0.0, 0.0)
         ranges = [self.latency] if self.latency else []
         if self.throughput:
-            ranges.append((self.latency_batch / fast, self.latency_batch / slow if slow else math.inf))
+            ranges.append((self.latency_batch_size / fast, self.latency_batch_size / slow if slow else math.inf))
         return (max(low for low, _ in ranges), min(high for _, high in ranges)) if ranges else None
 
     @property
@@ -271,7 +274,7 @@ class Engine(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "bf16", description="arithmetic of training and scoring; weights are kept, and evaluated, in fp32"
     )
-    checkpoint_activations: bool = Field(False, description="recompute each block in the backward pass")
+    grad_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
     compile: bool = Field(False, description="torch.compile of the fixed net in retrain and evaluate")
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
     deterministic: bool = Field(
@@ -328,3 +331,19 @@ class Config(BaseModel):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     tracking: Tracking = Tracking()
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML that ``load`` reads back to the same object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def said(value: Any) -> str:
+    """A value as it stands in a recipe, numbers short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(said(one) for one in value)}]"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return str(value) or '""'

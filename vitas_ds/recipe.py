@@ -17,6 +17,17 @@ from vitas_ds.config import Config
 from vitas_ds.errors import UserError, first_error
 
 RECIPES = Path(__file__).parent / "recipes"
+RENAMED = {  # keys of version 0.1, by section, and their names since 0.2
+    "engine": {"checkpoint_activations": "grad_checkpointing"},
+    "training": {
+        "accumulate": "grad_accum_steps", "ema": "ema_decay", "init_from": "resume_from",
+        "weights_from": "init_weights",
+    },
+    "augment": {"views": "aug_repeats"},
+    "mixing": {"switch": "switch_prob"},
+    "supernet": {"budget": "macs", "rule": "sampling", "random_nets": "random_subnets"},
+    "search": {"fresh": "random_fraction", "predictor": "surrogate", "latency_batch": "latency_batch_size"},
+}  # fmt: skip
 
 
 def load(recipe: str, overrides: list[str]) -> Config:
@@ -44,13 +55,17 @@ def load(recipe: str, overrides: list[str]) -> Config:
 
 
 def _hint(error: ValidationError) -> str:
-    """For an unknown key, the known one that looks most like it."""
+    """For an unknown key: its new name, or the known key that looks most like it."""
     first = error.errors()[0]
     *sections, key = [str(part) for part in first["loc"]] or [""]
     known: Any = Config
     for name in sections:
         known = getattr(known, "model_fields", {}).get(name)
         known = known and known.annotation
+    section = sections[-1] if sections else ""
+    names = RENAMED.get(section, {}) | (RENAMED["training"] if section in ("supernet", "retrain") else {})
+    if key in names and first["type"] == "extra_forbidden":
+        return f"; version 0.2 renamed it to {names[key]}"
     near = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
     return f"; did you mean {near[0]}?" if near and first["type"] == "extra_forbidden" else ""
 
@@ -69,22 +84,6 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections")
     return str(path), {name: section for name, section in data.items() if section is not None}
-
-
-def dump(config: Config) -> str:
-    """The resolved configuration as YAML that ``load`` reads back to the same object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def said(value: Any) -> str:
-    """A value as it stands in a recipe, numbers short."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(said(one) for one in value)}]"
-    if isinstance(value, float):
-        return f"{value:.10g}"
-    return str(value) or '""'
 
 
 def _parse(value: str, word: str) -> Any:

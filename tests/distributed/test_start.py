@@ -48,7 +48,7 @@ def test_retention(trained: Path) -> None:
 
 
 def test_a_given_checkpoint_is_gone_on_from(trained: Path) -> None:
-    output = train(trained, "second", f"supernet.init_from={given(trained)}")
+    output = train(trained, "second", f"supernet.resume_from={given(trained)}")
     assert f"going on from step 10 of 20 of {given(trained)}" in output
     ours, theirs = weights(trained, "second"), weights(trained, "first")
     assert all((ours[name] == theirs[name]).all() for name in theirs)
@@ -56,7 +56,7 @@ def test_a_given_checkpoint_is_gone_on_from(trained: Path) -> None:
 
 def test_given_weights_start_at_step_0(trained: Path) -> None:
     file = trained / "runs" / "first" / "supernet" / "weights.safetensors"
-    output = train(trained, "third", f"supernet.weights_from={file}", "supernet.lr=1e-12", "supernet.epochs=1")
+    output = train(trained, "third", f"supernet.init_weights={file}", "supernet.lr=1e-12", "supernet.epochs=1")
     assert f"starting with the weights of {file}" in output and "train-supernet: 10 steps" in output
     ours, theirs = weights(trained, "third"), weights(trained, "first")
     assert all((ours[name] - theirs[name]).abs().max() < 1e-9 for name in theirs)
@@ -70,24 +70,24 @@ def test_order(trained: Path, tmp_path: Path) -> None:
         return resume.find(own, config.Training(**fields), "supernet")
 
     newest = checkpoints / "step-00000020"
-    assert find(checkpoints, init_from=str(given(trained))) == Origin(newest, own=True)
-    assert find(checkpoints, weights_from=str(file)) == Origin(newest, own=True)
-    assert find(tmp_path, init_from=str(given(trained))) == Origin(given(trained))
-    assert find(tmp_path, init_from=str(checkpoints)) == Origin(newest)
-    assert find(tmp_path, weights_from=str(file)) == find(tmp_path, weights_from=str(tmp_path)) == Origin(weights=file)
-    assert find(tmp_path, weights_from=str(given(trained))) == Origin(weights=given(trained))
+    assert find(checkpoints, resume_from=str(given(trained))) == Origin(newest, own=True)
+    assert find(checkpoints, init_weights=str(file)) == Origin(newest, own=True)
+    assert find(tmp_path, resume_from=str(given(trained))) == Origin(given(trained))
+    assert find(tmp_path, resume_from=str(checkpoints)) == Origin(newest)
+    assert find(tmp_path, init_weights=str(file)) == find(tmp_path, init_weights=str(tmp_path)) == Origin(weights=file)
+    assert find(tmp_path, init_weights=str(given(trained))) == Origin(weights=given(trained))
     assert find(tmp_path) == Origin()
 
 
 def test_mistakes(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"supernet.init_from: .*no checkpoint"):
-        resume.find(tmp_path, config.Training(init_from=str(tmp_path)), "supernet")
-    with pytest.raises(UserError, match=r"retrain.weights_from: /nowhere: no checkpoint, no .safetensors"):
-        resume.find(tmp_path, config.Training(weights_from="/nowhere"), "retrain")
+    with pytest.raises(UserError, match=r"supernet.resume_from: .*no checkpoint"):
+        resume.find(tmp_path, config.Training(resume_from=str(tmp_path)), "supernet")
+    with pytest.raises(UserError, match=r"retrain.init_weights: /nowhere: no checkpoint, no .safetensors"):
+        resume.find(tmp_path, config.Training(init_weights="/nowhere"), "retrain")
     torn = shutil.copytree(given(trained), tmp_path / "step-00000010")
     (torn / "shard-00000.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"supernet.init_from: not a whole checkpoint: .*shard-00000"):
-        resume.find(tmp_path / "own", config.Training(init_from=str(torn)), "supernet")
+    with pytest.raises(UserError, match=r"supernet.resume_from: not a whole checkpoint: .*shard-00000"):
+        resume.find(tmp_path / "own", config.Training(resume_from=str(torn)), "supernet")
     with pytest.raises(UserError, match="cannot be read as weights"):
         resume.load_weights(Supernet(load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
     other = Supernet(load(str(TINY), ["space.mlp_dim=128"]).space, "bilateral", 2)
@@ -97,4 +97,4 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="keep_every 7 is not a multiple of save_every 5"):
         load(str(TINY), ["supernet.save_every=5", "supernet.keep_every=7"])
     with pytest.raises(UserError, match="not both"):
-        load(str(TINY), ["supernet.init_from=a", "supernet.weights_from=b"])
+        load(str(TINY), ["supernet.resume_from=a", "supernet.init_weights=b"])

@@ -16,7 +16,7 @@ from vitas_ds.search.latency.calibration import open_timing
 
 def main(folder: Path) -> None:
     ranks, run = comm.init("cpu", 60), RunDir(folder / "run")
-    config = Config(space=SPACE, search=Search(latency_batch=2, latency_nets=12))
+    config = Config(space=SPACE, search=Search(latency_batch_size=2, latency_nets=12))
     timing = open_timing(config, run, run.search, ranks.device, {"macs": (100_000, 800_000)})
     nets = genome.sample(SPACE, np.random.default_rng(0), 3, 0.2)
     measured = timing.measured([genome.decode(SPACE, net).canonical() for net in nets])

@@ -33,7 +33,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_digits(folder / "digits")
     for name in ("train-supernet", "search"):
-        run_stage(name, words_of(folder, "unbroken", "supernet.ema=0.9"))
+        run_stage(name, words_of(folder, "unbroken", "supernet.ema_decay=0.9"))
     return folder
 
 
@@ -95,7 +95,7 @@ def metrics(run: Path) -> list[tuple[str, int, float]]:
 
 
 def test_killed_training_ends_as_the_unbroken_run(unbroken: Path) -> None:
-    words = words_of(unbroken, "killed", "supernet.ema=0.9")
+    words = words_of(unbroken, "killed", "supernet.ema_decay=0.9")
     for delay in (0.0, random.random()):
         line = stage_words("train-supernet", words)
         status, _ = start_and_hit(line, r"train-supernet +\d+/20" if delay else r"train-supernet +5/20",
@@ -111,7 +111,7 @@ def test_killed_training_ends_as_the_unbroken_run(unbroken: Path) -> None:
 
 
 def test_sigterm_saves_and_says_start_again(unbroken: Path) -> None:
-    words = words_of(unbroken, "asked", "supernet.ema=0.9", "supernet.save_every=1000")
+    words = words_of(unbroken, "asked", "supernet.ema_decay=0.9", "supernet.save_every=1000")
     status, output = start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGTERM)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
@@ -140,7 +140,7 @@ def test_a_script_that_is_told_to_stop_lets_its_ranks_save(unbroken: Path, scrip
 
 def test_killed_search_repeats_nothing_and_finds_the_same(unbroken: Path) -> None:
     weights = unbroken / "runs" / "unbroken" / "supernet" / "weights.safetensors"
-    words = words_of(unbroken, "searched", "supernet.ema=0.9", f"search.checkpoint={weights}")
+    words = words_of(unbroken, "searched", "supernet.ema_decay=0.9", f"search.checkpoint={weights}")
     status, _ = start_and_hit(stage_words("search", words), r"search +\d+/12", signal.SIGKILL)
     assert status != 0
     ledger = unbroken / "runs" / "searched" / "search" / "ledger.jsonl"
@@ -168,7 +168,7 @@ def test_killed_search_repeats_nothing_and_finds_the_same(unbroken: Path) -> Non
 
 
 def test_a_damaged_checkpoint_is_passed_over(unbroken: Path) -> None:
-    words = words_of(unbroken, "damaged", "supernet.ema=0.9", "supernet.save_every=2")
+    words = words_of(unbroken, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=2")
     start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGKILL)
     folder = unbroken / "runs" / "damaged" / "supernet" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]

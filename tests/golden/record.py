@@ -34,12 +34,12 @@ MODES = {
     "bilateral": ["supernet.sharing=bilateral"],
     "ordinal": ["supernet.sharing=ordinal"],
     "cyclic": ["supernet.sharing=cyclic"],
-    "sandwich": ["supernet.sharing=bilateral", "supernet.rule=sandwich", "supernet.distill=true"],
+    "sandwich": ["supernet.sharing=bilateral", "supernet.sampling=sandwich", "supernet.distill=true"],
 }
 SETTINGS = [
     "space.depth=3", "data.search_per_class=4", "data.threads=1", "tracking.wandb=disabled", "run.device=cpu",
     "supernet.epochs=4", "supernet.batch_size=40", "supernet.log_every=1", "supernet.warmup_epochs=1",
-    "supernet.ema=0.9", "supernet.mixing.cutmix=1.0", "search.population=6", "search.generations=3",
+    "supernet.ema_decay=0.9", "supernet.mixing.cutmix=1.0", "search.population=6", "search.generations=3",
     "search.macs=[0.3e6,1.2e6]", "search.racing=0.9", "retrain.epochs=4", "retrain.batch_size=48",
     "retrain.log_every=1", "retrain.warmup_epochs=1", "retrain.drop_path_rate=0.1", "retrain.mixing.mixup=0.8",
     "retrain.augment.rand_augment=rand-m9-mstd0.5-inc1", "retrain.augment.color_jitter=0.3",

@@ -20,7 +20,7 @@ pytestmark = [
 RECIPES = {
     "weak": Augment(random_erasing=0),
     "jitter": Augment(random_erasing=0, color_jitter=0.4),
-    "deit": Augment(random_erasing=0, rand_augment="rand-m9-mstd0.5-inc1", views=3),
+    "deit": Augment(random_erasing=0, rand_augment="rand-m9-mstd0.5-inc1", aug_repeats=3),
 }
 
 

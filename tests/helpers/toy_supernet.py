@@ -65,7 +65,7 @@ class Case:
 
     def training(self) -> config.Training:
         return config.Training(
-            batch_size=self.batch, accumulate=self.accumulate, clip_grad=self.clip, ema=self.ema, lr=1e-2
+            batch_size=self.batch, grad_accum_steps=self.accumulate, clip_grad=self.clip, ema_decay=self.ema, lr=1e-2
         )
 
     def engine(self) -> config.Engine:

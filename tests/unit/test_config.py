@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.helpers.strategies import spaces
-from vitas_ds.config import Config
+from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
-from vitas_ds.recipe import RECIPES, dump, load
+from vitas_ds.recipe import RECIPES, load
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def test_values_of_every_kind_on_the_command_line(recipe):
         ("supernet.lr=", "supernet.lr"),
         ("supernet.epochs=1.5", "supernet.epochs: Input should be a valid integer"),
         ("supernet.min_lr=1", "supernet: min_lr 1.0 is above lr 0.001"),
-        ("supernet.accumulate=3", "supernet: batch_size 1024 is not a multiple of accumulate 3"),
+        ("supernet.grad_accum_steps=3", "supernet: batch_size 1024 is not a multiple of grad_accum_steps 3"),
         ("supernet.betas=[0.9,1]", "supernet: betas must be two numbers from 0 to below 1"),
         ("supernet.betas=[0.9]", "supernet.betas"),
-        ("supernet.budget=[2e9,1e9]", "supernet: budget must be a smaller and a larger number"),
+        ("supernet.macs=[2e9,1e9]", "supernet: budget must be a smaller and a larger number"),
         ("supernet.private_attention=3", "supernet.private_attention: Input should be 0, 1 or 2 (given: 3)"),
         ("supernet.sharing=left", "supernet.sharing: Input should be 'ordinal', 'bilateral' or 'cyclic' (given: 'l"),
         ("supernet.augment.scale=[1,0.5]", "supernet.augment: scale must be two rising numbers"),

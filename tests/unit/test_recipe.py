@@ -60,7 +60,7 @@ def test_the_spaces():
 def test_random_nets_cost_the_budget_on_average(recipe):
     """The supernet's budget is in exact MACs; it is that of the search, which is in the first release's FLOPs."""
     config = load(recipe, [])
-    prob = sampling.fit_identity_prob(config.space, *config.supernet.budget)
+    prob = sampling.fit_identity_prob(config.space, *config.supernet.macs)
     rows = genome.sample(config.space, np.random.default_rng(1), 10_000, prob)
     mean = cost.vitas_flops(genome.columns(config.space, rows)).mean()
     assert config.search.vitas_flops[0] < mean < config.search.vitas_flops[1]
@@ -69,5 +69,5 @@ def test_random_nets_cost_the_budget_on_average(recipe):
 def test_deit():
     retrain = load("retrain_deit", []).retrain
     assert retrain.spec == "deit-ti"
-    assert (retrain.lr, retrain.batch_size, retrain.augment.views, retrain.drop_path_rate) == (1e-3, 1024, 3, 0.1)
-    assert (retrain.mixing.mixup, retrain.mixing.cutmix, retrain.mixing.switch) == (0.8, 1.0, 0.5)
+    assert (retrain.lr, retrain.batch_size, retrain.augment.aug_repeats, retrain.drop_path_rate) == (1e-3, 1024, 3, 0.1)
+    assert (retrain.mixing.mixup, retrain.mixing.cutmix, retrain.mixing.switch_prob) == (0.8, 1.0, 0.5)

@@ -74,6 +74,10 @@ class SubnetSpec:
         )
         return f"patch_size {self.patch_size}, embed_dim {self.embed_dim}, layers {layers or 'none'}"
 
+    def key(self) -> str:
+        """Return a text that is equal for nets of the same canonical form."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
     def to_dict(self) -> dict[str, Any]:
         """The contents of ``spec.json``; identity positions and default values are left out."""
         layers = []

@@ -48,7 +48,7 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
         UserError: fewer images than a global batch; or an unreadable image, named (see ``data.on_bad_file``).
     """
     total = batch_size * ranks.world_size
-    if sampler.steps_per_epoch(len(images), augment.views, total) == 0:
+    if sampler.steps_per_epoch(len(images), augment.aug_repeats, total) == 0:
         raise UserError(f"batch_size: {total} is more than the {len(images)} training images of {images.root}")
     return _train_batches(images, data, augment, image_size, batch_size, seed, start_step, ranks)
 
@@ -87,7 +87,7 @@ def _plan(n: int, stand_ins: dict[int, int], augment: Augment, image_size: int, 
     total = batch_size * ranks.world_size
     first = ranks.rank * batch_size
     while True:
-        ids = sampler.batch_ids(n, augment.views, total, seed, step)[first : first + batch_size]
+        ids = sampler.batch_ids(n, augment.aug_repeats, total, seed, step)[first : first + batch_size]
         slots = range(step * total + first, step * total + first + batch_size)
         for place, slot in enumerate(slots):
             ids[place] = stand_ins.get(slot, ids[place])

@@ -20,13 +20,13 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixed images [B, 3, H, W] and their soft targets [B, C] float32; the given tensors are left as they are.
 
-    With both on, a batch has CutMix with probability ``switch``, else Mixup. Labels are smoothed:
+    With both on, a batch has CutMix with probability ``switch_prob``, else Mixup. Labels are smoothed:
     ``1 - s + s / C`` for the right class, ``s / C`` for each other.
     """
     targets = torch.full((len(labels), num_classes), mixing.smoothing / num_classes, device=images.device)
     targets.scatter_(1, labels[:, None], 1 - mixing.smoothing + mixing.smoothing / num_classes)
     rng = np.random.default_rng([seed, MIXING, step, rank])
-    cut = mixing.cutmix > 0 and (mixing.mixup == 0 or rng.random() < mixing.switch)
+    cut = mixing.cutmix > 0 and (mixing.mixup == 0 or rng.random() < mixing.switch_prob)
     if cut:
         share = rng.beta(mixing.cutmix, mixing.cutmix)
         return cutmix(images, targets, share, rng.random(2))

@@ -15,7 +15,7 @@ from vitas_ds.errors import UserError
 PACKAGE = Path(__file__).parents[1]
 OWNED = {  # what the run's config owns, and the field that does
     "train_batch_size": "batch_size", "train_micro_batch_size_per_gpu": "batch_size",
-    "gradient_accumulation_steps": "accumulate", "managed_gradient_accumulation": "accumulate",
+    "gradient_accumulation_steps": "grad_accum_steps", "managed_gradient_accumulation": "grad_accum_steps",
     "gradient_clipping": "clip_grad", "optimizer": "lr, betas and weight_decay", "scheduler": "lr and warmup_epochs",
     "fp16": "engine.precision", "bf16": "engine.precision", "amp": "engine.precision",
     "torch_autocast": "engine.precision", "zero_allow_untested_optimizer": "the engine itself",
@@ -42,16 +42,16 @@ def ds_config(engine: config.Engine, training: config.Training, world_size: int)
     for key in data:
         if key in OWNED:
             raise UserError(f"{path}: {key} is owned by the run's config ({OWNED[key]}); take it out of this file")
-    parts = world_size * training.accumulate
+    parts = world_size * training.grad_accum_steps
     if training.batch_size % parts:
         raise UserError(
-            f"batch_size: {training.batch_size} is not a multiple of ranks * accumulate = "
-            f"{world_size} * {training.accumulate}"
+            f"batch_size: {training.batch_size} is not a multiple of ranks * grad_accum_steps = "
+            f"{world_size} * {training.grad_accum_steps}"
         )
     return data | {
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": training.batch_size // parts,
-        "gradient_accumulation_steps": training.accumulate,
+        "gradient_accumulation_steps": training.grad_accum_steps,
         "managed_gradient_accumulation": False,  # step() ends a step, however many backward() it took
         "gradient_clipping": training.clip_grad,  # always said: DeepSpeed's default is 1.0
         "zero_allow_untested_optimizer": True,

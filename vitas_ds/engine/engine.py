@@ -47,7 +47,7 @@ class Engine:
         precision.set_backends(engine)
         settings = ds_config(engine, training, ranks.world_size)
         self._unit_of = _unit_of(model, units)
-        self.model, self.ranks, self.decay = model, ranks, training.ema
+        self.model, self.ranks, self.decay = model, ranks, training.ema_decay
         self.stage, self.offload = zero_stage(engine)
         self.shapes = {name: tuple(p.shape) for p, (name, _) in self._unit_of.items()}
         self.optimizer = UnitAdamW(decay_groups(units, training.weight_decay), units, training)

@@ -50,7 +50,7 @@ def estimate(
     whole = FP32 * params
     part = -(-whole // world_size)
     bucket = FP32 * settings["zero_optimization"].get("reduce_bucket_size", 500_000_000)  # whatever the net's size
-    copies = (2 if stage == 0 else 3) + (training.ema > 0)  # two moments, a master copy, the averages
+    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)  # two moments, a master copy, the averages
     states = copies * (whole if stage == 0 else part)
     # gradients: whole before stage 2; a rank's part, and the flat copy that the optimizer reads, after it
     gradients = {0: whole, 1: whole + 2 * part + bucket, 2: 3 * part + bucket, 3: 2 * part + bucket}[stage]

@@ -28,13 +28,13 @@ def lines(resolved: config.Config, world_size: int) -> Iterator[str]:
     space, supernet, retrain = resolved.space, resolved.supernet, resolved.retrain
     largest = genome.decode(space, genome.largest(space))
     sides = 2 if supernet.sharing == "bilateral" else 1
-    keeps = sides * activations(largest, resolved.engine.checkpoint_activations)
+    keeps = sides * activations(largest, resolved.engine.grad_checkpointing)
     with torch.device("meta"):
         params = sum(p.numel() for p in Supernet(space, supernet.sharing, supernet.private_attention).parameters())
     yield from _training("supernet, its largest net", resolved.engine, supernet, world_size, params, keeps)
     searched = retrain.spec.startswith("search:")
     net, name = (largest, "the space's largest net") if searched else (find_spec(retrain.spec), retrain.spec)
-    keeps, params = activations(net, resolved.engine.checkpoint_activations), cost.spec_params(net)
+    keeps, params = activations(net, resolved.engine.grad_checkpointing), cost.spec_params(net)
     yield from _training(f"retrain, {name}", resolved.engine, retrain, world_size, params, keeps)
 
 
@@ -53,7 +53,7 @@ def _training(
     yield ""
     yield f"{title}: {params / 1e6:.1f} M parameters, on {world_size} ranks"
     yield (
-        f"{training.batch_size} images a step = {world_size} ranks x accumulate {training.accumulate} x "
+        f"{training.batch_size} images a step = {world_size} ranks x grad_accum_steps {training.grad_accum_steps} x "
         f"{settings['train_micro_batch_size_per_gpu']} images at once"
     )
     yield f"DeepSpeed: {json.dumps(settings)}"

@@ -28,11 +28,11 @@ class Supernet(nn.Module):
     """
 
     def __init__(
-        self, space: SearchSpace, sharing: Rule, private_attention: int = 2, checkpoint_activations: bool = False,
+        self, space: SearchSpace, sharing: Rule, private_attention: int = 2, grad_checkpointing: bool = False,
         class_token_only: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.space, self.sides, self.checkpoint_activations = space, SIDES[sharing], checkpoint_activations
+        self.space, self.sides, self.grad_checkpointing = space, SIDES[sharing], grad_checkpointing
         self.class_token_only = class_token_only
         self.private = private_attention > 0
         self.stems = nn.ModuleDict({f"patch{p}": ElasticStem(space, p) for p in space.patch_sizes})
@@ -49,7 +49,7 @@ class Supernet(nn.Module):
         for block, layer in blocks:
             class_token_only = self.class_token_only and block is blocks[-1][0]
             arguments = x_SBND, layer, sides, embed, class_token_only
-            if self.checkpoint_activations and self.training:
+            if self.grad_checkpointing and self.training:
                 x_SBND = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x_SBND = block(*arguments)

@@ -80,12 +80,12 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(
-        self, spec: SubnetSpec, drop_path_rate: float = 0.0, checkpoint_activations: bool = False,
+        self, spec: SubnetSpec, drop_path_rate: float = 0.0, grad_checkpointing: bool = False,
         class_token_only: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         check_spec(spec)
-        self.spec, self.checkpoint_activations = spec.canonical(), checkpoint_activations
+        self.spec, self.grad_checkpointing = spec.canonical(), grad_checkpointing
         self.class_token_only = class_token_only
         D = spec.embed_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
@@ -101,7 +101,7 @@ class VisionTransformer(nn.Module):
         proj = self.patch_embed.proj
         x = patchify(images, self.spec.patch_size)
         x = embed_patches(x, proj.weight, proj.bias, self.cls_token, self.pos_embed)
-        recompute = self.checkpoint_activations and self.training
+        recompute = self.grad_checkpointing and self.training
         for i, block in enumerate(self.blocks):
             last = self.class_token_only and i == len(self.blocks) - 1
             x = checkpoint(block, x, last, use_reentrant=False) if recompute else block(x, last)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from vitas_ds.config import Config, Search
-from vitas_ds.recipe import said
+from vitas_ds.config import Config, Search, said
 from vitas_ds.reports import html, nets
 from vitas_ds.reports.nets import Drawn
 from vitas_ds.reports.run_page import IMAGES, STEP, about, read_starts

@@ -24,7 +24,7 @@ TRAINED = ("engine.precision",)
 
 
 _FREE_IN_TRAINING = {
-    "accumulate", "log_every", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "max_nonfinite",
+    "grad_accum_steps", "log_every", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "max_nonfinite",
 }  # fmt: skip
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vitas_ds.config import Config
+from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
-from vitas_ds.recipe import dump
 from vitas_ds.run.compatibility import check_same_recipe
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import start_entry

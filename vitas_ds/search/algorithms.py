@@ -106,7 +106,13 @@ class Evolution:
         crossover, mutation = TwoPointCrossover(prob=cfg.crossover_prob), PM(prob=1.0, eta=cfg.mutation_eta)
         selection = self.algorithm.mating.selection
         self.algorithm.mating = FullMating(
-            selection, crossover, mutation, cfg.fresh, repair=mend, eliminate_duplicates=new, n_max_iterations=20
+            selection,
+            crossover,
+            mutation,
+            cfg.random_fraction,
+            repair=mend,
+            eliminate_duplicates=new,
+            n_max_iterations=20,
         )
         self.algorithm.setup(self.problem, seed=seed, termination=NoTermination())
         self.asked = Population.empty()

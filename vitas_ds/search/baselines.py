@@ -30,7 +30,7 @@ def baselines(
     ``ledger`` is one of their own, which may borrow from the search's. ``uniform`` is missing where the space has
     uniform nets only, or none of them is inside the budget.
     """
-    random = cfg.model_copy(update={"algorithm": "random", "objectives": (), "predictor": 0.0})
+    random = cfg.model_copy(update={"algorithm": "random", "objectives": (), "surrogate": 0.0})
     found = {"random": ranked(search(space, random, score, ledger, seed, images=images, costs=costs).entries)}
     uniform = uniform_nets(space, cfg, seed, costs)
     if len(uniform):

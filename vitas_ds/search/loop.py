@@ -100,9 +100,9 @@ def search(
             seconds = time.perf_counter() - begun
             progress = _progress(generation, cfg.generations, entries, new, images, seconds, most)
             on_generation(replace(progress, feasible=algorithm.feasible, correlation=correlation))
-        if cfg.predictor and cfg.algorithm != "random":
+        if cfg.surrogate and cfg.algorithm != "random":
             expect, correlation = _expect(space, np.concatenate(asked), np.concatenate(told), lowered, costs, seed)
-            algorithm.guide(expect if correlation >= cfg.predictor else None)
+            algorithm.guide(expect if correlation >= cfg.surrogate else None)
     return result_of(entries, lowered)
 
 
@@ -132,8 +132,8 @@ def _warn_ignored(cfg: config.Search, race: Race | None) -> None:
         warnings.warn(f"search.objectives is ignored: search.algorithm is {cfg.algorithm}, not nsga2", stacklevel=3)
     if race is not None and cfg.algorithm == "random":
         warnings.warn("search.racing is ignored: random search has no survivors to race for", stacklevel=3)
-    if cfg.predictor and cfg.algorithm == "random":
-        warnings.warn("search.predictor is ignored: random search proposes at random", stacklevel=3)
+    if cfg.surrogate and cfg.algorithm == "random":
+        warnings.warn("search.surrogate is ignored: random search proposes at random", stacklevel=3)
 
 
 def _progress(

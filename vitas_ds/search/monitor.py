@@ -98,7 +98,7 @@ class Watch:
         if self.cfg.racing:
             values["saved"] = progress.saved
         if progress.correlation is not None:
-            values["predictor"] = progress.correlation
+            values["surrogate"] = progress.correlation
         self.told = values
         self.tracker.log(len(scores), values | {"seconds": progress.seconds}, left=self.left())
         self.tracker.histogram("scores", newest)
@@ -125,6 +125,6 @@ class Watch:
         if self.last is None:
             return {}
         told: dict[str, Any] = {"hypervolume": hypervolume(self.last.entries, self.last.most)}
-        if self.cfg.predictor and self.cfg.algorithm != "random":
-            told["predictor"] = {"threshold": self.cfg.predictor, "correlation": self.last.correlation}
+        if self.cfg.surrogate and self.cfg.algorithm != "random":
+            told["surrogate"] = {"threshold": self.cfg.surrogate, "correlation": self.last.correlation}
         return told

@@ -13,7 +13,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_json
 from vitas_ds.search.feasible.budget import amount
 from vitas_ds.search.loop import Result
-from vitas_ds.search.scoring.ledger import Entry, name_of, read_entries
+from vitas_ds.search.scoring.ledger import Entry, read_entries
 from vitas_ds.search.selector import Bound, parse
 
 
@@ -33,7 +33,7 @@ def write_results(
     """
 
     def row(entry: Entry) -> dict[str, Any]:
-        measured = (seconds or {}).get(name_of(entry.spec))
+        measured = (seconds or {}).get(entry.spec.key())
         return entry.to_dict() | ({} if measured is None else {"latency": measured})
 
     write_json(folder / "pareto.json", [row(entry) | {"index": i} for i, entry in enumerate(result.pareto)])

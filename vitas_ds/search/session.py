@@ -25,7 +25,7 @@ from vitas_ds.search.loop import Result, ranked, search, whole
 from vitas_ds.search.monitor import Watch, counted
 from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.search.scoring import racing
-from vitas_ds.search.scoring.ledger import Entry, Ledger, name_of, open_ledger
+from vitas_ds.search.scoring.ledger import Entry, Ledger, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
 
 
@@ -130,7 +130,7 @@ def _confirmed(s: Session, found: Result) -> Confirmed:
         predicted = budgets.amount("latency", entry.costs["latency"])
         s.tracker.say(
             f"search: dropped a net of score {entry.score.value:.4f}: predicted {predicted}, "
-            f"measured {confirmed.seconds[name_of(entry.spec)]:.4g} s"
+            f"measured {confirmed.seconds[entry.spec.key()]:.4g} s"
         )
     return confirmed
 
@@ -147,7 +147,7 @@ def _score_baselines(s: Session) -> None:
 
 def _numbers(s: Session, found: Result, confirmed: Confirmed, best: Entry) -> dict[str, Any]:
     score = {"score": best.score.value, "stderr": best.score.stderr, "spec": best.spec.to_dict()}
-    measured = confirmed.seconds.get(name_of(best.spec))
+    measured = confirmed.seconds.get(best.spec.key())
     latency = {} if measured is None else {"latency": measured}
     numbers: dict[str, Any] = {
         "best": {**best.told_costs(), **latency, **score},

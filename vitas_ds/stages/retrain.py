@@ -78,7 +78,7 @@ def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
 
 def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
     model = VisionTransformer(
-        spec, config.retrain.drop_path_rate, config.engine.checkpoint_activations, class_token_only=True
+        spec, config.retrain.drop_path_rate, config.engine.grad_checkpointing, class_token_only=True
     )
     init_weights(model, config.run.seed, config.retrain.init_std)
     if config.engine.compile:
@@ -102,7 +102,7 @@ def _finish(
     if ranks.is_main:
         model = VisionTransformer(spec)
         with torch.no_grad():
-            model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema > 0))
+            model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema_decay > 0))
         data = config.data
         preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
         write_model(model, folder.retrain_model, preprocess, folder.name, {"accuracy": "not evaluated"})

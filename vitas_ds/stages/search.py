@@ -70,7 +70,7 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
         hint = "search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
         raise UserError(f"{path}: no trained supernet; {hint}")
     try:
-        weights = checkpoint.consolidate(path, ema=config.supernet.ema > 0) if path.is_dir() else load_file(path)
+        weights = checkpoint.consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as a supernet's weights ({error})") from None
     sharing, private = config.supernet.sharing, config.supernet.private_attention

@@ -46,7 +46,7 @@ def run(config: Config) -> None:
     numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
     if ranks.is_main:
         write_list(held_out.paths, folder.search_images)
-    _finish(folder, ranks, numbers, ema=config.supernet.ema > 0)
+    _finish(folder, ranks, numbers, ema=config.supernet.ema_decay > 0)
 
 
 def again(config: Config, file: str) -> None:
@@ -65,7 +65,7 @@ def _images(config: Config) -> tuple[ImageSet, ImageSet]:
 
 def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Task:
     supernet = Supernet(
-        config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.checkpoint_activations,
+        config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.grad_checkpointing,
         class_token_only=True,
     )  # fmt: skip
     init_weights(supernet, config.run.seed, config.supernet.init_std)
@@ -100,16 +100,16 @@ def nets_of(config: Config, prob: float | None) -> Callable[[int], list[SubnetSp
 def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
     """The chance of a position to be skipped that the budget asks for; None: there is no budget, or no identity.
 
-    The budget is ``supernet.throughput`` or ``supernet.budget``, else the search's: MACs first, then seconds.
+    The budget is ``supernet.throughput`` or ``supernet.macs``, else the search's: MACs first, then seconds.
     """
     supernet, search, space = config.supernet, config.search, config.space
     if not space.identity:
         return None
-    macs = None if supernet.throughput else supernet.budget or search.macs
+    macs = None if supernet.throughput else supernet.macs or search.macs
     if macs:
         return fit_identity_prob(space, *macs)
     slow, fast = supernet.throughput or (0.0, 0.0)
-    seconds = (search.latency_batch / fast, search.latency_batch / slow) if fast else search.seconds
+    seconds = (search.latency_batch_size / fast, search.latency_batch_size / slow) if fast else search.seconds
     if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
         return None
     from vitas_ds.search.latency.calibration import open_timing  # half a second, which most starts need not wait for
@@ -117,7 +117,7 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
     timing = open_timing(config, folder, folder.supernet, ranks.device, {}, anywhere=True)
     if ranks.is_main:
         print(timing.line())
-    price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch}")
+    price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch_size}")
     return fit_identity_prob(space, *seconds, price)
 
 

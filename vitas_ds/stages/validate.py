@@ -71,11 +71,11 @@ def _check_training(training: Training, section: str, ranks: int) -> None:
             f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}, "
             "so that the learning rate would never reach its peak"
         )
-    parts = ranks * training.accumulate
+    parts = ranks * training.grad_accum_steps
     if training.batch_size % parts:
         raise UserError(
             f"{section}.batch_size: {training.batch_size} is not a multiple of {ranks} ranks x "
-            f"{section}.accumulate={training.accumulate}"
+            f"{section}.grad_accum_steps={training.grad_accum_steps}"
         )
 
 
@@ -124,14 +124,16 @@ def _classes_of_shards(folder: str, count: int) -> set[str]:
 
 def _warn_ignored(config: Config) -> None:
     supernet = config.supernet
-    if supernet.distill and supernet.rule == "single":
-        warnings.warn("supernet.distill is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
+    if supernet.distill and supernet.sampling == "single":
+        warnings.warn("supernet.distill is ignored: supernet.sampling is single, it needs sandwich", stacklevel=2)
     if supernet.sharing != "bilateral" and supernet.objective == "loss_mean":
         warnings.warn("supernet.objective is ignored: supernet.sharing has one side", stacklevel=2)
-    if supernet.random_nets != 2 and supernet.rule == "single":
-        warnings.warn("supernet.random_nets is ignored: supernet.rule is single, it needs sandwich", stacklevel=2)
-    if supernet.complementary and supernet.rule == "sandwich" and not supernet.random_nets:
-        warnings.warn("supernet.complementary is ignored: supernet.random_nets is 0", stacklevel=2)
+    if supernet.random_subnets != 2 and supernet.sampling == "single":
+        warnings.warn(
+            "supernet.random_subnets is ignored: supernet.sampling is single, it needs sandwich", stacklevel=2
+        )
+    if supernet.complementary and supernet.sampling == "sandwich" and not supernet.random_subnets:
+        warnings.warn("supernet.complementary is ignored: supernet.random_subnets is 0", stacklevel=2)
     search = config.search
     if search.objectives and search.algorithm != "nsga2":
         warnings.warn("search.objectives is ignored: search.algorithm is not nsga2", stacklevel=2)

@@ -298,7 +298,7 @@ def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
         raise UserError(f"not a whole checkpoint: {fault}")
     reader = Reader(path)
     if ema and "ema" not in reader.manifest["kinds"]:
-        raise UserError(f"{path}: no averaged weights; it was trained with ema=0")
+        raise UserError(f"{path}: no averaged weights; it was trained with ema_decay=0")
     weights = dict(reader.all("ema" if ema else "weight"))
     return weights | {name: reader.constant(name) for name in reader.manifest["constants"]}
 

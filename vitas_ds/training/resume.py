@@ -1,8 +1,8 @@
 """Where a training starts from. The first of these that is there:
 
 1. the run's own newest checkpoint that is whole: the training goes on bit for bit;
-2. ``init_from``: a given checkpoint, with optimizer, clocks, averages and its step: it goes on as that one would have;
-3. ``weights_from``: weights alone, from step 0 on;
+2. ``resume_from``: a given checkpoint, with optimizer, clocks, averages and its step;
+3. ``init_weights``: weights alone, from step 0 on;
 4. scratch: weights drawn from ``run.seed``.
 """
 
@@ -51,19 +51,21 @@ def find(checkpoints: Path, training: Training, section: str) -> Origin:
         return Origin(own, own=True)
     if checkpoint.found(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint in it is whole, see above; move it away to start from scratch")
-    if training.init_from:
-        given = _checkpoint(Path(training.init_from), f"{section}.init_from")
+    if training.resume_from:
+        given = _checkpoint(Path(training.resume_from), f"{section}.resume_from")
         if given is None:
-            raise UserError(f"{section}.init_from: {training.init_from}: no checkpoint, nor a folder of checkpoints")
+            raise UserError(
+                f"{section}.resume_from: {training.resume_from}: no checkpoint, nor a folder of checkpoints"
+            )
         return Origin(given)
-    if not training.weights_from:
+    if not training.init_weights:
         return Origin()
-    path = Path(training.weights_from)
+    path = Path(training.init_weights)
     file = path / "model.safetensors" if path.is_dir() else path
-    given = None if file.is_file() else _checkpoint(path, f"{section}.weights_from")
+    given = None if file.is_file() else _checkpoint(path, f"{section}.init_weights")
     if given is None and not file.is_file():
         raise UserError(
-            f"{section}.weights_from: {path}: no checkpoint, no .safetensors file, and no folder of an exported model"
+            f"{section}.init_weights: {path}: no checkpoint, no .safetensors file, and no folder of an exported model"
         )
     return Origin(weights=given or file)
 

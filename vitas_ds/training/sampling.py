@@ -79,15 +79,15 @@ def nets_of_step(
 ) -> list[SubnetSpec]:
     """The nets that an optimizer step trains, the same on every rank.
 
-    ``rule: sandwich`` puts the largest net first, for it teaches the others, and the smallest last. Distinct steps draw
-    independent nets, but for ``complementary``, where each odd step complements the even one before it.
+    ``sampling: sandwich`` puts the largest net first, for it teaches the others, and the smallest last. Distinct
+    steps draw independent nets, but for ``complementary``, where each odd step complements the even one before it.
     """
-    count = 1 if supernet.rule == "single" else supernet.random_nets
+    count = 1 if supernet.sampling == "single" else supernet.random_subnets
     mirrored = supernet.complementary and step % 2 == 1
     nets = [sampling.draw(space, seed, step - mirrored, identity_prob, index) for index in range(count)]
     if mirrored:
         nets = [complement(space, net) for net in nets]
-    if supernet.rule == "single":
+    if supernet.sampling == "single":
         return nets
     return [genome.decode(space, genome.largest(space)), *nets, genome.decode(space, genome.smallest(space))]
 

@@ -1,7 +1,7 @@
 """The training loop that both training stages share: batches, steps, checkpoints, progress.
 
 Everything random is a function of (seed, step, rank), so that a resumed run needs weights and optimizer alone to go
-on bit for bit. Start-up order (origin.py): the run's own checkpoint, else ``init_from``, else ``weights_from``, else
+on bit for bit. Start-up order (origin.py): the run's own checkpoint, else ``resume_from``, else ``init_weights``, else
 scratch; a line says which it was.
 """
 # B batch, C classes
@@ -65,7 +65,7 @@ class Task:
 
 def total_steps(training: Training, images: int) -> tuple[int, int]:
     """Optimizer steps of an epoch and of the whole training. Raises ``UserError`` if a batch exceeds the images."""
-    per_epoch = steps_per_epoch(images, training.augment.views, training.batch_size)
+    per_epoch = steps_per_epoch(images, training.augment.aug_repeats, training.batch_size)
     if not per_epoch:
         raise UserError(f"batch_size: {training.batch_size} is more than the {images} training images")
     return per_epoch, per_epoch * training.epochs
@@ -190,7 +190,7 @@ def compute(
     seed = config.run.seed
     torch.manual_seed(hash((seed, step, rank)) & (2**63 - 1))  # of drop path
     images, targets = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, seed, step, rank)
-    parts = task.training.accumulate
+    parts = task.training.grad_accum_steps
     total = torch.zeros((), device=images.device)
     for some, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
         for loss in task.losses(model, some, wanted, step):

@@ -86,7 +86,7 @@ def variants() -> tuple[Variant, ...]:
         Variant("cyclic", s(sharing="cyclic")),
         Variant("nothing private", s(private_attention=0)),
         Variant("v private", s(private_attention=1)),
-        Variant("sandwich", s(rule="sandwich", random_nets=2)),
+        Variant("sandwich", s(sampling="sandwich", random_subnets=2)),
         Variant("defect: one position", defect="position"),
         Variant("defect: one stem", defect="stem"),
         Variant("defect: misplaced widths", defect="widths"),

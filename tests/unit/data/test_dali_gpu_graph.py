@@ -17,7 +17,7 @@ RECIPES = {
     "cache": dali.Recipe(224, MEAN, STD, resize=256, uint8=True),
     "weak": dali.Recipe(224, MEAN, STD, augment=Augment()),
     "jitter": dali.Recipe(224, MEAN, STD, augment=Augment(color_jitter=0.4)),
-    "deit": dali.Recipe(224, MEAN, STD, augment=Augment(rand_augment="rand-m9-mstd0.5-inc1", views=3)),
+    "deit": dali.Recipe(224, MEAN, STD, augment=Augment(rand_augment="rand-m9-mstd0.5-inc1", aug_repeats=3)),
 }
 
 

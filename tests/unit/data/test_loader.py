@@ -18,7 +18,7 @@ from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
 from vitas_ds.errors import UserError
 
-DEIT = Augment(color_jitter=0.3, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5, views=3)
+DEIT = Augment(color_jitter=0.3, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5, aug_repeats=3)
 
 
 def torchvision_float(path, resize, size):

@@ -82,7 +82,7 @@ def test_switch_chooses_between_both():
     neighbour = images.roll(1, 0)
 
     def is_cutmix(step):
-        mixed, _ = mixing.mix(images, labels, Mixing(mixup=0.8, cutmix=1.0, switch=0.3), 7, 0, step, 0)
+        mixed, _ = mixing.mix(images, labels, Mixing(mixup=0.8, cutmix=1.0, switch_prob=0.3), 7, 0, step, 0)
         return bool(((mixed == images) | (mixed == neighbour)).all())
 
     share = np.mean([is_cutmix(step) for step in range(600)])

@@ -17,7 +17,7 @@ ALL = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
 @pytest.mark.parametrize("name", ALL)
 def test_numbers_of_the_run_are_put_in(name: str) -> None:
-    training = config.Training(batch_size=96, accumulate=3, clip_grad=0.7)
+    training = config.Training(batch_size=96, grad_accum_steps=3, clip_grad=0.7)
     settings = ds_config(config.Engine(zero=name), training, world_size=8)
     assert settings["train_batch_size"] == 96
     assert settings["train_micro_batch_size_per_gpu"] == 4

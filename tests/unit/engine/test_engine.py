@@ -110,11 +110,11 @@ def test_a_gradient_outside_the_units_used_is_found(ranks: comm.Ranks) -> None:
 
 @pytest.mark.parametrize("zero", ["zero0", "zero2", "zero3"])
 def test_recomputed_activations_change_nothing(ranks: comm.Ranks, zero: str) -> None:
-    """``engine.checkpoint_activations`` on the net of retrain, under ZeRO."""
+    """``engine.grad_checkpointing`` on the net of retrain, under ZeRO."""
     spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24), LayerSpec(3, 36, 16)))
     images, weights = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
     for recompute in (False, True):
-        net = VisionTransformer(spec, checkpoint_activations=recompute)
+        net = VisionTransformer(spec, grad_checkpointing=recompute)
         init_weights(net, 0)
         settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=4, clip_grad=1.0)
         engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)

@@ -14,7 +14,7 @@ from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.engine.memory import estimate
 
-TRAINING = config.Training(batch_size=64, ema=0.9)
+TRAINING = config.Training(batch_size=64, ema_decay=0.9)
 
 
 def living() -> int:
@@ -34,7 +34,7 @@ def living() -> int:
 def test_what_stays_between_steps(zero: str, ema: float) -> None:
     """Weights and optimizer, counted in a process of one rank; stage 3 keeps its gradient buffers as well."""
     ranks = comm.init("cpu", timeout=60)
-    settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=2, ema=ema)
+    settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=2, ema_decay=ema)
     before = living()
     net = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 500))
     params = sum(p.numel() for p in net.parameters())
@@ -64,7 +64,7 @@ def test_ranks_share_what_the_stage_says() -> None:
 
 
 def test_activations_are_those_of_a_part_of_the_batch() -> None:
-    training = config.Training(batch_size=64, accumulate=2)
+    training = config.Training(batch_size=64, grad_accum_steps=2)
     fp32 = estimate(config.Engine(precision="fp32"), training, 4, 1000, activations=100)
     assert fp32.activations == 8 * 100
     assert estimate(config.Engine(), training, 4, 1000, activations=100).activations == 4 * 100

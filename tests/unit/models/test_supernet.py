@@ -256,7 +256,7 @@ def test_recomputed_blocks_give_the_same_gradients():
     grads = []
     for recompute in (False, True):
         supernet = make(SMALL, "bilateral").train()
-        supernet.checkpoint_activations = recompute
+        supernet.grad_checkpointing = recompute
         supernet(images(SMALL), spec).square().sum().backward()
         grads.append({name: p.grad for name, p in supernet.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()

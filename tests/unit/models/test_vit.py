@@ -65,7 +65,7 @@ def test_recomputed_blocks_give_the_same_gradients():
     spec = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)))
     images, grads = torch.randn(2, 3, 32, 32), []
     for recompute in (False, True):
-        model = randomise(VisionTransformer(spec, drop_path_rate=0.3, checkpoint_activations=recompute)).train()
+        model = randomise(VisionTransformer(spec, drop_path_rate=0.3, grad_checkpointing=recompute)).train()
         torch.manual_seed(3)  # drop path must draw the same in the recomputation
         model(images).square().sum().backward()
         grads.append([p.grad for p in model.parameters()])

@@ -27,7 +27,7 @@ def _no_wandb_settings(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:W&B")
-def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):  # noqa: F811
+def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):
     Image.new("RGB", (8, 8)).save(run.retrain / "images.png")
     write_text(run.export / "spec.json", "{}")
     write_text(run.wandb_ids, json.dumps({"search": "old", "elsewhere": "kept"}))
@@ -57,7 +57,7 @@ def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):  # noqa: F
     assert ("model", "a-model") in artifacts(folders["export"])
 
 
-def test_mistakes_are_one_line(config, run, monkeypatch, capsys):  # noqa: F811
+def test_mistakes_are_one_line(config, run, monkeypatch, capsys):
     before = run.wandb_ids.read_text() if run.wandb_ids.exists() else None
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["report", str(run.path), "--to-wandb"]) == 2
@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(config, run, monkeypatch, capsys):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_without_a_network_it_is_offline_and_says_so(run, monkeypatch, capsys):  # noqa: F811
+def test_without_a_network_it_is_offline_and_says_so(run, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
@@ -86,7 +86,7 @@ def test_without_a_network_it_is_offline_and_says_so(run, monkeypatch, capsys): 
 
 
 @pytest.mark.slow
-def test_a_failure_keeps_the_old_ids(run, monkeypatch, tmp_path, capsys):  # noqa: F811
+def test_a_failure_keeps_the_old_ids(run, monkeypatch, tmp_path, capsys):
     write_text(run.wandb_ids, '{"search": "old"}')
     write_text(tmp_path / "file", "")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "below"))

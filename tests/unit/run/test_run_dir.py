@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from tests.helpers.paths import ROOT
-from vitas_ds.config import Config
+from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
-from vitas_ds.recipe import dump
 from vitas_ds.run.files import to_json, write_json
 from vitas_ds.run.manifest import git_commit
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
@@ -128,7 +127,7 @@ def test_free_fields_never_matter(tmp_path):
         "run": {"device": "cpu", "timeout": 9},
         "data": {"threads": 3, "eval_batch_size": 8},
         "engine": {"compile": True},
-        "supernet": {"log_every": 1, "save_every": 5, "keep": 9, "accumulate": 2},
+        "supernet": {"log_every": 1, "save_every": 5, "keep": 9, "grad_accum_steps": 2},
         "search": {"generations": 99},
         "retrain": {"log_every": 1, "save_minutes": 2},
         "evaluate": {"model": "elsewhere"},

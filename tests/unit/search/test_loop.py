@@ -106,12 +106,12 @@ def test_ten_thousand_candidates_are_inside_and_distinct():
     total = 0
 
     @settings(max_examples=30, deadline=None)
-    @given(budgeted(), st.sampled_from([*ALGORITHMS, "predictor"]), st.integers(0, 1000))
+    @given(budgeted(), st.sampled_from([*ALGORITHMS, "surrogate"]), st.integers(0, 1000))
     def check(problem, algorithm, seed):
         nonlocal total
         space, budget = algorithms
-        name, threshold = ("ga", 0.01) if algorithm == "predictor" else (algorithm, 0.0)
-        cfg = Search(algorithm=name, predictor=threshold, population=100, generations=3, **budget)
+        name, threshold = ("ga", 0.01) if algorithm == "surrogate" else (algorithm, 0.0)
+        cfg = Search(algorithm=name, surrogate=threshold, population=100, generations=3, **budget)
         seen = []
 
         def score(specs):
@@ -234,7 +234,7 @@ def test_a_share_of_each_generation_is_drawn_anew():
     """Where one embedding width is ahead of all from the start, the others are still tried."""
 
     def widths(fresh: float) -> list[set[int]]:
-        cfg = Search(population=16, generations=9, macs=BUDGET, fresh=fresh)
+        cfg = Search(population=16, generations=9, macs=BUDGET, random_fraction=fresh)
         score = lambda spec: likeness(spec) / 9 + (spec.embed_dim == 48) / 2  # noqa: E731
         entries = search(SMALL, cfg, each(score), in_memory(), 0).entries
         return [{e.spec.embed_dim for e in entries if e.generation == g} for g in range(1, 10)]
@@ -251,7 +251,7 @@ def test_fresh_nets_find_what_a_search_without_them_has_lost_sight_of():
         return 0.5 * likeness(spec) + (0.5 if hidden else -0.1 if spec.embed_dim == 64 else 0)
 
     def mean_best(fresh: float) -> float:
-        cfg = Search(population=16, generations=16, macs=BUDGET, fresh=fresh)
+        cfg = Search(population=16, generations=16, macs=BUDGET, random_fraction=fresh)
         return float(np.mean([search(SMALL, cfg, each(score), in_memory(), s).best.score.value for s in range(8)]))
 
     assert mean_best(0.25) > mean_best(0.0) + 0.1

@@ -82,8 +82,8 @@ def done(tmp_path_factory):
     """A whole search: two costs to lower, a budget on throughput, racing, a predictor, baselines."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     config, run, session = open_one(
-        folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch=4,
-        latency_nets=12, racing=0.9, predictor=0.2, baselines=True,
+        folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch_size=4,
+        latency_nets=12, racing=0.9, surrogate=0.2, baselines=True,
     )  # fmt: skip
     return config, run, run_search(session)
 
@@ -97,7 +97,7 @@ def test_a_session_tells_what_it_found(done):
         assert row["latency"] > 0 and row["predicted_latency"] > 0
     assert numbers["latency"]["nets"] == 12 and 0 <= numbers["latency"]["error"] < 2
     assert numbers["racing"]["confidence"] == 0.9 and len(numbers["racing"]["looks"]) >= 1
-    assert numbers["predictor"]["threshold"] == 0.2 and 0 < numbers["hypervolume"] < 1
+    assert numbers["surrogate"]["threshold"] == 0.2 and 0 < numbers["hypervolume"] < 1
     assert set(json.loads((run.search / "baselines.json").read_text())) == {"random", "uniform"}
     assert sorted(p.name for p in (run.search / "figures").iterdir()) == ["front.png", "progress.png", "survivors.png"]
 
@@ -109,7 +109,7 @@ def test_each_generation_has_a_record(done):
     volumes = [row["hypervolume"] for row in rows]
     assert volumes == sorted(volumes) and volumes[-1] == numbers["hypervolume"]
     assert all(row["cached"] == 0 and 0 <= row["saved"] < 1 for row in rows)
-    assert rows[-1]["predictor"] == numbers["predictor"]["correlation"]
+    assert rows[-1]["surrogate"] == numbers["surrogate"]["correlation"]
 
 
 def test_a_second_start_scores_nothing_and_ends_the_same(done, capsys):
@@ -148,7 +148,7 @@ def test_a_net_that_is_not_there_is_one_line(done, choice):
 
 
 def test_a_throughput_that_no_net_has_is_one_line(tmp_path):
-    _, _, session = open_one(tmp_path, throughput=(1e9, 2e9), latency_batch=4, latency_nets=12)
+    _, _, session = open_one(tmp_path, throughput=(1e9, 2e9), latency_batch_size=4, latency_nets=12)
     with pytest.raises(UserError, match=r"search\.latency .* no net of the space is inside; the nearest has") as error:
         run_search(session)
     assert "\n" not in str(error.value)
@@ -157,11 +157,13 @@ def test_a_throughput_that_no_net_has_is_one_line(tmp_path):
 
 def test_finds_are_inside_the_budget_by_measurement(tmp_path):
     """A range that cuts through the nets that exist."""
-    _, _, session = open_one(tmp_path / "a", latency_batch=4, latency_nets=12, throughput=(1, 1e6), generations=1)
+    _, _, session = open_one(tmp_path / "a", latency_batch_size=4, latency_nets=12, throughput=(1, 1e6), generations=1)
     predicted = [session.timing.predictor(columns_of([e.spec]))[0] for e in
                  search(SPACE, session.config.search, session.used, session.ledger, 0, images=200).entries]  # fmt: skip
     low, high = np.quantile(predicted, [0.1, 0.8]).tolist()
-    _, run, session = open_one(tmp_path / "b", latency_batch=4, latency_nets=12, latency=(low, high), generations=2)
+    _, run, session = open_one(
+        tmp_path / "b", latency_batch_size=4, latency_nets=12, latency=(low, high), generations=2
+    )
     try:
         run_search(session)
     except UserError as error:  # a busy machine may measure all of them outside

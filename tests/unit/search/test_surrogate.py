@@ -68,7 +68,7 @@ def test_the_best_rows_come_front_by_front():
 
 
 def best(threshold: float, seed: int, score=additive, told=None) -> float:
-    cfg = Search(population=20, generations=8, macs=BUDGET, predictor=threshold)
+    cfg = Search(population=20, generations=8, macs=BUDGET, surrogate=threshold)
     return search(SMALL, cfg, each(score), in_memory(), seed, told).best.score.value
 
 
@@ -82,7 +82,7 @@ def test_below_the_threshold_it_changes_nothing():
     """Scores of pure chance cannot be ranked: the search goes as if there were no regressor, and says so."""
     cfg, told = Search(population=20, generations=5, macs=BUDGET), []
     plain = search(SMALL, cfg, each(noise), in_memory(), 0).entries
-    careful = cfg.model_copy(update={"predictor": 0.6})
+    careful = cfg.model_copy(update={"surrogate": 0.6})
     guided = search(SMALL, careful, each(noise), in_memory(), 0, told.append).entries
     assert [e.spec for e in guided] == [e.spec for e in plain]
     assert told[0].correlation is None and all(p.correlation < 0.6 for p in told[1:])
@@ -90,7 +90,7 @@ def test_below_the_threshold_it_changes_nothing():
 
 @pytest.mark.parametrize("algorithm", ["ga", "nsga2"])
 def test_a_killed_search_goes_on_with_the_same_proposals(tmp_path, algorithm):
-    cfg = Search(algorithm=algorithm, population=12, generations=6, macs=BUDGET, predictor=0.2)
+    cfg = Search(algorithm=algorithm, population=12, generations=6, macs=BUDGET, surrogate=0.2)
     told = []
     whole = search(SMALL, cfg, each(additive), open_ledger(tmp_path / "whole.jsonl", {}), 5, told.append)
     assert any((p.correlation or 0) >= 0.2 for p in told)
@@ -117,11 +117,11 @@ def test_a_killed_search_goes_on_with_the_same_proposals(tmp_path, algorithm):
 
 @pytest.mark.slow
 def test_a_known_optimum_is_still_found():
-    cfg = Search(population=50, generations=25, macs=BUDGET, predictor=0.2)
+    cfg = Search(population=50, generations=25, macs=BUDGET, surrogate=0.2)
     assert search(SMALL, cfg, each(likeness), in_memory(), 0).best.score.value == 1.0
 
 
 def test_random_search_has_no_use_for_it():
-    cfg = Search(algorithm="random", population=5, generations=1, predictor=0.5)
-    with pytest.warns(UserWarning, match=r"search\.predictor is ignored"):
+    cfg = Search(algorithm="random", population=5, generations=1, surrogate=0.5)
+    with pytest.warns(UserWarning, match=r"search\.surrogate is ignored"):
         search(SMALL, cfg, each(noise), in_memory(), 0)

@@ -174,7 +174,7 @@ def test_the_best_one_stays(saved: Path, engine: Engine) -> None:
 def test_a_write_that_fails_publishes_nothing(saved: Path, engine: Engine) -> None:
     """The disk fills up while the shard is written: a real limit on the size of files, in a process of its own."""
     code = (
-        "import resource, signal, sys, toy_supernet as toy\n"
+        "import resource, signal, sys\nfrom tests.helpers import toy_supernet as toy\n"
         "from pathlib import Path\n"
         "from vitas_ds.distributed import comm\nfrom vitas_ds.training import checkpoint\n"
         "engine = toy.start(toy.Case('zero1', ema=0.5), comm.init('cpu'))\n"

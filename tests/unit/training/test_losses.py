@@ -26,21 +26,21 @@ def test_single_path_trains_one_net_a_step_from_seed_and_step_alone():
 
 def test_sandwich_is_largest_then_random_then_smallest():
     space = SearchSpace()
-    first, *middle, last = nets(3, rule="sandwich", random_nets=3)
+    first, *middle, last = nets(3, sampling="sandwich", random_subnets=3)
     assert first == genome.decode(space, genome.largest(space))
     assert last == genome.decode(space, genome.smallest(space))
     assert len(set(middle)) == 3
-    assert len(nets(3, rule="sandwich", random_nets=0)) == 2
+    assert len(nets(3, sampling="sandwich", random_subnets=0)) == 2
 
 
-@pytest.mark.parametrize("rule", [{"rule": "single"}, {"rule": "sandwich", "random_nets": 2}])
+@pytest.mark.parametrize("rule", [{"sampling": "single"}, {"sampling": "sandwich", "random_subnets": 2}])
 def test_every_second_step_trains_the_complement(rule):
     space = SearchSpace()
     for step in range(0, 10, 2):
         even, odd = nets(step, complementary=True, **rule), nets(step + 1, complementary=True, **rule)
         assert even == nets(step, **rule)
         pairs = list(zip(even, odd, strict=True))
-        for a, b in pairs if rule["rule"] == "single" else pairs[1:-1]:
+        for a, b in pairs if rule["sampling"] == "single" else pairs[1:-1]:
             assert a.patch_size == b.patch_size
             assert [x and x.num_heads for x in a.layers] == [x and x.num_heads for x in b.layers]
             for field, widths in (("qkv_dim", space.qkv_widths), ("mlp_dim", space.mlp_widths)):

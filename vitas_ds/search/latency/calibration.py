@@ -75,7 +75,7 @@ def open_timing(
         UserError: the stage began on another device, with other software, or another batch or precision.
     """
     search, path = config.search, stage / "latency.json"
-    batch, precision = search.latency_batch, search.latency_precision or config.engine.precision
+    batch, precision = search.latency_batch_size, search.latency_precision or config.engine.precision
     where = from_main(lambda: setting(device, batch, precision))
 
     def seconds_of(net: SubnetSpec) -> float:

@@ -23,7 +23,6 @@ from vitas_ds.distributed.comm import from_main
 from vitas_ds.engine.precision import autocast
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import to_json
-from vitas_ds.search.scoring.ledger import name_of
 
 
 def measure(
@@ -95,7 +94,7 @@ class Latencies:
 
     def __call__(self, specs: list[SubnetSpec]) -> np.ndarray:
         """Seconds [K], measured where they are not known."""
-        names = [name_of(spec) for spec in specs]
+        names = [spec.key() for spec in specs]
         self.known = from_main(lambda: self._measured(specs, names))
         return np.array([self.known[name] for name in names])
 

@@ -125,12 +125,7 @@ class Ledger:
 
 def key(spec: SubnetSpec, images: int) -> Key:
     """What a score is filed under: a canonical net and a number of images."""
-    return name_of(spec), images
-
-
-def name_of(spec: SubnetSpec) -> str:
-    """A net as a text that is the same for the same canonical net."""
-    return json.dumps(spec.to_dict(), sort_keys=True)
+    return spec.key(), images
 
 
 def in_memory(scoring: Scoring | None = None) -> Ledger:

@@ -22,7 +22,7 @@ from vitas_ds.search.latency.calibration import Timing, open_timing
 from vitas_ds.search.latency.measure import Latencies
 from vitas_ds.search.loop import hypervolume, ranked, result_of, search
 from vitas_ds.search.results import select, write_results
-from vitas_ds.search.scoring.ledger import entry_from_dict, in_memory, name_of, open_ledger
+from vitas_ds.search.scoring.ledger import entry_from_dict, in_memory, open_ledger
 from vitas_ds.stages.train_supernet import identity_prob
 from vitas_ds.training import sampling
 
@@ -47,7 +47,7 @@ def test_an_impossible_latency_is_found_at_once_with_the_nearest_net():
     nets = genome.sample(SMALL, np.random.default_rng(0), 3000, 0.3)
     cheap = budgets.excess({"macs": BUDGET}, budgets.prices(SMALL, nets)) == 0
     least = PREDICTOR(genome.columns(SMALL, nets[cheap])).min()
-    cfg = Search(macs=BUDGET, throughput=(64 / least, 65 / least), latency_batch=16)
+    cfg = Search(macs=BUDGET, throughput=(64 / least, 65 / least), latency_batch_size=16)
     with pytest.raises(
         UserError, match=r"search\.latency \[.* s, .* s\]: no net .* the nearest has macs .* s: patch_size "
     ) as error:
@@ -56,14 +56,14 @@ def test_an_impossible_latency_is_found_at_once_with_the_nearest_net():
 
 
 def test_throughput_and_latency_bound_the_same_thing():
-    both = Search(latency=(0.001, 0.02), throughput=(1000, 8000), latency_batch=16)
+    both = Search(latency=(0.001, 0.02), throughput=(1000, 8000), latency_batch_size=16)
     assert both.seconds == (0.002, 0.016) and both.timed
     assert budgets.of_config(both) == {} and budgets.of_config(both, TIMED) == {"latency": (2 * 10**9, 16 * 10**9)}
-    assert Search(throughput=(0, 8000), latency_batch=16).seconds == (0.002, float("inf"))
+    assert Search(throughput=(0, 8000), latency_batch_size=16).seconds == (0.002, float("inf"))
     assert not Search().timed and not Search(algorithm="ga", objectives=("latency",)).timed
     assert Search(algorithm="nsga2", objectives=("latency",)).timed
     with pytest.raises(ValueError, match="exclude each other"):
-        Search(latency=(0.1, 0.2), throughput=(1000, 8000), latency_batch=16)
+        Search(latency=(0.1, 0.2), throughput=(1000, 8000), latency_batch_size=16)
 
 
 def test_latency_is_lowered_as_an_objective():
@@ -86,7 +86,7 @@ def test_latency_is_lowered_as_an_objective():
 
 def test_a_run_measures_once(tmp_path):
     """Real measurements of small nets; a second start, and another run of the same folder, measure none again."""
-    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch=2, latency_nets=12))
+    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch_size=2, latency_nets=12))
     first = open_timing(recipe, run, run.search, CPU, {"macs": BUDGET})
     lines = (tmp_path / "latency.jsonl").read_text().splitlines()
     assert len(lines) == 12 and first.nets == 12 and set(first.numbers()) >= {"error", "correlation", "device"}
@@ -108,9 +108,9 @@ def spec_of(line):
 
 
 def test_what_was_measured_otherwise_does_not_hold(tmp_path):
-    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch=2, latency_nets=12))
+    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch_size=2, latency_nets=12))
     open_timing(recipe, run, run.search, CPU, {"macs": BUDGET})
-    other = Config(space=SMALL, search=Search(latency_batch=4, latency_nets=12))
+    other = Config(space=SMALL, search=Search(latency_batch_size=4, latency_nets=12))
     with pytest.raises(UserError, match=r"latency\.json: measured with batch_size 2, here it is 4"):
         open_timing(other, run, run.search, CPU, {"macs": BUDGET})
     path = run.search / "latency.json"
@@ -134,7 +134,7 @@ def found(tmp_path):
 
 def slower(spec) -> float:
     """Some nets are slower than predicted, a third of them beyond the budget."""
-    return seconds(spec) + 0.0004 * (len(name_of(spec)) % 3 == 0)
+    return seconds(spec) + 0.0004 * (len(spec.key()) % 3 == 0)
 
 
 def test_nets_that_measure_outside_are_dropped(found, tmp_path):
@@ -147,7 +147,7 @@ def test_nets_that_measure_outside_are_dropped(found, tmp_path):
     assert ranked(confirmed.result.entries)[:5] == ranked(inside)[:5]
     assert all(slower(e.spec) * PICO > budget["latency"][1] for e in confirmed.dropped)
     for entry in [*confirmed.result.pareto, *ranked(confirmed.result.entries)[:5]]:
-        assert confirmed.seconds[name_of(entry.spec)] == slower(entry.spec)
+        assert confirmed.seconds[entry.spec.key()] == slower(entry.spec)
 
 
 def test_no_net_inside_by_measurement_is_told(found, tmp_path):
@@ -186,7 +186,7 @@ def test_a_line_of_the_ledger_keeps_the_prediction(found):
 def test_sampled_nets_reach_a_throughput(tmp_path, capsys):
     """The identity probability is fitted with measured nets: random nets take as long as asked, on average."""
     ranks, run = Ranks(0, 1, 0, CPU), RunDir(tmp_path / "a")
-    measure = Search(latency_batch=4, latency_nets=24)
+    measure = Search(latency_batch_size=4, latency_nets=24)
     timing = open_timing(Config(space=SMALL, search=measure), run, run.supernet, CPU, {})
     ends = [timing.predictor(genome.columns(SMALL, genome.sample(SMALL, np.random.default_rng(1), 4000, p))).mean()
             for p in (0.2, 0.6)]  # fmt: skip
@@ -203,7 +203,7 @@ def test_sampled_nets_reach_a_throughput(tmp_path, capsys):
 
 
 def test_a_rough_prediction_is_warned_of(tmp_path):
-    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch=2, latency_nets=12))
+    run, recipe = RunDir(tmp_path / "a"), Config(space=SMALL, search=Search(latency_batch_size=2, latency_nets=12))
     open_timing(recipe, run, run.search, CPU, {"macs": BUDGET})
     path = run.search / "latency.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"error": 0.5}))
