@@ -68,7 +68,7 @@ def test_values_of_every_kind_on_the_command_line(recipe):
         ("supernet.grad_accum_steps=3", "supernet: batch_size 1024 is not a multiple of grad_accum_steps 3"),
         ("supernet.betas=[0.9,1]", "supernet: betas must be two numbers from 0 to below 1"),
         ("supernet.betas=[0.9]", "supernet.betas"),
-        ("supernet.macs=[2e9,1e9]", "supernet: budget must be a smaller and a larger number"),
+        ("supernet.macs=[2e9,1e9]", "supernet: macs must be a smaller and a larger number"),
         ("supernet.private_attention=3", "supernet.private_attention: Input should be 0, 1 or 2 (given: 3)"),
         ("supernet.sharing=left", "supernet.sharing: Input should be 'ordinal', 'bilateral' or 'cyclic' (given: 'l"),
         ("supernet.augment.scale=[1,0.5]", "supernet.augment: scale must be two rising numbers"),
