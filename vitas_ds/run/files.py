@@ -1,18 +1,31 @@
-"""Read and write the files of a run."""
+"""Read and write the files of a run. Importing this module does not import torch.
+
+A file is written aside, flushed to disk and renamed: a reader sees the old file or the new one, never a part of it,
+even if the writer is killed.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitas_ds.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 def read_json(path: Path, missing: Any) -> Any:
-    """What a JSON file holds, ``missing`` if it is not there. Raises ``UserError`` if it is no JSON."""
+    """Return the contents of a JSON file, or ``missing`` if the file does not exist.
+
+    Raises:
+        UserError: The file is not JSON, or ``missing`` is a dict and the file does not contain an object.
+    """
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -20,31 +33,86 @@ def read_json(path: Path, missing: Any) -> Any:
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
     if isinstance(missing, dict) and not isinstance(data, dict):
-        raise UserError(f"{path}: not a JSON object; move it away, it is written again")
+        raise UserError(f"{path}: not a JSON object; move it away, it will be written again")
     return data
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` whole or not at all; see ``to_json``."""
+    """Write ``value`` as indented JSON (see ``to_json``), atomically."""
     write_text(path, to_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``path`` whole or not at all: aside, flushed to the disk, renamed. Its folder is made if missing."""
+    """Write a text file atomically. Its folder is created if needed."""
+    with _replacing(path) as aside:
+        aside.write_text(text)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically, with the permissions that the umask gives. Its folder is created if needed.
+
+    Args:
+        path: The file to write.
+        tensors: Contiguous tensors by name.
+        metadata: The ``__metadata__`` entry of the file's header.
+
+    Raises:
+        OSError, SafetensorError: The file could not be written; an existing file is unchanged.
+    """
+    from safetensors.torch import save_file  # imports torch
+
+    with _replacing(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode
+        save_file(tensors, aside, metadata)
+        aside.chmod(mode)  # save_file makes the file readable by its owner only
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; flush it and rename it to ``path`` at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        sync_file(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append one line and flush it to disk. The file and its folder are created if needed.
+
+    If the last line has no newline (its writer was killed), the new line starts with one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        torn = False
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write((b"\n" if torn else b"") + text.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder to disk. Without this, a crash can undo the creation or renaming of a file in it."""
+    sync_file(path)
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that any reader takes: arrays and tensors as lists, paths as text, nan and infinity as null."""
+    """Return strict JSON: arrays and tensors become lists, paths strings, nan and infinity null."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 

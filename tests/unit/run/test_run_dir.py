@@ -1,9 +1,7 @@
 """A run's folder: what a start writes, which recipes may go on with it, and that nothing is half written."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import yaml
 from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import to_json, write_json
 from vitas_ds.run.manifest import git_commit
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
@@ -169,25 +166,6 @@ def test_summary_merges(tmp_path):
     run.summary.write_text("{")
     with pytest.raises(UserError, match=r"summary\.json"):
         read_summary(run)
-
-
-def test_to_json_is_strict():
-    value = {"a": np.arange(3), "b": (1, float("inf")), "c": Path("x/y"), 3: None}
-    assert json.loads(to_json(value)) == {"a": [0, 1, 2], "b": [1, None], "c": "x/y", "3": None}
-
-
-def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
-    """A reader sees one whole version or another, however the writer ends."""
-    path = tmp_path / "x.json"
-    write_json(path, {"n": 0})
-    code = (
-        "import os, sys; from pathlib import Path; import vitas_ds.run.files as r\n"
-        "os.replace = lambda *_: os._exit(9)\n"
-        "r.write_json(Path(sys.argv[1]), {'n': 1})"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": os.getcwd()})
-    assert done.returncode == 9
-    assert json.loads(path.read_text()) == {"n": 0}
 
 
 def test_paths_lie_in_the_run():
