@@ -1,35 +1,47 @@
 #!/usr/bin/env bash
-# Style, types and tests, in the order of what they cost.
+# Run the linters and the tests. Creates .venv if it is missing.
 #
-#   launch/test.sh [unit] [pytest arguments ...]
+#   launch/test.sh [lint|unit|distributed] [PYTEST_ARGUMENT ...]
 #
-# `unit`: what takes minutes, for while you work; without the unit tests that are marked slow, and without those that
-# start launchers and kill processes. Makes .venv when it is missing.
+#   lint          ruff, mypy, shellcheck, generated documents
+#   unit          linters, then the unit tests except those marked slow
+#   distributed   tests that launch several processes or kill them (tests/distributed, tests/faults)
+#   (no word)     linters, then all tests
+#
+# All other arguments go to pytest: `launch/test.sh -k checkpoint`, `launch/test.sh unit -x`.
+# DRY_RUN=1 prints the commands without running them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
 
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+PART=all
+case ${1:-} in
+-h | --help)
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
     exit 0
-fi
-UNIT=
-if [[ ${1:-} == unit ]]; then
-    UNIT=1
+    ;;
+lint | unit | distributed)
+    PART=$1
     shift
-fi
+    ;;
+esac
 
-make_venv quickstart,dev
+[[ -n ${DRY_RUN:-} ]] || make_venv quickstart,dev
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ $(count_gpus) != 0 ]] || export DS_ACCELERATOR=cpu
 
-start ruff check .
-start ruff format --check .
-start mypy
-if [[ -n $UNIT ]]; then
-    start python -m pytest tests/unit -n 2 -m "not slow" "$@"
-    exit 0
+if [[ $PART != distributed ]]; then
+    start ruff check .
+    start ruff format --check .
+    start mypy
+    start shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
+    start python -m vitas_ds.tools.document --check
 fi
-# a file at a time: those that start launchers come first, the short ones fill up the end
-start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder "$@"
+
+case $PART in
+unit) start python -m pytest tests/unit -n 2 -m "not slow" "$@" ;;
+# Assign whole files to workers: module fixtures run once. Files that launch jobs come first, short ones fill the end.
+distributed) start python -m pytest tests/distributed tests/faults -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+all) start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+esac

@@ -1,4 +1,7 @@
-"""The launch scripts without GPUs, nodes, Slurm or Docker: style, arguments, and what they would start."""
+"""The launch scripts without GPUs, nodes, Slurm or Docker: lint, arguments, and the commands of a dry run.
+
+References: bash, shellcheck, the deepspeed launcher's own parser, and commands written by hand.
+"""
 
 import os
 import shlex
@@ -9,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.paths import ROOT
 
@@ -17,9 +21,9 @@ SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sba
 HOSTS = "node-a slots=8\n# a comment\nnode-b slots=8\n"
 
 
-def launch(script: str, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+def launch(script: str, *args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "WANDB_"))} | env
-    command = ["bash", str(ROOT / "launch" / script), *words]
+    command = ["bash", str(ROOT / "launch" / script), *args]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env, timeout=120)
 
 
@@ -44,17 +48,17 @@ def test_syntax_and_mode(script):
 
 
 def test_single_node():
-    words = ["quickstart", "run.seed=3", "search.macs=[1e6, 2e6]"]
-    lines = commands(launch("single_node.sh", "--dry-run", "--gpus", "4", *words))
+    args = ["quickstart", "run.seed=3", "search.macs=[1e6, 2e6]"]
+    lines = commands(launch("single_node.sh", "--dry-run", "--gpus", "4", *args))
     assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
-    assert all(line[-3:] == words for line in lines)  # quoted so that a space survives
+    assert all(line[-3:] == args for line in lines)  # quoted: a space survives
     for line in lines[:4]:
         assert line[0] == "deepspeed" and line[line.index("--num_gpus") + 1] == "4"
     assert [line[0] for line in lines[4:]] == ["python", "python"]
 
 
 @pytest.mark.parametrize(
-    ("visible", "words", "expected"),
+    ("visible", "args", "expected"),
     [
         ("1,2,5", [], ["--include", "localhost:1,2,5"]),  # with --num_gpus 3, deepspeed would take 0, 1 and 2
         ("1,2,5", ["--gpus", "2"], ["--include", "localhost:1,2"]),
@@ -65,14 +69,14 @@ def test_single_node():
         ("", ["--gpus", "3"], ["--num_gpus", "3"]),
     ],
 )
-def test_the_gpus_that_are_visible_are_taken(visible, words, expected):
-    done = launch("single_node.sh", "--dry-run", "--stages", "search", "r", *words, CUDA_VISIBLE_DEVICES=visible)
+def test_single_node_uses_the_visible_gpus(visible, args, expected):
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", "r", *args, CUDA_VISIBLE_DEVICES=visible)
     (line,) = commands(done)
     assert line[1:3] == expected and line[3] == "--master_port"
 
 
-def test_deepspeed_takes_the_gpus_that_it_is_told():
-    """What ``--include`` and ``--num_gpus`` mean is the launcher's to say."""
+def test_deepspeed_interprets_include_and_num_gpus_as_expected():
+    """Reference: the deepspeed launcher's own parser."""
     from deepspeed.launcher import runner
 
     found = {"localhost": 8}
@@ -81,20 +85,20 @@ def test_deepspeed_takes_the_gpus_that_it_is_told():
     assert runner.apply_num_nodes_and_gpus(every, -1, 3) == {"localhost": [0, 1, 2]}
 
 
-def test_files_are_named_from_where_the_caller_is(tmp_path):
+def test_paths_are_relative_to_the_folder_of_the_caller(tmp_path):
     (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
     (tmp_path / "hosts").write_text(HOSTS)
-    (tmp_path / "quickstart").write_text("no recipe, but a file of a recipe's name")
+    (tmp_path / "quickstart").write_text("not a recipe, but a file with the name of a recipe")
     (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
     assert line[-1] == str(tmp_path / "my.yaml")
-    words = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]
-    (line,) = commands(launch("multi_node.sh", *words, cwd=tmp_path))
+    args = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]
+    (line,) = commands(launch("multi_node.sh", *args, cwd=tmp_path))
     assert line[line.index("--hostfile") + 1] == str(tmp_path / "hosts") and line[-1] == "quickstart"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
-def test_a_mistake_in_the_recipe_is_found_before_a_launcher_starts(script):
+def test_an_error_in_the_recipe_is_found_before_a_launcher_starts(script):
     done = launch(script, "quickstart", "run.nam=x")
     assert done.returncode == 2 and "+" not in done.stdout
     assert done.stderr.count("\n") == 1 and "did you mean name?" in done.stderr
@@ -108,11 +112,11 @@ def test_torchrun():
     assert lines[0][1:5] == ["--nproc-per-node", "2", "--standalone", "-m"]
     env |= {"NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}
     lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", **env))
-    assert len(lines) == 4  # export and report are the first node's
+    assert len(lines) == 4  # export and report run on the first node
     for i, line in enumerate(lines):
         found = dict(zip(line[1:-4:2], line[2:-3:2], strict=True))
-        wanted = {"--nnodes": "2", "--node-rank": "1", "--master-addr": "n1", "--master-port": str(29500 + i)}
-        assert found == wanted | {"--nproc-per-node": "2"}
+        expected = {"--nnodes": "2", "--node-rank": "1", "--master-addr": "n1", "--master-port": str(29500 + i)}
+        assert found == expected | {"--nproc-per-node": "2"}
 
 
 @pytest.mark.slow
@@ -120,23 +124,23 @@ def test_torchrun():
     ("rank", "status", "seconds"),
     [
         ("exit 0", 0, 20),
-        ("((RANK != 4)) || { sleep 3; exit 3; }; exec sleep 300", 3, 20),  # the others are ended with it
-        ("((RANK != 4)) || exit 75; sleep 3", 75, 20),  # they are left to save
+        ("((RANK != 4)) || { sleep 3; exit 3; }; exec sleep 300", 3, 20),  # the other ranks are killed
+        ("((RANK != 4)) || exit 75; sleep 3", 75, 20),  # the other ranks may save
     ],
 )
-def test_ranks_of_a_node(rank, status, seconds):
+def test_node_starts_and_stops_its_ranks(rank, status, seconds):
     env = {"SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2"}
-    said = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE"'
-    begun = time.monotonic()
-    done = launch("node.sh", "3", "bash", "-c", f"{said}; {rank}", **env)
-    assert done.returncode == status and time.monotonic() - begun < seconds
+    report = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE"'
+    start = time.monotonic()
+    done = launch("node.sh", "3", "bash", "-c", f"{report}; {rank}", **env)
+    assert done.returncode == status and time.monotonic() - start < seconds
     assert sorted(done.stdout.splitlines()) == ["3 0 6 3", "4 1 6 3", "5 2 6 3"]
 
 
-def test_a_node_that_is_stopped_lets_its_ranks_save(tmp_path):
+def test_a_stopped_node_lets_its_ranks_save(tmp_path):
     rank = f"trap 'touch {tmp_path}/saved$RANK; exit 75' TERM; touch {tmp_path}/up$RANK; while :; do sleep 0.1; done"
-    words = [str(ROOT / "launch" / "node.sh"), "2", "bash", "-c", rank]
-    node = subprocess.Popen(words, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})
+    args = [str(ROOT / "launch" / "node.sh"), "2", "bash", "-c", rank]
+    node = subprocess.Popen(args, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})
     while len(list(tmp_path.glob("up*"))) < 2:
         time.sleep(0.05)
     node.terminate()
@@ -156,8 +160,8 @@ def test_multi_node(tmp_path):
     assert done.returncode == 2 and "slots=N" in done.stderr
 
 
-def test_slurm_by_a_scontrol_of_our_own(tmp_path):
-    """Two nodes: the first is the master, each stage one srun, export and report one task."""
+def test_slurm_with_a_substitute_for_scontrol(tmp_path):
+    """Two nodes: the first is the master, each stage is one srun, export and report use one task."""
     (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$2" = hostnames ] && printf "n7\\nn8\\n"\n')
     (tmp_path / "scontrol").chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "n[7-8]"}
@@ -168,7 +172,7 @@ def test_slurm_by_a_scontrol_of_our_own(tmp_path):
     assert all(line[0] == "srun" for line in lines) and "--ntasks=1" in lines[-1] and "--ntasks=1" not in lines[0]
 
 
-def test_slurm_with_one_task_a_node():
+def test_slurm_with_one_task_per_node():
     env = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
     lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env))
     for line in lines[:4]:
@@ -181,7 +185,7 @@ def test_slurm_with_one_task_a_node():
 @pytest.mark.parametrize(
     ("status", "expected", "requeued"), [(0, 0, False), (75, 0, True), (143, 0, True), (1, 1, False)]
 )
-def test_slurm_requeues_after_preemption_alone(tmp_path, status, expected, requeued):
+def test_slurm_requeues_only_after_preemption(tmp_path, status, expected, requeued):
     for name, text in (
         ("srun", f"#!/bin/sh\nexit {status}\n"),
         ("scontrol", f'#!/bin/sh\necho "$@" >>{tmp_path}/called\necho n1\n'),
@@ -210,22 +214,22 @@ def test_docker(tmp_path):
     assert "warning: data.val=/elsewhere/val lies outside" in done.stderr
 
 
-def test_slurm_from_elsewhere(tmp_path):
+def test_slurm_outside_the_checkout(tmp_path):
     done = launch("slurm.sbatch", "r", SLURM_SUBMIT_DIR=str(tmp_path))
     assert (
         done.returncode == 2 and done.stderr == f"slurm.sbatch: {tmp_path}: submit it from the root of the checkout\n"
     )
 
 
-def test_more_ranks_than_gpus_may_be_seen():
+def test_more_ranks_than_visible_gpus_are_refused():
     done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="1,4")
     assert done.returncode == 2 and "--gpus 3: CUDA_VISIBLE_DEVICES=1,4 has 2" in done.stderr
-    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="-1")  # ranks of the CPU
+    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="-1")  # ranks on the CPU
     assert done.returncode == 0
 
 
-def test_docker_takes_a_recipe_of_the_users(tmp_path):
-    """The file is mounted, and named inside where it is there; paths count from where the caller is."""
+def test_docker_mounts_a_recipe_file(tmp_path):
+    """The command names the mounted file. Paths are relative to the folder of the caller."""
     (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
     env = {"DATA": "images", "CUDA_VISIBLE_DEVICES": "1,3"}
     (line,) = commands(launch("docker.sh", "--dry-run", "--gpus", "2", "my.yaml", cwd=tmp_path, **env))
@@ -237,7 +241,7 @@ def test_docker_takes_a_recipe_of_the_users(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["single_node.sh"], "which recipe?"),
         (["single_node.sh", "--bogus", "r"], "--bogus: no such option"),
@@ -254,8 +258,8 @@ def test_docker_takes_a_recipe_of_the_users(tmp_path):
         (["quickstart.sh", "--bogus"], "--bogus: no such option"),
     ],
 )
-def test_mistakes_are_one_line(words, message):
-    done = launch(*words, DATA="/no/such")
+def test_a_usage_error_is_one_line(args, message):
+    done = launch(*args, DATA="/no/such")
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
 
@@ -264,13 +268,59 @@ def test_mistakes_are_one_line(words, message):
     "script",
     ["quickstart.sh", "single_node.sh", "multi_node.sh", "torchrun.sh", "slurm.sbatch", "docker.sh", "test.sh"],
 )
-def test_help(script):
+def test_help_is_the_comment_at_the_top(script):
     done = launch(script, "--help")
     assert done.returncode == 0 and f"launch/{script}" in done.stdout and "#" not in done.stdout
 
 
-def test_python_that_is_too_old(tmp_path):
-    """Told in a line, with what to install."""
+def test_help_of_test_sh_names_every_part():
+    done = launch("test.sh", "--help")
+    assert "launch/test.sh [lint|unit|distributed] [PYTEST_ARGUMENT ...]" in done.stdout
+    assert all(f"\n  {part}" in done.stdout for part in ("lint", "unit", "distributed", "(no word)"))
+
+
+LINTERS = ["ruff", "ruff", "mypy", "shellcheck", "python"]
+
+
+@pytest.mark.parametrize(
+    ("args", "linters", "folders"),
+    [
+        ([], LINTERS, ["tests", "--ignore", "tests/benchmarks"]),
+        (["lint"], LINTERS, None),
+        (["unit"], LINTERS, ["tests/unit"]),
+        (["distributed"], [], ["tests/distributed", "tests/faults"]),
+    ],
+)
+def test_each_part_of_test_sh(args, linters, folders):
+    """Each part runs its linters and folders, and passes other arguments to pytest."""
+    lines = commands(launch("test.sh", *args, "-k", "two words", DRY_RUN="1"))
+    assert [line[0] for line in lines[: len(linters)]] == linters
+    if folders is None:
+        assert len(lines) == len(linters)
+        return
+    (line,) = lines[len(linters) :]
+    start = ["python", "-m", "pytest", *folders]
+    assert line[: len(start)] == start and line[-2:] == ["-k", "two words"]
+    assert ("not slow" in line) == (args == ["unit"])
+
+
+def test_test_sh_passes_pytest_arguments_without_a_part():
+    (*_, line) = commands(launch("test.sh", "-k", "unit", DRY_RUN="1"))
+    assert line[:4] == ["python", "-m", "pytest", "tests"] and line[-2:] == ["-k", "unit"]
+
+
+def test_test_sh_and_the_hooks_run_the_same_linters():
+    """Reference: the entries of .pre-commit-config.yaml, as PyYAML reads them."""
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "") for hook in repo["hooks"]]
+    lines = [" ".join(line) for line in commands(launch("test.sh", "lint", DRY_RUN="1"))]
+    assert all(line.startswith(hook) for line, hook in zip(lines, hooks, strict=True))
+    (shellcheck,) = (line.split() for line in lines if line.startswith("shellcheck"))
+    assert {str(ROOT / name) for name in shellcheck[2:]} == {str(path) for path in SCRIPTS}
+
+
+def test_an_old_python_is_refused():
+    """The message names the packages to install."""
     done = subprocess.run(
         ["bash", "-c", "source launch/lib.sh; find_python"], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHON": "no-such-python"},
@@ -278,7 +328,7 @@ def test_python_that_is_too_old(tmp_path):
     assert done.returncode == 2 and "needs Python 3.11" in done.stderr
 
 
-def test_venv_is_installed_once_for_each_set_of_versions(tmp_path):
+def test_venv_is_updated_only_when_the_versions_change(tmp_path):
     (tmp_path / "launch").mkdir()
     shutil.copy(ROOT / "launch" / "lib.sh", tmp_path / "launch")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

@@ -1,4 +1,7 @@
-"""What is installed is whole, and the files around the package say what they should."""
+"""The installed package is complete, and the CI, hooks, version and pins agree.
+
+References: the files of the checkout, and pip's and PyYAML's reading of the files.
+"""
 
 import os
 import re
@@ -18,16 +21,16 @@ from tests.helpers.paths import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """A wheel of this tree, unpacked; built from a copy, so that no build/ is left here."""
+    """An unpacked wheel of this checkout. It is built from a copy because setuptools leaves a build/ folder."""
     pytest.importorskip("setuptools", "77")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("vitas_ds", "ds_configs"):
-        shutil.copytree(ROOT / name, source / name, ignore=skipped)
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    words = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(out), str(source)]
-    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=240)
+    args = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(out), str(source)]
+    done = subprocess.run([sys.executable, "-m", "pip", *args], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     (file,) = out.glob("*.whl")
     assert file.name.startswith(f"vitas_ds-{vitas_ds.__version__}-py3")
@@ -37,7 +40,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_nothing_is_missing_in_the_wheel(wheel):
+def test_wheel_contains_every_file_of_the_package(wheel):
     def files(root: Path) -> set[str]:
         found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
         return {name for name in found if "__pycache__" not in name and not name.startswith("ds_configs/")}
@@ -48,8 +51,8 @@ def test_nothing_is_missing_in_the_wheel(wheel):
     (info,) = wheel.glob("*.dist-info")
     assert "vitas = vitas_ds.__main__:main" in (info / "entry_points.txt").read_text()
     needs = re.findall(r"^Requires-Dist: (\S+?)[<>=]", (info / "METADATA").read_text(), re.MULTILINE)
-    wanted = re.findall(r"^([\w.-]+)[<>=]", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    assert set(wanted) <= set(needs)
+    expected = re.findall(r"^([\w.-]+)[<>=]", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert set(expected) <= set(needs)
 
 
 @pytest.mark.slow
@@ -62,7 +65,7 @@ def test_nothing_is_missing_in_the_wheel(wheel):
         "from vitas_ds.reports import run_page, comparison, html; assert 'svg' in html.STYLE",
     ],
 )
-def test_the_wheel_works_elsewhere(wheel, tmp_path, code):
+def test_wheel_works_in_another_folder(wheel, tmp_path, code):
     code = f"import vitas_ds; assert vitas_ds.__file__.startswith({str(wheel)!r}), vitas_ds.__file__\n{code}"
     env = os.environ | {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -71,17 +74,24 @@ def test_the_wheel_works_elsewhere(wheel, tmp_path, code):
     assert done.returncode == 0, done.stderr
 
 
-def test_workflow_runs_what_a_person_runs():
-    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
-    (job,) = flow["jobs"].values()
-    assert ".ci/run" in [step.get("run") for step in job["steps"]]
-    assert {"push", "pull_request"} <= set(flow[True])  # YAML 1.1 reads `on` as true
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+def test_workflow_runs_every_part_of_test_sh():
+    """The workflow as PyYAML reads it, against the parts that launch/test.sh accepts."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert {"push", "pull_request"} <= set(workflow[True])  # YAML 1.1 reads `on` as true
+    assert set(workflow["jobs"]) == {"lint", "unit", "distributed"}
     lowest = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
-    assert job["strategy"]["matrix"]["python"][0] == lowest
+    assert workflow["jobs"]["unit"]["strategy"]["matrix"]["python"] == [lowest, "3.12"]
+    for name, job in workflow["jobs"].items():
+        *setup, last = job["steps"]
+        assert last["run"].startswith(f"launch/test.sh {name}")
+        python = next(step["with"]["python-version"] for step in setup if "setup-python" in step.get("uses", ""))
+        assert python in (lowest, "${{ matrix.python }}")
+    assert "slow or not slow" in workflow["jobs"]["unit"]["steps"][-1]["run"]  # no other job runs slow unit tests
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_hooks_need_nothing_but_the_environment():
+def test_hooks_use_only_the_tools_in_venv():
+    """The hooks as PyYAML reads them. Their pattern for shellcheck is compared with the files in launch/."""
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert repo["repo"] == "local" and {hook["language"] for hook in repo["hooks"]} == {"system"}
     tools = {hook["entry"].split()[0] for hook in repo["hooks"]}
@@ -93,13 +103,13 @@ def test_hooks_need_nothing_but_the_environment():
     }
 
 
-def test_the_version_stands_in_one_place():
+def test_version_is_defined_once():
     assert f"## {vitas_ds.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert 'attr = "vitas_ds.__version__"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_versions_of_the_image_are_allowed_ones():
-    """Every package that we name is pinned for the Dockerfile, inside its bounds."""
+def test_docker_image_pins_satisfy_the_bounds():
+    """constraints.txt pins every named package within its bounds, as the package `packaging` reads them."""
     from packaging.requirements import Requirement
 
     def read(text: str) -> list[Requirement]:
@@ -110,9 +120,10 @@ def test_the_versions_of_the_image_are_allowed_ones():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = read((ROOT / "requirements.txt").read_text())
     named += read("\n".join(extras["quickstart"] + extras["export"]))
-    for one in named:
-        assert one.specifier.contains(pins[one.name.lower().replace("_", "-")].removeprefix("==")), one
+    for requirement in named:
+        pin = pins[requirement.name.lower().replace("_", "-")].removeprefix("==")
+        assert requirement.specifier.contains(pin), requirement
     dockerfile = (ROOT / "Dockerfile").read_text()
     installed = re.search(r"--requirement requirements.txt \\\n +(.+)", dockerfile)[1].split()
-    wanted = {one.name for one in read("\n".join(extras["quickstart"] + extras["export"]))}
-    assert wanted <= set(installed) <= set(pins)
+    expected = {requirement.name for requirement in read("\n".join(extras["quickstart"] + extras["export"]))}
+    assert expected <= set(installed) <= set(pins)
