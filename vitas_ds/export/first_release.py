@@ -12,6 +12,7 @@ from torch import Tensor
 from vitas_ds.arch.published import published
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import UserError
+from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
 
 STEM, BLOCK = "module.net.backbone_init_stem_Patch_init_0.0.", "module.net.backbone_Block_Block_{}.0."
@@ -31,17 +32,10 @@ def import_first_release(net: str, path: Path) -> VisionTransformer:
         raise UserError(f"--net {net}: the first release has no checkpoint of it")
     source = _read(path)
     model = VisionTransformer(spec)
-    want = {theirs: (ours, model.state_dict()[ours].shape) for theirs, ours in _names(spec).items()}
-    for name in want:
-        if name not in source:
-            raise UserError(f"{path}: not a checkpoint of {net}: tensor {name} is missing")
-    for name, value in source.items():
-        if name not in want:
-            raise UserError(f"{path}: not a checkpoint of {net}: it has no place for tensor {name}")
-        if value.shape != want[name][1]:
-            shapes = f"{list(value.shape)}, not {list(want[name][1])}"
-            raise UserError(f"{path}: not a checkpoint of {net}: {name} has shape {shapes}")
-    model.load_state_dict({want[name][0]: value for name, value in source.items()})
+    names, shapes = _names(spec), shapes_of(model.state_dict())
+    expected = {theirs: shapes[ours] for theirs, ours in names.items()}
+    check_shapes(f"{path}: not a checkpoint of {net}", shapes_of(source), expected)
+    model.load_state_dict({names[name]: value for name, value in source.items()})
     return model.eval()
 
 

@@ -20,6 +20,7 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
+from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run, open_run
@@ -35,7 +36,7 @@ def run(config: Config) -> None:
     folder = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     before = read_summary(folder).get("search", {})
-    asked_more = config.search.baselines and not (folder.search / "baselines.json").exists()
+    asked_more = config.search.baselines and not folder.baselines.exists()
     if folder.best.exists() and not asked_more and all(before.get(name) == value for name, value in key.items()):
         if ranks.is_main:
             print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
@@ -75,14 +76,7 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
         raise UserError(f"{path}: cannot be read as a supernet's weights ({error})") from None
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(config.space, sharing, private, class_token_only=True)
-    wanted = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
-    for name in sorted({*wanted, *weights}):
-        found = tuple(weights[name].shape) if name in weights else None
-        if found != wanted.get(name):
-            raise UserError(
-                f"{path}: a supernet of another space: {name} is {found or 'absent'} there, "
-                f"{wanted.get(name) or 'absent'} in this one"
-            )
+    check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
     supernet.load_state_dict(weights)
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -99,7 +93,7 @@ def search_images(config: Config, folder: RunDir) -> ImageSet:
     everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
     weights = Path(config.search.checkpoint or folder.supernet_weights)
-    lists = (parent / folder.search_images.name for parent in weights.absolute().parents[:4])
+    lists = (RunDir(parent).search_images for parent in weights.absolute().parents[:4])
     found = next((path for path in lists if path.is_file()), None)
     if found is None:
         warnings.warn(

@@ -63,10 +63,10 @@ def without(values: dict) -> dict:
     ("change", "says"),
     [
         (without, f"tensor {WEIGHT} is missing"),
-        (lambda v: v | {"module.net.more": torch.zeros(1)}, "no place for tensor module.net.more"),
-        (lambda v: v | {BIAS: torch.zeros(999)}, f"{BIAS} has shape [999], not [1000]"),
+        (lambda v: v | {"module.net.more": torch.zeros(1)}, "unexpected tensor module.net.more"),
+        (lambda v: v | {BIAS: torch.zeros(999)}, f"{BIAS} has shape [999], expected [1000]"),
         (lambda v: v | {BIAS: "text"}, "no dict of tensors"),
-        (lambda v: v | {3: torch.zeros(1)}, "no place for tensor 3"),
+        (lambda v: v | {3: torch.zeros(1)}, "unexpected tensor 3"),
     ],
 )
 def test_a_wrong_tensor_is_named(change, says, tmp_path):
