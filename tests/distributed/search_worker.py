@@ -14,6 +14,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
 from vitas_ds.distributed import comm
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.finalists import rescore
 from vitas_ds.search.loop import ranked, search
 from vitas_ds.search.results import write_results
@@ -52,15 +53,16 @@ def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
         return scores
 
     used, full, known, rules = scorer(40), scorer(0), [0], None
-    ledger = open_ledger(folder / "ledger.jsonl", {"supernet": "a"}, is_main=ranks.is_main)
+    run = RunDir(folder)
+    ledger = open_ledger(run.ledger, {"supernet": "a"}, is_main=ranks.is_main)
     if racing:
         parts = [(images, broken(score)) for images, score in looks(used)]
-        rules = Race(parts, racing, open_ledger(folder / "races.jsonl", {"supernet": "a"}, is_main=ranks.is_main))
+        rules = Race(parts, racing, open_ledger(run.races, {"supernet": "a"}, is_main=ranks.is_main))
     cfg = Search(algorithm="nsga2", population=7, generations=3, macs=(100_000, 800_000), images=40, top_k=3)
     result = search(SPACE, cfg, broken(used), ledger, 0, images=40, race=rules)
     top = rescore(ranked(result.entries)[: cfg.top_k], full, ledger, full.images)
     if ranks.is_main:
-        write_results(folder, result, top)
+        write_results(run, result, top)
     comm.close()
 
 

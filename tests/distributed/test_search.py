@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import launching
+from vitas_ds.run.run_dir import RunDir
 
 WORKER = Path(__file__).with_name("search_worker.py")
 
@@ -22,9 +23,9 @@ def found(folder: Path) -> tuple:
     def timeless(row):
         return {k: [timeless(x) for x in v] if k == "top" else v for k, v in row.items() if k != "seconds"}
 
-    ledger = [timeless(json.loads(line)) for line in (folder / "ledger.jsonl").open()]
-    front = [timeless(row) for row in json.loads((folder / "pareto.json").read_text())]
-    return ledger, front, timeless(json.loads((folder / "best.json").read_text()))
+    ledger = [timeless(json.loads(line)) for line in RunDir(folder).ledger.open()]
+    front = [timeless(row) for row in json.loads(RunDir(folder).pareto.read_text())]
+    return ledger, front, timeless(json.loads(RunDir(folder).best.read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,15 @@ def test_a_broken_race_drops_the_same_nets_again(tmp_path, alone):
     """Broken off in a look of the second generation, by two ranks; gone on with by one."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(whole, 1, racing=0.5)
-    looks = (whole / "races.jsonl").read_text().splitlines()
+    looks = RunDir(whole).races.read_text().splitlines()
     run(broken, 2, kill_after=len(looks) // 2, racing=0.5)
-    assert len((broken / "races.jsonl").read_text().splitlines()) == len(looks) // 2
+    assert len(RunDir(broken).races.read_text().splitlines()) == len(looks) // 2
     run(broken, 1, racing=0.5)
     assert found(broken) == found(whole)
     images = {entry["images"] for entry in found(whole)[0]}
     assert min(images) < 40 <= max(images), "no net was dropped"
     looked = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in looks]
-    again = [json.loads(line) for line in (broken / "races.jsonl").open()]
+    again = [json.loads(line) for line in RunDir(broken).races.open()]
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in again] == looked
 
 

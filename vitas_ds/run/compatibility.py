@@ -38,7 +38,7 @@ FREE = {
 def check_same_recipe(config: Config, run: RunDir) -> None:
     """Raise ``UserError`` if ``run`` holds results of another recipe; fields that do not touch results may differ."""
     if not run.config.exists():
-        strays = [p.name for p in (run.supernet, run.search, run.retrain) if p.exists()]
+        strays = [p.name for p in (run.supernet.path, run.search, run.retrain.path) if p.exists()]
         if strays:
             raise UserError(f"{run.path}: holds {strays[0]}/ but no config.yaml; give another run.name")
         return
@@ -61,8 +61,8 @@ def _same_folder(field: str, a: Any, b: Any) -> bool:
 def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
     """Dotted names of the fields that this run's results depend on."""
     trained = {
-        "supernet": _has_files(run.supernet_checkpoints) or run.supernet_weights.exists(),
-        "retrain": _has_files(run.retrain_checkpoints) or run.retrain_weights.exists(),
+        "supernet": _has_files(run.supernet.checkpoints) or run.supernet_weights.exists(),
+        "retrain": _has_files(run.retrain.checkpoints) or run.retrain_weights.exists(),
     }
     names = list(TRAINED) if any(trained.values()) else []
     names += [section for section, started in trained.items() if started]

@@ -39,14 +39,36 @@ from vitas_ds.run.files import read_json, write_json
 
 
 @dataclass(frozen=True)
+class TrainingDir:
+    """Paths of one training stage: ``supernet/`` or ``retrain/``."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the ZeRO checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def images(self) -> Path:
+        """Picture of the first training batch."""
+        return self.path / "images.png"
+
+    @property
+    def divergence(self) -> Path:
+        """Record of the latest steps with a non-finite gradient; ``--replay`` reads it."""
+        return self.path / "divergence.json"
+
+
+@dataclass(frozen=True)
 class RunDir:
-    """The paths of one run. Nothing is created by asking for a path."""
+    """Paths of one run. No property creates a file."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The run's name: that of its folder."""
+        """Name of the run, which is the name of its folder."""
         return self.path.name
 
     @property
@@ -56,12 +78,12 @@ class RunDir:
 
     @property
     def manifest(self) -> Path:
-        """What was started when, with which versions."""
+        """Command, git commit and versions of each start."""
         return self.path / "manifest.json"
 
     @property
     def metrics(self) -> Path:
-        """Progress of all stages, a JSON object a line."""
+        """Metrics of all stages, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -71,32 +93,42 @@ class RunDir:
 
     @property
     def wandb_ids(self) -> Path:
-        """W&B's run id of each stage."""
+        """W&B run id of each stage."""
         return self.path / "wandb_ids.json"
 
     @property
     def life(self) -> Path:
-        """The ranks' signs of life."""
+        """Folder of the ranks' heartbeats."""
         return self.path / "life"
 
     @property
-    def supernet(self) -> Path:
-        """Folder of the stage train-supernet."""
-        return self.path / "supernet"
+    def classes(self) -> Path:
+        """Class names and their indices."""
+        return self.path / "classes.json"
 
     @property
-    def supernet_checkpoints(self) -> Path:
-        """ZeRO checkpoints of the supernet."""
-        return self.supernet / "checkpoints"
+    def measured_latencies(self) -> Path:
+        """Measured latencies, shared by all runs in the same folder."""
+        return self.path.parent / "latency.jsonl"
+
+    @property
+    def supernet(self) -> TrainingDir:
+        """Paths of the stage train-supernet."""
+        return TrainingDir(self.path / "supernet")
 
     @property
     def supernet_weights(self) -> Path:
-        """The trained supernet, consolidated."""
-        return self.supernet / "weights.safetensors"
+        """Consolidated weights of the trained supernet."""
+        return self.supernet.path / "weights.safetensors"
+
+    @property
+    def supernet_latency(self) -> Path:
+        """Latency predictor of the stage train-supernet."""
+        return self.supernet.path / "latency.json"
 
     @property
     def search_images(self) -> Path:
-        """Names of the images held out of the supernet's training, one a line."""
+        """Names of the images held out of supernet training, one per line."""
         return self.path / "search_images.txt"
 
     @property
@@ -106,53 +138,87 @@ class RunDir:
 
     @property
     def ledger(self) -> Path:
-        """Scored candidates, a JSON object a line."""
+        """Scored candidates, one JSON object per line."""
         return self.search / "ledger.jsonl"
 
     @property
+    def races(self) -> Path:
+        """Partial scores of a search with racing, one JSON object per line."""
+        return self.search / "races.jsonl"
+
+    @property
     def pareto(self) -> Path:
-        """The front of score against cost."""
+        """Pareto front of score against cost."""
         return self.search / "pareto.json"
 
     @property
     def best(self) -> Path:
-        """The best candidate: spec, cost, score."""
+        """Best candidate: spec, costs, score."""
         return self.search / "best.json"
 
     @property
-    def retrain(self) -> Path:
-        """Folder of the stage retrain."""
-        return self.path / "retrain"
+    def baselines(self) -> Path:
+        """Best candidate of each baseline."""
+        return self.search / "baselines.json"
+
+    @property
+    def baseline_scores(self) -> Path:
+        """Scored candidates of the baselines, one JSON object per line."""
+        return self.search / "baselines.jsonl"
+
+    @property
+    def search_latency(self) -> Path:
+        """Latency predictor of the stage search."""
+        return self.search / "latency.json"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the search's figures."""
+        return self.search / "figures"
+
+    @property
+    def retrain(self) -> TrainingDir:
+        """Paths of the stage retrain."""
+        return TrainingDir(self.path / "retrain")
 
     @property
     def retrain_spec(self) -> Path:
-        """The net that retrain trains."""
-        return self.retrain / "spec.json"
-
-    @property
-    def retrain_checkpoints(self) -> Path:
-        """ZeRO checkpoints of the retrained net."""
-        return self.retrain / "checkpoints"
+        """Spec of the network to retrain."""
+        return self.retrain.path / "spec.json"
 
     @property
     def retrain_model(self) -> Path:
-        """The retrained net: a folder as an exported model's."""
-        return self.retrain / "model"
+        """Folder of the retrained network, in the format of an exported model."""
+        return self.retrain.path / "model"
 
     @property
     def retrain_weights(self) -> Path:
-        """The retrained net's tensors, consolidated."""
+        """Consolidated weights of the retrained network."""
         return self.retrain_model / "model.safetensors"
 
     @property
+    def evaluation_images(self) -> Path:
+        """Picture of the first validation batch."""
+        return self.path / "evaluation_images.png"
+
+    @property
     def export(self) -> Path:
-        """The exported model's folder."""
+        """Folder of the exported model."""
         return self.path / "export"
 
     @property
+    def export_weights(self) -> Path:
+        """Weights of the exported model."""
+        return self.export / "model.safetensors"
+
+    @property
     def report(self) -> Path:
-        """The report's folder."""
-        return self.path / "report"
+        """The HTML report."""
+        return self.path / "report" / "index.html"
+
+    def comparison(self, other: RunDir) -> Path:
+        """Return the path of the HTML page that compares this run with another one."""
+        return self.report.with_name(f"{self.name}_against_{other.name}.html")
 
 
 def run_of(config: Config) -> RunDir:

@@ -71,7 +71,7 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
         watchdog.at("waiting for data")
         batches = eval_batches(images, data, size, config.data.eval_batch_size, ranks)
         if ranks.is_main:
-            batches = _pictured(batches, folder.path / "evaluation_images.png", images, data, tracker)
+            batches = _pictured(batches, folder.evaluation_images, images, data, tracker)
         total, top1, top5 = _count(net, batches, ranks)
         numbers = {"images": total, "top1": top1 / total, "top5": top5 / total}
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)

@@ -76,7 +76,7 @@ def _export(config: Config, folder: RunDir, source: Path) -> None:
             files, numbers = files | more[0], numbers | more[1]
         card = model_card(model.spec, folder.name, facts, accuracy, files, config.export.license)
         write_text(aside / "README.md", card)
-    size = (folder.export / "model.safetensors").stat().st_size
+    size = folder.export_weights.stat().st_size
     kept = {"dir": str(folder.export), "model": str(source), "bytes": size, "checks": numbers, "made": made}
     update_summary(folder, "export", kept)
     with open_tracker(config, folder, "export", True) as tracker:

@@ -22,7 +22,7 @@ def run(config: Config, to_wandb: bool = False) -> None:
     ranks = comm.init("cpu", config.run.timeout)
     if ranks.is_main:
         folder = run_of(config)
-        write_text(folder.report / "index.html", run_page.render(folder))
+        write_text(folder.report, run_page.render(folder))
         print_summary(folder)
         if to_wandb:
             from vitas_ds.reports.wandb_upload import send
@@ -43,7 +43,7 @@ def compare(first: Config, second: Config) -> None:
         if one.path.resolve() == two.path.resolve():
             raise UserError(f"{one.path}: a run is not compared with itself")
         text = comparison.render(one, two)
-        path = one.report / f"{one.name}_against_{two.name}.html"
+        path = one.comparison(two)
         write_text(path, text)
         names = comparison.names_of((one, two))
         lines = [("", *names), *comparison.results((one, two)), ("report", str(path), "")]
@@ -53,7 +53,7 @@ def compare(first: Config, second: Config) -> None:
 
 def print_summary(run: RunDir) -> None:
     """What each stage found, and where its files lie."""
-    print_columns([*run_page.headlines(run), ("report", "", str(run.report / "index.html"))])
+    print_columns([*run_page.headlines(run), ("report", "", str(run.report))])
 
 
 def print_columns(lines: list[tuple[str, str, str]]) -> None:
@@ -69,12 +69,12 @@ def find(word: str, overrides: list[str]) -> Config:
     Raises:
         UserError: it is none of these.
     """
-    if (Path(word) / "config.yaml").is_file():
+    if RunDir(Path(word)).config.is_file():
         return _of_folder(Path(word), overrides)
     if (RECIPES / f"{word}.yaml").is_file() or Path(word).is_file():
         return load(word, overrides)
     runs = Path(next((w.partition("=")[2] for w in overrides if w.startswith("run.dir=")), Config().run.dir))
-    if (runs / word / "config.yaml").is_file():
+    if RunDir(runs / word).config.is_file():
         return _of_folder(runs / word, overrides)
     raise UserError(f"{word}: neither a run's folder, nor a recipe, nor the name of a run in {runs}/")
 

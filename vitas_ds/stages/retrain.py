@@ -25,7 +25,7 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
-from vitas_ds.training import checkpoint, nonfinite
+from vitas_ds.training import checkpoint
 from vitas_ds.training.losses import loss_of
 from vitas_ds.training.replay import replay
 from vitas_ds.training.trainer import Task, train
@@ -53,7 +53,7 @@ def again(config: Config, file: str) -> None:
     ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
     images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
     task = _task(config, folder, chosen_spec(config, folder), images)
-    for line in replay(task, config, Path(file) if file else nonfinite.file_of(folder.retrain_checkpoints), ranks):
+    for line in replay(task, config, Path(file) if file else folder.retrain.divergence, ranks):
         print(line)
 
 
@@ -64,14 +64,14 @@ def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
         UserError: there is no such spec, or the run has begun to train another one.
     """
     word = config.retrain.spec
-    found = select(folder.search, word) if word.startswith("search:") else find_spec(word)
+    found = select(folder, word) if word.startswith("search:") else find_spec(word)
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
     if spec.image_size % spec.patch_size:
         raise UserError(f"retrain.spec: patch_size {spec.patch_size} does not divide image_size {spec.image_size}")
     if folder.retrain_spec.exists() and read_spec(folder.retrain_spec) != spec:
         raise UserError(
             f"retrain.spec: {word} is another net than {folder.retrain_spec}, which this run trains; "
-            f"move {folder.retrain} away, or give another run.name"
+            f"move {folder.retrain.path} away, or give another run.name"
         )
     return spec
 
@@ -88,7 +88,7 @@ def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) ->
         yield loss_of(net(images)[None], targets, "loss_mean")
 
     return Task(
-        "retrain", config.retrain, folder.retrain_checkpoints, model, {"all": list(model.parameters())}, images,
+        "retrain", config.retrain, folder.retrain, model, {"all": list(model.parameters())}, images,
         config.space.num_classes, losses, lambda step: {"all"}, nets=lambda step: [spec],
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def _finish(
     config: Config, folder: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet, numbers: dict[str, Any]
 ) -> None:
     """The last checkpoint becomes a model folder."""
-    newest = checkpoint.newest(folder.retrain_checkpoints)  # all ranks ask
+    newest = checkpoint.newest(folder.retrain.checkpoints)  # all ranks ask
     assert newest is not None, "training ends with a checkpoint"
     if ranks.is_main:
         model = VisionTransformer(spec)

@@ -20,7 +20,7 @@ from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
-from vitas_ds.training import checkpoint, nonfinite
+from vitas_ds.training import checkpoint
 from vitas_ds.training.losses import distill_loss, loss_of
 from vitas_ds.training.replay import replay
 from vitas_ds.training.sampling import Price, fit_identity_prob, nets_of_step
@@ -39,9 +39,9 @@ def run(config: Config) -> None:
     images, held_out = _images(config)
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
     if ranks.is_main:
-        folder.supernet.mkdir(parents=True, exist_ok=True)
-        write_classes(images.classes, folder.path / "classes.json")
-        if not checkpoint.found(folder.supernet_checkpoints):  # else theirs stays, until the training has gone on
+        folder.supernet.path.mkdir(parents=True, exist_ok=True)
+        write_classes(images.classes, folder.classes)
+        if not checkpoint.found(folder.supernet.checkpoints):  # else theirs stays, until the training has gone on
             write_list(held_out.paths, folder.search_images)
     numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
     if ranks.is_main:
@@ -53,7 +53,7 @@ def again(config: Config, file: str) -> None:
     """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
     ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
     task = _task(config, folder, ranks, _images(config)[0])
-    for line in replay(task, config, Path(file) if file else nonfinite.file_of(folder.supernet_checkpoints), ranks):
+    for line in replay(task, config, Path(file) if file else folder.supernet.divergence, ranks):
         print(line)
 
 
@@ -82,7 +82,7 @@ def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Tas
         return {"net_macs": spec_macs(net), "net_depth": net.depth, "net_embed_dim": net.embed_dim}
 
     return Task(
-        "train-supernet", config.supernet, folder.supernet_checkpoints, supernet, supernet.units(), images,
+        "train-supernet", config.supernet, folder.supernet, supernet, supernet.units(), images,
         config.space.num_classes, losses, used, facts, nets,
     )  # fmt: skip
 
@@ -112,11 +112,11 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
     seconds = (search.latency_batch_size / fast, search.latency_batch_size / slow) if fast else search.seconds
     if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
         return None
-    from vitas_ds.search.latency.calibration import open_timing  # half a second, which most starts need not wait for
+    from vitas_ds.search.latency.calibration import calibrate  # half a second, which most starts need not wait for
 
-    timing = open_timing(config, folder, folder.supernet, ranks.device, {}, anywhere=True)
+    timing = calibrate(config, folder, folder.supernet_latency, ranks.device, {}, anywhere=True)
     if ranks.is_main:
-        print(timing.line())
+        print(timing.describe())
     price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch_size}")
     return fit_identity_prob(space, *seconds, price)
 
@@ -138,7 +138,7 @@ def step_losses(
 
 def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any], ema: bool) -> None:
     """Consolidate the last checkpoint (its averaged weights, if there are), so that a search needs no engine."""
-    newest = checkpoint.newest(folder.supernet_checkpoints)  # all ranks ask
+    newest = checkpoint.newest(folder.supernet.checkpoints)  # all ranks ask
     assert newest is not None, "training ends with a checkpoint"
     if ranks.is_main:
         checkpoint.write_consolidated(newest, folder.supernet_weights, ema=ema)

@@ -21,11 +21,6 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 
 
-def file_of(checkpoints: Path) -> Path:
-    """The record beside a stage's checkpoints."""
-    return Path(checkpoints).parent / "divergence.json"
-
-
 def record(
     path: Path, ranks: Ranks, stage: str, step: int, nth: int, nets: list[SubnetSpec], loss: float, ids: Tensor,
     images: ImageSet,

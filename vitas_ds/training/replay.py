@@ -47,7 +47,7 @@ def replay(task: Task, config: Config, file: Path, ranks: Ranks) -> Iterator[str
 
 def _weights(task: Task, file: Path, step: int) -> Path:
     """Those that the step was computed with; if the training went on, the newest good ones before it."""
-    for folder in (file.with_suffix(""), task.checkpoints):
+    for folder in (file.with_suffix(""), task.folder.checkpoints):
         for path in checkpoint.found(folder):
             if checkpoint.step_of(path) < step and checkpoint.verify(path) is None:
                 return path

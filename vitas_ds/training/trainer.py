@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine.engine import Engine
 from vitas_ds.engine.optimizer import cosine_lr
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.run_dir import RunDir, TrainingDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.training import checkpoint, nonfinite, resume
@@ -52,7 +51,7 @@ class Task:
 
     stage: str
     training: Training
-    checkpoints: Path
+    folder: TrainingDir
     model: nn.Module
     units: dict[str, list[nn.Parameter]]
     images: ImageSet
@@ -86,7 +85,7 @@ def train(task: Task, config: Config, run: RunDir, ranks: Ranks) -> dict[str, An
 def _train(task: Task, config: Config, run: RunDir, ranks: Ranks, watch: Watchdog) -> dict[str, Any]:
     training = task.training
     per_epoch, total = total_steps(training, len(task.images))
-    begin = resume.find(task.checkpoints, training, task.stage.removeprefix("train-"))
+    begin = resume.find(task.folder.checkpoints, training, task.stage.removeprefix("train-"))
     if begin.weights:
         resume.load_weights(task.model, begin.weights)
     engine = Engine(task.model, task.units, config.engine, training, ranks)
@@ -108,7 +107,7 @@ def _train(task: Task, config: Config, run: RunDir, ranks: Ranks, watch: Watchdo
         if replaced := sum(comm.gather(progress.replaced)):
             numbers["bad_images"] = replaced
         tracker.summary(numbers)
-        best = checkpoint.best(task.checkpoints) if ranks.is_main and training.keep_best else None
+        best = checkpoint.best(task.folder.checkpoints) if ranks.is_main and training.keep_best else None
         if best and checkpoint.step_of(best) < total:
             tracker.say(f"{task.stage}: the mean loss was lower at step {checkpoint.step_of(best)}; {best} is kept")
     return numbers
@@ -155,7 +154,7 @@ def _save(task: Task, engine: Engine, progress: Progress) -> None:
     training, state = task.training, state_of(progress)
     loss = sum(state["mean"]) / len(state["mean"])
     checkpoint.save(
-        engine, task.checkpoints, progress.step, state, training.keep, training.keep_every, loss, training.keep_best
+        engine, task.folder.checkpoints, progress.step, state, training.keep, training.keep_every, loss, training.keep_best
     )
 
 
@@ -167,7 +166,7 @@ def _pictured(batches: Iterator[Batch], task: Task, config: Config, tracker: Tra
     mixed = mix(batch.images, batch.labels, task.training.mixing, task.num_classes, config.run.seed, 0, 0)
     images, labels = (values[:32].clone() for values in mixed)
     yield batch
-    path = task.checkpoints.parent / "images.png"
+    path = task.folder.images
     path.parent.mkdir(parents=True, exist_ok=True)
     grid(images, labels, task.images.classes, path, config.data)
     tracker.image("images", path)
@@ -204,7 +203,7 @@ def _skipped(
 ) -> None:
     """A step whose gradient was not finite, which all ranks know by its norm: write it down; stop after too many."""
     progress.nonfinite += 1
-    nth, most, file = progress.nonfinite, task.training.max_nonfinite, nonfinite.file_of(task.checkpoints)
+    nth, most, file = progress.nonfinite, task.training.max_nonfinite, task.folder.divergence
     words = nonfinite.record(
         file, ranks, task.stage, progress.step, nth, task.nets(progress.step - 1), loss, batch.ids, task.images
     )
@@ -215,7 +214,7 @@ def _skipped(
     checkpoint.save(engine, file.with_suffix(""), progress.step - nth, {}, keep=1)
     raise UserError(
         f"gradient not finite in {nth} steps in a row, the last {words}; lower the learning rate, or clip; "
-        f"good checkpoints stay in {task.checkpoints}; {task.stage} --replay computes the first of them again ({file})"
+        f"good checkpoints stay in {task.folder.checkpoints}; {task.stage} --replay computes the first of them again ({file})"
     )
 
 

@@ -12,7 +12,7 @@ from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
 from vitas_ds.run.manifest import git_commit
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
 
@@ -88,7 +88,7 @@ def test_a_folder_of_images_by_another_word_is_the_same(tmp_path, monkeypatch):
 
 def test_both_values_are_named(tmp_path):
     run = open_run(make(tmp_path), True)
-    run.supernet.mkdir()
+    run.supernet.path.mkdir()
     run.supernet_weights.touch()
     with pytest.raises(UserError, match=r"run.seed=0, this one has 7"):
         open_run(make(tmp_path, run={"seed": 7}), True)
@@ -168,9 +168,16 @@ def test_summary_merges(tmp_path):
         read_summary(run)
 
 
-def test_paths_lie_in_the_run():
+def paths_of(owner: RunDir | TrainingDir) -> list[Path]:
+    """Every path that a RunDir or TrainingDir names."""
+    names = [name for name, value in vars(type(owner)).items() if isinstance(value, property) and name != "name"]
+    values = [getattr(owner, name) for name in names]
+    return [path for value in values for path in ([value] if isinstance(value, Path) else [value.path, *paths_of(value)])]
+
+
+def test_paths_are_in_the_run_folder():
     run = RunDir(Path("runs/x"))
-    names = [name for name, value in vars(RunDir).items() if isinstance(value, property) and name != "name"]
-    paths = [getattr(run, name) for name in names]
-    assert len(set(paths)) == len(paths)
-    assert all(path.is_relative_to("runs/x") for path in paths)
+    paths = paths_of(run)
+    assert len(paths) > 30 and len(set(paths)) == len(paths)
+    assert [path for path in paths if not path.is_relative_to("runs/x")] == [Path("runs/latency.jsonl")]
+    assert run.comparison(RunDir(Path("runs/y"))) == Path("runs/x/report/x_against_y.html")

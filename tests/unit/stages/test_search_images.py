@@ -58,7 +58,7 @@ def test_files_that_changed_since_the_training_are_refused(trained: Path) -> Non
         images_of(recipe(trained))
     config = recipe(trained)
     run = run_of(config)
-    run.supernet.mkdir()
+    run.supernet.path.mkdir()
     save_file(Supernet(config.space, "bilateral", 2, class_token_only=True).state_dict(), run.supernet_weights)
     with pytest.raises(UserError, match="of 80 search images"):
         search.run(config)
