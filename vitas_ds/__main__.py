@@ -144,9 +144,9 @@ def run_config(args: argparse.Namespace) -> int:
     validate.check(resolved, "config", args.world_size or 1)
     comments = []
     if args.world_size is not None:
-        from vitas_ds.engine import plan
+        from vitas_ds.engine import memory
 
-        comments = [f"# {line}".rstrip() for line in plan.lines(resolved, args.world_size)]
+        comments = [f"# {line}".rstrip() for line in memory.report_lines(resolved, args.world_size)]
     print(dump(resolved) + "".join(f"{line}\n" for line in comments), end="")
     return 0
 

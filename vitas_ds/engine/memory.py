@@ -1,18 +1,32 @@
-"""Memory of a GPU in training, estimated before anything starts: what each ZeRO stage would need."""
+"""Estimate the memory that training needs per GPU, for each ZeRO stage and any number of ranks, before it starts."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from vitas_ds import config
-from vitas_ds.engine.ds_config import ds_config, zero_stage
+import torch
 
-FP32 = 4
+from vitas_ds import config
+from vitas_ds.arch import cost, genome
+from vitas_ds.arch.published import find_spec
+from vitas_ds.arch.space import WidthTable
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.engine.ds_config import ds_config, zero_names, zero_stage
+from vitas_ds.models.supernet import Supernet
+
+FP32 = 4  # bytes
+REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
+COLUMNS = ("weights", "gradients", "optimizer", "activations", "total", "host")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the fullest moment of a step. ``host``: bytes of this rank in the host's memory."""
+    """Peak memory of one rank during a training step, in bytes.
+
+    ``host`` is this rank's share of host memory, all other fields are GPU memory.
+    """
 
     weights: int
     gradients: int
@@ -22,39 +36,99 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes on the GPU; the libraries' own (CUDA context, cuDNN workspaces: 1 to 2 GiB) come on top."""
+        """GPU memory, without the 1 to 2 GiB of the CUDA context and cuDNN workspaces."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
     def to_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """Return all fields and the total."""
         return asdict(self) | {"total": self.total}
 
 
 def estimate(
     engine: config.Engine, training: config.Training, world_size: int, params: int, activations: float = 0
 ) -> Memory:
-    """Memory of one rank of ``world_size``.
+    """Estimate the memory of one rank out of ``world_size``.
 
-    Weights, gradients, moments and averages are fp32 in every precision. The gradients are those of a step that uses
-    every parameter; a supernet's step has fewer.
+    Weights, gradients, moments and averaged weights are fp32 in every precision. Gradients are counted for a step that
+    uses all parameters; a step of a supernet uses fewer.
 
     Args:
-        params: parameters of the whole network.
-        activations: bytes that the backward pass of one image keeps, in fp32 (``cost.activations``).
+        engine: ZeRO configuration and precision.
+        training: Batch size, gradient accumulation, averaged weights.
+        world_size: Number of ranks.
+        params: Number of parameters of the whole network.
+        activations: Bytes that one image keeps for the backward pass, in fp32 (``cost.activations``).
 
     Raises:
-        UserError: as ``ds_config``.
+        UserError: See ``ds_config``.
     """
     settings = ds_config(engine, training, world_size)
     stage, offload = zero_stage(engine)
     whole = FP32 * params
     part = -(-whole // world_size)
-    bucket = FP32 * settings["zero_optimization"].get("reduce_bucket_size", 500_000_000)  # whatever the net's size
-    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)  # two moments, a master copy, the averages
+    # ZeRO allocates the whole bucket, however small the network is
+    bucket = FP32 * settings["zero_optimization"].get("reduce_bucket_size", REDUCE_BUCKET)
+    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)  # two moments, a master copy, averaged weights
     states = copies * (whole if stage == 0 else part)
-    # gradients: whole before stage 2; a rank's part, and the flat copy that the optimizer reads, after it
+    # Stages 0 and 1 keep all gradients. Stages 1 to 3 keep this rank's part and the flat copy for the optimizer.
     gradients = {0: whole, 1: whole + 2 * part + bucket, 2: 3 * part + bucket, 3: 2 * part + bucket}[stage]
-    keeps = activations * settings["train_micro_batch_size_per_gpu"] * (1 if engine.precision == "fp32" else 0.5)
+    kept = activations * settings["train_micro_batch_size_per_gpu"] * (1 if engine.precision == "fp32" else 0.5)
     weights = whole if stage < 3 else part
     host = states + part * (2 if stage == 3 else 1) if offload else 0
-    return Memory(weights, gradients, 0 if offload else states, round(keeps), host)
+    return Memory(weights, gradients, 0 if offload else states, round(kept), host)
+
+
+def activation_bytes(spec: SubnetSpec, grad_checkpointing: bool) -> float:
+    """Return the bytes that one image keeps for the backward pass, in fp32.
+
+    With ``grad_checkpointing``, each layer keeps only its input, and one layer at a time is recomputed.
+    """
+    table = WidthTable.from_specs([spec])
+    total, layers = float(cost.activations(table)[0]), cost.layer_activations(table)[0]
+    if not grad_checkpointing:
+        return total
+    inputs = FP32 * (spec.num_patches + 1) * spec.embed_dim * spec.depth
+    return total - float(layers.sum() - layers.max()) + inputs
+
+
+def report_lines(resolved: config.Config, world_size: int) -> Iterator[str]:
+    """Yield a report on both training stages: the DeepSpeed configuration and the estimated memory per GPU.
+
+    Raises:
+        UserError: The DeepSpeed configuration is invalid, or does not fit the number of ranks.
+    """
+    space, supernet, retrain = resolved.space, resolved.supernet, resolved.retrain
+    recompute = resolved.engine.grad_checkpointing
+    largest = genome.decode(space, genome.largest(space))
+    with torch.device("meta"):
+        model = Supernet(space, supernet.sharing, supernet.private_attention)
+    params, activations = sum(p.numel() for p in model.parameters()), activation_bytes(largest, recompute)
+    title = "supernet, largest subnet"
+    yield from _stage_lines(title, resolved.engine, supernet, world_size, params, len(model.sides) * activations)
+    if retrain.spec.startswith("search:"):  # the search has not chosen it yet
+        spec, title = largest, "retrain, largest subnet of the space"
+    else:
+        spec, title = find_spec(retrain.spec), f"retrain, {retrain.spec}"
+    params, activations = cost.spec_params(spec), activation_bytes(spec, recompute)
+    yield from _stage_lines(title, resolved.engine, retrain, world_size, params, activations)
+
+
+def _stage_lines(
+    title: str, engine: config.Engine, training: config.Training, world_size: int, params: int, activations: float
+) -> Iterator[str]:
+    settings = ds_config(engine, training, world_size)
+    yield ""
+    yield f"{title}: {params / 1e6:.1f} M parameters on {world_size} ranks"
+    yield (
+        f"batch_size {training.batch_size} = {world_size} ranks x grad_accum_steps {training.grad_accum_steps} x "
+        f"{settings['train_micro_batch_size_per_gpu']} images"
+    )
+    yield f"DeepSpeed: {json.dumps(settings)}"
+    yield f"estimated GiB per GPU, {engine.precision}:"
+    yield f"{'':16}" + "".join(f"{name:>13}" for name in COLUMNS)
+    for zero in dict.fromkeys((*zero_names(), engine.zero)):
+        memory = estimate(engine.model_copy(update={"zero": zero}), training, world_size, params, activations)
+        values = memory.to_dict()
+        row = "".join(f"{values[name] / 2**30:13.2f}" for name in COLUMNS)
+        yield f"{zero:16}{row}" + ("  <- engine.zero" if zero == engine.zero else "")
+    yield "total: without CUDA context and workspaces (1 to 2 GiB); host: host memory per rank"

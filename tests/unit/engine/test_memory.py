@@ -12,13 +12,13 @@ from torch import nn
 from vitas_ds import config
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
-from vitas_ds.engine.memory import estimate
+from vitas_ds.engine.memory import Memory, estimate
 
 TRAINING = config.Training(batch_size=64, ema_decay=0.9)
 
 
-def living() -> int:
-    """Bytes in the storages of all tensors (those of a graph that another test has traced or compiled have none)."""
+def allocated_bytes() -> int:
+    """Bytes in the storages of all CPU tensors. Tensors that another test traced or compiled have no storage."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
@@ -31,26 +31,26 @@ def living() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_what_stays_between_steps(zero: str, ema: float) -> None:
-    """Weights and optimizer, counted in a process of one rank; stage 3 keeps its gradient buffers as well."""
+def test_weights_and_optimizer_states_between_steps(zero: str, ema: float) -> None:
+    """One rank. Stage 3 also keeps its gradient buffers between steps."""
     ranks = comm.init("cpu", timeout=60)
     settings, training = config.Engine(zero=zero, precision="fp32"), config.Training(batch_size=2, ema_decay=ema)
-    before = living()
-    net = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 500))
-    params = sum(p.numel() for p in net.parameters())
-    engine = Engine(net, {"all": list(net.parameters())}, settings, training, ranks)
+    before = allocated_bytes()
+    model = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 500))
+    params = sum(p.numel() for p in model.parameters())
+    engine = Engine(model, {"all": list(model.parameters())}, settings, training, ranks)
     engine.backward(engine(torch.ones(2, 1000)).sum())
     engine.step({"all"}, 1e-3)
-    guess = estimate(settings, training, 1, params)
-    measured = living() - before - (4 * params + 4 * 50_000_000 if zero == "zero3" else 0)
-    print(f"{zero} ema {ema}: estimated {guess.weights + guess.optimizer}, measured {measured}")
-    assert measured == pytest.approx(guess.weights + guess.optimizer, rel=0.03)
+    estimated = estimate(settings, training, 1, params)
+    measured = allocated_bytes() - before - (4 * params + 4 * 50_000_000 if zero == "zero3" else 0)
+    print(f"{zero} ema {ema}: estimated {estimated.weights + estimated.optimizer}, measured {measured}")
+    assert measured == pytest.approx(estimated.weights + estimated.optimizer, rel=0.03)
 
 
-def test_ranks_share_what_the_stage_says() -> None:
+def test_each_stage_shards_its_tensors_over_the_ranks() -> None:
     params = 50_000_000
 
-    def of(zero: str, ranks: int):
+    def of(zero: str, ranks: int) -> Memory:
         return estimate(config.Engine(zero=zero), TRAINING, ranks, params)
 
     assert of("zero0", 64) == of("zero0", 1)
@@ -63,7 +63,7 @@ def test_ranks_share_what_the_stage_says() -> None:
     assert of("zero1", 8).host == 0
 
 
-def test_activations_are_those_of_a_part_of_the_batch() -> None:
+def test_activations_of_one_micro_batch() -> None:
     training = config.Training(batch_size=64, grad_accum_steps=2)
     fp32 = estimate(config.Engine(precision="fp32"), training, 4, 1000, activations=100)
     assert fp32.activations == 8 * 100
