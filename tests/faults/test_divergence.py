@@ -1,4 +1,7 @@
-"""A training that diverges stops, says where, and its step can be computed again."""
+"""A diverging training stops and names the step, and `--replay` computes that step again.
+
+References: the metrics and the checkpoints that the run itself wrote.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
 @pytest.fixture(scope="module")
 def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, str]:
-    """The words of a run that diverges on two ranks, its folder, and what it printed."""
+    """Arguments, folder and output of a run that diverges on two ranks."""
     folder = tmp_path_factory.mktemp("diverged")
     write_digits(folder / "digits")
     words = [
@@ -39,7 +42,7 @@ def replay(words: list[str], *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
 
 
-def test_it_stops_and_says_where(diverged: tuple[list[str], Path, str]) -> None:
+def test_training_stops_and_names_the_step(diverged: tuple[list[str], Path, str]) -> None:
     _, run, output = diverged
     assert "Traceback" not in output
     (line,) = (line for line in output.splitlines() if line.startswith("vitas "))
@@ -55,11 +58,11 @@ def test_it_stops_and_says_where(diverged: tuple[list[str], Path, str]) -> None:
         assert len(files) == 16 and all(file.is_file() for file in files)
         assert spec_from_dict(entry["nets"][0]).image_size == 28
     steps = [int(path.name[5:]) for path in (run / "supernet" / "checkpoints").iterdir()]
-    assert max(steps) == first["step"] - 1  # nothing saved since
+    assert max(steps) == first["step"] - 1  # no checkpoint after the first bad step
     assert [path.name for path in (run / "supernet" / "divergence").iterdir()] == [f"step-{max(steps):08d}"]
 
 
-def test_the_step_is_computed_again(diverged: tuple[list[str], Path, str]) -> None:
+def test_replay_computes_the_step_and_writes_nothing(diverged: tuple[list[str], Path, str]) -> None:
     words, run, _ = diverged
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     done = replay(words)
@@ -72,8 +75,8 @@ def test_the_step_is_computed_again(diverged: tuple[list[str], Path, str]) -> No
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_it_is_the_same_step(diverged: tuple[list[str], Path, str], tmp_path: Path) -> None:
-    """A step of the same run that went well, for its loss and norm are in the metrics."""
+def test_replay_repeats_loss_and_norm_of_the_run(diverged: tuple[list[str], Path, str], tmp_path: Path) -> None:
+    """Replay a good step of the same run. Reference: its loss and gradient norm in the metrics."""
     words, run, _ = diverged
     record = json.loads((run / "supernet" / "divergence.json").read_text())
     good = {"step": 2, "ranks": [{"rank": rank, "loss": 0, "finite": True, "ids": [0]} for rank in (0, 1)]}
@@ -100,7 +103,7 @@ def test_it_is_the_same_step(diverged: tuple[list[str], Path, str], tmp_path: Pa
 
 
 def images_of_step(words: list[str], step: int) -> list[str]:
-    """The images of a global batch of 16."""
+    """Return the files of a global batch of 16 images."""
     from vitas_ds.data.sampler import batch_ids
     from vitas_ds.data.sources import hold_out, read_folder
 

@@ -1,4 +1,7 @@
-"""A rank that hangs or dies ends the job in time, with one line that says which rank it was and where it stood."""
+"""A rank that hangs or dies ends the job in time, with one line that names the rank and what it was doing.
+
+Reference: the rank that the test harms itself, and the time limit of the run.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def words_of(folder: Path, digits: Path) -> list[str]:
 
 
 def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
-    """Process id of each rank of a job."""
+    """Return the process id of each rank of a job."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -54,7 +57,7 @@ def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
 def harm(
     words: list[str], hurt: Callable[[dict[int, int]], None], stage: str = "train-supernet"
 ) -> tuple[int, str, float]:
-    """Start a stage, harm it once it is on its way; (exit status, what it said afterwards, seconds it took)."""
+    """Start a stage and harm it after its first step. Returns exit status, later output, seconds until the end."""
     job = begin(stage_words(stage, words), environment(PYTHONUNBUFFERED="1"))
     try:
         assert job.stdout is not None
@@ -65,17 +68,17 @@ def harm(
                 break
         else:
             raise AssertionError(before)
-        begun = time.monotonic()
+        start = time.monotonic()
         hurt(rank_pids(job))
         output, _ = job.communicate(timeout=90)
-        return job.returncode, output, time.monotonic() - begun
+        return job.returncode, output, time.monotonic() - start
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
 
 
-def the_line(output: str) -> str:
-    """The one line of all ranks."""
+def error_line(output: str) -> str:
+    """Return the only error line of all ranks."""
     assert "Traceback" not in output, output
     lines = [line for line in output.splitlines() if line.startswith("vitas ")]
     assert len(lines) == 1, output
@@ -83,25 +86,25 @@ def the_line(output: str) -> str:
     return lines[0]
 
 
-def test_a_stopped_rank(tmp_path: Path, digits: Path) -> None:
-    """Rank 0, on which the others depend most."""
+def test_a_stopped_rank_ends_the_job(tmp_path: Path, digits: Path) -> None:
+    """Stop rank 0, on which the other ranks depend most."""
     status, output, seconds = harm(words_of(tmp_path, digits), lambda pids: os.kill(pids[0], signal.SIGSTOP))
-    line = the_line(output)
+    line = error_line(output)
     assert status != 0
     assert seconds < 3 * TIMEOUT, output
     assert re.search(r"train-supernet: rank 0 \(host .*no sign of life.*rank 1 missed it while [a-z ]+, step \d", line)
 
 
-def test_a_dead_rank(tmp_path: Path, digits: Path) -> None:
+def test_a_killed_rank_ends_the_job(tmp_path: Path, digits: Path) -> None:
     status, output, seconds = harm(words_of(tmp_path, digits), lambda pids: os.kill(pids[1], signal.SIGKILL))
     assert status != 0 and seconds < TIMEOUT
-    assert re.search(r"train-supernet: rank 1 \(host .*died without a word.* step \d", the_line(output))
+    assert re.search(r"train-supernet: rank 1 \(host .*died without a word.* step \d", error_line(output))
     tracebacks = [path.read_text() for path in (tmp_path / "tiny" / "life").glob("*.txt")]
     assert len(tracebacks) == 1 and "Traceback" in tracebacks[0]
 
 
-def test_images_that_do_not_come(tmp_path: Path, digits: Path) -> None:
-    """An image becomes a pipe that nobody writes into: who reads it waits for ever, as on a file server that hangs."""
+def test_an_image_that_blocks_ends_the_job(tmp_path: Path) -> None:
+    """Replace images by named pipes without a writer: reading one blocks forever, as on a hanging file server."""
     folder = write_digits(tmp_path / "digits")
 
     def stall(pids: dict[int, int]) -> None:
@@ -111,12 +114,12 @@ def test_images_that_do_not_come(tmp_path: Path, digits: Path) -> None:
 
     status, output, seconds = harm(words_of(tmp_path, folder), stall)
     assert status != 0 and seconds < 3 * TIMEOUT
-    who = r"(rank \d \(.*\) hangs|all ranks hang, though they are alive)"  # as the images fall
-    assert re.search(rf"{who}: waiting for data, step \d+ for run.timeout = 10 s", the_line(output))
+    who = r"(rank \d \(.*\) hangs|all ranks hang, though they are alive)"  # depends on which rank reads the pipe first
+    assert re.search(rf"{who}: waiting for data, step \d+ for run.timeout = 10 s", error_line(output))
 
 
-def test_a_search_whose_rank_dies(tmp_path: Path, digits: Path) -> None:
-    """With a supernet of random weights; what was scored is in the ledger."""
+def test_a_killed_rank_ends_the_search(tmp_path: Path, digits: Path) -> None:
+    """Kill a rank of a search with random weights. Scored candidates stay in the ledger."""
     resolved = load(str(TINY), [])
     net = Supernet(resolved.space, resolved.supernet.sharing, resolved.supernet.private_attention)
     init_weights(net, 0)
@@ -124,15 +127,15 @@ def test_a_search_whose_rank_dies(tmp_path: Path, digits: Path) -> None:
     words = [*words_of(tmp_path, digits), f"search.checkpoint={tmp_path}/weights.safetensors"]
     words += ["search.generations=5000", "search.population=40", "search.macs=null"]
     status, output, seconds = harm(words, lambda pids: os.kill(pids[1], signal.SIGKILL), "search")
-    assert status != 0 and seconds < 60, output  # it may be drawing, of which nothing needs the others
-    assert re.search(r"search: rank 1 \(host .*died without a word.*; rank 0 missed it while ", the_line(output))
+    assert status != 0 and seconds < 60, output  # the survivor may be sampling candidates, which needs no other rank
+    assert re.search(r"search: rank 1 \(host .*died without a word.*; rank 0 missed it while ", error_line(output))
     ledger = (tmp_path / "tiny" / "search" / "ledger.jsonl").read_text()
-    assert ledger.count("\n") >= 2  # the first line of progress is told after a candidate of each rank
+    assert ledger.count("\n") >= 2  # the first progress line follows one candidate of each rank
 
 
-@pytest.mark.parametrize("hangs", [True, False], ids=["an image that does not come", "a bad image"])
-def test_an_evaluation_of_which_one_rank_fails(tmp_path: Path, digits: Path, hangs: bool) -> None:
-    """The second rank has the second half of the images; the first waits for it, and only at the end."""
+@pytest.mark.parametrize("hangs", [True, False], ids=["an image that blocks", "a broken image"])
+def test_one_failing_rank_ends_the_evaluation(tmp_path: Path, digits: Path, hangs: bool) -> None:
+    """Rank 1 evaluates the second half of the images. Rank 0 waits for it only at the end."""
     spec = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),))
     net = VisionTransformer(spec)
     init_weights(net, 0)
@@ -143,17 +146,17 @@ def test_an_evaluation_of_which_one_rank_fails(tmp_path: Path, digits: Path, han
     if hangs:
         os.mkfifo(victim)
     else:
-        victim.write_text("no picture")
+        victim.write_text("not an image")
     words = [*words_of(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]
     job = begin(stage_words("evaluate", words), environment())
-    begun = time.monotonic()
+    start = time.monotonic()
     try:
         output, _ = job.communicate(timeout=240)
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
-    print(f"{time.monotonic() - begun:.0f} s, most of it to start")
+    print(f"{time.monotonic() - start:.0f} s, mostly startup")
     assert job.returncode != 0
-    who = r"(rank 1 \(.*\) hangs|all ranks hang, though they are alive)"  # where both are slow to start
-    told = f"evaluate: {who}: waiting for data for run.timeout = 30 s" if hangs else re.escape(str(victim))
-    assert re.search(told, the_line(output))
+    who = r"(rank 1 \(.*\) hangs|all ranks hang, though they are alive)"  # if both start slowly
+    expected = f"evaluate: {who}: waiting for data for run.timeout = 30 s" if hangs else re.escape(str(victim))
+    assert re.search(expected, error_line(output))

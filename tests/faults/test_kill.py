@@ -1,4 +1,7 @@
-"""A rank is killed, at random moments and inside a save; the job that goes on ends where the unbroken one ends."""
+"""Kill a rank at random moments and during a save: the resumed job ends like an uninterrupted one.
+
+Reference: an uninterrupted run of the same steps.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 from tests.helpers.launching import begin_task, launch
 
 STEPS = "12"
-KILLS = (  # stage, step, rank that is killed, inside the step's save or after it
+KILLS = (  # ZeRO stage, step, rank to kill, during the save of the step or after it
     ("zero0", 4, 0, True),
     ("zero1", 3, 1, True),
     ("zero1", 9, 0, False),
@@ -26,9 +29,9 @@ KILLS = (  # stage, step, rank that is killed, inside the step's save or after i
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_is_unbroken(tmp_path: Path) -> None:
-    unbroken = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), STEPS)
-    assert {row.split()[0] for row in unbroken} == {zero for zero, *_ in KILLS}  # every stage
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    uninterrupted = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), STEPS)
+    assert {row.split()[0] for row in uninterrupted} == {zero for zero, *_ in KILLS}  # every ZeRO stage
     folder, rng = _folder(tmp_path, "b"), random.Random(0)
     for nth, (zero, step, victim, inside) in enumerate(KILLS):
         launcher = ("deepspeed", "torchrun")[nth % 2]
@@ -37,13 +40,13 @@ def test_killed_and_gone_on_is_unbroken(tmp_path: Path) -> None:
             _wait_for(Path(folder, zero), step, inside)
             time.sleep(0 if inside else rng.random() * 0.05)
             os.kill(int(Path(folder, f"pid-{victim}").read_text()), signal.SIGKILL)
-            job.communicate(timeout=90)  # the launcher or the timeout ends the other rank
+            job.communicate(timeout=90)  # the launcher or the timeout of the job ends the other rank
         finally:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
         assert job.returncode != 0
         assert not (tmp_path / "b.json").exists()
-    assert launch(tmp_path / "b.json", "hardy", folder, STEPS) == unbroken
+    assert launch(tmp_path / "b.json", "hardy", folder, STEPS) == uninterrupted
 
 
 def _folder(tmp_path: Path, name: str) -> str:
@@ -52,9 +55,9 @@ def _folder(tmp_path: Path, name: str) -> str:
 
 
 def _wait_for(folder: Path, step: int, inside: bool) -> None:
-    """Until the checkpoint of a step is being written (``inside``), or is published."""
-    wanted = folder / f"{'saving-' if inside else ''}step-{step:08d}"
+    """Wait until the checkpoint of a step is being written (``inside``) or is complete."""
+    checkpoint = folder / f"{'saving-' if inside else ''}step-{step:08d}"
     limit = time.time() + 90
-    while not wanted.exists():
-        assert time.time() < limit, f"no {wanted} after 90 s: {sorted(p.name for p in folder.glob('*'))}"
+    while not checkpoint.exists():
+        assert time.time() < limit, f"no {checkpoint} after 90 s: {sorted(p.name for p in folder.glob('*'))}"
         time.sleep(0.0002)
