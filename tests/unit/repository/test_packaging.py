@@ -62,7 +62,7 @@ def test_wheel_contains_every_file_of_the_package(wheel):
         "from vitas_ds.__main__ import main; assert main(['config', 'quickstart', 'engine.zero=zero3']) == 0",
         "from vitas_ds.__main__ import main; assert main(['cost', 'vitas-c']) == 0",
         "from vitas_ds.engine.ds_config import zero_names; assert 'zero2' in zero_names()",
-        "from vitas_ds.reports import run_page, comparison, html; assert 'svg' in html.STYLE",
+        "from vitas_ds.reports import run_page, comparison, page; assert 'svg' in page.render('base.html.j2', title='a')",
     ],
 )
 def test_wheel_works_in_another_folder(wheel, tmp_path, code):
@@ -105,6 +105,7 @@ def test_hooks_use_only_the_tools_in_venv():
 
 def test_version_is_defined_once():
     assert f"## {vitas_ds.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {vitas_ds.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert 'attr = "vitas_ds.__version__"' in (ROOT / "pyproject.toml").read_text()
 
 
