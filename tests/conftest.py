@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis without a time limit for a single example, for other work may share the cores."""
+"""Settings of all tests: Hypothesis has no deadline per example because other work may share the cores."""
 
 import signal
 
@@ -6,5 +6,5 @@ from hypothesis import settings
 
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
-# a shell starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start
+# A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -129,7 +129,7 @@ def _ranks(args: argparse.Namespace, ranks: int) -> dict[str, Any]:
     device = ["cuda"] if args.device == "cuda" else []
     words = [*launching.command("torchrun", ranks), "-m", "tests.benchmarks.scoring_ranks"]
     words += [str(args.nets), str(args.batch), str(args.image), *device]
-    printed = launching.end(launching.begin(words, launching.environment()), words, 3600)
+    printed = launching.wait_for_process(launching.start_process(words, launching.environment()), words, 3600)
     return json.loads(printed.strip().splitlines()[-1])
 
 

@@ -64,13 +64,13 @@ def stage(root: Path, run: str, name: str, launcher: str, ranks: int) -> dict[st
     one = ("epochs=1", "batch_size=200", "log_every=1", "warmup_epochs=0")  # an epoch of one step
     words += [f"{part}.{key}" for part in ("supernet", "retrain") for key in one]
     built = root / f"{run}-extensions"
-    line, before, begin = launching.stage_words(name, words, launcher, ranks), children(), time.perf_counter()
-    job = launching.begin(line, launching.environment(TORCH_EXTENSIONS_DIR=str(built)))
+    line, before, begin = launching.stage_command(name, words, launcher, ranks), children(), time.perf_counter()
+    job = launching.start_process(line, launching.environment(TORCH_EXTENSIONS_DIR=str(built)))
     metrics, first = root / run / "metrics.jsonl", None
     while job.poll() is None and first is None:
         first = time.perf_counter() if metrics.exists() and '"loss"' in metrics.read_text() else None
         time.sleep(0.02)
-    launching.end(job, line, 600)
+    launching.wait_for_process(job, line, 600)
     seconds = (first or time.perf_counter()) - begin
     files = sum(len(names) for _, _, names in os.walk(built))
     return {"what": f"{name}, {ranks} ranks", "seconds": seconds, "CPU seconds": children() - before,

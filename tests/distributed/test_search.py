@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("search_worker.py")
 def run(folder: Path, ranks: int, members: int = 1, kill_after: int = 0, racing: float = 0.0) -> None:
     words = launching.command("alone" if ranks == 1 else "torchrun", ranks)
     words += [str(WORKER), str(folder), str(members), str(kill_after), str(racing)]
-    launching.end(launching.begin(words, launching.environment()), words, 120)
+    launching.wait_for_process(launching.start_process(words, launching.environment()), words, 120)
 
 
 def found(folder: Path) -> tuple:
@@ -73,7 +73,7 @@ def test_all_ranks_hold_rank_0s_latencies(tmp_path):
     for ranks in (2, 1):
         words = launching.command("alone" if ranks == 1 else "torchrun", ranks)
         words += [str(WORKER.with_name("timing_worker.py")), str(tmp_path)]
-        launching.end(launching.begin(words, launching.environment()), words, 120)
+        launching.wait_for_process(launching.start_process(words, launching.environment()), words, 120)
         held += [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
         assert len((tmp_path / "latency.jsonl").read_text().splitlines()) == 15
     assert held[0] == held[1] == held[2] and min(held[0]["measured"]) > 0 and held[0]["numbers"]["nets"] == 12

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, begin, environment, stage_words
+from tests.helpers.launching import ROOT, environment, stage_command, start_process
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.recipe import load
 
@@ -31,7 +31,7 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path,
         str(TINY), f"run.dir={folder}/runs", f"data.train={folder}/digits/train", "supernet.lr=1e15",
         "supernet.max_nonfinite=2", "supernet.save_every=1", "supernet.keep=9", "supernet.log_every=1",
     ]  # fmt: skip
-    job = begin(stage_words("train-supernet", words), environment())
+    job = start_process(stage_command("train-supernet", words), environment())
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 2, output
     return words, folder / "runs" / "tiny", output

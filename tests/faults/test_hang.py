@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, begin, environment, stage_words
+from tests.helpers.launching import ROOT, environment, stage_command, start_process
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
@@ -58,7 +58,7 @@ def harm(
     words: list[str], hurt: Callable[[dict[int, int]], None], stage: str = "train-supernet"
 ) -> tuple[int, str, float]:
     """Start a stage and harm it after its first step. Returns exit status, later output, seconds until the end."""
-    job = begin(stage_words(stage, words), environment(PYTHONUNBUFFERED="1"))
+    job = start_process(stage_command(stage, words), environment(PYTHONUNBUFFERED="1"))
     try:
         assert job.stdout is not None
         before = ""
@@ -148,7 +148,7 @@ def test_one_failing_rank_ends_the_evaluation(tmp_path: Path, digits: Path, hang
     else:
         victim.write_text("not an image")
     words = [*words_of(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]
-    job = begin(stage_words("evaluate", words), environment())
+    job = start_process(stage_command("evaluate", words), environment())
     start = time.monotonic()
     try:
         output, _ = job.communicate(timeout=240)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launching import begin_task, launch
+from tests.helpers.launching import launch, start_task
 
 STEPS = "12"
 KILLS = (  # ZeRO stage, step, rank to kill, during the save of the step or after it
@@ -35,7 +35,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     folder, rng = _folder(tmp_path, "b"), random.Random(0)
     for nth, (zero, step, victim, inside) in enumerate(KILLS):
         launcher = ("deepspeed", "torchrun")[nth % 2]
-        job, _ = begin_task(tmp_path / "b.json", "hardy", folder, STEPS, launcher=launcher)
+        job, _ = start_task(tmp_path / "b.json", "hardy", folder, STEPS, launcher=launcher)
         try:
             _wait_for(Path(folder, zero), step, inside)
             time.sleep(0 if inside else rng.random() * 0.05)

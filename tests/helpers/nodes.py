@@ -1,4 +1,4 @@
-"""Nodes on one machine: each a network, process, host name and mount namespace of its own, with an sshd in it."""
+"""Simulated nodes on one machine: each has its own network, process, host name and mount namespace, and an sshd."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ exec {ssh} -F none -i {folder}/key -o StrictHostKeyChecking=no -o UserKnownHosts
 """
 
 
-def why_not() -> str:
-    """What is missing for nodes; empty if nothing is."""
+def unavailable() -> str:
+    """Return the reason why nodes cannot run here; empty if they can."""
     missing = [tool for tool in ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "pdsh") if not _which(tool)]
     if missing:
         return f"needs {', '.join(missing)}"
@@ -42,7 +42,7 @@ def _which(tool: str) -> str | None:
 
 
 def prepare(folder: Path) -> None:
-    """Keys, sshd's configuration, and an ssh that uses them, in ``folder``."""
+    """Write keys, an sshd configuration, and an ssh command that uses them into ``folder``."""
     for name in ("key", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     (folder / "sshd_config").write_text(CONFIG.format(folder=folder))
@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
 
 
 class Node:
-    """A node that is switched on. ``address`` is its place in 10.77.0.0/24."""
+    """A running node with an address in 10.77.0.0/24."""
 
     def __init__(self, folder: Path, name: str, address: str) -> None:
         self.name, self.address = name, address
@@ -66,7 +66,7 @@ class Node:
         self.init = self._init()
 
     def _init(self) -> str:
-        """Process id of the node's first process, as it is outside."""
+        """Return the id of the node's first process, as seen from outside."""
         children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children")
         limit = time.monotonic() + 20
         while not children.read_text().split():
@@ -75,26 +75,32 @@ class Node:
         return children.read_text().split()[0]
 
     def words(self, *command: str) -> list[str]:
-        """A command line that runs in the node."""
+        """Return the command line that runs a command in the node."""
         return ["nsenter", "-t", self.init, "--net", "--pid", "--mount", "--uts", "--", *command]
 
     def unplug(self) -> None:
-        """The node is cut off: nothing that it sends arrives, not even that its connections end."""
+        """Disconnect the node: nothing that it sends arrives, not even the end of its connections."""
         subprocess.run(self.words("ip", "link", "set", DEVICE, "down"), check=True)
 
     def switch_off(self) -> None:
-        """Everything in it ends at once."""
+        """Kill all processes of the node at once."""
         with suppress(ProcessLookupError):
             os.kill(int(self.init), signal.SIGKILL)
         self.holder.wait(30)
 
 
 def connect(one: Node, two: Node, name: str) -> None:
-    """A cable between two nodes; ``name`` is used for a moment. Waits until both answer."""
+    """Connect two nodes by a cable and wait until both answer.
+
+    Args:
+        one: First node.
+        two: Second node.
+        name: Prefix of the interface names until they move into the nodes.
+    """
     ends = (f"{name}a", f"{name}b")
     subprocess.run(["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1]], check=True)
     for node, end in zip((one, two), ends, strict=True):
-        subprocess.run(node.words("ip", "link", "delete", DEVICE), capture_output=True)  # that of an earlier cable
+        subprocess.run(node.words("ip", "link", "delete", DEVICE), capture_output=True)  # left by an earlier cable
         subprocess.run(["ip", "link", "set", end, "netns", node.init, "name", DEVICE], check=True)
         subprocess.run(node.words("ip", "addr", "add", f"{node.address}/24", "dev", DEVICE), check=True)
         subprocess.run(node.words("ip", "link", "set", DEVICE, "up"), check=True)
