@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from vitas_ds.distributed import console
+from vitas_ds.distributed import console, launcher
 from vitas_ds.errors import Preempted, RankLost, UserError
 
 STAGES = {
@@ -104,7 +104,7 @@ def run_stage(args: argparse.Namespace) -> int:
     if args.command == "report":
         return run_report(args)
     resolved = load(args.recipe, args.overrides)
-    validate.check(resolved, args.command, validate.world_size())
+    validate.check(resolved, args.command, launcher.read().world_size)
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is None:
         stage.run(resolved)
@@ -189,22 +189,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return runner(args)
     except UserError as error:
-        console.say(f"vitas {args.command}: {error}")
+        console.print_once(f"vitas {args.command}: {error}")
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vitas_ds":
             raise
-        console.say(
+        console.print_once(
             f"vitas {args.command}: {error.name} is not installed; python -m vitas_ds doctor says what is missing"
         )
         return 2
     except Preempted as error:
-        console.say(f"vitas {args.command}: {error}")
+        console.print_once(f"vitas {args.command}: {error}")
         return 75
     except RankLost:
         return RankLost.STATUS
     except KeyboardInterrupt:
-        console.say(f"vitas {args.command}: interrupted; start it again to go on")
+        console.print_once(f"vitas {args.command}: interrupted; start it again to go on")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

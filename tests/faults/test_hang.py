@@ -34,7 +34,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("hang") / "digits")
 
 
-def words_of(folder: Path, digits: Path) -> list[str]:
+def stage_args(folder: Path, digits: Path) -> list[str]:
     data = [f"data.train={digits}/train", "supernet.epochs=2000", "supernet.save_every=1000", "supernet.log_every=2"]
     return [str(TINY), f"run.dir={folder}", f"run.timeout={TIMEOUT}", *data]
 
@@ -45,8 +45,8 @@ def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and os.getsid(int(entry.name)) == job.pid:
-                words = (entry / "environ").read_bytes().split(b"\0")
-                ranks = [int(word[5:]) for word in words if word.startswith(b"RANK=")]
+                args = (entry / "environ").read_bytes().split(b"\0")
+                ranks = [int(word[5:]) for word in args if word.startswith(b"RANK=")]
                 if ranks and b"vitas_ds" in (entry / "cmdline").read_bytes():
                     found[ranks[0]] = int(entry.name)
         except OSError:
@@ -55,10 +55,10 @@ def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
 
 
 def harm(
-    words: list[str], hurt: Callable[[dict[int, int]], None], stage: str = "train-supernet"
+    args: list[str], hurt: Callable[[dict[int, int]], None], stage: str = "train-supernet"
 ) -> tuple[int, str, float]:
     """Start a stage and harm it after its first step. Returns exit status, later output, seconds until the end."""
-    job = start_process(stage_command(stage, words), environment(PYTHONUNBUFFERED="1"))
+    job = start_process(stage_command(stage, args), environment(PYTHONUNBUFFERED="1"))
     try:
         assert job.stdout is not None
         before = ""
@@ -88,17 +88,17 @@ def error_line(output: str) -> str:
 
 def test_a_stopped_rank_ends_the_job(tmp_path: Path, digits: Path) -> None:
     """Stop rank 0, on which the other ranks depend most."""
-    status, output, seconds = harm(words_of(tmp_path, digits), lambda pids: os.kill(pids[0], signal.SIGSTOP))
+    status, output, seconds = harm(stage_args(tmp_path, digits), lambda pids: os.kill(pids[0], signal.SIGSTOP))
     line = error_line(output)
     assert status != 0
     assert seconds < 3 * TIMEOUT, output
-    assert re.search(r"train-supernet: rank 0 \(host .*no sign of life.*rank 1 missed it while [a-z ]+, step \d", line)
+    assert re.search(r"train-supernet: rank 0 \(host .*no sign of life.*noticed by rank 1 while [a-z ]+, step \d", line)
 
 
 def test_a_killed_rank_ends_the_job(tmp_path: Path, digits: Path) -> None:
-    status, output, seconds = harm(words_of(tmp_path, digits), lambda pids: os.kill(pids[1], signal.SIGKILL))
+    status, output, seconds = harm(stage_args(tmp_path, digits), lambda pids: os.kill(pids[1], signal.SIGKILL))
     assert status != 0 and seconds < TIMEOUT
-    assert re.search(r"train-supernet: rank 1 \(host .*died without a word.* step \d", error_line(output))
+    assert re.search(r"train-supernet: rank 1 \(host .*died without an error message.* step \d", error_line(output))
     tracebacks = [path.read_text() for path in (tmp_path / "tiny" / "life").glob("*.txt")]
     assert len(tracebacks) == 1 and "Traceback" in tracebacks[0]
 
@@ -112,9 +112,10 @@ def test_an_image_that_blocks_ends_the_job(tmp_path: Path) -> None:
             image.unlink()
             os.mkfifo(image)
 
-    status, output, seconds = harm(words_of(tmp_path, folder), stall)
+    status, output, seconds = harm(stage_args(tmp_path, folder), stall)
     assert status != 0 and seconds < 3 * TIMEOUT
-    who = r"(rank \d \(.*\) hangs|all ranks hang, though they are alive)"  # depends on which rank reads the pipe first
+    # depends on which rank reads the pipe first
+    who = r"(rank \d \(.*\) hangs|all ranks are alive, but none makes progress)"
     assert re.search(rf"{who}: waiting for data, step \d+ for run.timeout = 10 s", error_line(output))
 
 
@@ -124,11 +125,12 @@ def test_a_killed_rank_ends_the_search(tmp_path: Path, digits: Path) -> None:
     net = Supernet(resolved.space, resolved.supernet.sharing, resolved.supernet.private_attention)
     init_weights(net, 0)
     save_file(net.state_dict(), tmp_path / "weights.safetensors")
-    words = [*words_of(tmp_path, digits), f"search.checkpoint={tmp_path}/weights.safetensors"]
-    words += ["search.generations=5000", "search.population=40", "search.macs=null"]
-    status, output, seconds = harm(words, lambda pids: os.kill(pids[1], signal.SIGKILL), "search")
+    args = [*stage_args(tmp_path, digits), f"search.checkpoint={tmp_path}/weights.safetensors"]
+    args += ["search.generations=5000", "search.population=40", "search.macs=null"]
+    status, output, seconds = harm(args, lambda pids: os.kill(pids[1], signal.SIGKILL), "search")
     assert status != 0 and seconds < 60, output  # the survivor may be sampling candidates, which needs no other rank
-    assert re.search(r"search: rank 1 \(host .*died without a word.*; rank 0 missed it while ", error_line(output))
+    expected = r"search: rank 1 \(host .*died without an error message.*; noticed by rank 0 while "
+    assert re.search(expected, error_line(output))
     ledger = (tmp_path / "tiny" / "search" / "ledger.jsonl").read_text()
     assert ledger.count("\n") >= 2  # the first progress line follows one candidate of each rank
 
@@ -147,8 +149,8 @@ def test_one_failing_rank_ends_the_evaluation(tmp_path: Path, digits: Path, hang
         os.mkfifo(victim)
     else:
         victim.write_text("not an image")
-    words = [*words_of(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]
-    job = start_process(stage_command("evaluate", words), environment())
+    args = [*stage_args(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]
+    job = start_process(stage_command("evaluate", args), environment())
     start = time.monotonic()
     try:
         output, _ = job.communicate(timeout=240)
@@ -157,6 +159,6 @@ def test_one_failing_rank_ends_the_evaluation(tmp_path: Path, digits: Path, hang
             os.killpg(job.pid, signal.SIGKILL)
     print(f"{time.monotonic() - start:.0f} s, mostly startup")
     assert job.returncode != 0
-    who = r"(rank 1 \(.*\) hangs|all ranks hang, though they are alive)"  # if both start slowly
+    who = r"(rank 1 \(.*\) hangs|all ranks are alive, but none makes progress)"  # if both start slowly
     expected = f"evaluate: {who}: waiting for data for run.timeout = 30 s" if hangs else re.escape(str(victim))
     assert re.search(expected, error_line(output))

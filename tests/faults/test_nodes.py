@@ -39,7 +39,7 @@ def pair(tmp_path: Path) -> Iterator[list[Node]]:
             node.switch_off()
 
 
-def start(folder: Path, first: Node, words: list[str]) -> subprocess.Popen[str]:
+def start(folder: Path, first: Node, args: list[str]) -> subprocess.Popen[str]:
     """Start the job on the first node."""
     (folder / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
     carried = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": nodes.DEVICE}
@@ -47,16 +47,16 @@ def start(folder: Path, first: Node, words: list[str]) -> subprocess.Popen[str]:
     env = environment(DS_ENV_FILE=str(folder / "environment"), **carried)
     env["PATH"] = f"{folder}/bin:{env['PATH']}:/usr/sbin"
     script = [str(ROOT / "launch" / "multi_node.sh"), "--hostfile", str(folder / "hosts"), "--stages", "train-supernet"]
-    return start_process(first.words(*script, *words), env)
+    return start_process(first.command_line(*script, *args), env)
 
 
 @pytest.mark.slow
 def test_a_failed_node_ends_the_job_which_resumes_later(tmp_path: Path, pair: list[Node]) -> None:
     write_digits(tmp_path / "digits")
-    words = [str(TINY), f"data.train={tmp_path}/digits/train", "supernet.save_every=5", "supernet.epochs=10"]
-    words += ["supernet.log_every=5", f"run.dir={tmp_path}"]
+    args = [str(TINY), f"data.train={tmp_path}/digits/train", "supernet.save_every=5", "supernet.epochs=10"]
+    args += ["supernet.log_every=5", f"run.dir={tmp_path}"]
     first, second = pair
-    job = start(tmp_path, first, words)
+    job = start(tmp_path, first, args)
     assert job.stdout is not None
     output = ""
     for text in job.stdout:
@@ -75,16 +75,16 @@ def test_a_failed_node_ends_the_job_which_resumes_later(tmp_path: Path, pair: li
     lines = re.findall(r"vitas train-supernet: .*", rest)
     print(f"{seconds:.0f} s: {lines}")
     assert job.returncode != 0 and seconds < 75, rest  # 60, plus the time until ssh gives up
-    assert len(lines) == 1 and re.search(r"rank 1 \(host node2, .*no sign of life.*rank 0 missed it while", lines[0])
+    assert len(lines) == 1 and re.search(r"rank 1 \(host node2, .*no sign of life.*noticed by rank 0 while", lines[0])
     assert "Traceback" not in rest
 
     pair[1] = Node(tmp_path, "node2", "10.77.0.2")  # the node returns, on a new cable
     nodes.connect(first, pair[1], f"v{free_port()}")
-    job = start(tmp_path, first, words)
+    job = start(tmp_path, first, args)
     rest, _ = job.communicate(timeout=240)
     assert job.returncode == 0, rest
     assert "going on from step" in rest
-    run_stage("train-supernet", [*words, "run.name=uninterrupted"])
+    run_stage("train-supernet", [*args, "run.name=uninterrupted"])
     resumed, expected = (
         load_file(tmp_path / name / "supernet" / "weights.safetensors") for name in ("tiny", "uninterrupted")
     )

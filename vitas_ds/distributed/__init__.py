@@ -1,7 +1,7 @@
-"""The processes of one job: who they are, how they exchange values, and what happens when one fails.
+"""Process groups, the launcher's environment, stop requests, and detection of hanging or dead ranks.
 
-``comm.init`` joins the job of a launcher and returns ``Ranks``. ``Watchdog`` ends the job when a rank dies or hangs,
-``preemption`` reports a request to stop, and ``console`` prints a line once per job.
+``launcher`` reads the launcher's environment variables; ``comm.init`` joins the job and returns ``Ranks``. ``Watchdog``
+ends the job when a rank dies or hangs, ``preemption`` records stop requests, ``console`` prints an error once per job.
 
 May import: errors.
 """

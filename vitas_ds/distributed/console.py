@@ -1,6 +1,6 @@
-"""One line for the whole job: of all ranks that have to report a failure, the first is heard and the others keep still.
+"""Print an error once per job. Importing this module does not import torch.
 
-A failure often strikes one rank, and the others learn of it as a broken connection. No torch.
+If one rank fails, the others fail too, with a broken connection. Only the first rank to report prints.
 """
 
 from __future__ import annotations
@@ -9,33 +9,40 @@ import os
 import sys
 from pathlib import Path
 
-_floor: Path | None = None
+from vitas_ds.distributed import launcher
+from vitas_ds.errors import UserError
+
+_claim: Path | None = None
 
 
-def share(floor: Path | None) -> None:
-    """Take turns by means of a file that all ranks see and none has made yet; None: rank 0 speaks, no other."""
-    global _floor
-    _floor = floor
+def share_claim(path: Path | None) -> None:
+    """Let the rank that first creates ``path``, which all ranks see, be the only one to print; None: rank 0 prints."""
+    global _claim
+    _claim = path
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, as the launcher says."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
-def say(line: str) -> bool:
-    """Print a line to stderr if no rank has spoken before; whether it was printed."""
-    heard = is_main() if _floor is None else _take(_floor)
-    if heard:
-        print(line, file=sys.stderr, flush=True)
-    return heard
-
-
-def _take(floor: Path) -> bool:
+    """Return whether this is rank 0 according to the launcher."""
     try:
-        os.close(os.open(floor, os.O_CREAT | os.O_EXCL))
+        return launcher.read().rank == 0
+    except UserError:  # to be printed by rank 0, or by all ranks if the rank itself is malformed
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+        return rank == "0" or not rank.isdecimal()
+
+
+def print_once(line: str) -> bool:
+    """Print a line to stderr unless another rank printed one; return whether it was printed."""
+    first = is_main() if _claim is None else _create(_claim)
+    if first:
+        print(line, file=sys.stderr, flush=True)
+    return first
+
+
+def _create(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
         return True
     except FileExistsError:
         return False
-    except OSError:  # the disk is full, the folder is gone: rather twice than never
+    except OSError:  # disk full or folder removed: a line printed twice is better than none
         return True

@@ -1,8 +1,8 @@
-"""Being told to stop: SIGTERM (Slurm's preemption, a launcher's end) or Ctrl-C, taken up where a stage can save.
+"""Stop requests: SIGTERM (Slurm preemption, a launcher that shuts down) or Ctrl-C, handled where a stage can save.
 
-with stopping.listening():
+with preemption.catch_signals():
     while ...:
-        if stopping.asked():  # on this rank; the ranks must agree before they act on it
+        if preemption.requested():  # on this rank; the ranks must agree before they stop
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_asked = threading.Event()
+_requested = threading.Event()
 
 
-def asked() -> bool:
-    """Whether this rank was told to stop since ``listening`` was entered."""
-    return _asked.is_set()
+def requested() -> bool:
+    """Return whether this rank received a stop request inside ``catch_signals``."""
+    return _requested.is_set()
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """SIGTERM and Ctrl-C do no more than to be asked for. A second Ctrl-C leaves at once."""
+def catch_signals() -> Iterator[None]:
+    """Record SIGTERM and Ctrl-C instead of stopping. A second Ctrl-C interrupts at once."""
 
-    def ask(number: int, _: object) -> None:
-        _asked.set()
+    def handle(number: int, _: object) -> None:
+        _requested.set()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    _asked.clear()
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    _requested.clear()  # an earlier stage of this process may have received one
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -1,16 +1,15 @@
-"""A rank that hangs or dies ends the job, with one line that says which rank it was, and where the others were.
+"""Detect ranks that hang or die, end the job, and print one line that names the rank and what it was doing.
 
-Ranks wait for each other, in a training many times a step, so that one that stands still (a stalled disk, a stopped
-process, a lost node) holds up all, and one that dies breaks a connection somewhere else. Each rank writes a sign of
-life into a file of the run's folder, from a thread of its own; nobody reads these files unless something is wrong:
+Ranks wait for each other, in training many times per step. One rank that hangs (a stalled disk, a stopped process, a
+lost node) blocks all; one that dies breaks a connection on another rank. Each rank therefore has a thread that writes
+heartbeats to a file in the run folder. Nobody reads these files until a rank makes no progress:
 
-    runs/NAME/life/rank-00000.json ...  last sign of life: step, what it was doing, and a beat that goes on
-                   rank-00000.txt ...   traceback of a rank that lost another one
-                   said                 there once a rank has spoken
+    runs/NAME/life/rank-00000.json ...  last heartbeat: step, phase, and a counter that the thread increments
+                   rank-00000.txt ...   traceback of a rank that lost the connection to another one
+                   said                 created by the rank that prints the error line
 
-``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order; where some
-have less to do than others, they say that they are ``WAITING`` for them. The function ``at`` is for code that may also
-run where no watchdog is.
+Usage: ``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order; a
+rank that has less work than others reports the phase ``WAITING``. The function ``at`` also works without a watchdog.
 """
 
 from __future__ import annotations
@@ -33,21 +32,33 @@ from vitas_ds.distributed import comm, console
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import Preempted, RankLost
 
-SIZE = 4096  # bytes of a file, whatever is in it
-START = 300  # seconds that a start may take at least: libraries are loaded and compiled
-QUIET = 20  # seconds without progress after which a rank looks whether all others are still there
-LOOKS = 3  # beats that a rank may miss before it counts as silent
+FILE_SIZE = 4096  # bytes; constant, so a heartbeat overwrites the previous one completely
+START_LIMIT = 300  # smallest time limit in seconds before the first step: libraries are loaded and compiled
+QUIET = 20  # seconds without progress before a rank checks that the others are alive
+MISSED_BEATS = 3  # a rank is silent if its counter stays the same for so many beats
 WAITING = "waiting for the other ranks"
-AGAIN = "started again, the stage goes on from what it has saved"
+RESUME = "start the stage again to resume"
 
 
 @dataclass(frozen=True)
-class Sign:
-    """A rank's sign of life. ``moves`` counts its calls of ``at``; ``ended`` is why it ended ("": no fault of its)."""
+class Heartbeat:
+    """State of a rank.
+
+    Attributes:
+        rank: Rank of the process.
+        host: Name of its node.
+        space: PID namespace. Process ids are comparable if host and namespace are equal.
+        pid: Process id.
+        step: Training step, from 1; 0 before the first.
+        phase: What the rank is doing.
+        moves: Number of calls of ``at``.
+        beat: Counter that the watchdog's thread increments.
+        ended: None while the rank runs; why it failed, or "" if it ended without an error of its own.
+    """
 
     rank: int
     host: str
-    space: str  # process ids are comparable where host and space are the same
+    space: str
     pid: int
     step: int = 0
     phase: str = "starting"
@@ -57,200 +68,208 @@ class Sign:
 
     @property
     def name(self) -> str:
-        """Which process."""
+        """Rank, host and process id."""
         return f"rank {self.rank} (host {self.host}, process {self.pid})"
 
     @property
     def place(self) -> str:
-        """Where in the training."""
+        """Phase and step."""
         return f"{self.phase}, step {self.step}" if self.step else self.phase
 
 
 def at(phase: str = "") -> None:
-    """This rank has got to ``phase`` of its stage ("": on in the same); heard by the watchdog entered, if any."""
-    if _entered is not None:
-        _entered.at(0, phase or _entered.phase)
+    """Report progress to the active watchdog, if any.
+
+    Args:
+        phase: The phase that starts now; "" for progress within the current phase.
+    """
+    if _active is not None:
+        _active.at(0, phase or _active.phase)
 
 
-_entered: Watchdog | None = None  # a process runs one stage at a time
+_active: Watchdog | None = None  # a process runs one stage at a time
 
-Verdict = tuple[str, list[Sign]]  # the line, and the ranks that it blames
+Verdict = tuple[str, list[Heartbeat]]  # the error line, and the ranks it blames
 
 
 class Watchdog:
-    """Watches over the ranks while it is entered.
+    """Monitor the ranks of a job as a context manager.
 
-    A rank that ended, died or is silent (its process stopped, its node lost) ends the job in less than a minute; one
-    that lives and does not get on, after ``timeout`` (before the first step not before ``START``).
+    A rank that failed, died or is silent (process stopped, node lost) ends the job within a minute. A rank that is
+    alive but makes no progress ends it after ``timeout``, and before the first step after at least ``START_LIMIT``.
 
     Args:
-        folder: where the signs are written; what an earlier start left there is removed.
-        stage: begins the line.
-        timeout: seconds without progress after which the job ends (``run.timeout``).
+        folder: Folder of the heartbeat files; files of an earlier start are removed.
+        stage: Name of the stage, for the error line.
+        ranks: Position of this process.
+        timeout: Seconds without progress after which the job ends (``run.timeout``).
     """
 
     def __init__(self, folder: Path, stage: str, ranks: Ranks, timeout: float) -> None:
         self.folder, self.stage, self.ranks, self.timeout = folder, stage, ranks, timeout
-        self.beat = min(5.0, timeout / 20)
-        self._sign = Sign(ranks.rank, platform.node(), _pid_space(), os.getpid())
-        self._since = time.monotonic()
+        self.interval = min(5.0, timeout / 20)  # seconds between heartbeats
+        self._state = Heartbeat(ranks.rank, platform.node(), _pid_namespace(), os.getpid())
+        self._last_progress = time.monotonic()
         self._beats = 0
-        self._done, self._verdict, self._writing = threading.Event(), threading.Lock(), threading.Lock()
+        self._done, self._verdict_lock, self._write_lock = threading.Event(), threading.Lock(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def at(self, step: int, phase: str) -> None:
-        """This rank has got to ``phase`` of ``step`` (from 1; 0: before the first). It costs nothing."""
-        self._sign = replace(self._sign, step=step, phase=phase, moves=self._sign.moves + 1)
-        self._since = time.monotonic()
+        """Report that this rank starts ``phase`` of ``step`` (from 1; 0 before the first). This is cheap."""
+        self._state = replace(self._state, step=step, phase=phase, moves=self._state.moves + 1)
+        self._last_progress = time.monotonic()
 
     @property
     def phase(self) -> str:
-        """What this rank does now."""
-        return self._sign.phase
+        """Current phase of this rank."""
+        return self._state.phase
 
     def __enter__(self) -> Watchdog:
-        global _entered
-        comm.from_main(lambda: _fresh(self.folder))
-        console.share(self.folder / "said")
+        global _active
+        comm.from_main(lambda: _empty(self.folder))
+        console.share_claim(self.folder / "said")
         self._write()
         comm.barrier()
-        self._since = time.monotonic()
+        self._last_progress = time.monotonic()
         self._thread.start()
-        _entered = self
+        _active = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Tell the others why this rank ends.
+        """Record why this rank ends, for the other ranks.
 
         Raises:
-            RankLost: it ends because another rank did; the line was printed.
+            RankLost: This rank ends because another one did; the error line has been printed.
         """
-        global _entered
-        _entered = None
-        if error is not None and comm.lost_peer(error):
-            with self._verdict:
-                line, culprits = self._judge(patient=False, over=True) or ("", [])
+        global _active
+        _active = None
+        if error is not None and comm.is_peer_failure(error):
+            with self._verdict_lock:
+                line, culprits = self._diagnose(wait=False, timed_out=True) or ("", [])
                 with suppress(OSError):
                     (self.folder / f"rank-{self.ranks.rank:05d}.txt").write_text(traceback.format_exc())
-                self._leave("")
-                self._say(line, culprits)
+                self._finish("")
+                self._report(line, culprits)
             raise RankLost(line) from error
         if error is None:
-            self._leave("")
-            console.share(None)
+            self._finish("")
+            console.share_claim(None)
         else:
             reason = str(error).splitlines() or [type(error).__name__]
-            self._leave("" if isinstance(error, Preempted) else reason[0][:400])
+            self._finish("" if isinstance(error, Preempted) else reason[0][:400])
 
-    def _leave(self, reason: str) -> None:
+    def _finish(self, reason: str) -> None:
         self._done.set()
-        self._sign = replace(self._sign, ended=reason)
+        self._state = replace(self._state, ended=reason)
         self._write()
 
     def _watch(self) -> None:
-        """The thread: beat, and look at the others when this rank does not get on."""
-        while not self._done.wait(self.beat):
+        """Run the thread: write heartbeats, and check the other ranks when this one makes no progress."""
+        while not self._done.wait(self.interval):
             self._write()
-            still = time.monotonic() - self._since
-            limit = self.timeout if self._sign.moves else max(self.timeout, START)
-            over = still > limit - (LOOKS + 1) * self.beat
-            if not over and (still < QUIET or self.ranks.local_rank):  # one rank a node looks early
+            idle = time.monotonic() - self._last_progress
+            limit = self.timeout if self._state.moves else max(self.timeout, START_LIMIT)
+            timed_out = idle > limit - (MISSED_BEATS + 1) * self.interval  # the diagnosis takes MISSED_BEATS intervals
+            if not timed_out and (idle < QUIET or self.ranks.local_rank):  # before that, one rank per node checks
                 continue
-            moves = self._sign.moves
-            verdict = self._judge(patient=True, over=over)
-            with self._verdict:
-                if verdict and not self._done.is_set() and self._sign.moves == moves:
-                    self._say(*verdict)
+            moves = self._state.moves
+            verdict = self._diagnose(wait=True, timed_out=timed_out)
+            with self._verdict_lock:
+                if verdict and not self._done.is_set() and self._state.moves == moves:
+                    self._report(*verdict)
                     sys.stdout.flush()
-                    os._exit(RankLost.STATUS)  # the main thread is inside a call that does not come back
+                    # the main thread is inside a collective or a read that never returns: sys.exit would not end it
+                    os._exit(RankLost.STATUS)
 
-    def _judge(self, patient: bool, over: bool) -> Verdict | None:
-        """Who is to blame.
+    def _diagnose(self, wait: bool, timed_out: bool) -> Verdict | None:
+        """Find the ranks to blame.
 
         Args:
-            patient: wait long enough to tell who is silent; else, some rank is gone, and whose end is seen is it.
-            over: the time is up, so that somebody is to blame though all are alive.
+            wait: Wait long enough to see which ranks are silent. Otherwise, a connection is already broken, and the
+                first rank seen to have ended is the cause.
+            timed_out: The time limit has passed, so blame a rank even if all are alive.
         """
         before = self._read()
-        for _ in range(LOOKS):
-            if not patient and any(sign.ended or self._is_dead(sign) for sign in self._read().values()):
+        for _ in range(MISSED_BEATS):
+            if not wait and any(state.ended or self._is_dead(state) for state in self._read().values()):
                 break
-            time.sleep(self.beat)
+            time.sleep(self.interval)
             self._write()
         now = self._read()
-        return self._lost(before, now) or (self._hanging(now) if over else None)
+        return self._lost(before, now) or (self._hanging(now) if timed_out else None)
 
-    def _lost(self, before: dict[int, Sign], now: dict[int, Sign]) -> Verdict | None:
-        """Ranks that are no more; ``before`` was read some beats before ``now``."""
+    def _lost(self, before: dict[int, Heartbeat], now: dict[int, Heartbeat]) -> Verdict | None:
+        """Find ranks that failed, died or are silent; ``before`` was read some beats before ``now``."""
         me = self.ranks.rank
-        others = [sign for sign in now.values() if sign.rank != me and sign.ended != ""]
-        here = f"rank {me} missed it while {self._sign.place}"  # their own last sign may be a beat old
-        if failed := [sign for sign in others if sign.ended]:
-            return f"{failed[0].name} ended while {failed[0].place}: {failed[0].ended}; {AGAIN}", failed
-        if dead := [sign for sign in others if self._is_dead(sign)]:
-            return f"{_names(dead)} died without a word (killed? out of memory?); {here}; {AGAIN}", dead
-        frozen = {rank for rank, sign in now.items() if rank in before and before[rank].beat == sign.beat}
-        silent = [sign for sign in others if sign.rank in frozen]
-        if silent and me not in frozen:  # or it is this rank that cannot write
-            return f"{_names(silent)} gives no sign of life: stopped, or its node is lost; {here}; {AGAIN}", silent
+        others = [state for state in now.values() if state.rank != me and state.ended != ""]
+        here = f"noticed by rank {me} while {self._state.place}"  # where the others are may be a beat old
+        if failed := [state for state in others if state.ended]:
+            return f"{failed[0].name} ended while {failed[0].place}: {failed[0].ended}; {RESUME}", failed
+        if dead := [state for state in others if self._is_dead(state)]:
+            return f"{_names(dead)} died without an error message (killed? out of memory?); {here}; {RESUME}", dead
+        frozen = {rank for rank, state in now.items() if rank in before and before[rank].beat == state.beat}
+        silent = [state for state in others if state.rank in frozen]
+        if silent and me not in frozen:  # if this rank's own counter stands still, it cannot write: blame nobody
+            return f"{_names(silent)} gives no sign of life: stopped, or its node is lost; {here}; {RESUME}", silent
         return None
 
-    def _hanging(self, now: dict[int, Sign]) -> Verdict:
-        """Of ranks that are all alive, those that are behind the others."""
-        alive = [sign for sign in now.values() if sign.ended is None] or [self._sign]
-        busy = [sign for sign in alive if sign.phase != WAITING] or alive
-        slow = [sign for sign in busy if sign.moves == min(other.moves for other in busy)]
+    def _hanging(self, now: dict[int, Heartbeat]) -> Verdict:
+        """Find the ranks that are behind, if all are alive."""
+        alive = [state for state in now.values() if state.ended is None] or [self._state]
+        busy = [state for state in alive if state.phase != WAITING] or alive
+        slow = [state for state in busy if state.moves == min(other.moves for other in busy)]
         stuck = f"{slow[0].place} for run.timeout = {self.timeout:g} s"
         if len(slow) < len(alive) or len(alive) == 1:
-            return f"{_names(slow)} hangs: {stuck}; {AGAIN}", slow
-        return f"all ranks hang, though they are alive: {stuck}; {AGAIN}", []
+            return f"{_names(slow)} hangs: {stuck}; {RESUME}", slow
+        return f"all ranks are alive, but none makes progress: {stuck}; {RESUME}", []
 
-    def _say(self, line: str, culprits: list[Sign]) -> None:
-        """Say it, and end stopped ranks that our launcher started too: it asks them to end, and waits long for that."""
-        console.say(f"vitas {self.stage}: {line}")
-        for sign in culprits:
-            if sign.rank != self.ranks.rank and self._is_near(sign) and _process(sign.pid)[1] == str(os.getppid()):
+    def _report(self, line: str, culprits: list[Heartbeat]) -> None:
+        """Print the line, and kill stopped ranks of the same launcher: it would wait long for them to end."""
+        console.print_once(f"vitas {self.stage}: {line}")
+        for state in culprits:
+            same_launcher = self._is_local(state) and _process(state.pid)[1] == str(os.getppid())
+            if state.rank != self.ranks.rank and same_launcher:
                 with suppress(OSError):
-                    os.kill(sign.pid, signal.SIGKILL)
+                    os.kill(state.pid, signal.SIGKILL)
 
-    def _is_dead(self, sign: Sign) -> bool:
-        return self._is_near(sign) and _process(sign.pid)[0] in ("", "Z")
+    def _is_dead(self, state: Heartbeat) -> bool:
+        return self._is_local(state) and _process(state.pid)[0] in ("", "Z")
 
-    def _is_near(self, sign: Sign) -> bool:
-        return (sign.host, sign.space) == (self._sign.host, self._sign.space)
+    def _is_local(self, state: Heartbeat) -> bool:
+        return (state.host, state.space) == (self._state.host, self._state.space)
 
     def _write(self) -> None:
-        """Over the old sign, in place: a file that is renamed may stay unseen on other nodes for a while."""
-        with self._writing, suppress(OSError):  # a full disk is not a reason to end
+        """Overwrite this rank's file in place. On NFS, other nodes may not see a renamed file for a while."""
+        with self._write_lock, suppress(OSError):  # a full disk is no reason to end the job
             self._beats += 1
-            text = json.dumps(asdict(self._sign) | {"beat": self._beats}).encode().ljust(SIZE)
+            text = json.dumps(asdict(self._state) | {"beat": self._beats}).encode().ljust(FILE_SIZE)
             handle = os.open(self._path(self.ranks.rank), os.O_WRONLY | os.O_CREAT)
             try:
                 os.write(handle, text)
             finally:
                 os.close(handle)
 
-    def _read(self) -> dict[int, Sign]:
-        signs = {}
+    def _read(self) -> dict[int, Heartbeat]:
+        states = {}
         for rank in range(self.ranks.world_size):
             with suppress(OSError, ValueError, TypeError):
-                signs[rank] = Sign(**json.loads(self._path(rank).read_text()))
-        return signs
+                states[rank] = Heartbeat(**json.loads(self._path(rank).read_text()))
+        return states
 
     def _path(self, rank: int) -> Path:
         return self.folder / f"rank-{rank:05d}.json"
 
 
-def _fresh(folder: Path) -> None:
+def _empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
-def _names(signs: list[Sign]) -> str:
-    return ", ".join(sign.name for sign in signs[:4]) + (f" and {len(signs) - 4} more" if len(signs) > 4 else "")
+def _names(states: list[Heartbeat]) -> str:
+    return ", ".join(state.name for state in states[:4]) + (f" and {len(states) - 4} more" if len(states) > 4 else "")
 
 
-def _pid_space() -> str:
+def _pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -258,7 +277,7 @@ def _pid_space() -> str:
 
 
 def _process(pid: int) -> tuple[str, str]:
-    """State and parent of a process, as /proc says; empty if there is none."""
+    """Return state and parent of a process from /proc, or empty strings if it does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], fields[1]

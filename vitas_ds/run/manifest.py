@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vitas_ds.distributed import launcher
+
 PACKAGES = ("torch", "torchvision", "deepspeed", "nvidia-dali-cuda130", "pymoo", "numpy", "wandb")
 
 
@@ -22,7 +24,7 @@ def start_entry(stage: str, world_size: int) -> dict[str, Any]:
         "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
         "folder": os.getcwd(),
         "world_size": world_size,
-        "local_world_size": int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size),
+        "local_world_size": min(launcher.read().local_world_size or world_size, world_size),
         "git": git_commit(),
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},

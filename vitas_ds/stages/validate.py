@@ -12,18 +12,10 @@ from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.engine.ds_config import ds_config
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import budget
-from vitas_ds.search.feasible.table import feasible
+from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.selector import Bound, Listed, parse
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
-
-
-def world_size() -> int:
-    """Ranks of this job, as its launcher says (1 without one)."""
-    word = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
-    if not word.isdecimal() or not int(word):
-        raise UserError(f"WORLD_SIZE: must be the number of ranks, 1 or more (given: {word})")
-    return int(word)
 
 
 def check(config: Config, stage: str, ranks: int) -> None:
@@ -39,7 +31,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         size = config.space.image_size
         raise UserError(f"data.resize: {config.data.resize} is below space.image_size={size}; {size} or above")
     if stage in ("train-supernet", "search", "config"):
-        feasible(config.space, budget.of_config(config.search))
+        feasible_set(config.space, budget.from_config(config.search))
         _check_search(config, ranks if stage == "search" else None)
         _warn_ignored(config)
     if stage in ("train-supernet", "search", "config"):  # found missing only after the search, it would have cost days
