@@ -27,18 +27,18 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path,
     """Arguments, folder and output of a run that diverges on two ranks."""
     folder = tmp_path_factory.mktemp("diverged")
     write_digits(folder / "digits")
-    words = [
+    args = [
         str(TINY), f"run.dir={folder}/runs", f"data.train={folder}/digits/train", "supernet.lr=1e15",
         "supernet.max_nonfinite=2", "supernet.save_every=1", "supernet.keep=9", "supernet.log_every=1",
     ]  # fmt: skip
-    job = start_process(stage_command("train-supernet", words), environment())
+    job = start_process(stage_command("train-supernet", args), environment())
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 2, output
-    return words, folder / "runs" / "tiny", output
+    return args, folder / "runs" / "tiny", output
 
 
-def replay(words: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "vitas_ds", "train-supernet", *words, "--replay", *more]
+def replay(args: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "vitas_ds", "train-supernet", *args, "--replay", *more]
     return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
 
 
@@ -63,9 +63,9 @@ def test_training_stops_and_names_the_step(diverged: tuple[list[str], Path, str]
 
 
 def test_replay_computes_the_step_and_writes_nothing(diverged: tuple[list[str], Path, str]) -> None:
-    words, run, _ = diverged
+    args, run, _ = diverged
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    done = replay(words)
+    done = replay(args)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     record = json.loads((run / "supernet" / "divergence.json").read_text())
@@ -77,22 +77,22 @@ def test_replay_computes_the_step_and_writes_nothing(diverged: tuple[list[str], 
 
 def test_replay_repeats_loss_and_norm_of_the_run(diverged: tuple[list[str], Path, str], tmp_path: Path) -> None:
     """Replay a good step of the same run. Reference: its loss and gradient norm in the metrics."""
-    words, run, _ = diverged
+    args, run, _ = diverged
     record = json.loads((run / "supernet" / "divergence.json").read_text())
     good = {"step": 2, "ranks": [{"rank": rank, "loss": 0, "finite": True, "ids": [0]} for rank in (0, 1)]}
     file = tmp_path / "divergence.json"
     file.write_text(json.dumps(record | {"steps": [good]}))
-    refused = replay(words, str(file))
+    refused = replay(args, str(file))
     assert refused.returncode == 2 and "not the record" in refused.stderr
     for row in good["ranks"]:
         row["images"] = []
     file.write_text(json.dumps(record | {"steps": [good]}))
-    refused = replay(words, str(file))
+    refused = replay(args, str(file))
     assert refused.returncode == 2 and "are others than at the time" in refused.stderr
     for rank, row in enumerate(good["ranks"]):
-        row["images"] = images_of_step(words, 1)[8 * rank : 8 * rank + 8]
+        row["images"] = images_of_step(args, 1)[8 * rank : 8 * rank + 8]
     file.write_text(json.dumps(record | {"steps": [good]}))
-    done = replay(words, str(file))
+    done = replay(args, str(file))
     assert done.returncode == 0, done.stderr
     losses = [float(x) for x in re.findall(r"rank [01]: loss ([\d.]+)", done.stdout)]
     norms = [float(x) for x in re.findall(r" gradient ([-+e\d.]+)", done.stdout)]
@@ -102,11 +102,11 @@ def test_replay_repeats_loss_and_norm_of_the_run(diverged: tuple[list[str], Path
     assert math.hypot(*norms) == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
-def images_of_step(words: list[str], step: int) -> list[str]:
+def images_of_step(args: list[str], step: int) -> list[str]:
     """Return the files of a global batch of 16 images."""
     from vitas_ds.data.sampler import batch_ids
     from vitas_ds.data.sources import hold_out, read_folder
 
-    resolved = load(words[0], words[1:])
+    resolved = load(args[0], args[1:])
     images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, resolved.run.seed)
     return [images.file(i) for i in batch_ids(len(images), 1, 16, resolved.run.seed, step).tolist()]

@@ -25,7 +25,7 @@ from tests.helpers.launching import ROOT, environment, run_stage, stage_command,
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
 
-def words_of(folder: Path, name: str, *overrides: str) -> list[str]:
+def stage_args(folder: Path, name: str, *overrides: str) -> list[str]:
     data = [f"data.train={folder}/digits/train", f"data.val={folder}/digits/val"]
     return [str(TINY), f"run.dir={folder}/runs", f"run.name={name}", *data, "supernet.save_every=3", *overrides]
 
@@ -36,7 +36,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_digits(folder / "digits")
     for name in ("train-supernet", "search"):
-        run_stage(name, words_of(folder, "uninterrupted", "supernet.ema_decay=0.9"))
+        run_stage(name, stage_args(folder, "uninterrupted", "supernet.ema_decay=0.9"))
     return folder
 
 
@@ -46,11 +46,11 @@ def processes_of(job: subprocess.Popen[str], mark: bytes = b"") -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                args = (entry / "cmdline").read_bytes().split(b"\0")
                 session = os.getsid(int(entry.name))
             except OSError:
                 continue
-            if session == job.pid and any(word.startswith(mark) for word in words):
+            if session == job.pid and any(word.startswith(mark) for word in args):
                 found.append(int(entry.name))
     return sorted(found)
 
@@ -63,14 +63,14 @@ def random_rank(job: subprocess.Popen[str]) -> int:
 
 
 def start_and_hit(
-    words: list[str],
+    args: list[str],
     line: str,
     sig: int,
     delay: float = 0.0,
     target: Callable[[subprocess.Popen[str]], int] = random_rank,
 ) -> tuple[int, str]:
     """Start a stage and signal a process after a line of output that matches. Returns exit status and output."""
-    job = start_process(words, environment(PYTHONUNBUFFERED="1"))
+    job = start_process(args, environment(PYTHONUNBUFFERED="1"))
     try:
         output, hit, start = "", False, time.monotonic()
         assert job.stdout is not None
@@ -108,24 +108,24 @@ def metrics(run: Path) -> list[tuple[str, int, float]]:
 
 
 def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) -> None:
-    words = words_of(uninterrupted, "killed", "supernet.ema_decay=0.9")
+    args = stage_args(uninterrupted, "killed", "supernet.ema_decay=0.9")
     for delay in (0.0, random.random()):
-        line = stage_command("train-supernet", words)
+        line = stage_command("train-supernet", args)
         status, _ = start_and_hit(line, r"train-supernet +\d+/20" if delay else r"train-supernet +5/20",
                                   signal.SIGKILL, delay)  # fmt: skip
         assert status != 0
-    run_stage("train-supernet", words)
+    run_stage("train-supernet", args)
     assert_equal_weights(uninterrupted, "killed")
     assert metrics(uninterrupted / "runs" / "killed") == metrics(uninterrupted / "runs" / "uninterrupted")
 
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_status_75(uninterrupted: Path) -> None:
-    words = words_of(uninterrupted, "asked", "supernet.ema_decay=0.9", "supernet.save_every=1000")
-    status, output = start_and_hit(stage_command("train-supernet", words), r"train-supernet +5/20", signal.SIGTERM)
+    args = stage_args(uninterrupted, "asked", "supernet.ema_decay=0.9", "supernet.save_every=1000")
+    status, output = start_and_hit(stage_command("train-supernet", args), r"train-supernet +5/20", signal.SIGTERM)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
     assert checkpoints(uninterrupted / "runs" / "asked") == ["step-00000010"]
-    run_stage("train-supernet", words)
+    run_stage("train-supernet", args)
     assert_equal_weights(uninterrupted, "asked")
     assert metrics(uninterrupted / "runs" / "asked") == metrics(uninterrupted / "runs" / "uninterrupted")
 
@@ -136,13 +136,13 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
     if not (ROOT / ".venv").exists():
         pytest.skip("the launch scripts need .venv in the checkout")
     name = f"{script}-{sig}"
-    words = [
+    args = [
         f"launch/{script}",
         "--stages",
         "train-supernet",
-        *words_of(uninterrupted, name, "supernet.save_every=1000"),
+        *stage_args(uninterrupted, name, "supernet.save_every=1000"),
     ]
-    status, output = start_and_hit(words, r"train-supernet +5/20", sig, target=lambda job: job.pid)
+    status, output = start_and_hit(args, r"train-supernet +5/20", sig, target=lambda job: job.pid)
     own = script == "single_node.sh"  # torchrun ends with its own status and traceback, whatever its ranks return
     assert status == (75 if own else 1) and own != ("Traceback (most recent" in output), output
     assert "stopped after step 10 of 20" in output
@@ -151,14 +151,14 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
 
 def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Path) -> None:
     weights = uninterrupted / "runs" / "uninterrupted" / "supernet" / "weights.safetensors"
-    words = words_of(uninterrupted, "searched", "supernet.ema_decay=0.9", f"search.checkpoint={weights}")
-    status, _ = start_and_hit(stage_command("search", words), r"search +\d+/12", signal.SIGKILL)
+    args = stage_args(uninterrupted, "searched", "supernet.ema_decay=0.9", f"search.checkpoint={weights}")
+    status, _ = start_and_hit(stage_command("search", args), r"search +\d+/12", signal.SIGKILL)
     assert status != 0
     ledger = uninterrupted / "runs" / "searched" / "search" / "ledger.jsonl"
     before = ledger.read_text()
     with ledger.open("a") as file:
         file.write('{"spec": {"image_size": 28, "pat')  # a line cut off by the kill
-    run_stage("search", words)
+    run_stage("search", args)
     after = ledger.read_text()
     assert after.startswith(before)
 
@@ -180,14 +180,14 @@ def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Pa
 
 
 def test_a_damaged_checkpoint_is_skipped(uninterrupted: Path) -> None:
-    words = words_of(uninterrupted, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=2")
-    start_and_hit(stage_command("train-supernet", words), r"train-supernet +5/20", signal.SIGKILL)
+    args = stage_args(uninterrupted, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=2")
+    start_and_hit(stage_command("train-supernet", args), r"train-supernet +5/20", signal.SIGKILL)
     folder = uninterrupted / "runs" / "damaged" / "supernet" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]
     shard = sorted(newest.glob("shard-*"))[-1]
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
-    output = run_stage("train-supernet", words)
+    output = run_stage("train-supernet", args)
     assert "passed over" in output and str(shard) in output
     assert_equal_weights(uninterrupted, "damaged")

@@ -31,9 +31,9 @@ def unavailable() -> str:
     missing = [tool for tool in ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "pdsh") if not _which(tool)]
     if missing:
         return f"needs {', '.join(missing)}"
-    words = ["unshare", "--net", "--pid", "--fork", "--mount", "--mount-proc", "--uts", "ip", "link", "add", "probe0",
+    args = ["unshare", "--net", "--pid", "--fork", "--mount", "--mount-proc", "--uts", "ip", "link", "add", "probe0",
              "type", "veth", "peer", "name", "probe1"]  # fmt: skip
-    tried = subprocess.run(words, capture_output=True, text=True)
+    tried = subprocess.run(args, capture_output=True, text=True)
     return f"namespaces are not allowed: {tried.stderr.strip()}" if tried.returncode else ""
 
 
@@ -74,13 +74,13 @@ class Node:
             time.sleep(0.02)
         return children.read_text().split()[0]
 
-    def words(self, *command: str) -> list[str]:
+    def command_line(self, *command: str) -> list[str]:
         """Return the command line that runs a command in the node."""
         return ["nsenter", "-t", self.init, "--net", "--pid", "--mount", "--uts", "--", *command]
 
     def unplug(self) -> None:
         """Disconnect the node: nothing that it sends arrives, not even the end of its connections."""
-        subprocess.run(self.words("ip", "link", "set", DEVICE, "down"), check=True)
+        subprocess.run(self.command_line("ip", "link", "set", DEVICE, "down"), check=True)
 
     def switch_off(self) -> None:
         """Kill all processes of the node at once."""
@@ -100,13 +100,15 @@ def connect(one: Node, two: Node, name: str) -> None:
     ends = (f"{name}a", f"{name}b")
     subprocess.run(["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1]], check=True)
     for node, end in zip((one, two), ends, strict=True):
-        subprocess.run(node.words("ip", "link", "delete", DEVICE), capture_output=True)  # left by an earlier cable
+        subprocess.run(
+            node.command_line("ip", "link", "delete", DEVICE), capture_output=True
+        )  # left by an earlier cable
         subprocess.run(["ip", "link", "set", end, "netns", node.init, "name", DEVICE], check=True)
-        subprocess.run(node.words("ip", "addr", "add", f"{node.address}/24", "dev", DEVICE), check=True)
-        subprocess.run(node.words("ip", "link", "set", DEVICE, "up"), check=True)
+        subprocess.run(node.command_line("ip", "addr", "add", f"{node.address}/24", "dev", DEVICE), check=True)
+        subprocess.run(node.command_line("ip", "link", "set", DEVICE, "up"), check=True)
     limit = time.monotonic() + 30
     for node in (one, two):
         port = ["bash", "-c", f"exec 3<>/dev/tcp/{node.address}/22"]
-        while subprocess.run(one.words(*port), capture_output=True).returncode:
+        while subprocess.run(one.command_line(*port), capture_output=True).returncode:
             assert time.monotonic() < limit, f"no sshd on {node.name}"
             time.sleep(0.1)

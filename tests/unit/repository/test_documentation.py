@@ -1,4 +1,7 @@
-"""What the documents say is so: links lead somewhere, commands resolve, messages exist, generated parts are new."""
+"""The documents are correct: links, commands, messages and generated parts.
+
+References: the files of the checkout, the command-line parser, the sources, and the configuration.
+"""
 
 import ast
 import re
@@ -24,7 +27,7 @@ def prose(text: str) -> str:
 
 
 def anchors(path: Path) -> set[str]:
-    """GitHub's names of a page's headings."""
+    """Return the anchors that GitHub creates for the headings of a page."""
     heads = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
@@ -42,7 +45,7 @@ def test_links_inside_the_repository(page):
 
 
 def lines_of(page: Path) -> list[str]:
-    """Every line of the shell blocks, and what stands between backquotes and starts as a command of ours."""
+    """Return the lines of the shell blocks, and the commands of this project in backquotes."""
     text = page.read_text()
     lines = [line for kind, block in BLOCK.findall(text) if kind in ("bash", "sh", "console")
              for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
@@ -51,7 +54,7 @@ def lines_of(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words behind ``vitas_ds`` of each command, as the shell would give them."""
+    """Return the arguments of each vitas_ds command, split like in a shell."""
     found, variables = [], {}
     for line in lines_of(page):
         if match := re.match(r'(\w+)="([^"]*)"$', line.strip()):
@@ -68,7 +71,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def example_files(tmp_path, monkeypatch):
-    """The YAML files that the pages show, under their names, in the current folder."""
+    """Write the YAML files that the pages show into the current folder."""
     for page in PAGES:
         for kind, block in BLOCK.findall(page.read_text()):
             if kind == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):
@@ -78,7 +81,7 @@ def example_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_resolve(page, example_files):
-    """By the parser, and their recipe and changes by the configuration. UPPER CASE is for the user to fill in."""
+    """Parse each command and load its recipe with its overrides. Words in UPPER CASE are placeholders."""
     for words in commands(page):
         if not words or words[0].isupper():
             continue
@@ -91,7 +94,7 @@ def test_commands_resolve(page, example_files):
             if not (args.command == "report" and recipe.startswith("runs/")):
                 resolved = load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
                 if args.command in ("config", "train-supernet", "search", "retrain", "evaluate"):
-                    validate.check(resolved, "config", 1)  # what a start would find, but for files
+                    validate.check(resolved, "config", 1)  # the checks of a start, except those of files
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -121,13 +124,13 @@ def test_scripts_exist_and_their_recipes_resolve(page, example_files):
             load(plain[0], plain[1:])
 
 
-def test_there_are_commands_to_check():
+def test_pages_contain_commands():
     counts = {page.name: len(commands(page)) for page in PAGES}
     assert counts["README.md"] >= 6 and counts["manual.md"] >= 12 and counts["reproduce.md"] >= 6
 
 
 def strings(tree: ast.AST) -> list[str]:
-    """Every text of a source file, ``...`` for what is put into it."""
+    """Return every string of a source file, with ``...`` in place of the formatted values."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -140,8 +143,8 @@ def strings(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_messages_of_the_manual_are_those_of_the_code():
-    """Each piece between dots stands, in this order, in one text of the sources."""
+def test_messages_of_the_manual_exist_in_the_code():
+    """Some string of the sources contains, in order, all parts between the dots of a message."""
     sources = [text for path in (ROOT / "vitas_ds").rglob("*.py") for text in strings(ast.parse(path.read_text()))]
     table = (ROOT / "docs" / "manual.md").read_text().partition("## Troubleshooting")[2]
     messages = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
@@ -157,7 +160,7 @@ def test_generated_parts_are_up_to_date():
 
 
 def test_every_key_is_documented_once_with_type_and_default():
-    """Keys and defaults of the page, read back, are those of the configuration."""
+    """Read keys and defaults back from the page and compare them with the configuration."""
     text = (ROOT / "docs" / "configuration.md").read_text()
     keys = set()
     for part in text.split("\n## ")[1:]:
@@ -171,10 +174,10 @@ def test_every_key_is_documented_once_with_type_and_default():
             for name in section.split("."):
                 default = getattr(default, name)
             for key, value in rows:
-                wanted = _plain(getattr(default, key))
-                numeric = isinstance(wanted, float | list) and wanted
+                expected = _plain(getattr(default, key))
+                numeric = isinstance(expected, float | list) and expected
                 got = _parse(value, key)
-                assert got == (pytest.approx(wanted, rel=1e-5) if numeric else wanted), (section, key)
+                assert got == (pytest.approx(expected, rel=1e-5) if numeric else expected), (section, key)
     assert keys == set(_leaves(config.Config().model_dump(mode="json")))
 
 

@@ -247,7 +247,7 @@ def test_docker_mounts_a_recipe_file(tmp_path):
         (["single_node.sh", "--bogus", "r"], "--bogus: no such option"),
         (["single_node.sh", "--gpus", "0", "r"], "not a number above 0"),
         (["single_node.sh", "r", "s"], "a second recipe"),
-        (["single_node.sh", "--dry-run", "r", "--stages", "search serch"], "serch: no such stage; there are train-"),
+        (["single_node.sh", "--dry-run", "r", "--stages", "search serch"], "serch: no such stage; choose from train-"),
         (["single_node.sh", "--dry-run", "r", "--stages", " "], "names no stage"),
         (["docker.sh", "r"], "no such folder"),
         (["torchrun.sh", "--hostfile", "h", "r"], "multi_node.sh"),

