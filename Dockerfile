@@ -1,4 +1,4 @@
-# vitas_ds with DALI and DeepSpeed, FusedAdam compiled ahead.
+# Image of vitas_ds with DALI and DeepSpeed, with a precompiled FusedAdam.
 #
 #   docker build --tag vitas_ds [--build-arg CUDA_ARCHS="8.0 9.0"] .
 #   launch/docker.sh RECIPE [section.key=value ...]
@@ -15,20 +15,20 @@ RUN apt-get update \
 WORKDIR /opt/vitas_ds
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements.txt constraints.txt ./
-# what our requirements allow, in the versions of constraints.txt; the second line: extras quickstart and export
+# The versions of constraints.txt. The second line holds the extras quickstart and export.
 RUN python3 -m venv .venv && pip install --constraint constraints.txt --requirement requirements.txt \
     mlxtend pillow onnx onnxruntime onnxscript timm setuptools wheel
 # A100, A40 / RTX 30, L40 / RTX 40, H100 / H200, B200
 ARG CUDA_ARCHS="8.0 8.6 8.9 9.0 10.0"
 ARG MAX_JOBS=4
-# A build has no GPU, so DeepSpeed must be told that its ops are for CUDA
+# There is no GPU during the build, so DeepSpeed must be told to build its CUDA ops
 RUN DS_ACCELERATOR=cuda DS_BUILD_FUSED_ADAM=1 TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" MAX_JOBS="${MAX_JOBS}" \
     pip install --force-reinstall --no-deps --no-build-isolation --no-binary deepspeed \
     "$(grep ^deepspeed== constraints.txt)" \
  && python -c 'from deepspeed.git_version_info import installed_ops; assert installed_ops["fused_adam"], installed_ops'
 
 FROM nvidia/cuda:${CUDA}-base-ubuntu${UBUNTU}
-# a compiler and Python's headers for torch.compile; pdsh and ssh for several nodes
+# compiler and Python headers for torch.compile; pdsh and ssh for several nodes
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev libpython3-dev openssh-client pdsh python3 \
@@ -36,10 +36,10 @@ RUN apt-get update \
  && useradd --create-home --uid 10001 vitas
 WORKDIR /opt/vitas_ds
 ENV PATH=/opt/vitas_ds/.venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
-# the gigabytes first: after a change of our code, only the small layers behind them are new
+# The large layer first: after a change of our code only the small layers behind it are rebuilt.
 COPY --from=build /opt/vitas_ds/.venv .venv
 COPY . .
-# installed.quickstart tells launch/quickstart.sh that nothing is left to install
+# installed.quickstart: launch/quickstart.sh skips the installation if it finds this file
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
  && python -m compileall -q vitas_ds \
  && cat requirements.txt pyproject.toml >.venv/installed.quickstart \

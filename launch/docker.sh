@@ -3,23 +3,23 @@
 #
 #   launch/docker.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
-# IMAGE (vitas_ds) is built from the Dockerfile when it is missing. DATA (./data) is mounted read-only as data/, RUNS
-# (./runs) as runs/, and both under their own paths too, so that a recipe and its changes mean the same inside. All
-# GPUs, or those of CUDA_VISIBLE_DEVICES. W&B variables are passed on. SHM (16g) is the shared memory of the ranks.
+# IMAGE (vitas_ds) is built from the Dockerfile if it is missing. DATA (./data) is mounted read-only as data/, RUNS
+# (./runs) as runs/. Both are also mounted under their own paths, so a recipe works inside as outside. Uses all GPUs, or
+# those of CUDA_VISIBLE_DEVICES. Passes W&B variables on. SHM (16g) is the shared memory of the ranks.
 set -euo pipefail
-DATA=${DATA:+$(realpath -ms -- "$DATA")} RUNS=${RUNS:+$(realpath -ms -- "$RUNS")} # a link keeps its name
+DATA=${DATA:+$(realpath -ms -- "$DATA")} RUNS=${RUNS:+$(realpath -ms -- "$RUNS")} # keep symbolic links: recipes name them
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
 parse_launch "$@"
-[[ -z $HOSTFILE ]] || die "--hostfile: several nodes are launch/multi_node.sh's"
+[[ -z $HOSTFILE ]] || die "--hostfile: use launch/multi_node.sh for several nodes"
 
 HOME_INSIDE=/opt/vitas_ds
 IMAGE=${IMAGE:-vitas_ds} DATA=${DATA:-$PWD/data} RUNS=${RUNS:-$PWD/runs}
 [[ -d $DATA || -n ${DRY_RUN:-} ]] || die "DATA=$DATA: no such folder"
 if [[ -z ${DRY_RUN:-} ]]; then
     command -v docker >/dev/null || die "docker is not installed"
-    docker version >/dev/null 2>&1 || die "no Docker engine answers, or it is not yours to use: docker version"
+    docker version >/dev/null 2>&1 || die "cannot reach the Docker engine; check with: docker version"
     docker image inspect "$IMAGE" >/dev/null 2>&1 || start docker build --tag "$IMAGE" .
     mkdir -p "$RUNS"
 fi
@@ -39,9 +39,9 @@ words=("$RECIPE" "${OVERRIDES[@]}")
 for word in "${OVERRIDES[@]}"; do
     path=${word#*=}
     [[ $path != /* || $path/ == "$DATA"/* || $path/ == "$RUNS"/* ]] ||
-        echo "docker.sh: warning: $word lies outside of DATA=$DATA and RUNS=$RUNS, so that the container does not see it" >&2
+        echo "docker.sh: warning: $word lies outside DATA=$DATA and RUNS=$RUNS; the container does not see it" >&2
 done
-if [[ -f $RECIPE ]]; then # yours, or newer than the image's
+if [[ -f $RECIPE ]]; then # the user's, or newer than the one in the image
     words[0]=$HOME_INSIDE/mounted/${RECIPE##*/}
     options+=(--volume "$(realpath -- "$RECIPE"):${words[0]}:ro")
 fi

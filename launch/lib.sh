@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launch scripts share. Source it from the root of the checkout.
+# Functions of the launch scripts. Source it from the root of the checkout.
 
 # shellcheck disable=SC2034 # read by the scripts that source this file
 STAGES=(train-supernet search retrain evaluate export report)
@@ -9,7 +9,7 @@ die() {
     exit 2
 }
 
-# Print a command, and run it unless DRY_RUN is set.
+# Print a command and run it, unless DRY_RUN is set.
 start() {
     printf '+'
     printf ' %q' "$@"
@@ -17,7 +17,7 @@ start() {
     [[ -n ${DRY_RUN:-} ]] || "$@"
 }
 
-# The processes that those given have started.
+# Print the child processes of the given processes.
 children() {
     local pid
     for pid in "$@"; do
@@ -25,9 +25,9 @@ children() {
     done
 }
 
-# start_ranks DEPTH COMMAND ...: start a launcher. Asked to stop (SIGTERM, Ctrl-C, the end of the terminal), it is its
-# ranks that hear of it, DEPTH generations below the launcher, so that they save and end with status 75; launchers end
-# them with a status of their own, or hear nothing.
+# start_ranks DEPTH COMMAND ...: start a launcher and pass SIGTERM, SIGINT and SIGHUP on to its ranks, DEPTH generations
+# below it, so they can save and exit with status 75. Launchers would exit with a status of their own or ignore the
+# signal.
 start_ranks() {
     local depth=$1 launcher status=0
     shift
@@ -36,27 +36,27 @@ start_ranks() {
         return
     fi
     DRY_RUN=1 start "$@"
-    set -m # a process group of its own: what the terminal sends comes to the ranks once, through us
+    set -m # own process group: otherwise the ranks get the terminal's Ctrl-C twice, directly and from us
     "$@" &
     launcher=$!
     set +m
-    # shellcheck disable=SC2064 # as they are now
-    trap "tell_ranks TERM $depth $launcher" TERM HUP
+    # shellcheck disable=SC2064 # expand now
+    trap "signal_ranks TERM $depth $launcher" TERM HUP
     # shellcheck disable=SC2064
-    trap "tell_ranks INT $depth $launcher" INT
+    trap "signal_ranks INT $depth $launcher" INT
     while kill -0 "$launcher" 2>/dev/null; do
-        wait "$launcher" || true # until it ends, or we are told something
+        wait "$launcher" || true # returns when it ends or a signal arrives
     done
     trap - TERM HUP INT
     wait "$launcher" || status=$?
     return "$status"
 }
 
-# tell_ranks SIGNAL DEPTH LAUNCHER: the launcher itself is told where it has no ranks yet.
-tell_ranks() {
+# signal_ranks SIGNAL DEPTH LAUNCHER: signal the ranks, or the launcher itself if it has no ranks yet.
+signal_ranks() {
     local pids=$3 generation found
     for ((generation = 0; generation < $2; generation++)); do
-        # shellcheck disable=SC2086 # words
+        # shellcheck disable=SC2086 # split the list
         found=$(children $pids)
         pids=$found
     done
@@ -75,8 +75,7 @@ find_python() {
     die "needs Python 3.11 or newer with venv (Debian, Ubuntu: apt install python3 python3-venv; or set PYTHON)"
 }
 
-# make_venv EXTRA: .venv with this package and what its extra needs. Installs again only when the versions asked for
-# have changed.
+# make_venv EXTRA: create .venv with this package and the given extras. Installs again only if the requirements changed.
 make_venv() {
     local wanted python extra missing=
     wanted=$(cat requirements.txt pyproject.toml)
@@ -86,7 +85,7 @@ make_venv() {
     [[ -n $missing ]] || return 0
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python)
-        echo "making .venv with $python"
+        echo "creating .venv with $python"
         "$python" -m venv --clear .venv
     fi
     echo "installing requirements.txt and .[$1] into .venv (minutes the first time)"
@@ -101,7 +100,7 @@ free_port() {
     .venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# Number of NVIDIA GPUs that processes may use here. Of CUDA_VISIBLE_DEVICES, CUDA ignores -1 and all behind it.
+# Print the number of usable NVIDIA GPUs. CUDA ignores -1 in CUDA_VISIBLE_DEVICES and everything after it.
 count_gpus() {
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
         awk -F, '{ for (n = 0; n < NF && $(n + 1) !~ /^ *-/; n++); print n }' <<<"$CUDA_VISIBLE_DEVICES"
@@ -110,8 +109,8 @@ count_gpus() {
     fi
 }
 
-# which_gpus N: the deepspeed launcher's words for N ranks of this node. It forgets CUDA_VISIBLE_DEVICES when told a
-# number, and takes 0, 1, ...; told the GPUs themselves, it takes those.
+# which_gpus N: print the deepspeed launcher's arguments for N ranks on this node. With --num_gpus the launcher ignores
+# CUDA_VISIBLE_DEVICES and takes GPUs 0, 1, ...; with --include it takes the listed ones.
 which_gpus() {
     if [[ $(count_gpus) == 0 || ! ${CUDA_VISIBLE_DEVICES:-} =~ ^[0-9]+(,[0-9]+)*$ ]]; then
         echo "--num_gpus $1"
@@ -120,7 +119,7 @@ which_gpus() {
     fi
 }
 
-# The path of a file that is named from where the script was called, or as it was given.
+# Resolve a path relative to the folder that the script was called from; other paths stay as given.
 from_caller() {
     if [[ $1 != /* && -f ${OLDPWD:-.}/$1 ]]; then
         realpath -- "${OLDPWD:-.}/$1"
@@ -129,15 +128,15 @@ from_caller() {
     fi
 }
 
-# A mistake in the recipe or its changes is one line, before any launcher starts. .venv is made if it is missing.
+# Check recipe and overrides before a launcher starts: an error is one line. Creates .venv if it is missing.
 check_run() {
     [[ -z ${DRY_RUN:-} ]] || return 0
     [[ -x .venv/bin/python ]] || make_venv quickstart
     python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" >/dev/null || exit
 }
 
-# parse_launch "$@": sets DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE where those options are given.
-# `--help` prints the comment at the top of the script. Call it right after `cd`.
+# parse_launch "$@": set DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE if those options are given.
+# `--help` prints the comment at the top of the script. Call it right after `cd`, because it uses OLDPWD.
 parse_launch() {
     local known=" ${STAGES[*]} " stage visible
     RECIPE='' OVERRIDES=() GPUS='' HOSTFILE=''
@@ -168,16 +167,16 @@ parse_launch() {
         shift
     done
     [[ -n $RECIPE ]] || die "which recipe? see --help"
-    ((${#STAGES[@]})) || die "--stages: names no stage; there are$known"
+    ((${#STAGES[@]})) || die "--stages: names no stage; choose from$known"
     for stage in "${STAGES[@]}"; do
-        [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; there are$known"
+        [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; choose from$known"
     done
     [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
     visible=$([[ -z ${CUDA_VISIBLE_DEVICES:-} ]] || count_gpus)
     ((${visible:-0} == 0 || ${GPUS:-0} <= visible)) || die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $visible"
 }
 
-# Stages whose work is not shared between ranks.
+# Whether a stage runs in one process.
 alone() {
     [[ $1 == export || $1 == report ]]
 }

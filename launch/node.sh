@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The ranks of one node: COMMAND once for each of N GPUs. launch/slurm.sbatch starts it where Slurm has one task a node.
+# Start COMMAND once for each of the N GPUs of a node. launch/slurm.sbatch uses it if Slurm has one task per node.
 #
 #   launch/node.sh N COMMAND [ARGUMENT ...]
 #
-# SIGTERM goes on to all ranks. The status is that of the first rank that ended badly, and the others are ended with it,
-# unless it was asked to stop (75): then they save as well and end by themselves.
+# Passes SIGTERM on to all ranks. Exits with the status of the first rank that failed; the other ranks are killed then.
+# After status 75 (stop requested) they are not killed: they save and exit by themselves.
 set -uo pipefail
 if (($# < 2)) || [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
     echo "node.sh: N COMMAND ...: N is the number of ranks, 1 or more" >&2
@@ -31,7 +31,7 @@ while ((${#ranks[@]})); do
         status=$code
         ((code == 75)) || kill -KILL "${ranks[@]}" 2>/dev/null
     done
-    sleep 1 & # waited for, so that a signal is passed on at once
+    sleep 1 & # in the background: `wait` returns at once on a signal
     wait $!
 done
 exit "$status"

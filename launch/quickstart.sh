@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole of ViTAS on 5,000 real digits: supernet, search, retrain, evaluate, export, report. No GPU needed.
+# Run every stage of ViTAS on 5,000 real digits: supernet, search, retrain, evaluate, export, report. Needs no GPU.
 #
 #   launch/quickstart.sh [--fresh] [section.key=value ...]
 #
-# Makes .venv when it is missing. Run again, it goes on where it stopped; --fresh starts over.
+# Creates .venv if it is missing. A second start resumes; --fresh starts over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -27,12 +27,12 @@ make_venv quickstart
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 .venv/bin/python launch/make_digits.py
 
-# checked before anything is removed or started
+# check the overrides before anything is removed or started
 resolved=$(.venv/bin/python -m vitas_ds config quickstart "${overrides[@]}")
 RUN=$(.venv/bin/python -c 'import sys, yaml; run = yaml.safe_load(sys.stdin)["run"]; print(run["dir"] + "/" + run["name"])' \
     <<<"$resolved")
 if [[ -n $FRESH && -e $RUN ]]; then
-    [[ -f $RUN/config.yaml ]] || die "$RUN: has no config.yaml, so it is not removed; give another run.name"
+    [[ -f $RUN/config.yaml ]] || die "$RUN: has no config.yaml, so --fresh does not remove it; choose another run.name"
     rm -r -- "$RUN"
 fi
 
@@ -52,7 +52,7 @@ ended() {
 for stage in "${STAGES[@]}"; do
     echo
     echo "== $stage"
-    if [[ $stage == report ]] || ended "$stage"; then # nothing left to share out
+    if [[ $stage == report ]] || ended "$stage"; then # one process is enough
         start .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# All stages of a recipe on the GPUs of this machine, under the deepspeed launcher.
+# Run all stages of a recipe on the GPUs of this machine with the deepspeed launcher.
 #
 #   launch/single_node.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
-# Without --gpus it takes all GPUs, or two CPU ranks where there is none. Run again, it goes on where it stopped.
-# Asked to stop (SIGTERM, Ctrl-C), the ranks save; exit status 75 says that they have: start it again.
+# Without --gpus it uses all GPUs, or two CPU ranks if there are none. A second start resumes.
+# On SIGTERM or Ctrl-C the ranks save. Exit status 75 means that they did: start it again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
 source launch/lib.sh
 parse_launch "$@"
-[[ -z $HOSTFILE ]] || die "--hostfile: several nodes are launch/multi_node.sh's"
+[[ -z $HOSTFILE ]] || die "--hostfile: use launch/multi_node.sh for several nodes"
 
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [[ $(count_gpus) == 0 ]]; then

@@ -1,8 +1,8 @@
-"""Sort ImageNet's flat val folder into class folders, as the development kit (ILSVRC2012_devkit_t12) says.
+"""Sort the flat val folder of ImageNet into class folders, using the development kit (ILSVRC2012_devkit_t12).
 
     python launch/sort_val.py VAL DEVKIT
 
-Started again after an interruption, it goes on. Needs scipy, which the package does as well.
+A second start after an interruption resumes. Needs scipy, a dependency of the package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def labels(devkit: Path) -> list[str]:
-    """The WordNet id (n01440764 ...) of each validation image, in the order of their numbers."""
+    """Return the WordNet id (n01440764 ...) of each validation image, in the order of their numbers."""
     from scipy.io import loadmat
 
     for path in (devkit / "data" / "meta.mat", devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"):
@@ -26,10 +26,10 @@ def labels(devkit: Path) -> list[str]:
 
 
 def sort(val: Path, wanted: list[str]) -> int:
-    """Move each image ``*_00000001.JPEG`` into its class's folder; how many were moved.
+    """Move each image ``*_00000001.JPEG`` into the folder of its class and return the number of moved images.
 
     Raises:
-        ValueError: no such folder, or a name without a number of the list. Nothing is moved then.
+        ValueError: The folder does not exist, or the name of a file has no valid number. Nothing is moved then.
     """
     if not val.is_dir():
         raise ValueError(f"{val}: no such folder")
@@ -46,7 +46,7 @@ def sort(val: Path, wanted: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Sort; exit status 2 with one line where that cannot be."""
+    """Sort the folder. The exit status is 2, with a one-line message, if that fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("val", type=Path, help="folder with ILSVRC2012_val_00000001.JPEG ...")
     parser.add_argument("devkit", type=Path, help="unpacked ILSVRC2012_devkit_t12")

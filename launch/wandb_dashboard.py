@@ -1,9 +1,9 @@
-"""Save a dashboard for the three stages as a view of the W&B project.
+"""Save a dashboard of all stages as a view of the W&B project.
 
     python launch/wandb_dashboard.py --entity ME [--project vitas_ds] [--name NAME] [--dry-run]
 
-Needs `pip install wandb-workspaces` and WANDB_API_KEY; --dry-run only prints the sections, and needs neither. Runs are
-grouped by the run's name. The panels' metrics are those of metrics.jsonl (see docs/manual.md).
+Needs `pip install wandb-workspaces` and WANDB_API_KEY. --dry-run only prints the sections and needs neither. Runs are
+grouped by their name. docs/manual.md describes the metrics.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import json
 import sys
 from typing import Any
 
-# section -> panels: (title, metrics), a line each over the stage's own step
+# section -> panels: (title, metrics), one line per metric over the steps of the stage
 SECTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Training (train-supernet, retrain)": [
         ("Loss", ("loss",)),
         ("Learning rate", ("lr",)),
         ("Gradient norm", ("grad_norm",)),
-        ("Images a second", ("images_per_s",)),
-        ("Share of the time spent waiting for data", ("data_wait",)),
+        ("Images per second", ("images_per_s",)),
+        ("Fraction of time spent waiting for data", ("data_wait",)),
         ("Peak memory, GB", ("memory_gb",)),
     ],
-    "Nets that the supernet trains": [
+    "Subnets trained by the supernet": [
         ("MACs", ("net_macs",)),
         ("Layers", ("net_depth",)),
         ("Embedding width", ("net_embed_dim",)),
@@ -31,18 +31,18 @@ SECTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Search": [
         ("Score: best so far, mean of the generation", ("best", "mean")),
         ("Hypervolume", ("hypervolume",)),
-        ("Seconds of a generation", ("seconds",)),
+        ("Seconds per generation", ("seconds",)),
     ],
     "Evaluation": [("Top-1 and top-5", ("top1", "top5"))],
 }
-PICTURES: dict[str, tuple[str, ...]] = {  # sections that show image files as well
+PICTURES: dict[str, tuple[str, ...]] = {  # sections that also show image files
     "Training (train-supernet, retrain)": ("images",),
     "Search": ("search/front", "search/progress", "search/survivors"),
 }
 
 
 def workspace(entity: str, project: str, name: str) -> Any:
-    """The view as W&B's own object; nothing is sent yet."""
+    """Return the view as a W&B object, without sending anything."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -56,24 +56,24 @@ def workspace(entity: str, project: str, name: str) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Save the view; exit status 2 with one line if that cannot be."""
+    """Save the view. The exit status is 2, with a one-line message, if that fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--entity", default="", help="W&B user or team")
-    parser.add_argument("--project", default="vitas_ds", help="W&B project, as tracking.project (vitas_ds)")
+    parser.add_argument("--project", default="vitas_ds", help="W&B project, same as tracking.project (vitas_ds)")
     parser.add_argument("--name", default="ViTAS", help="name of the view (ViTAS)")
-    parser.add_argument("--dry-run", action="store_true", help="print the sections and leave")
+    parser.add_argument("--dry-run", action="store_true", help="print the sections and exit")
     args = parser.parse_args(argv)
     if args.dry_run:
         print(json.dumps(SECTIONS, indent=2))
         return 0
     try:
         if not args.entity:
-            raise ValueError("--entity: give the W&B user or team that has the project")
+            raise ValueError("--entity: name the W&B user or team that owns the project")
         print(workspace(args.entity, args.project, args.name).save().url)
     except ImportError as error:
         print(f"wandb_dashboard.py: {error}; pip install wandb-workspaces", file=sys.stderr)
         return 2
-    except Exception as error:  # W&B's many: no key, no network, no such project
+    except Exception as error:  # W&B raises many types: no key, no network, no such project
         print(f"wandb_dashboard.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
