@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
 def _nets(space: SearchSpace, patches: list[int]) -> list[SubnetSpec]:
     """The first random net of each patch size between 0.9G and 1.0G of the first release's FLOPs."""
     found = genome.sample(space, np.random.default_rng(0), 20000, identity_prob=0.35)
-    flops = cost.vitas_flops(genome.columns(space, found))
+    flops = cost.vitas_flops(genome.width_table(space, found))
     if space.image_size == 224:
         found = found[(flops >= 0.9e9) & (flops <= 1.0e9)]
     return [genome.decode(space, found[found[:, 0] == space.patch_sizes.index(patch)][0]) for patch in patches]
@@ -121,7 +121,7 @@ class _Bench:
 
     def loss(self, logits: Tensor) -> Tensor:
         """BCNet's; of one side it is AutoSlim's."""
-        return losses.loss_of(logits, self.labels[: logits.shape[1]], "loss_mean")
+        return losses.cross_entropy(logits, self.labels[: logits.shape[1]], "loss_mean")
 
     def step(self, model: torch.nn.Module, forward: Forward, dtype: str) -> Callable[[], None]:
         """A forward and a backward pass."""

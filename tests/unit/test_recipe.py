@@ -5,7 +5,7 @@ import pytest
 
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.recipe import RECIPES, load
 from vitas_ds.stages import validate
 from vitas_ds.training import sampling
@@ -26,7 +26,7 @@ def test_the_papers_net_is_in_the_space_and_the_budget(recipe, net):
     config = load(recipe, [])
     genome.encode(config.space, published(net).spec)
     low, high = config.search.vitas_flops
-    assert low <= cost.vitas_flops(columns_of([published(net).spec]))[0] <= high
+    assert low <= cost.vitas_flops(WidthTable.from_specs([published(net).spec]))[0] <= high
 
 
 @pytest.mark.parametrize("recipe", FOUND)
@@ -53,7 +53,7 @@ def test_the_spaces():
     assert (five.embed_dim, five.qkv_dim, five.mlp_dim, five.depth, five.identity) == (768, 2880, 2880, 13, False)
     cell = load("vitas_cell", []).space
     assert (cell.layout, cell.patch_sizes, cell.embed_widths) == ("cell", (16,), ONE_G.embed_widths)
-    assert genome.count_nets(cell) == 10 * 4 * 10 * 10 * 16
+    assert genome.count_subnets(cell) == 10 * 4 * 10 * 10 * 16
 
 
 @pytest.mark.parametrize("recipe", ["vitas_1g_bcnet", "vitas_1g_autoslim", "vitas_cell"])
@@ -62,7 +62,7 @@ def test_random_nets_cost_the_budget_on_average(recipe):
     config = load(recipe, [])
     prob = sampling.fit_identity_prob(config.space, *config.supernet.macs)
     rows = genome.sample(config.space, np.random.default_rng(1), 10_000, prob)
-    mean = cost.vitas_flops(genome.columns(config.space, rows)).mean()
+    mean = cost.vitas_flops(genome.width_table(config.space, rows)).mean()
     assert config.search.vitas_flops[0] < mean < config.search.vitas_flops[1]
 
 

@@ -1,86 +1,88 @@
-"""What a net costs, counted from its widths alone, for one net or a hundred thousand at once. No torch.
+"""Costs of networks, computed from their widths, for one network or for many at once.
 
-``macs`` are exact multiply-accumulates of one image (class token and classifier counted once; attention's two
-products included): what torch's FlopCounterMode counts, halved. ``vitas_flops`` is the first release's counter, which
-leaves the class token out and multiplies the classifier by the number of patches: the published budgets are in it.
+``macs`` counts the exact multiply-accumulates of one image (class token, classifier and both products of attention
+included): half the FLOPs that torch's FlopCounterMode reports. ``vitas_flops`` is the count of the first release. It
+leaves out the class token and multiplies the classifier by the number of patches. The published budgets use this count.
+Importing this module does not import torch.
 """
-# K nets, L positions, n patches, N = n + 1 tokens, D embedding width, a q width, m MLP width
+# K networks, L positions, n patches, N = n + 1 tokens, D embed_dim, a = qkv_dim / 3, m mlp_dim
 
 from __future__ import annotations
 
 import numpy as np
 
-from vitas_ds.arch.space import Columns, columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
 
 
-def macs(table: Columns) -> np.ndarray:
-    """[K] exact multiply-accumulates of one image."""
-    n = (table.image_size // table.patch) ** 2
-    layers = _layer_macs(table, n + 1).sum(1)
-    return n * 3 * table.patch**2 * table.embed + layers + table.embed * table.num_classes
+def macs(table: WidthTable) -> np.ndarray:
+    """Count the exact multiply-accumulates of one image, int64 [K]."""
+    n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
+    patch_embed = n * 3 * table.patch_size**2 * D
+    return patch_embed + _layer_macs(table, n + 1).sum(1) + D * table.num_classes
 
 
-def layer_macs(table: Columns) -> np.ndarray:
-    """[K, L] multiply-accumulates of each position, 0 at an identity."""
-    return _layer_macs(table, (table.image_size // table.patch) ** 2 + 1)
+def layer_macs(table: WidthTable) -> np.ndarray:
+    """Count the multiply-accumulates of each position, int64 [K, L], 0 at an identity."""
+    return _layer_macs(table, (table.image_size // table.patch_size) ** 2 + 1)
 
 
-def _layer_macs(table: Columns, tokens: np.ndarray) -> np.ndarray:
-    N, D, a = tokens[:, None], table.embed[:, None], table.qkv // 3
-    return N * D * table.qkv + 2 * N * N * a + N * a * D + 2 * N * D * table.mlp
+def _layer_macs(table: WidthTable, tokens: np.ndarray) -> np.ndarray:
+    N, D, a = tokens[:, None], table.embed_dim[:, None], table.qkv_dim // 3
+    return N * D * table.qkv_dim + 2 * N * N * a + N * a * D + 2 * N * D * table.mlp_dim
 
 
-def vitas_flops(table: Columns) -> np.ndarray:
-    """[K] the first release's count, in which the published budgets ("1.3G") are stated."""
-    n = (table.image_size // table.patch) ** 2
-    layers = _layer_macs(table, n).sum(1)
-    return n * 3 * table.patch**2 * table.embed + layers + n * table.embed * table.num_classes
+def vitas_flops(table: WidthTable) -> np.ndarray:
+    """Count FLOPs as the first release does, int64 [K]. The published budgets ("1.3G") use this count."""
+    n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
+    patch_embed = n * 3 * table.patch_size**2 * D
+    return patch_embed + _layer_macs(table, n).sum(1) + n * D * table.num_classes
 
 
-def layer_params(table: Columns) -> np.ndarray:
-    """[K, L] parameters of each position: two norms, q/k/v, projection, MLP, all with biases."""
-    D, a, m = table.embed[:, None], table.qkv // 3, table.mlp
-    count = 4 * D + (D + 1) * table.qkv + (a + 1) * D + (D + 1) * m + (m + 1) * D
-    return count * (table.heads > 0)
+def layer_params(table: WidthTable) -> np.ndarray:
+    """Count the parameters of each position, int64 [K, L]: two norms, q/k/v, projection and MLP, all with biases."""
+    D, a, m = table.embed_dim[:, None], table.qkv_dim // 3, table.mlp_dim
+    count = 4 * D + (D + 1) * table.qkv_dim + (a + 1) * D + (D + 1) * m + (m + 1) * D
+    return count * (table.num_heads > 0)
 
 
-def params(table: Columns) -> np.ndarray:
-    """[K] parameters: patch embedding, class token, position embedding, layers, final norm, classifier."""
-    n = (table.image_size // table.patch) ** 2
-    stem = (3 * table.patch**2 + 1) * table.embed + table.embed + (n + 1) * table.embed
-    head = 2 * table.embed + (table.embed + 1) * table.num_classes
+def params(table: WidthTable) -> np.ndarray:
+    """Count all parameters, int64 [K]: patch embedding, class token, position embedding, layers, norm, classifier."""
+    n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
+    stem = (3 * table.patch_size**2 + 1) * D + D + (n + 1) * D
+    head = 2 * D + (D + 1) * table.num_classes
     return stem + layer_params(table).sum(1) + head
 
 
-def layer_activations(table: Columns) -> np.ndarray:
-    """[K, L] bytes that one image's forward pass keeps of each position for the backward pass, in float32.
+def layer_activations(table: WidthTable) -> np.ndarray:
+    """Compute the bytes of each position that the forward pass of one float32 image saves for backward, int64 [K, L].
 
-    Two norms keep input, output, mean and deviation; attention keeps q, k, v, its output and one number for each head
-    and token (the fused kernels; the map itself is not kept); the MLP keeps its hidden channels before and after GELU.
+    The two norms save input, output, mean and standard deviation. Attention saves q, k, v, its output and one number
+    per head and token: the fused kernels do not save the attention map. The MLP saves its hidden channels before and
+    after GELU.
     """
-    N, D = (table.image_size // table.patch[:, None]) ** 2 + 1, table.embed[:, None]
-    floats = N * (4 * D + 4 + 4 * (table.qkv // 3) + table.heads + 2 * table.mlp)
-    return 4 * floats * (table.heads > 0)
+    N, D = (table.image_size // table.patch_size[:, None]) ** 2 + 1, table.embed_dim[:, None]
+    floats = N * (4 * D + 4 + 4 * (table.qkv_dim // 3) + table.num_heads + 2 * table.mlp_dim)
+    return 4 * floats * (table.num_heads > 0)
 
 
-def activations(table: Columns) -> np.ndarray:
-    """[K] peak activation memory of training, in bytes: one image, float32, nothing recomputed.
+def activations(table: WidthTable) -> np.ndarray:
+    """Compute the peak activation memory of training in bytes, int64 [K]: one float32 image, no recomputation.
 
-    It is what the forward pass keeps for the backward pass (patches, layers, the last layer's output, the final norm),
-    at its largest where one turns into the other. Weights, gradients and a kernel's own workspace come on top.
-    A batch of B takes B times as much, half precision about half.
+    The peak is at the start of the backward pass. It includes everything saved for it: patches, layers, the output of
+    the last layer and the final norm. Weights, gradients and the workspaces of kernels are extra. A batch of B images
+    takes B times as much, half precision about half.
     """
-    n = (table.image_size // table.patch) ** 2
-    ends = n * 3 * table.patch**2 + (n + 1) * table.embed + table.embed + 2
-    return 4 * ends + layer_activations(table).sum(1)
+    n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
+    stem_and_head = n * 3 * table.patch_size**2 + (n + 1) * D + D + 2
+    return 4 * stem_and_head + layer_activations(table).sum(1)
 
 
 def spec_macs(spec: SubnetSpec) -> int:
-    """Exact multiply-accumulates of one spec."""
-    return int(macs(columns_of([spec]))[0])
+    """Count the exact multiply-accumulates of one spec."""
+    return int(macs(WidthTable.from_specs([spec]))[0])
 
 
 def spec_params(spec: SubnetSpec) -> int:
-    """Parameters of one spec."""
-    return int(params(columns_of([spec]))[0])
+    """Count the parameters of one spec."""
+    return int(params(WidthTable.from_specs([spec]))[0])

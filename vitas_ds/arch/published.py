@@ -1,7 +1,7 @@
-"""The published nets of ViTAS and the DeiT baselines as specs (published.json), with what their tables say of them.
+"""The published networks of ViTAS and the DeiT baselines: specs, and the results that the papers report.
 
-A layer in the file is [heads, q/k/v width, MLP width, softmax scale of the first release's net], null an identity.
-Accuracies are the papers' (ViTAS, arXiv 2106.13700; DeiT, arXiv 2012.12877), not measured here.
+A layer in published.json is [num_heads, qkv_dim, mlp_dim, softmax scale of the first release]; null is an identity.
+The accuracies are those of the papers (ViTAS, arXiv 2106.13700; DeiT, arXiv 2012.12877), not measured here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vitas_ds.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A net of a paper's table: its spec and the figures that the paper states (percent; FLOPs in its own count)."""
+class PublishedNet:
+    """A network of a paper: its spec, and the accuracies (percent) and FLOPs (own count) that the paper reports."""
 
     name: str
     spec: SubnetSpec
@@ -33,33 +33,40 @@ def _table() -> dict[str, Any]:
 
 
 def names() -> tuple[str, ...]:
-    """Names of all published nets."""
+    """Return the names of all published networks."""
     return tuple(_table())
 
 
-def published(name: str, first_release: bool = False) -> Published:
-    """The net of that name.
+def published(name: str, first_release: bool = False) -> PublishedNet:
+    """Return the published network with this name.
 
-    ``first_release`` False gives it as it is trained here: canonical, with softmax scale head_dim ** -0.5 and norms of
-    eps 1e-6. True gives it as the first release built it: identity positions kept, its own softmax scales, and a final
-    norm of eps 1e-5.
+    Args:
+        name: One of ``names()``.
+        first_release: If false, return the spec that this project trains: canonical, softmax scale head_dim ** -0.5,
+            norms with eps 1e-6. If true, return the spec of the first release: with identity positions, its own
+            softmax scales, and a final norm with eps 1e-5.
 
     Raises:
-        UserError: there is no such net.
+        UserError: There is no published network with this name.
     """
     if name not in _table():
-        raise UserError(f"{name}: no such published net; there are {', '.join(names())}")
+        raise UserError(f"{name}: no such published network; choose from {', '.join(names())}")
     row = _table()[name]
     layers = tuple(r and LayerSpec(r[0], r[1], r[2], r[3] if first_release else None) for r in row["layers"])
     eps = 1e-5 if first_release and name.startswith("vitas") else 1e-6
     spec = SubnetSpec(224, row["patch_size"], row["embed_dim"], 1000, layers, eps)
-    return Published(name, spec if first_release else spec.canonical(), row["table_flops"], row["top1"], row["top5"])
+    spec = spec if first_release else spec.canonical()
+    return PublishedNet(name, spec, row["table_flops"], row["top1"], row["top5"])
 
 
-def find_spec(word: str) -> SubnetSpec:
-    """The spec that a user means by NET or SPEC.json. Raises ``UserError`` if it is neither."""
-    if word in _table():
-        return published(word).spec
-    if word.endswith(".json") or Path(word).is_file():
-        return read_spec(Path(word))
-    raise UserError(f"{word}: neither a spec file nor a published net ({', '.join(names())})")
+def find_spec(name_or_path: str) -> SubnetSpec:
+    """Return the spec of a published network or of a spec file.
+
+    Raises:
+        UserError: ``name_or_path`` is neither, or the file is not valid.
+    """
+    if name_or_path in _table():
+        return published(name_or_path).spec
+    if name_or_path.endswith(".json") or Path(name_or_path).is_file():
+        return read_spec(Path(name_or_path))
+    raise UserError(f"{name_or_path}: neither a spec file nor a published network ({', '.join(names())})")

@@ -1,14 +1,15 @@
-"""The search space of ViTAS (arXiv 2106.13700, section 3) as data. No torch.
+"""The search space of ViTAS (arXiv 2106.13700, section 3) as data.
 
-A *spec* (spec.py) says one network in words; a *genome* (genome.py) says the same as a row of small integers, which
-is what sampling, evolution and vectorised pricing work on. ``Columns`` is the table that both turn into before they
-are priced: the widths of every position of every net, as arrays.
+A *spec* (spec.py) describes one network. A *genome* (genome.py) encodes the same network as a row of small integers,
+the form that sampling and evolution use. Both convert to a ``WidthTable``, the arrays from which ``cost`` computes the
+costs of many networks at once. Importing this module does not import torch.
 """
-# K nets, G genes, L positions (layers and identities)
+# K networks, G genes, L positions (layers and identities)
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,144 +19,154 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 
-TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
+DEFAULT_RATIOS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Widths of K nets at L positions, ready to be priced. ``heads == 0`` marks an identity position."""
+class WidthTable:
+    """Widths of K networks at L positions. ``num_heads == 0`` marks an identity position."""
 
     image_size: int
     num_classes: int
-    patch: np.ndarray  # [K]
-    embed: np.ndarray  # [K]
-    heads: np.ndarray  # [K, L]
-    qkv: np.ndarray  # [K, L], 0 at an identity
-    mlp: np.ndarray  # [K, L], 0 at an identity
+    patch_size: np.ndarray  # [K]
+    embed_dim: np.ndarray  # [K]
+    num_heads: np.ndarray  # [K, L]
+    qkv_dim: np.ndarray  # [K, L], 0 at an identity
+    mlp_dim: np.ndarray  # [K, L], 0 at an identity
 
-
-def columns_of(specs: list[SubnetSpec]) -> Columns:
-    """The table of some specs, which must share image size and classes; shorter ones are padded with identities."""
-    assert len({(spec.image_size, spec.num_classes) for spec in specs}) == 1
-    positions = max(len(spec.layers) for spec in specs)
-    table = np.zeros((3, len(specs), positions), np.int64)
-    for k, spec in enumerate(specs):
-        for i, layer in enumerate(spec.layers):
-            if layer is not None:
-                table[:, k, i] = layer.num_heads, layer.qkv_dim, layer.mlp_dim
-    patch, embed = (np.array([getattr(s, f) for s in specs], np.int64) for f in ("patch_size", "embed_dim"))
-    return Columns(specs[0].image_size, specs[0].num_classes, patch, embed, *table)
+    @classmethod
+    def from_specs(cls, specs: Sequence[SubnetSpec]) -> WidthTable:
+        """Build the table of specs with equal image size and classes. Shorter specs are padded with identities."""
+        assert len({(spec.image_size, spec.num_classes) for spec in specs}) == 1
+        positions = max(len(spec.layers) for spec in specs)
+        layers_3KL = np.zeros((3, len(specs), positions), np.int64)
+        for k, spec in enumerate(specs):
+            for i, layer in enumerate(spec.layers):
+                if layer is not None:
+                    layers_3KL[:, k, i] = layer.num_heads, layer.qkv_dim, layer.mlp_dim
+        patch_size = np.array([spec.patch_size for spec in specs], np.int64)
+        embed_dim = np.array([spec.embed_dim for spec in specs], np.int64)
+        return cls(specs[0].image_size, specs[0].num_classes, patch_size, embed_dim, *layers_3KL)
 
 
 class SearchSpace(BaseModel):
-    """Every candidate: the ``space`` section of a recipe. Defaults are the DeiT-based 1G space of ViTAS.
+    """All networks that the search can choose from. The defaults are the DeiT-based 1G space of ViTAS.
 
-    ``layout: layer`` gives each position its own heads and widths (genes: patch, embedding, then operator,
-    q/k/v, MLP of each position); ``layout: cell`` makes all layers alike (genes: patch, embedding, heads, q/k/v,
-    MLP, depth).
+    With ``layout: layer``, each position has its own heads and widths. Genes: patch size, embed_dim, then operator,
+    q/k/v width and MLP width of each position. With ``layout: cell``, all layers are equal. Genes: patch size,
+    embed_dim, heads, q/k/v width, MLP width, depth.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    image_size: int = Field(224, gt=0, description="side of the square input, in pixels")
-    num_classes: int = Field(1000, gt=1, description="classes")
-    patch_sizes: tuple[int, ...] = Field((14, 16, 32), min_length=1, description="patch sides, in pixels")
-    embed_dim: int = Field(384, gt=0, description="largest width of the residual stream")
-    depth: int = Field(16, gt=0, description="positions, each a layer or an identity")
-    num_heads: tuple[int, ...] = Field((3, 6, 12, 16), min_length=1, description="head counts of a layer")
-    qkv_dim: int = Field(1440, gt=0, description="largest width of q, k and v together")
+    image_size: int = Field(224, gt=0, description="height and width of the input, in pixels")
+    num_classes: int = Field(1000, gt=1, description="number of classes")
+    patch_sizes: tuple[int, ...] = Field((14, 16, 32), min_length=1, description="choices of the patch size, in pixels")
+    embed_dim: int = Field(384, gt=0, description="largest embed_dim")
+    depth: int = Field(16, gt=0, description="number of positions; each holds a layer or an identity")
+    num_heads: tuple[int, ...] = Field((3, 6, 12, 16), min_length=1, description="choices of num_heads of a layer")
+    qkv_dim: int = Field(1440, gt=0, description="largest total width of q, k and v")
     mlp_dim: int = Field(1440, gt=0, description="largest hidden width of the MLP")
-    ratios: tuple[float, ...] = Field(TENTHS, min_length=1, description="widths, as shares of the largest")
-    embed_ratios: tuple[float, ...] | None = Field(None, description="ratios of embed_dim, if they differ")
-    qkv_ratios: tuple[float, ...] | None = Field(None, description="ratios of qkv_dim, if they differ")
-    mlp_ratios: tuple[float, ...] | None = Field(None, description="ratios of mlp_dim, if they differ")
-    identity: bool = Field(True, description="positions may be skipped, so that depth is searched")
-    min_depth: int = Field(1, gt=0, description="fewest layers of a net (where identity is on)")
-    identity_shift: bool = Field(False, description="sample canonical nets only: identities at the deep end")
-    layout: Literal["layer", "cell"] = Field("layer", description="cell: all layers of a net are alike")
+    ratios: tuple[float, ...] = Field(
+        DEFAULT_RATIOS, min_length=1, description="choices of a width, as fractions of the largest"
+    )
+    embed_ratios: tuple[float, ...] | None = Field(None, description="ratios of embed_dim; null: ratios")
+    qkv_ratios: tuple[float, ...] | None = Field(None, description="ratios of qkv_dim; null: ratios")
+    mlp_ratios: tuple[float, ...] | None = Field(None, description="ratios of mlp_dim; null: ratios")
+    identity: bool = Field(True, description="search the depth: a position may be an identity")
+    min_depth: int = Field(1, gt=0, description="smallest number of layers (if identity is true)")
+    identity_shift: bool = Field(False, description="sample canonical networks only: all identities at the end")
+    layout: Literal["layer", "cell"] = Field("layer", description="cell: all layers of a network are equal")
 
     @model_validator(mode="after")
-    def _check(self) -> SearchSpace:
+    def _check_choices(self) -> SearchSpace:
+        """Check each list of choices on its own."""
         for name in ("patch_sizes", "num_heads", "ratios", "embed_ratios", "qkv_ratios", "mlp_ratios"):
             values = getattr(self, name)
-            if values is not None and (list(values) != sorted(set(values)) or not values or values[0] <= 0):
-                raise ValueError(f"{name} must rise, without repeats, from above 0 (given: {list(values)})")
-            if values is not None and "ratios" in name and values[-1] != 1.0:
+            if values is None:
+                continue
+            if list(values) != sorted(set(values)) or not values or values[0] <= 0:
+                raise ValueError(f"{name} must be positive and strictly increasing (given: {list(values)})")
+            if "ratios" in name and values[-1] != 1.0:
                 raise ValueError(f"{name} must end with 1.0, the full width (given: {list(values)})")
-        for patch in self.patch_sizes:
-            if self.image_size % patch:
-                raise ValueError(f"patch_sizes: {patch} does not divide image_size {self.image_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> SearchSpace:
+        """Check that every combination of choices describes a valid network."""
+        for patch_size in self.patch_sizes:
+            if self.image_size % patch_size:
+                raise ValueError(f"patch_sizes: {patch_size} does not divide image_size {self.image_size}")
         for name in ("embed", "qkv", "mlp"):
             widths = getattr(self, f"{name}_widths")
             if len(set(widths)) != len(widths) or widths[0] < 1:
                 raise ValueError(f"{name}_dim {widths[-1]} is too small for its ratios: widths {list(widths)}")
-        for width in self.qkv_widths:
-            for heads in self.num_heads:
-                if width % (3 * heads):
-                    raise ValueError(f"qkv_dim: width {width} is not a multiple of 3 * {heads} heads")
+        for width, heads in itertools.product(self.qkv_widths, self.num_heads):
+            if width % (3 * heads):
+                raise ValueError(f"qkv_dim: width {width} is not a multiple of 3 * {heads} heads")
         if self.min_depth > self.depth:
-            raise ValueError(f"min_depth {self.min_depth} is above depth {self.depth}")
+            raise ValueError(f"min_depth {self.min_depth} is greater than depth {self.depth}")
         return self
 
     @cached_property
     def embed_widths(self) -> tuple[int, ...]:
-        """Every embedding width, ascending."""
+        """Choices of embed_dim, ascending."""
         return tuple(round(self.embed_dim * r) for r in self.embed_ratios or self.ratios)
 
     @cached_property
     def qkv_widths(self) -> tuple[int, ...]:
-        """Every width of q, k and v together, ascending."""
+        """Choices of the total width of q, k and v, ascending."""
         return tuple(round(self.qkv_dim * r) for r in self.qkv_ratios or self.ratios)
 
     @cached_property
     def mlp_widths(self) -> tuple[int, ...]:
-        """Every MLP width, ascending."""
+        """Choices of the MLP width, ascending."""
         return tuple(round(self.mlp_dim * r) for r in self.mlp_ratios or self.ratios)
 
     @cached_property
     def attn_widths(self) -> tuple[int, ...]:
-        """Every width of q (= of k = of v), ascending."""
+        """Choices of the width of q (equal to that of k and v), ascending."""
         return tuple(width // 3 for width in self.qkv_widths)
 
     @property
-    def fewest_layers(self) -> int:
-        """Layers of the shallowest net."""
+    def min_layers(self) -> int:
+        """Number of layers of the shallowest network."""
         return self.min_depth if self.identity else self.depth
 
     @cached_property
     def gene_sizes(self) -> np.ndarray:
-        """[G] number of values of each gene; a gene's values are ``range(size)``."""
-        first = [len(self.patch_sizes), len(self.embed_widths)]
+        """Number of values of each gene [G]; a gene takes the values ``range(size)``."""
+        stem = [len(self.patch_sizes), len(self.embed_widths)]
         layer = [len(self.num_heads), len(self.qkv_widths), len(self.mlp_widths)]
         if self.layout == "cell":
-            return np.array(first + layer + [self.depth - self.fewest_layers + 1])
+            return np.array(stem + layer + [self.depth - self.min_layers + 1])
         layer[0] += self.identity
-        return np.array(first + layer * self.depth)
+        return np.array(stem + layer * self.depth)
 
     @cached_property
     def layer_choices(self) -> np.ndarray:
-        """Objects [heads + 1, qkv, mlp]: the layer of each choice; None, the identity, at the last head index."""
-        table = np.full((len(self.num_heads) + 1, len(self.qkv_widths), len(self.mlp_widths)), None)
-        for layer, index in self.layer_genes.items():
-            table[index] = layer
-        return table
+        """Object array [heads + 1, qkv, mlp] of ``LayerSpec``; the last head index holds None, the identity."""
+        shape = len(self.num_heads) + 1, len(self.qkv_widths), len(self.mlp_widths)
+        choices = np.full(shape, None)
+        for layer, genes in self.layer_genes.items():
+            choices[genes] = layer
+        return choices
 
     @cached_property
     def layer_genes(self) -> dict[LayerSpec | None, tuple[int, ...]]:
-        """The indices of each layer in ``layer_choices``; identity has the first of its own."""
-        widths = (self.num_heads, self.qkv_widths, self.mlp_widths)
+        """Genes (operator, q/k/v width, MLP width) of each layer; None is the identity."""
         genes: dict[LayerSpec | None, tuple[int, ...]] = {None: (len(self.num_heads), 0, 0)}
-        choices = (list(enumerate(some)) for some in widths)
-        for (head, heads), (qkv, qkv_dim), (mlp, mlp_dim) in itertools.product(*choices):
-            genes[LayerSpec(heads, qkv_dim, mlp_dim)] = head, qkv, mlp
+        choices = (list(enumerate(values)) for values in (self.num_heads, self.qkv_widths, self.mlp_widths))
+        for (head, num_heads), (qkv, qkv_dim), (mlp, mlp_dim) in itertools.product(*choices):
+            genes[LayerSpec(num_heads, qkv_dim, mlp_dim)] = head, qkv, mlp
         return genes
 
     @cached_property
-    def layer_numbers(self) -> dict[LayerSpec | None, int]:
-        """The row of each layer in ``layer_indices``; identity's is 0."""
+    def layer_ids(self) -> dict[LayerSpec | None, int]:
+        """Row of each layer in ``layer_gene_table``; the identity is row 0."""
         return {layer: row for row, layer in enumerate(self.layer_genes)}
 
     @cached_property
-    def layer_indices(self) -> np.ndarray:
-        """[layers, 3] the values of ``layer_genes``."""
+    def layer_gene_table(self) -> np.ndarray:
+        """Values of ``layer_genes`` as an array [layers, 3]."""
         return np.array([*self.layer_genes.values()])

@@ -1,4 +1,4 @@
-"""A spec says one network in words and numbers; ``spec.json`` is its form on disk. No torch."""
+"""The spec of one network, and ``spec.json``, its file format. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitas_ds.errors import UserError, first_error
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One transformer block. ``qkv_dim`` is q, k and v together; ``softmax_scale`` None means head_dim ** -0.5."""
+    """One transformer block. ``qkv_dim`` is the total width of q, k and v. ``softmax_scale`` None: head_dim ** -0.5."""
 
     num_heads: int
     qkv_dim: int
@@ -24,18 +24,18 @@ class LayerSpec:
 
     @property
     def attn_dim(self) -> int:
-        """Channels of q (= of k = of v)."""
+        """Number of channels of q (equal to that of k and v)."""
         return self.qkv_dim // 3
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """Number of channels of one head."""
         return self.attn_dim // self.num_heads
 
 
 @dataclass(frozen=True, slots=True)
 class SubnetSpec:
-    """One network. A ``None`` in ``layers`` is an identity position; a spec without any is in canonical form."""
+    """One network. A ``None`` in ``layers`` is an identity position. A spec without identities is canonical."""
 
     image_size: int
     patch_size: int
@@ -46,28 +46,28 @@ class SubnetSpec:
 
     @property
     def active(self) -> tuple[LayerSpec, ...]:
-        """The layers that compute something, in order."""
+        """The layers without identity positions, in order."""
         return tuple(layer for layer in self.layers if layer is not None)
 
     @property
     def depth(self) -> int:
-        """Number of layers that compute something."""
+        """Number of active layers."""
         return len(self.active)
 
     @property
     def num_patches(self) -> int:
-        """Patches of one image, without the class token."""
+        """Number of patches of one image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
 
     def canonical(self) -> SubnetSpec:
-        """The same function class with identities left out (identity shifting: they move to the deep end)."""
+        """Return an equivalent spec without identities (identity shifting moves them behind the last layer)."""
         return SubnetSpec(
             self.image_size, self.patch_size, self.embed_dim, self.num_classes, self.active, self.final_norm_eps
         )
 
-    def words(self) -> str:
-        """The net in a line; layers that follow each other and are alike are told once."""
-        groups = [(layer, len(list(alike))) for layer, alike in itertools.groupby(self.active)]
+    def describe(self) -> str:
+        """Return a one-line description that groups equal consecutive layers."""
+        groups = [(layer, len(list(group))) for layer, group in itertools.groupby(self.active)]
         layers = ", ".join(
             f"{count} x ({layer.num_heads} heads, q/k/v {layer.qkv_dim}, MLP {layer.mlp_dim})"
             for layer, count in groups
@@ -75,11 +75,11 @@ class SubnetSpec:
         return f"patch_size {self.patch_size}, embed_dim {self.embed_dim}, layers {layers or 'none'}"
 
     def key(self) -> str:
-        """Return a text that is equal for nets of the same canonical form."""
+        """Return a string that is equal for specs with the same canonical form."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of ``spec.json``; identity positions and default values are left out."""
+        """Return the contents of ``spec.json``, without identity positions and default values."""
         layers = []
         for layer in self.active:
             row = {"num_heads": layer.num_heads, "qkv_dim": layer.qkv_dim, "mlp_dim": layer.mlp_dim}
@@ -89,14 +89,14 @@ class SubnetSpec:
         return fields | eps | {"layers": layers}
 
 
-MOST = 65536  # of any width: costs stay within 64 bits
+MAX_WIDTH = 65536  # keeps every cost below 2 ** 63: costs are int64
 
 
 class _LayerModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    num_heads: int = Field(gt=0, le=MOST)
-    qkv_dim: int = Field(gt=0, le=MOST)
-    mlp_dim: int = Field(gt=0, le=MOST)
+    num_heads: int = Field(gt=0, le=MAX_WIDTH)
+    qkv_dim: int = Field(gt=0, le=MAX_WIDTH)
+    mlp_dim: int = Field(gt=0, le=MAX_WIDTH)
     softmax_scale: float | None = Field(None, gt=0)
 
 
@@ -104,17 +104,17 @@ class _SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     image_size: int = Field(gt=0, le=4096)
     patch_size: int = Field(gt=0, le=4096)
-    embed_dim: int = Field(gt=0, le=MOST)
-    num_classes: int = Field(gt=0, le=100 * MOST)
+    embed_dim: int = Field(gt=0, le=MAX_WIDTH)
+    num_classes: int = Field(gt=0, le=100 * MAX_WIDTH)
     final_norm_eps: float = Field(1e-6, gt=0)
     layers: list[_LayerModel] = Field(min_length=1, max_length=1000)
 
 
 def spec_from_dict(data: Any, where: str = "spec") -> SubnetSpec:
-    """The spec that ``to_dict`` wrote.
+    """Return the spec that ``to_dict`` wrote.
 
     Raises:
-        UserError: a key is missing, unknown or of the wrong type, or a width does not divide by its heads.
+        UserError: A key is missing, unknown or of the wrong type, or the heads do not divide a width.
     """
     try:
         model = _SpecModel.model_validate(data)
@@ -127,7 +127,11 @@ def spec_from_dict(data: Any, where: str = "spec") -> SubnetSpec:
 
 
 def read_spec(path: Path) -> SubnetSpec:
-    """The spec in a ``spec.json``. Raises ``UserError`` if the file is missing or is no spec."""
+    """Read a ``spec.json``, or a file that holds a spec under the key ``spec``.
+
+    Raises:
+        UserError: The file is missing or does not hold a valid spec.
+    """
     try:
         data = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -138,7 +142,11 @@ def read_spec(path: Path) -> SubnetSpec:
 
 
 def check_spec(spec: SubnetSpec, where: str = "spec") -> None:
-    """Raise ``UserError`` if no such network can be built."""
+    """Check that the spec describes a valid network.
+
+    Raises:
+        UserError: The patch size does not divide the image size, or the heads do not divide a width.
+    """
     if spec.image_size % spec.patch_size:
         raise UserError(f"{where}: image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}")
     for i, layer in enumerate(spec.layers):

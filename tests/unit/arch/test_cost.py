@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.helpers.strategies import genomes, spaces, spaces_and_specs
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -45,17 +45,17 @@ def counted(spec: SubnetSpec) -> dict[str, int]:
 @given(spaces_and_specs())
 def test_prices_are_a_plain_count(space_and_spec):
     _, spec = space_and_spec
-    table = columns_of([spec])
+    table = WidthTable.from_specs([spec])
     assert {"macs": cost.macs(table)[0], "vitas_flops": cost.vitas_flops(table)[0]} == counted(spec)
     assert cost.spec_macs(spec) == counted(spec)["macs"]
 
 
 def test_a_net_small_enough_for_paper():
     """4 patches of 48 values, 5 tokens, width 6: 1152; layers 360+200+120+420 and 270+150+90+180; classifier 30."""
-    assert cost.layer_macs(columns_of([TINY])).tolist() == [[1100, 0, 690]]
-    assert cost.macs(columns_of([TINY])).tolist() == [1152 + 1100 + 690 + 30]
+    assert cost.layer_macs(WidthTable.from_specs([TINY])).tolist() == [[1100, 0, 690]]
+    assert cost.macs(WidthTable.from_specs([TINY])).tolist() == [1152 + 1100 + 690 + 30]
     layers = (288 + 128 + 96 + 336) + (216 + 96 + 72 + 144)
-    assert cost.vitas_flops(columns_of([TINY])).tolist() == [1152 + layers + 120]
+    assert cost.vitas_flops(WidthTable.from_specs([TINY])).tolist() == [1152 + layers + 120]
 
 
 @pytest.mark.parametrize("name", ["deit-ti", "vitas-a", "vitas-f"])
@@ -71,15 +71,15 @@ def test_macs_are_half_of_what_torch_counts(name):
 def test_many_nets_cost_what_each_costs(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 8))
-    table = genome.columns(space, rows)
-    single = [columns_of([genome.decode(space, row)]) for row in rows]
+    table = genome.width_table(space, rows)
+    single = [WidthTable.from_specs([genome.decode(space, row)]) for row in rows]
     for price in (cost.macs, cost.vitas_flops, cost.params, cost.activations):
         assert price(table).tolist() == [price(one)[0] for one in single]
         assert price(table).dtype == np.int64
     for by_layer in (cost.layer_macs, cost.layer_params, cost.layer_activations):
         priced = by_layer(table)
         assert priced.shape == (8, space.depth)
-        assert (priced[table.heads == 0] == 0).all() and (priced[table.heads > 0] > 0).all()
+        assert (priced[table.num_heads == 0] == 0).all() and (priced[table.num_heads > 0] > 0).all()
 
 
 def saved_bytes(module: torch.nn.Module, *inputs) -> int:
@@ -102,7 +102,7 @@ def saved_bytes(module: torch.nn.Module, *inputs) -> int:
 @pytest.mark.parametrize("spec", [published("deit-ti").spec, published("vitas-a").spec, published("vitas-c").spec])
 def test_activations_are_what_autograd_keeps(spec):
     measured = saved_bytes(VisionTransformer(spec).train(), torch.zeros(1, 3, 224, 224))
-    counted = cost.activations(columns_of([spec]))[0]
+    counted = cost.activations(WidthTable.from_specs([spec]))[0]
     print("kept", measured, "counted", counted)
     assert measured == pytest.approx(counted, rel=1e-4)
 
@@ -112,12 +112,12 @@ def test_activations_are_what_autograd_keeps(spec):
 def test_activations_of_any_net(space_and_spec):
     space, spec = space_and_spec
     measured = saved_bytes(VisionTransformer(spec).train(), torch.zeros(1, 3, space.image_size, space.image_size))
-    assert measured == pytest.approx(cost.activations(columns_of([spec]))[0], abs=64 * (spec.depth + 1))
+    assert measured == pytest.approx(cost.activations(WidthTable.from_specs([spec]))[0], abs=64 * (spec.depth + 1))
 
 
 def test_activations_grow_with_the_batch_and_not_with_drop_path():
     spec = published("vitas-a").spec
-    counted = cost.activations(columns_of([spec]))[0]
+    counted = cost.activations(WidthTable.from_specs([spec]))[0]
     model = VisionTransformer(spec, drop_path_rate=0.1).train()
     assert saved_bytes(model, torch.zeros(4, 3, 224, 224)) == pytest.approx(4 * counted, rel=1e-3)
 
@@ -128,7 +128,7 @@ def test_parameters_by_layer_are_the_blocks(space_and_spec):
     _, spec = space_and_spec
     model = VisionTransformer(spec)
     expected = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
-    by_layer = cost.layer_params(columns_of([spec]))[0]
+    by_layer = cost.layer_params(WidthTable.from_specs([spec]))[0]
     assert [count for count in by_layer.tolist() if count] == expected
 
 
@@ -149,7 +149,7 @@ def test_a_hundred_thousand_nets_are_priced_in_a_second():
     spent = []
     for _ in range(3):
         start = time.process_time()
-        cost.macs(genome.columns(space, rows))
+        cost.macs(genome.width_table(space, rows))
         spent.append(time.process_time() - start)
     print(f"{1e5 / min(spent):,.0f} nets a second")
     assert min(spent) < 1

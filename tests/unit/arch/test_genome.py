@@ -11,7 +11,7 @@ from tests.helpers.paths import FIXTURES
 from tests.helpers.strategies import genomes, spaces, spaces_and_specs
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 
@@ -52,7 +52,7 @@ def test_canonical_is_idempotent_keeps_the_net_and_its_cost(data):
     assert (rows == before).all()
     assert (genome.canonical(space, left) == left).all()
     for price in (cost.macs, cost.vitas_flops, cost.params, cost.activations):
-        assert (price(genome.columns(space, left)) == price(genome.columns(space, rows))).all()
+        assert (price(genome.width_table(space, left)) == price(genome.width_table(space, rows))).all()
     for a, b in zip(left, rows, strict=True):
         assert genome.decode(space, a).canonical() == genome.decode(space, b).canonical()
 
@@ -72,8 +72,8 @@ def test_aliases_have_one_canonical_form():
 def test_the_table_of_genomes_is_that_of_their_specs(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 6))
-    from_rows, from_specs = genome.columns(space, rows), columns_of([genome.decode(space, row) for row in rows])
-    for name in ("patch", "embed", "heads", "qkv", "mlp"):
+    from_rows, from_specs = genome.width_table(space, rows), WidthTable.from_specs([genome.decode(space, row) for row in rows])
+    for name in ("patch_size", "embed_dim", "num_heads", "qkv_dim", "mlp_dim"):
         assert (getattr(from_rows, name) == getattr(from_specs, name)).all(), name
 
 
@@ -84,8 +84,8 @@ def test_samples_are_nets_of_the_space(data):
     rows = data.draw(genomes(space, 30))
     assert rows.shape == (30, len(space.gene_sizes))
     assert ((rows >= 0) & (rows < space.gene_sizes)).all()
-    depths = (genome.columns(space, rows).heads > 0).sum(1)
-    assert (depths >= space.fewest_layers).all() and (depths <= space.depth).all()
+    depths = (genome.width_table(space, rows).num_heads > 0).sum(1)
+    assert (depths >= space.min_layers).all() and (depths <= space.depth).all()
     if space.identity_shift:
         assert (genome.canonical(space, rows) == rows).all()
 
@@ -165,7 +165,7 @@ def test_many_genomes_decode_and_encode_as_counted_by_hand(data):
     specs = genome.decode_all(space, rows)
     for spec, row in zip(specs, rows.tolist(), strict=True):
         stem, cells = row[:2], row[2:]
-        depth = cells[3] + space.fewest_layers if space.layout == "cell" else space.depth
+        depth = cells[3] + space.min_layers if space.layout == "cell" else space.depth
         triples = [cells[:3]] * depth if space.layout == "cell" else np.reshape(cells, (-1, 3)).tolist()
         layers = [
             None if head == len(space.num_heads) else

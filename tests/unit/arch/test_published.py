@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.paths import FIXTURES
 from vitas_ds.arch.cost import macs, params, vitas_flops
 from vitas_ds.arch.published import find_spec, names, published
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.errors import UserError
 
 FACTS = json.loads((FIXTURES / "published_nets.json").read_text())
@@ -32,7 +32,7 @@ def test_all_of_them_are_there():
 def test_costs_are_the_tables(name):
     flops, theirs, exact, count, top1, top5 = TABLE[name]
     net = published(name)
-    table = columns_of([net.spec])
+    table = WidthTable.from_specs([net.spec])
     assert vitas_flops(table)[0] == theirs
     assert params(table)[0] == count
     if name.startswith("vitas"):
@@ -73,12 +73,12 @@ def test_words_of_the_user(tmp_path):
     path.write_text(json.dumps(published("vitas-a").spec.to_dict()))
     assert find_spec(str(path)) == published("vitas-a").spec
     for word, says in (
-        ("vitas-d", "neither a spec file nor a published net"),
+        ("vitas-d", "neither a spec file nor a published network"),
         ("no/such.json", "no such spec file"),
         (str(tmp_path), "neither a spec file"),
     ):
         with pytest.raises(UserError, match=says) as error:
             find_spec(word)
         assert word in str(error.value)
-    with pytest.raises(UserError, match="no such published net; there are vitas-a"):
+    with pytest.raises(UserError, match="no such published network; choose from vitas-a"):
         published("vitas-d")

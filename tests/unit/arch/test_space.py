@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.helpers.strategies import genomes, spaces
 from vitas_ds.arch import cost, genome
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
 from vitas_ds.errors import first_error
 
@@ -28,7 +28,7 @@ def test_the_1g_space_is_the_default():
 def test_number_of_nets_of_the_1g_space():
     """The paper's space counts each placing of the identities: 30 * 401 ** 16 = 1.3e43; distinct nets are fewer."""
     assert pytest.approx(1.34e43, rel=0.01) == 30 * 401**16
-    assert genome.count_nets(SearchSpace()) == sum(30 * 400**depth for depth in range(1, 17))
+    assert genome.count_subnets(SearchSpace()) == sum(30 * 400**depth for depth in range(1, 17))
 
 
 @settings(max_examples=25, deadline=None)
@@ -38,7 +38,7 @@ def test_number_of_nets_is_that_of_all_genomes_listed(space):
         return
     rows = itertools.product(*(range(size) for size in space.gene_sizes))
     nets = {genome.decode(space, row).canonical() for row in rows}
-    assert genome.count_nets(space) == sum(net.depth >= space.fewest_layers for net in nets)
+    assert genome.count_subnets(space) == sum(net.depth >= space.min_layers for net in nets)
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,9 +46,9 @@ def test_number_of_nets_is_that_of_all_genomes_listed(space):
 def test_every_net_costs_between_the_smallest_and_the_largest(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 50))
-    table = genome.columns(space, rows)
+    table = genome.width_table(space, rows)
     for price in (cost.macs, cost.vitas_flops):
-        ends = [price(genome.columns(space, end(space)[None]))[0] for end in (genome.smallest, genome.largest)]
+        ends = [price(genome.width_table(space, end(space)[None]))[0] for end in (genome.smallest, genome.largest)]
         assert (ends[0] <= price(table)).all() and (price(table) <= ends[1]).all()
 
 
@@ -62,15 +62,15 @@ def test_every_net_of_a_valid_space_can_be_built(space):
     ("change", "says"),
     [
         ({"patch_sizes": [15]}, "patch_sizes: 15 does not divide image_size 224"),
-        ({"patch_sizes": [32, 16]}, "patch_sizes must rise"),
+        ({"patch_sizes": [32, 16]}, "patch_sizes must be positive and strictly increasing"),
         ({"patch_sizes": []}, "patch_sizes"),
-        ({"num_heads": [0, 3]}, "num_heads must rise, without repeats, from above 0"),
+        ({"num_heads": [0, 3]}, "num_heads must be positive and strictly increasing (given: [0, 3])"),
         ({"num_heads": [3, 7]}, "is not a multiple of 3 * 7 heads"),
         ({"ratios": [0.5, 0.9]}, "ratios must end with 1.0"),
-        ({"ratios": [0.5, 0.5, 1.0]}, "without repeats"),
+        ({"ratios": [0.5, 0.5, 1.0]}, "ratios must be positive and strictly increasing"),
         ({"ratios": [float("nan"), 1.0]}, "ratios.0: Input should be a finite number"),
         ({"embed_dim": 3}, "embed_dim 3 is too small for its ratios"),
-        ({"min_depth": 17}, "min_depth 17 is above depth 16"),
+        ({"min_depth": 17}, "min_depth 17 is greater than depth 16"),
         ({"depth": 0}, "depth"),
         ({"heads": [3]}, "heads: unknown key"),
         ({"layout": "row"}, "layout"),
@@ -86,4 +86,4 @@ def test_impossible_spaces_are_refused(change, says):
 def test_a_table_of_nets_with_other_image_sizes_is_not_made():
     nets = [SubnetSpec(size, 16, 10, 5, (LayerSpec(1, 3, 3),)) for size in (32, 64)]
     with pytest.raises(AssertionError):
-        columns_of(nets)
+        WidthTable.from_specs(nets)

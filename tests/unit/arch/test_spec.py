@@ -8,7 +8,7 @@ from hypothesis import given
 from tests.helpers.strategies import spaces_and_specs
 from vitas_ds.arch.cost import activations, macs, params, vitas_flops
 from vitas_ds.arch.published import names, published
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec, spec_from_dict
 from vitas_ds.errors import UserError
 
@@ -29,7 +29,7 @@ def test_canonical_is_idempotent_and_keeps_every_cost(space_and_spec):
     assert None not in canonical.layers
     assert canonical.active == spec.active and canonical.depth == spec.depth
     for price in (macs, vitas_flops, params, activations):
-        assert price(columns_of([canonical])) == price(columns_of([spec]))
+        assert price(WidthTable.from_specs([canonical])) == price(WidthTable.from_specs([spec]))
 
 
 @given(spaces_and_specs())

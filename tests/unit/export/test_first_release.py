@@ -137,7 +137,7 @@ def test_nets_without_a_first_release_checkpoint(tmp_path):
     path = write(tmp_path / "a.pth.tar", {})
     with pytest.raises(UserError, match="deit-ti"):
         import_first_release("deit-ti", path)
-    with pytest.raises(UserError, match="no such published net"):
+    with pytest.raises(UserError, match="no such published network"):
         import_first_release("vitas-d", path)
 
 
