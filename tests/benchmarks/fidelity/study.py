@@ -15,7 +15,7 @@ from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.search.feasible import operators
-from vitas_ds.search.feasible.table import feasible
+from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.training.sampling import fit_identity_prob
 
 SPACE = SearchSpace(
@@ -118,7 +118,7 @@ def nets(size: Size) -> dict[str, SubnetSpec]:
         asked.append((space, *EQUAL, size.equal // len(SPACE.patch_sizes)))
     rng, specs = np.random.default_rng(9), list[SubnetSpec]()
     for space, low, high, count in asked:
-        rows = operators.fresh(feasible(space, {"macs": (int(low), int(high))}), count, rng)
+        rows = operators.sample_distinct(feasible_set(space, {"macs": (int(low), int(high))}), count, rng)
         specs += [genome.decode(space, row).canonical() for row in rows]
     names = [f"{group} {i:02}" for group in ("spread", "equal") for i in range(getattr(size, group))]
     return dict(zip(names, specs, strict=True))

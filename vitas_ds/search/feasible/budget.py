@@ -1,5 +1,5 @@
-"""A budget: ranges of costs that every candidate lies in. No torch."""
-# K nets, G genes, C costs
+"""Budgets: lower and upper bounds on the costs of every candidate. Importing this module does not import torch."""
+# K networks, G genes
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ import numpy as np
 
 from vitas_ds import config
 from vitas_ds.arch import cost, genome
-from vitas_ds.arch.space import Columns, SearchSpace
+from vitas_ds.arch.space import SearchSpace, WidthTable
 
-Costs = Mapping[str, Callable[[Columns], np.ndarray]]
-"""What is priced, by name: int64 [K] of a table of nets. Each is affine in the sums of a net's widths (feasible.py)."""
+Costs = Mapping[str, Callable[[WidthTable], np.ndarray]]
+"""Cost functions by name, each returning int64 [K]. ``table.py`` requires them to be affine in sums over the layers."""
 
 COSTS: Costs = {
     "macs": cost.macs, "vitas_flops": cost.vitas_flops, "params": cost.params, "activations": cost.activations,
 }  # fmt: skip
-"""What is counted. A search may have ``latency`` too: predicted picoseconds of a batch (latency.py)."""
+"""The counted costs. A search may add ``latency``: the predicted picoseconds of a batch (``search.latency``)."""
 
-PICO = 10**12
-LONGEST = 1000 * PICO  # no bound
+PS_PER_SECOND = 10**12
+MAX_LATENCY = 1000 * PS_PER_SECOND  # stands for no upper bound
 
 Budget = dict[str, tuple[int, int]]
-"""Smallest and largest allowed value of each bounded cost, both included."""
+"""Smallest and largest allowed value of each bounded cost, both inclusive."""
 
 
-def of_config(search: config.Search, costs: Costs = COSTS) -> Budget:
-    """The budget that the ``search`` section states for these costs; those it does not bound are absent."""
-    given = {name: getattr(search, name) for name in costs if name != "latency"}
-    budget = {name: (math.ceil(pair[0]), math.floor(pair[1])) for name, pair in given.items() if pair is not None}
+def from_config(search: config.Search, costs: Costs = COSTS) -> Budget:
+    """Return the budget of the ``search`` section: the bounds on those of ``costs`` that the section limits."""
+    bounds = {name: getattr(search, name) for name in costs if name != "latency"}
+    budget = {name: (math.ceil(pair[0]), math.floor(pair[1])) for name, pair in bounds.items() if pair is not None}
     if "latency" in costs and search.seconds is not None:
         low, high = search.seconds
-        budget["latency"] = math.ceil(low * PICO), math.floor(min(high * PICO, LONGEST))
+        budget["latency"] = math.ceil(low * PS_PER_SECOND), math.floor(min(high * PS_PER_SECOND, MAX_LATENCY))
     return budget
 
 
-def prices(
+def compute_costs(
     space: SearchSpace, genomes: np.ndarray, names: tuple[str, ...] | None = None, costs: Costs = COSTS
 ) -> dict[str, np.ndarray]:
-    """Some or all costs of some nets: name -> int64 [K]."""
-    table = genome.columns(space, genomes)
+    """Compute costs of genomes [K, G], each int64 [K]. ``names`` selects some of ``costs``; None: all."""
+    table = genome.width_table(space, genomes)
     return {name: costs[name](table) for name in (costs if names is None else names)}
 
 
-def excess(budget: Budget, values: dict[str, np.ndarray]) -> np.ndarray:
-    """[K] how far nets of these costs are outside the budget: the sum of the relative excesses, 0 inside."""
+def violation(budget: Budget, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Compute by how much costs violate the budget [K]: the sum of the relative violations, 0 within the budget."""
     total = np.zeros(len(next(iter(values.values()), ())))
     for name, (low, high) in budget.items():
         total += (np.maximum(low - values[name], 0) + np.maximum(values[name] - high, 0)) / max(high, 1)
     return total
 
 
-def amount(name: str, value: float) -> str:
-    """A cost in words."""
-    return f"{value / PICO:.4g} s" if name == "latency" else f"{int(value):,}"
+def format_cost(name: str, value: float) -> str:
+    """Format a cost for a message."""
+    return f"{value / PS_PER_SECOND:.4g} s" if name == "latency" else f"{int(value):,}"
 
 
-def describe(budget: Budget) -> str:
-    """The budget in words, for a message."""
-    return " and ".join(f"search.{name} [{amount(name, a)}, {amount(name, b)}]" for name, (a, b) in budget.items())
+def format_budget(budget: Budget) -> str:
+    """Format a budget for a message."""
+    return " and ".join(
+        f"search.{name} [{format_cost(name, low)}, {format_cost(name, high)}]" for name, (low, high) in budget.items()
+    )

@@ -1,12 +1,14 @@
-"""All nets of a space that meet a budget, known exactly without listing them. No torch.
+"""The feasible set: all networks of a space within a budget, represented exactly without enumerating them.
 
-Given the stem (patch, embedding) and the depth k, every cost is affine in A, the sum of the layers' q widths, in M,
-the sum of their MLP widths, and (activations and latency alone) in H, the sum of their heads. So the nets inside the
-budget are a table of rows (stem, k, A, H), each with one interval of M: some ten thousand rows for 1e43 nets. It tells
-at once whether the budget can be met, by how many nets, which net comes nearest, and how to build a random one that
-is inside. Where no bounded cost depends on heads, H is left open, as 0.
+For a fixed stem (patch size, embed_dim) and depth k, every cost is affine in three sums over the layers: A of the q
+widths, M of the MLP widths, and H of the head counts (activations and latency only). The networks within the budget
+are therefore a table of rows (stem, k, A, H), each with one interval of M: some ten thousand rows for 1e43 networks.
+The table shows at once whether the budget can be met, by how many networks, and which network is closest to it. It
+also yields random feasible networks. If no bounded cost depends on the heads, H is not fixed, and its column is 0.
+
+Importing this module does not import torch.
 """
-# R rows, K nets, S stems
+# R rows, K networks, S stems, L positions, G genes, k depth
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitas_ds.arch import genome
-from vitas_ds.arch.space import Columns, SearchSpace
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.budget import COSTS, Budget, Costs
 from vitas_ds.search.feasible.width_sums import WidthSums, width_sums
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Stem, depth, A, H, each [R]."""
+"""Stem, depth, A and H, each [R]."""
 
 
 @dataclass(frozen=True)
-class Affine:
-    """Each stem's cost as ``base + layer * k + attn * A + heads * H + mlp * M``, in arrays [S]."""
+class AffineCost:
+    """Coefficients [S] of a cost: ``base + layer * k + attn * A + heads * H + mlp * M`` for each stem."""
 
     base: np.ndarray
     layer: np.ndarray
@@ -37,182 +39,204 @@ class Affine:
     heads: np.ndarray
     mlp: np.ndarray
 
-    def at(self, rows: Rows, mlp: np.ndarray | int) -> np.ndarray:
-        """The cost of nets of these rows with those sums of MLP widths."""
-        stem, depth, attn, heads = rows
-        layers = self.layer[stem] * depth + self.attn[stem] * attn + self.heads[stem] * heads + self.mlp[stem] * mlp
+    def evaluate(self, rows: Rows, mlp_sum: np.ndarray | int) -> np.ndarray:
+        """Compute the cost of networks with these rows and sums of MLP widths."""
+        stem, depth, A, H = rows
+        layers = self.layer[stem] * depth + self.attn[stem] * A + self.heads[stem] * H + self.mlp[stem] * mlp_sum
         return self.base[stem] + layers
 
 
-def affine(space: SearchSpace, cost: Callable[[Columns], np.ndarray]) -> Affine:
-    """The coefficients of a cost, read off it at nets of one layer."""
-    patch = np.repeat(space.patch_sizes, len(space.embed_widths))
-    embed = np.tile(space.embed_widths, len(space.patch_sizes))
+def affine_cost(space: SearchSpace, cost: Callable[[WidthTable], np.ndarray]) -> AffineCost:
+    """Determine the coefficients of a cost by evaluating it on networks of one layer."""
+    patch_size = np.repeat(space.patch_sizes, len(space.embed_widths))
+    embed_dim = np.tile(space.embed_widths, len(space.patch_sizes))
 
-    def probe(heads: int, qkv: int, mlp: int) -> np.ndarray:
-        column = (np.full((len(patch), 1), value) for value in (heads, qkv, mlp))
-        return cost(Columns(space.image_size, space.num_classes, patch, embed, *column))
+    def evaluate(num_heads: int, qkv_dim: int, mlp_dim: int) -> np.ndarray:
+        layer = (np.full((len(patch_size), 1), value) for value in (num_heads, qkv_dim, mlp_dim))
+        return cost(WidthTable(space.image_size, space.num_classes, patch_size, embed_dim, *layer))
 
-    base, layer = probe(0, 0, 0), probe(1, 0, 0)
-    heads = probe(2, 0, 0) - layer
-    return Affine(base, layer - base - heads, probe(1, 3, 0) - layer, heads, probe(1, 0, 1) - layer)
+    base, one_head = evaluate(0, 0, 0), evaluate(1, 0, 0)
+    heads = evaluate(2, 0, 0) - one_head
+    attn, mlp = evaluate(1, 3, 0) - one_head, evaluate(1, 0, 1) - one_head
+    return AffineCost(base, one_head - base - heads, attn, heads, mlp)
 
 
 @dataclass(frozen=True)
-class Feasible:
-    """The nets inside a budget. Row r: stem, depth, A, H, and the MLP sums ``mlp.sums(depth)[start:stop]``."""
+class FeasibleSet:
+    """The networks within a budget.
+
+    Row r holds all networks with its stem, depth, A and H, and with a sum of MLP widths M in
+    ``mlp_sums.sums(depth)[start:stop]``.
+    """
 
     space: SearchSpace
     budget: Budget
-    costs: dict[str, Affine]  # all of them, bounded or not
-    attn: WidthSums
-    heads: WidthSums
-    mlp: WidthSums
-    stem: np.ndarray  # [R] patch index x embeddings + embedding index
+    costs: dict[str, AffineCost]  # all costs, bounded or not
+    attn_sums: WidthSums
+    head_sums: WidthSums
+    mlp_sums: WidthSums
+    stem: np.ndarray  # [R] patch size gene * number of embed_dim choices + embed_dim gene
     depth: np.ndarray  # [R]
-    total: np.ndarray  # [R] A
-    head_total: np.ndarray  # [R] H; 0: any heads
+    attn_sum: np.ndarray  # [R] A
+    head_sum: np.ndarray  # [R] H; 0: any heads
     start: np.ndarray  # [R]
     stop: np.ndarray  # [R]
 
     def size(self) -> float:
-        """How many distinct nets are inside."""
-        any_heads, total = float(len(self.space.num_heads)), 0.0
+        """Count the distinct networks."""
+        num_heads, total = float(len(self.space.num_heads)), 0.0
         for k in np.unique(self.depth).tolist():
             at = self.depth == k
-            below = np.concatenate([[0.0], self.mlp.count(k).cumsum()])
-            nets = self.attn.ways[k, self.total[at] // self.attn.unit] * (below[self.stop[at]] - below[self.start[at]])
-            heads = self.heads.ways[k, self.head_total[at] // self.heads.unit]
-            total += (nets * np.where(self.head_total[at], heads, any_heads ** (1 if self.attn.cell else k))).sum()
+            cumulative = np.concatenate([[0.0], self.mlp_sums.num_sequences(k).cumsum()])
+            attn = self.attn_sums.counts[k, self.attn_sum[at] // self.attn_sums.unit]
+            widths = attn * (cumulative[self.stop[at]] - cumulative[self.start[at]])
+            fixed_heads = self.head_sums.counts[k, self.head_sum[at] // self.head_sums.unit]
+            any_heads = num_heads ** (1 if self.attn_sums.cell else k)
+            total += (widths * np.where(self.head_sum[at], fixed_heads, any_heads)).sum()
         return total
 
     def mlp_sum(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """The MLP sum at place ``index`` of ``mlp.sums`` of each row's depth."""
-        sums = {k: self.mlp.sums(k) for k in np.unique(self.depth[rows]).tolist()}
+        """Return M for each row and index into ``mlp_sums.sums`` of the depth of the row."""
+        sums = {k: self.mlp_sums.sums(k) for k in np.unique(self.depth[rows]).tolist()}
         return np.array([sums[k][i] for k, i in zip(self.depth[rows].tolist(), index.tolist(), strict=True)], np.int64)
 
-    def price(self, name: str, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """A cost of the nets of some rows with those MLP sums."""
-        columns = self.stem[rows], self.depth[rows], self.total[rows], self.head_total[rows]
-        return self.costs[name].at(columns, self.mlp_sum(rows, index))
+    def cost(self, name: str, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Compute a cost of the networks with these rows and indices of M."""
+        columns = self.stem[rows], self.depth[rows], self.attn_sum[rows], self.head_sum[rows]
+        return self.costs[name].evaluate(columns, self.mlp_sum(rows, index))
 
-    def excess(self, genomes: np.ndarray) -> np.ndarray:
-        """[K] how far nets are outside the budget, see ``budget.excess``; 0 inside."""
-        table = genome.columns(self.space, genomes)
+    def violation(self, genomes: np.ndarray) -> np.ndarray:
+        """Compute by how much genomes [K, G] violate the budget [K], see ``budget.violation``."""
+        table = genome.width_table(self.space, genomes)
         stem = genomes[:, 0] * len(self.space.embed_widths) + genomes[:, 1]
-        rows = stem, (table.heads > 0).sum(1), table.qkv.sum(1) // 3, table.heads.sum(1)
-        values = {name: self.costs[name].at(rows, table.mlp.sum(1)) for name in self.budget or ("macs",)}
-        return budgets.excess(self.budget, values)
+        rows = stem, (table.num_heads > 0).sum(1), table.qkv_dim.sum(1) // 3, table.num_heads.sum(1)
+        mlp_sum = table.mlp_dim.sum(1)
+        values = {name: self.costs[name].evaluate(rows, mlp_sum) for name in self.budget or ("macs",)}
+        return budgets.violation(self.budget, values)
 
-    def build(self, rows: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Random canonical genomes [K, G], one for each row and place of its MLP sum."""
+    def sample_rows(self, rows: np.ndarray, index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw a random canonical genome for each row and index of M [K, G]."""
         depth = self.depth[rows]
-        attn = self.attn.fill(depth, self.total[rows], rng)
-        mlp = self.mlp.fill(depth, self.mlp_sum(rows, index), rng)
+        attn = self.attn_sums.sample(depth, self.attn_sum[rows], rng)
+        mlp = self.mlp_sums.sample(depth, self.mlp_sum(rows, index), rng)
         any_heads = rng.integers(0, len(self.space.num_heads), attn.shape)
-        given = self.head_total[rows]
-        heads = np.where(given[:, None] > 0, self.heads.fill(depth * (given > 0), given, rng), any_heads)
-        return assemble(self.space, self.stem[rows], depth, heads, attn, mlp)
+        H = self.head_sum[rows]
+        heads = np.where(H[:, None] > 0, self.head_sums.sample(depth * (H > 0), H, rng), any_heads)
+        return _build_genomes(self.space, self.stem[rows], depth, heads, attn, mlp)
 
-    def every(self) -> Iterator[np.ndarray]:
-        """Every net inside, as canonical genomes [G]. There may be 1e40 of them: take as many as you need."""
+    def enumerate_all(self) -> Iterator[np.ndarray]:
+        """Yield every network as a canonical genome [G]. There may be 1e40: stop when you have enough."""
         for row in range(len(self.stem)):
-            k, stem, depth = int(self.depth[row]), self.stem[[row]], self.depth[[row]]
-            for total in self.mlp.sums(k)[self.start[row] : self.stop[row]].tolist():
-                for mlp in self.mlp.sequences(k, total):
-                    for attn in self.attn.sequences(k, int(self.total[row])):
-                        for head in self._heads_of(row):
-                            cells = np.zeros((3, 1, self.space.depth), np.int64)
-                            cells[:, 0, :k] = np.broadcast_to(head, k), attn, mlp
-                            yield assemble(self.space, stem, depth, *cells)[0]
+            k, A, stem, depth = int(self.depth[row]), int(self.attn_sum[row]), self.stem[[row]], self.depth[[row]]
+            for M in self.mlp_sums.sums(k)[self.start[row] : self.stop[row]].tolist():
+                for mlp in self.mlp_sums.sequences(k, M):
+                    for attn in self.attn_sums.sequences(k, A):
+                        for heads in self._head_sequences(row):
+                            layers = np.zeros((3, 1, self.space.depth), np.int64)
+                            layers[:, 0, :k] = np.broadcast_to(heads, k), attn, mlp
+                            yield _build_genomes(self.space, stem, depth, *layers)[0]
 
-    def _heads_of(self, row: int) -> Iterator[tuple[int, ...]]:
-        """Every choice of heads of a row's layers."""
-        k, given = int(self.depth[row]), int(self.head_total[row])
-        if given:
-            return self.heads.sequences(k, given)
-        return itertools.product(range(len(self.space.num_heads)), repeat=1 if self.attn.cell else k)
+    def _head_sequences(self, row: int) -> Iterator[tuple[int, ...]]:
+        """Yield all choices of heads of the layers of a row."""
+        k, H = int(self.depth[row]), int(self.head_sum[row])
+        if H:
+            return self.head_sums.sequences(k, H)
+        return itertools.product(range(len(self.space.num_heads)), repeat=1 if self.attn_sums.cell else k)
 
 
-def assemble(space: SearchSpace, stem: np.ndarray, depth: np.ndarray, *cells: np.ndarray) -> np.ndarray:
-    """Canonical genomes [K, G] of stems [K], depths [K] and cells (heads, q/k/v, MLP), each [K, L]."""
+def _build_genomes(space: SearchSpace, stem: np.ndarray, depth: np.ndarray, *genes: np.ndarray) -> np.ndarray:
+    """Build canonical genomes [K, G] from stems [K], depths [K] and genes of heads, q/k/v and MLP, each [K, L]."""
     first = np.stack(np.divmod(stem, len(space.embed_widths)), 1)
     if space.layout == "cell":
-        return np.concatenate([first, np.stack([c[:, 0] for c in cells], 1), depth[:, None] - space.fewest_layers], 1)
-    layers = np.stack(cells, 2)
+        cell = np.stack([gene[:, 0] for gene in genes], 1)
+        return np.concatenate([first, cell, depth[:, None] - space.min_layers], 1)
+    layers = np.stack(genes, 2)
     layers[np.arange(space.depth) >= depth[:, None]] = (len(space.num_heads), 0, 0)
     return np.concatenate([first, layers.reshape(len(stem), 3 * space.depth)], 1)
 
 
-def feasible(space: SearchSpace, budget: Budget, priced: Costs = COSTS) -> Feasible:
-    """The nets of the space inside the budget, which bounds some of the costs ``priced``.
+def feasible_set(space: SearchSpace, budget: Budget, costs: Costs = COSTS) -> FeasibleSet:
+    """Compute the networks of the space within the budget.
+
+    Args:
+        space: The search space.
+        budget: Bounds on some of ``costs``.
+        costs: The cost functions.
 
     Raises:
-        UserError: there is none; the line tells the costs of the net that comes nearest.
+        UserError: The set is empty. The message states the network closest to the budget and its costs.
     """
-    costs = {name: affine(space, cost) for name, cost in priced.items()}
-    attn, heads, mlp = (
+    affine = {name: affine_cost(space, cost) for name, cost in costs.items()}
+    attn_sums, head_sums, mlp_sums = (
         width_sums(widths, space.depth, space.layout == "cell")
         for widths in (space.attn_widths, space.num_heads, space.mlp_widths)
     )
-    count_heads = any(costs[name].heads.any() for name in budget)
+    count_heads = any(affine[name].heads.any() for name in budget)
     grids = {
-        k: _grid(space, k, attn.sums(k), heads.sums(k) if count_heads else np.zeros(1, np.int64))
-        for k in range(space.fewest_layers, space.depth + 1)
+        k: _grid(space, k, attn_sums.sums(k), head_sums.sums(k) if count_heads else np.zeros(1, np.int64))
+        for k in range(space.min_layers, space.depth + 1)
     }
     parts = []
     for k, grid in grids.items():
-        start, stop = _interval(costs, budget, grid, mlp.sums(k))
+        start, stop = _interval(affine, budget, grid, mlp_sums.sums(k))
         parts.append(np.stack([*grid, start, stop])[:, start < stop])
     rows = np.concatenate(parts, 1)
     if not rows.shape[1]:
-        _, *row, M = min(_nearest(budget, costs, grid, mlp.sums(k)) for k, grid in grids.items())
-        stem, depth, A, H = (np.array([value]) for value in row)
-        values = {name: costs[name].at((stem, depth, A, H), M)[0] for name in budget}
-        found = ", ".join(f"{name} {budgets.amount(name, value)}" for name, value in values.items())
-        one = Feasible(space, budget, costs, attn, heads, mlp, stem, depth, A, H, stem, stem)
-        place = np.searchsorted(mlp.sums(row[1]), [M])
-        net = genome.decode(space, one.build(np.zeros(1, np.int64), place, np.random.default_rng(0))[0])
-        raise UserError(
-            f"{budgets.describe(budget)}: no net of the space is inside; the nearest has {found}: {net.words()}"
-        )
-    rows = rows[:, np.lexsort(rows[3::-1])]  # by stem, then depth, A, H
-    return Feasible(space, budget, costs, attn, heads, mlp, *rows)
+        _, *row, M = min(_closest(budget, affine, grid, mlp_sums.sums(k)) for k, grid in grids.items())
+        index = int(np.searchsorted(mlp_sums.sums(row[1]), M))
+        closest = np.array([*row, index, index + 1])[:, None]
+        raise UserError(_empty_message(FeasibleSet(space, budget, affine, attn_sums, head_sums, mlp_sums, *closest)))
+    rows = rows[:, np.lexsort(rows[3::-1])]  # sort by stem, then depth, A, H
+    return FeasibleSet(space, budget, affine, attn_sums, head_sums, mlp_sums, *rows)
 
 
-def _grid(space: SearchSpace, k: int, attn: np.ndarray, heads: np.ndarray) -> Rows:
-    """Stem, depth, A, H, each [R], of all rows of depth k."""
+def _grid(space: SearchSpace, k: int, attn_sums: np.ndarray, head_sums: np.ndarray) -> Rows:
+    """Return all rows of depth k."""
     stems = np.arange(len(space.patch_sizes) * len(space.embed_widths))
-    stem, total, head_total = (a.ravel() for a in np.meshgrid(stems, attn, heads, indexing="ij"))
-    return stem, np.full_like(stem, k), total, head_total
+    stem, attn_sum, head_sum = (a.ravel() for a in np.meshgrid(stems, attn_sums, head_sums, indexing="ij"))
+    return stem, np.full_like(stem, k), attn_sum, head_sum
 
 
-def _interval(costs: dict[str, Affine], budget: Budget, grid: Rows, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[R] first and one past the last place in ``sums`` that keeps each row inside the budget (exact integers)."""
+def _interval(
+    costs: dict[str, AffineCost], budget: Budget, grid: Rows, sums: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and stop [R] of the interval of ``sums`` within the budget of each row; exact (integers)."""
     start, stop = np.zeros_like(grid[0]), np.full_like(grid[0], len(sums))
     for name, (low, high) in budget.items():
-        rest, slope = costs[name].at(grid, 0), costs[name].mlp[grid[0]]
-        start = np.maximum(start, np.searchsorted(sums, -((rest - low) // slope), "left"))
-        stop = np.minimum(stop, np.searchsorted(sums, (high - rest) // slope, "right"))
+        intercept, slope = costs[name].evaluate(grid, 0), costs[name].mlp[grid[0]]
+        start = np.maximum(start, np.searchsorted(sums, -((intercept - low) // slope), "left"))
+        stop = np.minimum(stop, np.searchsorted(sums, (high - intercept) // slope, "right"))
     return start, stop
 
 
-def _nearest(
-    budget: Budget, costs: dict[str, Affine], grid: Rows, sums: np.ndarray
+def _closest(
+    budget: Budget, costs: dict[str, AffineCost], grid: Rows, sums: np.ndarray
 ) -> tuple[float, int, int, int, int, int]:
-    """Violation, stem, depth, A, H and MLP sum of the nets of a grid that are least outside.
+    """Return violation, stem, depth, A, H and M of the networks of a grid with the smallest violation.
 
-    The violation is convex and piecewise linear in M, so that its minimum lies beside the edge of a bound.
+    The violation is convex and piecewise linear in M: its minimum is next to the M at which a cost meets a bound.
     """
-    best = []
-    for name, bound in budget.items():
-        for edge in bound:
-            for place in _interval(costs, {name: (edge, edge)}, grid, sums):
+    candidates = []
+    for name, bounds in budget.items():
+        for bound in bounds:
+            for index in _interval(costs, {name: (bound, bound)}, grid, sums):
                 for shift in (-1, 0):
-                    M = sums[np.clip(place + shift, 0, len(sums) - 1)]
-                    values = {other: costs[other].at(grid, M) for other in budget}
-                    far = budgets.excess(budget, values)
-                    i = int(np.argmin(far))
+                    M = sums[np.clip(index + shift, 0, len(sums) - 1)]
+                    values = {other: costs[other].evaluate(grid, M) for other in budget}
+                    violation = budgets.violation(budget, values)
+                    i = int(np.argmin(violation))
                     stem, depth, A, H = (int(column[i]) for column in grid)
-                    best.append((float(far[i]), stem, depth, A, H, int(M[i])))
-    return min(best)
+                    candidates.append((float(violation[i]), stem, depth, A, H, int(M[i])))
+    return min(candidates)
+
+
+def _empty_message(closest: FeasibleSet) -> str:
+    """Format the error for an empty set from the single row that is closest to the budget."""
+    row = np.zeros(1, np.int64)
+    values = {name: closest.cost(name, row, closest.start)[0] for name in closest.budget}
+    costs = ", ".join(f"{name} {budgets.format_cost(name, value)}" for name, value in values.items())
+    spec = genome.decode(closest.space, closest.sample_rows(row, closest.start, np.random.default_rng(0))[0])
+    return (
+        f"{budgets.format_budget(closest.budget)}: no network of the space is within the budget; the closest has "
+        f"{costs}: {spec.describe()}"
+    )
