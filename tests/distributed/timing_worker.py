@@ -11,16 +11,16 @@ from vitas_ds.arch import genome
 from vitas_ds.config import Config, Search
 from vitas_ds.distributed import comm
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.search.latency.calibration import open_timing
+from vitas_ds.search.latency.calibration import calibrate
 
 
 def main(folder: Path) -> None:
     ranks, run = comm.init("cpu", 60), RunDir(folder / "run")
     config = Config(space=SPACE, search=Search(latency_batch_size=2, latency_nets=12))
-    timing = open_timing(config, run, run.search, ranks.device, {"macs": (100_000, 800_000)})
+    timing = calibrate(config, run, run.search_latency, ranks.device, {"macs": (100_000, 800_000)})
     nets = genome.sample(SPACE, np.random.default_rng(0), 3, 0.2)
-    measured = timing.measured([genome.decode(SPACE, net).canonical() for net in nets])
-    told = {"numbers": timing.numbers(), "prices": timing.predictor.prices.tolist(), "measured": measured.tolist()}
+    measured = timing.cache.measure([genome.decode(SPACE, net).canonical() for net in nets])
+    told = {"numbers": timing.summary(), "prices": timing.predictor.coefficients.tolist(), "measured": measured.tolist()}
     (folder / f"{ranks.rank}.json").write_text(json.dumps(told))
     comm.close()
 

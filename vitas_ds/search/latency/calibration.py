@@ -1,9 +1,10 @@
-"""Latency in a run: nets are measured, the additive prediction becomes a cost of the budget, finds are measured again.
+"""Calibrate the latency predictor of a run: measure networks, fit the predictor, and save it.
 
-What a stage once fitted is kept in its folder (``latency.json``) and holds for all its starts, so that a resumed
-search goes through the same nets. Single measurements are shared by the runs of a folder (``runs/latency.jsonl``).
+The fitted predictor of a stage is saved in the folder of the stage (``latency.json``) and reused by every later start:
+a resumed search must visit the same candidates. All runs in the same folder share the measurements of single networks
+(``runs/latency.jsonl``).
 """
-# K nets
+# K networks
 
 from __future__ import annotations
 
@@ -26,99 +27,105 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.budget import COSTS, Budget, Costs
-from vitas_ds.search.feasible.table import feasible
-from vitas_ds.search.latency.measure import Latencies, measure, setting
-from vitas_ds.search.latency.predictor import Predictor, fit
+from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.latency.measure import LatencyCache, current_setting, measure_latency
+from vitas_ds.search.latency.predictor import LatencyPredictor, fit_predictor
 
-ROUGH = 0.2  # mean relative error beyond which a prediction is warned of
+MAX_ERROR = 0.2  # warn if the mean relative error on held-out networks exceeds this
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Predicted and measured latencies of a batch, the same on all ranks."""
+class LatencyModel:
+    """Predicted and measured latencies of one batch, equal on all ranks."""
 
-    predictor: Predictor
-    measured: Latencies
-    nets: int  # measured for the prediction
+    predictor: LatencyPredictor
+    cache: LatencyCache
+    num_measured: int  # networks measured to fit and test the predictor
 
     @property
     def costs(self) -> Costs:
-        """All costs of a net, the predicted latency as the last."""
+        """All cost functions, with the predicted latency last."""
         return {**COSTS, "latency": self.predictor.picoseconds}
 
-    def numbers(self) -> dict[str, Any]:
-        """What is told of the prediction: its errors are on nets that it was not fitted to."""
-        told = {"nets": self.nets, "error": self.predictor.error, "correlation": self.predictor.correlation}
-        return told | self.measured.where
+    def summary(self) -> dict[str, Any]:
+        """Return the quality of the predictor on held-out networks, and the setting of the measurements."""
+        predictor = self.predictor
+        quality = {"nets": self.num_measured, "error": predictor.error, "correlation": predictor.correlation}
+        return quality | self.cache.setting
 
-    def line(self) -> str:
-        """The same in words."""
-        where = self.measured.where
+    def describe(self) -> str:
+        """Return the summary as one line."""
+        setting = self.cache.setting
         return (
-            f"latency: {self.nets} nets measured on {where['device']}, batch {where['batch_size']}, "
-            f"{where['precision']}; on the held-out ones the prediction is {self.predictor.error:.1%} off on average, "
-            f"rank correlation {self.predictor.correlation:.3f}"
+            f"latency: measured {self.num_measured} networks on {setting['device']}, batch size "
+            f"{setting['batch_size']}, {setting['precision']}; on held-out networks, mean error "
+            f"{self.predictor.error:.1%}, rank correlation {self.predictor.correlation:.3f}"
         )
 
 
-def open_timing(
-    config: Config, run: RunDir, stage: Path, device: torch.device, budget: Budget, anywhere: bool = False
-) -> Timing:
-    """The latencies of this run on this device, measured now unless the stage's folder has them. All ranks call it.
+def calibrate(
+    config: Config, run: RunDir, path: Path, device: torch.device, budget: Budget, any_device: bool = False
+) -> LatencyModel:
+    """Load the latency predictor from ``path``, or measure networks and fit it now. All ranks call it.
 
     Args:
-        stage: the stage's folder.
-        budget: the nets to measure are spread over those inside it; it bounds counted costs alone.
-        anywhere: a prediction fitted on another device holds here too, where nothing is going to be measured.
+        config: The configuration of the run.
+        run: The run, whose folder's parent holds the shared measurements.
+        path: File of the fitted predictor (``run.supernet_latency`` or ``run.search_latency``).
+        device: The device to measure on.
+        budget: Measure networks within this budget, spread evenly. It must not bound the latency itself.
+        any_device: Accept a predictor that was fitted on another device. For stages that measure nothing later.
 
     Raises:
-        UserError: the stage began on another device, with other software, or another batch or precision.
+        UserError: The saved predictor has another device, software version, batch size or precision.
     """
-    search, path = config.search, stage / "latency.json"
-    batch, precision = search.latency_batch_size, search.latency_precision or config.engine.precision
-    where = from_main(lambda: setting(device, batch, precision))
+    search = config.search
+    batch_size, precision = search.latency_batch_size, search.latency_precision or config.engine.precision
+    setting = from_main(lambda: current_setting(device, batch_size, precision))
 
-    def seconds_of(net: SubnetSpec) -> float:
+    def measure_one(spec: SubnetSpec) -> float:
         watchdog.at("measuring latencies")
-        return measure(net, device, batch, precision)
+        return measure_latency(spec, device, batch_size, precision)
 
-    measured = Latencies(run.path.parent / "latency.jsonl", where, seconds_of)
-    fixed = {name: where[name] for name in ("batch_size", "precision")} if anywhere else where
-    known = from_main(lambda: _read(path, fixed))
-    if known is None:
+    cache = LatencyCache(run.measured_latencies, setting, measure_one)
+    required = {name: setting[name] for name in ("batch_size", "precision")} if any_device else setting
+    saved = from_main(lambda: _read(path, required))
+    if saved is None:
         rng = np.random.default_rng(config.run.seed)
-        nets = operators.fresh(feasible(config.space, budget), search.latency_nets, rng)
-        specs = [genome.decode(config.space, net).canonical() for net in nets]
-        seconds = measured(specs)
-        known = from_main(lambda: _write(path, where, fit(specs, seconds, config.run.seed), len(specs)))
-    predictor = Predictor(np.array(known["prices"]), known["error"], known["correlation"])
-    if predictor.error > ROUGH:
+        genomes = operators.sample_distinct(feasible_set(config.space, budget), search.latency_nets, rng)
+        specs = [genome.decode(config.space, row).canonical() for row in genomes]
+        seconds = cache.measure(specs)
+        saved = from_main(lambda: _write(path, setting, fit_predictor(specs, seconds, config.run.seed), len(specs)))
+    predictor = LatencyPredictor(np.array(saved["prices"]), saved["error"], saved["correlation"])
+    if predictor.error > MAX_ERROR:
         warnings.warn(
-            f"predicted latencies are {predictor.error:.0%} off on held-out nets: the machine is busy, or "
-            f"search.latency_nets too few; remove {path} and {measured.path} to measure again", stacklevel=2,
-        )  # fmt: skip
-    return Timing(predictor, measured, known["nets"])
+            f"predicted latencies have a mean error of {predictor.error:.0%} on held-out networks; use an idle "
+            f"machine or increase search.latency_nets, and delete {path} and {cache.path} to measure again",
+            stacklevel=2,
+        )
+    return LatencyModel(predictor, cache, saved["nets"])
 
 
-def _read(path: Path, where: dict[str, Any]) -> dict[str, Any] | None:
+def _read(path: Path, required: dict[str, Any]) -> dict[str, Any] | None:
+    """Read a saved predictor and check its setting; None if there is no file."""
     try:
-        known = json.loads(path.read_text())
-        theirs = known["setting"]
+        saved = json.loads(path.read_text())
+        setting = saved["setting"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what was measured ({error}); remove it to measure again") from None
-    for name, value in where.items():
-        if theirs.get(name) != value:
+        raise UserError(f"{path}: not a latency predictor ({error}); delete it to measure again") from None
+    for name, value in required.items():
+        if setting.get(name) != value:
             raise UserError(
-                f"{path}: measured with {name} {theirs.get(name)!r}, here it is {value!r}; go on there, "
-                "give another run.name, or remove the file to measure again"
+                f"{path}: measured with {name} {setting.get(name)!r}, not {value!r}; resume with the same device and "
+                "software, choose another run.name, or delete the file to measure again"
             )
-    return known
+    return saved
 
 
-def _write(path: Path, where: dict[str, Any], predictor: Predictor, nets: int) -> dict[str, Any]:
-    told = {"error": predictor.error, "correlation": predictor.correlation, "nets": nets}
-    known = {"setting": where, **told, "prices": predictor.prices.tolist()}
-    write_json(path, known)
-    return known
+def _write(path: Path, setting: dict[str, Any], predictor: LatencyPredictor, nets: int) -> dict[str, Any]:
+    quality = {"error": predictor.error, "correlation": predictor.correlation, "nets": nets}
+    saved = {"setting": setting, **quality, "prices": predictor.coefficients.tolist()}
+    write_json(path, saved)
+    return saved

@@ -9,10 +9,10 @@ import torch
 from tests.helpers.searches import SMALL
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import layer_macs, macs
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.errors import UserError
-from vitas_ds.search.latency.measure import Latencies, measure, setting, typical
-from vitas_ds.search.latency.predictor import Predictor, fit, layer_quantities
+from vitas_ds.search.latency.measure import LatencyCache, current_setting, drop_outliers, measure_latency
+from vitas_ds.search.latency.predictor import LatencyPredictor, fit_predictor, layer_features
 from vitas_ds.training import sampling
 
 CPU = torch.device("cpu")
@@ -21,14 +21,14 @@ NETS = [sampling.draw(SearchSpace(), 0, step, 0.5) for step in range(60)]
 
 def test_a_larger_net_takes_longer():
     small, large = (genome.decode(SMALL, end(SMALL)) for end in (genome.smallest, genome.largest))
-    assert macs(columns_of([large]))[0] > 40 * macs(columns_of([small]))[0]
-    assert measure(large, CPU, 16, "fp32", 10) > 2 * measure(small, CPU, 16, "fp32", 10)
+    assert macs(WidthTable.from_specs([large]))[0] > 40 * macs(WidthTable.from_specs([small]))[0]
+    assert measure_latency(large, CPU, 16, "fp32", 10) > 2 * measure_latency(small, CPU, 16, "fp32", 10)
 
 
 def test_outliers_are_dropped():
     seconds = np.array([1.0, 1.01, 0.99, 1.02, 1.0, 9.0, 1.01, 4.0])
-    assert typical(seconds).tolist() == [1.0, 1.01, 0.99, 1.02, 1.0, 1.01]
-    assert typical(np.ones(5)).tolist() == [1] * 5
+    assert drop_outliers(seconds).tolist() == [1.0, 1.01, 0.99, 1.02, 1.0, 1.01]
+    assert drop_outliers(np.ones(5)).tolist() == [1] * 5
 
 
 def test_what_is_measured_is_kept_by_setting(tmp_path):
@@ -38,43 +38,43 @@ def test_what_is_measured_is_kept_by_setting(tmp_path):
         asked.append(spec)
         return time.perf_counter()
 
-    where = setting(CPU, 1, "fp32")
-    first = Latencies(path, where, clock)(NETS[:5])
+    where = current_setting(CPU, 1, "fp32")
+    first = LatencyCache(path, where, clock).measure(NETS[:5])
     with path.open("a") as file:
         file.write('{"spec": {"ima')  # killed as it wrote
-    again = Latencies(path, where, clock)
-    assert again(NETS[:5]).tolist() == first.tolist() and len(asked) == 5
-    assert again(NETS[:6])[:5].tolist() == first.tolist() and len(asked) == 6
-    assert Latencies(path, where, clock)(NETS[:6]).tolist() == again(NETS[:6]).tolist() and len(asked) == 6
-    for other in (setting(CPU, 2, "fp32"), setting(CPU, 1, "bf16"), where | {"torch": "other"}):
-        Latencies(path, other, clock)(NETS[:1])
+    again = LatencyCache(path, where, clock)
+    assert again.measure(NETS[:5]).tolist() == first.tolist() and len(asked) == 5
+    assert again.measure(NETS[:6])[:5].tolist() == first.tolist() and len(asked) == 6
+    assert LatencyCache(path, where, clock).measure(NETS[:6]).tolist() == again.measure(NETS[:6]).tolist() and len(asked) == 6
+    for other in (current_setting(CPU, 2, "fp32"), current_setting(CPU, 1, "bf16"), where | {"torch": "other"}):
+        LatencyCache(path, other, clock).measure(NETS[:1])
     assert len(asked) == 9
 
 
 def test_identity_positions_do_not_count_and_layers_add_up():
-    predictor = Predictor(np.arange(1.0, 11), 0, 1)
-    padded, plain = columns_of(NETS), [columns_of([net.canonical()]) for net in NETS]
+    predictor = LatencyPredictor(np.arange(1.0, 11), 0, 1)
+    padded, plain = WidthTable.from_specs(NETS), [WidthTable.from_specs([net.canonical()]) for net in NETS]
     assert predictor(padded) == pytest.approx(np.concatenate([predictor(one) for one in plain]))
-    layers = predictor.layers(padded)
-    assert (layers[padded.heads == 0] == 0).all() and (layers[padded.heads > 0] > 0).all()
-    matrix_products = layer_quantities(padded)[..., 1:4].sum(2)
+    layers = predictor.layer_seconds(padded)
+    assert (layers[padded.num_heads == 0] == 0).all() and (layers[padded.num_heads > 0] > 0).all()
+    matrix_products = layer_features(padded)[..., 1:4].sum(2)
     assert (matrix_products == layer_macs(padded)).all()
 
 
 def test_additive_latencies_are_found_again():
-    table, rng = columns_of(NETS), np.random.default_rng(0)
-    true = Predictor(np.array([2e-4, 1e-12, 3e-12, 3e-5, 2e-12, 1e-12, 4e-12, 1e-10, 2e-10, 1e-11]), 0, 1)
-    exact = fit(NETS, true(table))
+    table, rng = WidthTable.from_specs(NETS), np.random.default_rng(0)
+    true = LatencyPredictor(np.array([2e-4, 1e-12, 3e-12, 3e-5, 2e-12, 1e-12, 4e-12, 1e-10, 2e-10, 1e-11]), 0, 1)
+    exact = fit_predictor(NETS, true(table))
     assert exact.error < 1e-6 and exact.correlation == pytest.approx(1)
-    noisy = fit(NETS, true(table) * rng.normal(1, 0.03, len(NETS)))
+    noisy = fit_predictor(NETS, true(table) * rng.normal(1, 0.03, len(NETS)))
     assert noisy.error < 0.06 and noisy.correlation > 0.9
-    others = columns_of([sampling.draw(SearchSpace(), 1, step, 0.5) for step in range(50)])
+    others = WidthTable.from_specs([sampling.draw(SearchSpace(), 1, step, 0.5) for step in range(50)])
     assert (abs(noisy(others) / true(others) - 1)).mean() < 0.04
 
 
 def test_too_few_nets_are_told():
-    with pytest.raises(UserError, match="needs 12 measured nets or more"):
-        fit(NETS[:11], np.ones(11))
+    with pytest.raises(UserError, match="needs at least 12 measured networks"):
+        fit_predictor(NETS[:11], np.ones(11))
 
 
 @pytest.mark.slow
@@ -82,9 +82,9 @@ def test_the_error_on_real_nets_is_small():
     """48 nets of a laptop-sized space; a machine that is busy with other work cannot tell."""
     space = SearchSpace(image_size=64, patch_sizes=(8, 16), embed_dim=192, depth=6, num_classes=100)
     nets = [sampling.draw(space, 0, step, 0.3) for step in range(48)]
-    first, second = (np.array([measure(net, CPU, 8, "fp32", 9, 1) for net in nets]) for _ in range(2))
+    first, second = (np.array([measure_latency(net, CPU, 8, "fp32", 9, 1) for net in nets]) for _ in range(2))
     if abs(first / second - 1).mean() > 0.1:
         pytest.skip(f"two measurements of a net differ by {abs(first / second - 1).mean():.0%}: the machine is busy")
-    predictor = fit(nets, np.minimum(first, second))
+    predictor = fit_predictor(nets, np.minimum(first, second))
     print(f"mean relative error {predictor.error:.3f}, rank correlation {predictor.correlation:.3f} on held-out nets")
     assert predictor.correlation > 0.9 and predictor.error < 0.15
