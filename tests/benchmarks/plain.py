@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.models.channels import Runs, Side, channels
+from vitas_ds.models.channels import Side, Slices, channel_slices
 from vitas_ds.models.elastic import ElasticAttention, ElasticBlock, ElasticLinear, ElasticNorm
 from vitas_ds.models.supernet import Supernet
 
@@ -25,21 +25,21 @@ def logits(supernet: Supernet, images: Tensor, spec: SubnetSpec) -> Tensor:
 
 
 def _side(supernet: Supernet, images: Tensor, spec: SubnetSpec, side: Side) -> Tensor:
-    embed = channels(side, spec.embed_dim, supernet.space.embed_widths)
+    embed = channel_slices(side, spec.embed_dim, supernet.space.embed_widths)
     stem = supernet.stem(spec)
     x = F.conv2d(images, _rows(stem.weight, embed), _rows(stem.bias, embed), stride=spec.patch_size)
     x = x.flatten(2).transpose(1, 2)
     cls, pos = (torch.cat([value[..., run] for run in embed], -1) for value in (stem.cls_token, stem.pos_embed))
     x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], 1) + pos
-    for block, layer in supernet.used_blocks(spec):
+    for block, layer in supernet.active_blocks(spec):
         x = _block(block, x, layer, side, embed)
     return _linear(supernet.head, _norm(supernet.norm, x, embed)[:, 0], (slice(None),), embed)
 
 
-def _block(block: ElasticBlock, x: Tensor, layer: LayerSpec, side: Side, embed: Runs) -> Tensor:
+def _block(block: ElasticBlock, x: Tensor, layer: LayerSpec, side: Side, embed: Slices) -> Tensor:
     B, N, _ = x.shape
     attn, mlp = block.attn, block.mlp
-    rows, hidden = channels(side, layer.attn_dim, attn.widths), channels(side, layer.mlp_dim, mlp.widths)
+    rows, hidden = channel_slices(side, layer.attn_dim, attn.widths), channel_slices(side, layer.mlp_dim, mlp.widths)
     normed = _norm(block.norm1, x, embed)
     q, k, v = (_part(attn, part, normed, layer, rows, embed) for part in "qkv")  # [B, h, N, d]
     scale = layer.head_dim**-0.5 if layer.softmax_scale is None else layer.softmax_scale
@@ -49,25 +49,25 @@ def _block(block: ElasticBlock, x: Tensor, layer: LayerSpec, side: Side, embed: 
     return x + _linear(mlp.fc2, inner, embed, hidden)
 
 
-def _part(attn: ElasticAttention, part: str, x: Tensor, layer: LayerSpec, rows: Runs, embed: Runs) -> Tensor:
+def _part(attn: ElasticAttention, part: str, x: Tensor, layer: LayerSpec, rows: Slices, embed: Slices) -> Tensor:
     weight, bias = (getattr(attn, name) for name in attn.names(part, layer.num_heads))
     x = F.linear(x, _columns(_rows(weight, rows), embed), _rows(bias, rows))
     return x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
 
 
-def _linear(linear: ElasticLinear, x: Tensor, out: Runs, in_: Runs) -> Tensor:
+def _linear(linear: ElasticLinear, x: Tensor, out: Slices, in_: Slices) -> Tensor:
     return F.linear(x, _columns(_rows(linear.weight, out), in_), _rows(linear.bias, out))
 
 
-def _norm(norm: ElasticNorm, x: Tensor, embed: Runs) -> Tensor:
+def _norm(norm: ElasticNorm, x: Tensor, embed: Slices) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), _rows(norm.weight, embed), _rows(norm.bias, embed), norm.eps)
 
 
-def _rows(weight: Tensor, runs: Runs) -> Tensor:
+def _rows(weight: Tensor, runs: Slices) -> Tensor:
     return torch.cat([weight[run] for run in runs]).contiguous()
 
 
-def _columns(weight: Tensor, runs: Runs) -> Tensor:
+def _columns(weight: Tensor, runs: Slices) -> Tensor:
     return torch.cat([weight[:, run] for run in runs], 1).contiguous()
 
 

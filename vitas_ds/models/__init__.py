@@ -1,6 +1,6 @@
-"""Networks: the weight-sharing ``Supernet`` and the plain ``VisionTransformer`` of one spec.
+"""Networks: the weight-sharing ``Supernet``, and ``VisionTransformer``, the plain network of one spec.
 
-``extract`` turns a subnet of the supernet into a plain network with equal outputs. ``channels`` defines which channels
+``extract`` copies a subnet of the supernet into a plain network with equal outputs. ``channels`` defines which channels
 of a shared weight a width uses.
 
 May import: errors, arch.

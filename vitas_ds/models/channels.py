@@ -1,4 +1,5 @@
-"""Which channels of a shared weight a width uses: ordinal, bilateral, cyclic, behind one function. No torch."""
+"""Sharing rules: the channels of a shared weight that a width uses. Importing this module does not import torch."""
+# c index of a width
 
 from __future__ import annotations
 
@@ -7,21 +8,28 @@ from typing import Literal
 
 Rule = Literal["ordinal", "bilateral", "cyclic"]
 Side = Literal["left", "right", "cycle"]
-Runs = tuple[slice, ...]  # consecutive runs of channels, in the order in which the narrow net has them
+Slices = tuple[slice, ...]  # contiguous channels, in the order that the subnet uses them
 
 SIDES: dict[str, tuple[Side, ...]] = {"ordinal": ("left",), "bilateral": ("left", "right"), "cyclic": ("cycle",)}
 
 
 @lru_cache(maxsize=65536)
-def channels(side: Side, width: int, widths: tuple[int, ...]) -> Runs:
-    """The channels that ``width`` uses of a weight whose possible widths are ``widths`` (ascending; the last is all).
+def channel_slices(side: Side, width: int, widths: tuple[int, ...]) -> Slices:
+    """Return the channels that a width uses of a weight.
 
-    - ``left``, ordinal sharing (AutoSlim, arXiv 1903.11728): the first ``width``. Also one side of
-    - ``right``, bilateral sharing (BCNet, CVPR 2021): the last ``width``. Both sides of a net are run, so that each
-      channel is used by equally many widths.
-    - ``cycle``, "cyclic" sharing of ViTAS (ECCV 2022) in **our layout**, which its abstract leaves open: with the
-      widths cutting the channels into bins, the c-th width starts at bin ``sum(1 .. c - 1) mod bins`` and wraps
-      around. One path, and each bin is used 5 or 6 times by ten even widths, where ordinal gives 10 to 1.
+    - ``left``: the first ``width`` channels. The only side of ordinal sharing (AutoSlim, arXiv 1903.11728), and one of
+      the two sides of bilateral sharing.
+    - ``right``: the last ``width`` channels, the other side of bilateral sharing (BCNet, CVPR 2021). A subnet runs on
+      both sides, which uses each channel in equally many widths.
+    - ``cycle``: cyclic sharing of ViTAS (ECCV 2022), in **our layout**, which the abstract of the paper leaves open.
+      The widths cut the channels into bins. The c-th width starts at bin ``sum(1 .. c - 1) mod bins`` and wraps around.
+      With one forward pass, ten evenly spaced widths use each bin 5 or 6 times; ordinal sharing uses them 10 to 1
+      times.
+
+    Args:
+        side: The side of the sharing rule.
+        width: Number of channels used, one of ``widths``.
+        widths: All choices, ascending. The last one is the number of channels of the weight.
 
     Raises:
         ValueError: ``width`` is not one of ``widths``.
@@ -39,11 +47,11 @@ def channels(side: Side, width: int, widths: tuple[int, ...]) -> Runs:
 
 
 def use_counts(rule: Rule, widths: tuple[int, ...]) -> list[int]:
-    """How often each channel is used when every width is run once, on all sides of the rule."""
+    """Count how often each channel is used if every width runs once on all sides of the rule."""
     counts = [0] * widths[-1]
     for side in SIDES[rule]:
         for width in widths:
-            for run in channels(side, width, widths):
-                for i in range(run.start, run.stop):
+            for part in channel_slices(side, width, widths):
+                for i in range(part.start, part.stop):
                     counts[i] += 1
     return counts

@@ -1,5 +1,5 @@
-"""Matrix products: fp32 on a CPU goes to oneDNN, the rest to torch's own choice."""
-# M, K, N rows, inner and columns
+"""Matrix products: oneDNN for fp32 on CPUs, the default of torch otherwise."""
+# M rows, K inner dimension, N columns
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import register_flop_formula
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
-def by_onednn(x: Tensor) -> bool:
-    """Whether products with ``x`` go to oneDNN: fp32 on a CPU, unless ``torch.backends.mkldnn`` is switched off.
+def uses_onednn(x: Tensor) -> bool:
+    """Return whether products with ``x`` use oneDNN: fp32 on a CPU, unless ``torch.backends.mkldnn`` is disabled.
 
-    torch has MKL do them, at half the speed on some CPUs, and with a last bit that depends on where in memory a matrix
-    begins. What is compiled or exported keeps torch's public operators.
+    torch uses MKL for these products. On some CPUs MKL is half as fast, and the last bit of its result depends on the
+    memory address of the matrix. Compiled and exported networks keep the public operators of torch.
     """
     if not _HAS_ONEDNN or not torch.backends.mkldnn.enabled or torch.compiler.is_compiling():
         return False
@@ -27,20 +27,20 @@ def by_onednn(x: Tensor) -> bool:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN's fp32 product beats MKL's on this CPU by so much that no noise decides it: measured once.
+    """Measure once whether the fp32 product of oneDNN is clearly faster than that of MKL on this CPU.
 
-    50 ms of this thread's own time, so that other processes do not count. Ratios are 0.9 to 1.0 on some CPUs and about
-    2 on others; the limit between them must not be met by chance: a run that goes on has to have the same bits.
+    This takes 50 ms of thread time, which excludes other processes. The ratio is 0.9 to 1.0 on some CPUs and about 2 on
+    others. The threshold lies between the two, where noise cannot decide: a resumed run must be bitwise equal.
     """
     a, times = torch.ones(256, 256), dict[str, float]()
-    ways = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}
+    kernels = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(30):
-        for name, way in ways.items():
-            begin = time.thread_time()
-            way()
-            times[name] = min(time.thread_time() - begin, times.get(name, math.inf))
+        for name, kernel in kernels.items():
+            start = time.thread_time()
+            kernel()
+            times[name] = min(time.thread_time() - start, times.get(name, math.inf))
     torch.set_num_threads(threads)
     return times["mkl"] > 1.4 * times["onednn"]
 
@@ -48,11 +48,16 @@ def onednn_is_faster() -> bool:
 def product(
     a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, gradient: bool = False
 ) -> Tensor:
-    """``a [M, K] @ b [K, N] + bias [N]``. Each is contiguous or the transpose of what is: oneDNN is slow on slices.
+    """Compute ``a [M, K] @ b [K, N] + bias [N]``.
 
-    Of a ``gradient`` the last bit matters to nobody, so that it goes to the faster of the two.
+    Args:
+        a: Contiguous, or the transpose of a contiguous tensor: oneDNN is slow on slices.
+        b: Like ``a``.
+        bias: Added to each row.
+        out: Write the result here.
+        gradient: The product is a gradient. Its last bit does not matter, and the faster library computes it.
     """
-    if by_onednn(a) and not (gradient and not onednn_is_faster()):
+    if uses_onednn(a) and not (gradient and not onednn_is_faster()):
         y = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
         return y if out is None else out.copy_(y)
     if bias is None:
@@ -64,5 +69,5 @@ if _HAS_ONEDNN:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """As torch counts its own products."""
+        """Count FLOPs as torch does for its own products."""
         return 2 * x.numel() * weight[0]

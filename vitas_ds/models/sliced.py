@@ -1,5 +1,5 @@
-"""Slices of shared weights: which part a side uses, and a linear layer on it that writes each gradient once."""
-# S sides, B batch, M rows of a matrix
+"""Linear layers on slices of shared weights, with a backward pass that writes each gradient once."""
+# S sides, B batch, M = B * ... rows of a matrix, in input channels, out output channels
 
 from __future__ import annotations
 
@@ -10,56 +10,58 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitas_ds.models.channels import Runs
-from vitas_ds.models.matmul import by_onednn, product
+from vitas_ds.models.channels import Slices
+from vitas_ds.models.matmul import product, uses_onednn
 
-AllRuns = Sequence[Runs | None]  # of each side; None: all channels
+SideSlices = Sequence[Slices | None]  # one per side; None: all channels
 
 
-def take(weight: Tensor, *runs: Runs | None) -> Tensor:
-    """The runs of each dimension (None: all of it): a view where each is one run, else a concatenation."""
-    for dim, parts in enumerate(runs):
+def take_slices(weight: Tensor, *slices: Slices | None) -> Tensor:
+    """Return slices of each dimension (None: all of it). The result is a view if each dimension has one slice."""
+    for dim, parts in enumerate(slices):
         if parts is None:
             continue
-        pieces = [weight.narrow(dim, run.start, run.stop - run.start) for run in parts]
+        pieces = [weight.narrow(dim, part.start, part.stop - part.start) for part in parts]
         weight = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
     return weight
 
 
-def put(full: Tensor, part: Tensor, *runs: Runs | None) -> None:
-    """Add a part to where ``take`` took it from."""
-    while runs and runs[-1] is None:
-        runs = runs[:-1]
-    if not runs:
-        full += part
+def add_to_slices(full: Tensor, values: Tensor, *slices: Slices | None) -> None:
+    """Add ``values`` to ``full`` in place, at the slices that ``take_slices`` returns."""
+    while slices and slices[-1] is None:
+        slices = slices[:-1]
+    if not slices:
+        full += values
         return
-    dim, start = len(runs) - 1, 0
-    for run in cast(Runs, runs[-1]):
-        size = run.stop - run.start
-        put(full.narrow(dim, run.start, size), part.narrow(dim, start, size), *runs[:-1])
+    dim, start = len(slices) - 1, 0
+    for part in cast(Slices, slices[-1]):
+        size = part.stop - part.start
+        add_to_slices(full.narrow(dim, part.start, size), values.narrow(dim, start, size), *slices[:-1])
         start += size
 
 
-def sliced_linear(x: Tensor, out: AllRuns, in_: AllRuns, *params: Tensor, gelu: bool = False) -> Tensor:
-    """Slices of some linear layers, side by side, on one input: [S * B, ..., in] -> [S * B, ..., out * layers].
+def sliced_linear(x: Tensor, out: SideSlices, in_: SideSlices, *params: Tensor, gelu: bool = False) -> Tensor:
+    """Apply slices of one or more linear layers to one input: [S * B, ..., in] -> [S * B, ..., out * layers].
 
     Args:
-        out, in_: for each side, the channels in use, of all layers alike.
-        params: the layers' weights, then their biases.
-        gelu: on GELU of the input, of which the backward pass keeps the input alone: less memory.
+        x: The input.
+        out: Output channels of each side, equal for all layers.
+        in_: Input channels of each side, equal for all layers.
+        params: Weights of all layers, then their biases.
+        gelu: Apply GELU to the input first. To save memory, only the input of GELU is kept for the backward pass.
     """
     return cast(Tensor, _SlicedLinear.apply(x, out, in_, gelu, *params))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, bit for bit what ``sliced_linear`` computes on the same weights: [..., in] -> [..., out]."""
-    if bias is not None and by_onednn(x) and not torch.is_autocast_enabled(x.device.type):
+    """Compute ``F.linear``, bitwise equal to ``sliced_linear`` on the same weights: [..., in] -> [..., out]."""
+    if bias is not None and uses_onednn(x) and not torch.is_autocast_enabled(x.device.type):
         return sliced_linear(x, (None,), (None,), weight, bias)
     return F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` with a bias, by ``linear``."""
+    """``nn.Linear`` with a bias, computed by ``linear``."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -67,14 +69,14 @@ class Linear(nn.Linear):
 
 
 class _SlicedLinear(torch.autograd.Function):
-    """Computes what autograd would, but writes a parameter's gradient once.
+    """Linear layers on slices whose backward pass writes the gradient of each parameter once.
 
-    Autograd pads the gradient of each slice with zeros to the parameter's size and adds these up. The parameters are
-    saved, not their slices, so that ZeRO 3 may take them away until the backward pass.
+    Autograd would pad the gradient of each slice with zeros to the full size and add the results. The forward pass
+    saves the parameters, not their slices: ZeRO 3 can then release them until the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, out: AllRuns, in_: AllRuns, gelu: bool, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, out: SideSlices, in_: SideSlices, gelu: bool, *params: Tensor) -> Tensor:
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
@@ -87,19 +89,19 @@ class _SlicedLinear(torch.autograd.Function):
         return _products(sides, x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *params = ctx.saved_tensors
         out, in_ = ctx.slices
         grads, count = [torch.zeros_like(p) for p in params], len(params) // 2
         inner: list[tuple[Tensor, Tensor, None]] = []
         for x_side, g, rows, columns in zip(_sides(x, in_), _sides(grad, in_), out, in_, strict=True):
-            if ctx.needs_input_grad[0]:  # pixels need none
+            if ctx.needs_input_grad[0]:  # false for pixels
                 inner.append((g, _joint(params, g.dtype, rows, columns)[0], None))
             weight = _weight_gradient(g, F.gelu(x_side) if ctx.gelu else x_side)
             for full, part in zip(grads[:count], weight.chunk(count), strict=True):
-                put(full, part, rows, columns)
+                add_to_slices(full, part, rows, columns)
             for full, part in zip(grads[count:], g.sum(0).chunk(count), strict=True):
-                put(full, part, rows)
+                add_to_slices(full, part, rows)
         dx = _products(inner, x.shape, gradient=True) if inner else None
         if dx is not None and ctx.gelu:
             torch.ops.aten.gelu_backward.grad_input(dx, x, grad_input=dx)
@@ -107,9 +109,9 @@ class _SlicedLinear(torch.autograd.Function):
 
 
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """[out, in] of gradients [M, out] and inputs [M, in].
+    """Compute the weight gradient [out, in] from output gradients [M, out] and inputs [M, in].
 
-    The wider factor goes second: that product is faster, and turning its result costs little.
+    The wider factor is the second one: this product is faster, and the transpose of its result is cheap.
     """
     if grad.shape[1] <= x.shape[1]:
         return product(grad.mT, x, gradient=True)
@@ -119,7 +121,7 @@ def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 def _products(
     products: Sequence[tuple[Tensor, Tensor, Tensor | None]], shape: torch.Size, gradient: bool = False
 ) -> Tensor:
-    """``a @ b + bias`` of each side, one after the other: [S * B, ..., N] where ``shape`` is [S * B, ..., any]."""
+    """Compute ``a @ b + bias`` of each side into one tensor [S * B, ..., out]; ``shape`` is [S * B, ..., any]."""
     if len(products) == 1:
         return product(*products[0], gradient=gradient).view(*shape[:-1], -1)
     y = products[0][0].new_empty(*shape[:-1], products[0][1].shape[1])
@@ -129,14 +131,14 @@ def _products(
 
 
 def _sides(x: Tensor, sides: Sequence[object]) -> tuple[Tensor, ...]:
-    """Views [B * ..., channels] of each side."""
+    """Return a view [M, channels] of each side."""
     return x.flatten(0, -2).chunk(len(sides))
 
 
-def _joint(params: Sequence[Tensor], dtype: torch.dtype, rows: Runs | None, columns: Runs | None) -> list[Tensor]:
-    """Weight and bias of a side: the slices of all layers, one below the other."""
+def _joint(params: Sequence[Tensor], dtype: torch.dtype, rows: Slices | None, columns: Slices | None) -> list[Tensor]:
+    """Return weight and bias of a side: the slices of all layers, concatenated along the output channels."""
     count, joint = len(params) // 2, []
-    for group, runs in ((params[:count], (rows, columns)), (params[count:], (rows,))):
-        pieces = [take(p, *runs).to(dtype) for p in group]
+    for group, slices in ((params[:count], (rows, columns)), (params[count:], (rows,))):
+        pieces = [take_slices(p, *slices).to(dtype) for p in group]
         joint.append(pieces[0].contiguous() if count == 1 else torch.cat(pieces))
     return joint

@@ -1,5 +1,5 @@
-"""The weight-sharing supernet: every net of a space in one set of weights (ViTAS, arXiv 2106.13700)."""
-# B batch, N tokens (class token first), D embedding width, S sides
+"""The weight-sharing supernet: one set of weights for all networks of a space (ViTAS, arXiv 2106.13700)."""
+# S sides, B batch, H height, W width, N tokens (class token first), D embed_dim
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch.utils.checkpoint import checkpoint
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.models.channels import SIDES, Rule, Side, channels
+from vitas_ds.models.channels import SIDES, Rule, Side, channel_slices
 from vitas_ds.models.elastic import ElasticBlock, ElasticLinear, ElasticNorm, ElasticStem
 from vitas_ds.models.layers import patchify
 
 
 class Supernet(nn.Module):
-    """``supernet(images, spec) -> logits [S, B, classes]``, S the sides of the sharing rule (2 for bilateral, else 1).
+    """``supernet(images, spec) -> logits [S, B, classes]``, with the S sides of the rule (2 for bilateral, else 1).
 
-    The spec is an argument, not a state. It must be a net of ``space`` (``genome.encode`` says so); identity
-    positions of it are skipped, fewer layers than positions use the first ones.
+    The spec is an argument, not a state. It must be a network of ``space`` (``genome.encode`` checks this). Identity
+    positions are skipped. A spec with fewer layers than positions uses the first blocks.
 
-    With ``class_token_only`` the last layer computes q, the projection and the MLP for the class token alone, which is
-    all that the classifier sees: the same logits up to rounding, for fewer MACs than the spec's ``cost.macs`` say. It
-    is for training and scoring; off, a forward pass executes what the cost model counts.
+    With ``class_token_only``, the last layer computes q, projection and MLP only for the class token, the only token
+    that the classifier reads. The logits are equal up to rounding, and the forward pass needs fewer MACs than
+    ``cost.macs`` counts. Use it for training and scoring. Without it, a forward pass executes exactly the MACs of the
+    cost model.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class Supernet(nn.Module):
         self.head = ElasticLinear(space.embed_dim, space.num_classes)
 
     def forward(self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None) -> Tensor:
-        """[B, 3, H, W] -> [S, B, classes] of the given sides (None: all of the sharing rule)."""
+        """[B, 3, H, W] -> [S, B, classes] for the given sides (None: all sides of the rule)."""
         sides = sides or self.sides
-        embed = [channels(side, spec.embed_dim, self.space.embed_widths) for side in sides]
-        x_SBND = self.stem(spec)(patchify(images, spec.patch_size), embed)  # SB: side after side
-        blocks = self.used_blocks(spec)
+        embed = [channel_slices(side, spec.embed_dim, self.space.embed_widths) for side in sides]
+        x_SBND = self.stem(spec)(patchify(images, spec.patch_size), embed)  # SB: S * B, one side after the other
+        blocks = self.active_blocks(spec)
         for block, layer in blocks:
             class_token_only = self.class_token_only and block is blocks[-1][0]
             arguments = x_SBND, layer, sides, embed, class_token_only
@@ -57,18 +58,19 @@ class Supernet(nn.Module):
         return logits.unflatten(0, (len(sides), -1))
 
     def stem(self, spec: SubnetSpec) -> ElasticStem:
-        """The stem of the spec's patch size."""
+        """Return the stem for the patch size of the spec."""
         return cast(ElasticStem, self.stems[f"patch{spec.patch_size}"])
 
-    def used_blocks(self, spec: SubnetSpec) -> list[tuple[ElasticBlock, LayerSpec]]:
-        """The blocks that the spec uses, each with what it uses of it, in order."""
+    def active_blocks(self, spec: SubnetSpec) -> list[tuple[ElasticBlock, LayerSpec]]:
+        """Return the blocks that the spec uses, in order, each with its ``LayerSpec``."""
         blocks = cast(Iterable[ElasticBlock], self.blocks)
         return [(block, layer) for block, layer in zip(blocks, spec.layers, strict=False) if layer is not None]
 
     def units(self) -> dict[str, list[nn.Parameter]]:
-        """The sampling units: parameters that a step uses together or not at all. They cover every parameter once.
+        """Return the sampling units: groups of parameters that a step uses together or not at all.
 
-        A stem for each patch size, each layer, each layer's private attention of a head count; norm with classifier.
+        The units are the stem of each patch size, each layer, the private attention of each layer and head count, and
+        the final norm with the classifier. Each parameter belongs to exactly one unit.
         """
         units: dict[str, list[nn.Parameter]] = {name: list(stem.parameters()) for name, stem in self.stems.items()}
         for i, block in enumerate(cast(Iterable[ElasticBlock], self.blocks)):
@@ -76,14 +78,14 @@ class Supernet(nn.Module):
                 h: [getattr(block.attn, name) for part in block.attn.private for name in block.attn.names(part, h)]
                 for h in (self.space.num_heads if block.attn.private else ())
             }
-            taken = {id(p) for group in private.values() for p in group}
-            units[f"layer{i}"] = [p for p in block.parameters() if id(p) not in taken]
+            private_ids = {id(p) for group in private.values() for p in group}
+            units[f"layer{i}"] = [p for p in block.parameters() if id(p) not in private_ids]
             units |= {f"layer{i}.heads{h}": group for h, group in private.items()}
         units["head"] = [*self.norm.parameters(), *self.head.parameters()]
         return units
 
     def units_used(self, spec: SubnetSpec) -> set[str]:
-        """Names of the sampling units that a forward pass of the spec uses."""
+        """Return the names of the sampling units that a forward pass of the spec uses."""
         used = {f"patch{spec.patch_size}", "head"}
         for i, layer in enumerate(spec.layers):
             if layer is not None:

@@ -1,5 +1,5 @@
-"""One spec as a plain vision transformer: what is retrained, evaluated and exported. Tensor names are timm's."""
-# B batch, N tokens (class token first), D embedding width, a q width
+"""The plain vision transformer of one spec, which is retrained, evaluated and exported. Tensor names are timm's."""
+# B batch, H height, W width, p patch_size, N tokens (class token first), D embed_dim, a = qkv_dim / 3
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitas_ds.models.sliced import Linear, linear
 
 
 class PatchEmbed(nn.Module):
-    """Patch embedding whose weight has a convolution's shape [D, 3, p, p]."""
+    """Patch embedding with the weight shape of a convolution, [D, 3, p, p]."""
 
     def __init__(self, patch_size: int, embed_dim: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with its own width: [B, N, D] -> [B, N, D] over qkv_dim / 3 channels."""
+    """Multi-head self-attention whose width is not embed_dim: [B, N, D] -> [B, N, D] through a channels."""
 
     def __init__(self, embed_dim: int, layer: LayerSpec) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.proj = Linear(layer.attn_dim, embed_dim)
 
     def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D], or [B, 1, D] of the class token."""
+        """[B, N, D] -> [B, N, D], or [B, 1, D] with ``class_token_only``."""
         if not class_token_only:
             return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
         a = self.proj.in_features
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between: [B, N, D] -> [B, N, D]."""
+    """Two linear layers with GELU in between: [B, N, D] -> [B, N, D]."""
 
     def __init__(self, embed_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.mlp = Mlp(embed_dim, layer.mlp_dim)
 
     def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D], or [B, 1, D] of the class token."""
+        """[B, N, D] -> [B, N, D], or [B, 1, D] with ``class_token_only``."""
         residual = x[:, :1] if class_token_only else x
         x = residual + drop_path(self.attn(self.norm1(x), class_token_only), self.drop_path_rate, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
@@ -74,9 +74,12 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """The network of a spec: ``images [B, 3, H, W] float -> logits [B, classes]``.
 
-    ``drop_path_rate`` rises linearly from 0 at the first layer to its value at the last.
-    ``class_token_only`` is the supernet's: the last layer computes for the class token alone, fewer MACs than the
-    spec's cost, the same logits up to rounding. Raises ``UserError`` if the spec cannot be built.
+    ``drop_path_rate`` increases linearly from 0 at the first layer to the given value at the last layer. With
+    ``class_token_only``, the last layer computes only the class token, as in ``Supernet``: fewer MACs than the cost of
+    the spec, and equal logits up to rounding.
+
+    Raises:
+        UserError: The spec does not describe a valid network.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
         self.patch_embed = PatchEmbed(spec.patch_size, D)
-        rates = torch.linspace(0, drop_path_rate, spec.depth, device="cpu").tolist()  # also under a meta device
+        rates = torch.linspace(
+            0, drop_path_rate, spec.depth, device="cpu"
+        ).tolist()  # on the CPU even under torch.device("meta")
         self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
         self.head = Linear(D, spec.num_classes)

@@ -18,9 +18,9 @@ from vitas_ds.models.supernet import Supernet
 class OnePosition(ElasticStem):
     """A stem whose tokens all have the same position embedding: the class token's."""
 
-    def cut(self, embed: Any) -> dict[str, Tensor]:
+    def slice_weights(self, embed: Any) -> dict[str, Tensor]:
         """As the plain stem's, with positions [1, 1, D]."""
-        parts = super().cut(embed)
+        parts = super().slice_weights(embed)
         return parts | {"pos_embed": parts["pos_embed"][:, :1]}
 
 

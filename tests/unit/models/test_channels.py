@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.models.channels import SIDES, channels, use_counts
+from vitas_ds.models.channels import SIDES, channel_slices, use_counts
 
 EVEN = tuple(range(7, 71, 7))
 WIDTHS = st.sets(st.integers(1, 60), min_size=1, max_size=12).map(lambda s: tuple(sorted(s)))
 
 
 def listed(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
-    return [i for run in channels(side, width, widths) for i in range(run.start, run.stop)]
+    return [i for run in channel_slices(side, width, widths) for i in range(run.start, run.stop)]
 
 
 @given(WIDTHS, st.sampled_from(["left", "right", "cycle"]))
@@ -58,10 +58,10 @@ def test_use_counts_of_the_real_widths():
 
 def test_cyclic_starts_where_its_layout_says():
     """Width c starts at bin sum(j for j < c) mod 10 and wraps."""
-    starts = [channels("cycle", width, EVEN)[0].start // 7 for width in EVEN]
+    starts = [channel_slices("cycle", width, EVEN)[0].start // 7 for width in EVEN]
     assert starts == [sum(range(1, c)) % 10 for c in range(1, 11)]
-    assert channels("cycle", 28, EVEN) == (slice(42, 70),)
-    assert channels("cycle", 56, EVEN) == (slice(56, 70), slice(0, 42))
+    assert channel_slices("cycle", 28, EVEN) == (slice(42, 70),)
+    assert channel_slices("cycle", 56, EVEN) == (slice(56, 70), slice(0, 42))
 
 
 def test_sides_of_the_rules():
@@ -70,4 +70,4 @@ def test_sides_of_the_rules():
 
 def test_a_width_that_is_none_of_the_widths():
     with pytest.raises(ValueError):
-        channels("cycle", 8, EVEN)
+        channel_slices("cycle", 8, EVEN)

@@ -7,8 +7,8 @@ from torch import nn
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec
 from vitas_ds.models import matmul
-from vitas_ds.models.channels import channels
-from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take
+from vitas_ds.models.channels import channel_slices
+from vitas_ds.models.elastic import ElasticAttention, ElasticLinear, ElasticMlp, ElasticNorm, ElasticStem, take_slices
 from vitas_ds.models.layers import patchify
 from vitas_ds.models.sliced import Linear, linear
 
@@ -60,11 +60,11 @@ def plain(rows: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 @pytest.mark.parametrize("widths", [SPACE.embed_widths, SearchSpace().embed_widths, (3, 7, 8, 12)])
 def test_channels_are_those_counted_by_hand(side, widths):
     for width in widths:
-        runs = channels(side, width, widths)
+        runs = channel_slices(side, width, widths)
         assert [i for run in runs for i in range(run.start, run.stop)] == index(side, width, widths)
         weight = torch.arange(widths[-1] * 3).reshape(widths[-1], 3)
-        assert torch.equal(take(weight, runs), weight[index(side, width, widths)])
-        assert torch.equal(take(weight.T, None, runs), weight.T[:, index(side, width, widths)])
+        assert torch.equal(take_slices(weight, runs), weight[index(side, width, widths)])
+        assert torch.equal(take_slices(weight.T, None, runs), weight.T[:, index(side, width, widths)])
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -74,7 +74,7 @@ def test_linear(side, i):
     rows, cols = index(side, out, SPACE.mlp_widths), index(side, in_, SPACE.embed_widths)
     x = torch.randn(3, 4, in_)
     expected = plain(layer.weight[rows][:, cols], layer.bias[rows])(x)
-    runs = channels(side, out, SPACE.mlp_widths), channels(side, in_, SPACE.embed_widths)
+    runs = channel_slices(side, out, SPACE.mlp_widths), channel_slices(side, in_, SPACE.embed_widths)
     assert torch.equal(layer(x, [runs[0]], [runs[1]]), expected)
     assert torch.equal(layer(x, [None], [runs[1]]), plain(layer.weight[:, cols], layer.bias)(x))
 
@@ -103,7 +103,7 @@ def test_norm(side, i):
         expected.weight.copy_(layer.weight[cols])
         expected.bias.copy_(layer.bias[cols])
     x = torch.randn(3, 4, width)
-    assert torch.equal(layer(x, [channels(side, width, SPACE.embed_widths)]), expected(x))
+    assert torch.equal(layer(x, [channel_slices(side, width, SPACE.embed_widths)]), expected(x))
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -114,7 +114,7 @@ def test_stem(side, i):
     images = torch.randn(2, 3, 16, 16)
     tokens = nn.functional.conv2d(images, stem.weight[cols], stem.bias[cols], stride=8).flatten(2).transpose(1, 2)
     tokens = torch.cat([stem.cls_token[..., cols].expand(2, -1, -1), tokens], 1) + stem.pos_embed[..., cols]
-    actual = stem(patchify(images, 8), [channels(side, width, SPACE.embed_widths)])
+    actual = stem(patchify(images, 8), [channel_slices(side, width, SPACE.embed_widths)])
     torch.testing.assert_close(actual, tokens, rtol=1e-5, atol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_mlp(side, i):
     fc2 = plain(mlp.fc2.weight[embed][:, hidden], mlp.fc2.bias[embed])
     x = torch.randn(2, 5, D)
     expected = nn.Sequential(fc1, nn.GELU(), fc2)(x)
-    assert torch.equal(mlp(x, layer, [side], [channels(side, D, SPACE.embed_widths)]), expected)
+    assert torch.equal(mlp(x, layer, [side], [channel_slices(side, D, SPACE.embed_widths)]), expected)
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -150,13 +150,13 @@ def test_attention_equals_torchs(side, i, mode, heads):
         reference.out_proj.weight.copy_(torch.eye(a))
     proj = plain(attn.proj.weight[embed][:, rows], attn.proj.bias[embed])
     expected = proj(reference(q, k, v, need_weights=False)[0])
-    actual = attn(x, LayerSpec(heads, 3 * a, 3), [side], [channels(side, D, SPACE.embed_widths)])
+    actual = attn(x, LayerSpec(heads, 3 * a, 3), [side], [channel_slices(side, D, SPACE.embed_widths)])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_one_run_is_a_view_and_no_copy():
     weight = torch.randn(20, 20)
-    cut = take(weight, channels("right", 10, SPACE.embed_widths), channels("left", 4, SPACE.embed_widths))
+    cut = take_slices(weight, channel_slices("right", 10, SPACE.embed_widths), channel_slices("left", 4, SPACE.embed_widths))
     assert cut.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
 
 

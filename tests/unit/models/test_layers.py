@@ -99,7 +99,7 @@ def test_parameters_of_one_shape_do_not_get_the_same_values():
 @pytest.mark.parametrize("queries", [1, 5])
 def test_attention_of_bf16_on_cpus_is_the_formula(piece, queries, monkeypatch):
     """Output and gradients against float64's, as near as bf16's 8 bits allow."""
-    monkeypatch.setattr(layers._Bf16Attention, "PIECE", piece)
+    monkeypatch.setattr(layers._Bf16Attention, "CHUNK_ELEMENTS", piece)
     heads, a = 3, 12
     q, k, v = (torch.randn(2, n, a, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (queries, 6, 7))
     v = v[:, :6]

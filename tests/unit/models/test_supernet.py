@@ -13,7 +13,7 @@ from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.channels import SIDES
-from vitas_ds.models.extract import extract, weights
+from vitas_ds.models.extract import extract, subnet_state_dict
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -71,7 +71,7 @@ def test_an_identity_layer_does_not_move_the_widths_of_later_layers():
     a, b, c = LayerSpec(1, 6, 3), LayerSpec(2, 60, 30), LayerSpec(2, 24, 27)
     for layers in ((None, b, c), (a, None, c), (a, b, None), (None, None, c)):
         spec = SubnetSpec(16, 4, 10, 5, layers)
-        shapes = {name: tuple(w.shape) for name, w in weights(make(SMALL), spec).items()}
+        shapes = {name: tuple(w.shape) for name, w in subnet_state_dict(make(SMALL), spec).items()}
         for i, layer in enumerate(spec.active):
             assert shapes[f"blocks.{i}.attn.qkv.weight"] == (layer.qkv_dim, 10)
             assert shapes[f"blocks.{i}.mlp.fc1.weight"] == (layer.mlp_dim, 10)
@@ -118,7 +118,7 @@ def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, 
             total += weight.numel()
     assert total < 2**24  # exact in float32
     seen = torch.zeros(total, dtype=torch.bool)
-    for value in weights(supernet, spec, side).values():
+    for value in subnet_state_dict(supernet, spec, side).values():
         seen[value.detach().long().flatten()] = True
     pieces = seen.split([p.numel() for p in supernet.parameters()])
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_a_row_is_q_or_k_or_v_at_every_width(rule):
     for qkv_dim in SMALL.qkv_widths:
         spec = SubnetSpec(16, 8, 10, 5, (LayerSpec(1, qkv_dim, 30),))
         for side in supernet.sides:
-            rows = weights(supernet, spec, side)["blocks.0.attn.qkv.weight"]
+            rows = subnet_state_dict(supernet, spec, side)["blocks.0.attn.qkv.weight"]
             assert torch.equal(rows, torch.arange(3.0).repeat_interleave(qkv_dim // 3)[:, None].expand(-1, 10))
 
 
@@ -325,7 +325,7 @@ def test_gradients_are_those_of_the_extracted_nets(space_and_spec, rule, mode):
     found = {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}
     supernet.zero_grad()
     for side in supernet.sides:
-        cut = weights(supernet, spec, side)
+        cut = subnet_state_dict(supernet, spec, side)
         loss = torch.func.functional_call(extract(supernet, spec, side), cut, x).square().sum()
         loss.backward()
     for name, p in supernet.named_parameters():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from tests.helpers.strategies import spaces_and_specs
 from vitas_ds.arch.cost import params
 from vitas_ds.arch.published import names, published
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
@@ -42,14 +42,14 @@ def test_deit_is_timms(name):
 @given(spaces_and_specs())
 def test_counted_parameters_are_the_networks(space_and_spec):
     _, spec = space_and_spec
-    assert sum(weight.numel() for weight in VisionTransformer(spec).parameters()) == params(columns_of([spec]))[0]
+    assert sum(weight.numel() for weight in VisionTransformer(spec).parameters()) == params(WidthTable.from_specs([spec]))[0]
 
 
 @pytest.mark.parametrize("name", names())
 def test_counted_parameters_of_the_published_nets(name):
     with torch.device("meta"):
         model = VisionTransformer(published(name).spec)
-    assert sum(weight.numel() for weight in model.parameters()) == params(columns_of([published(name).spec]))[0]
+    assert sum(weight.numel() for weight in model.parameters()) == params(WidthTable.from_specs([published(name).spec]))[0]
 
 
 def test_identity_layers_make_no_difference():
