@@ -1,18 +1,18 @@
-"""The one exception for a mistake of the user's, and how a validation error becomes one line."""
+"""Exceptions of this project, and validation errors as one line."""
 
 from typing import Any
 
 
 class UserError(Exception):
-    """What is wrong, where (a file or ``section.field``), and what is allowed, in one line.
+    """A user error as one line: the location (a file or ``section.field``), the problem, and the fix.
 
-    The command line prints it to stderr without a traceback and exits with status 2.
-    Anything else that escapes a stage is a defect of this project and keeps its traceback.
+    The command line prints it to stderr without a traceback and exits with status 2. Any other exception that leaves a
+    stage is a bug of this project and keeps its traceback.
     """
 
 
 def first_error(error: Any) -> str:
-    """The first complaint of a pydantic ``ValidationError`` as ``section.field: what is wrong (given: x)``."""
+    """Format the first problem of a pydantic ``ValidationError``: ``section.field: message (given: value)``."""
     errors = error.errors()
     first = errors[0]
     field = ".".join(str(part) for part in first["loc"])
@@ -28,10 +28,10 @@ def first_error(error: Any) -> str:
 
 
 class Preempted(Exception):
-    """The job was asked to stop and has saved what it has; the command line exits with status 75 (start it again)."""
+    """The job received a stop request and has saved its state. The command exits with status 75: start it again."""
 
 
 class RankLost(Exception):
-    """Another rank died or hangs, so this one ends as well. The line was printed where the failure was noticed."""
+    """Another rank died or hangs, so this one ends too. The rank that noticed it has printed the error line."""
 
     STATUS = 69

@@ -66,25 +66,25 @@ def test_values_of_every_kind_on_the_command_line(recipe):
         ("supernet.epochs=1.5", "supernet.epochs: Input should be a valid integer"),
         ("supernet.min_lr=1", "supernet: min_lr 1.0 is above lr 0.001"),
         ("supernet.grad_accum_steps=3", "supernet: batch_size 1024 is not a multiple of grad_accum_steps 3"),
-        ("supernet.betas=[0.9,1]", "supernet: betas must be two numbers from 0 to below 1"),
+        ("supernet.betas=[0.9,1]", "supernet: betas must be two numbers, at least 0 and below 1"),
         ("supernet.betas=[0.9]", "supernet.betas"),
-        ("supernet.macs=[2e9,1e9]", "supernet: macs must be a smaller and a larger number"),
+        ("supernet.macs=[2e9,1e9]", "supernet: macs must be two increasing numbers, 0 or above (given"),
         ("supernet.private_attention=3", "supernet.private_attention: Input should be 0, 1 or 2 (given: 3)"),
         ("supernet.sharing=left", "supernet.sharing: Input should be 'ordinal', 'bilateral' or 'cyclic' (given: 'l"),
-        ("supernet.augment.scale=[1,0.5]", "supernet.augment: scale must be two rising numbers"),
-        ("supernet.augment.scale=[1,2]", "supernet.augment: scale must end at 1 or below"),
+        ("supernet.augment.scale=[1,0.5]", "supernet.augment: scale must be two increasing numbers above 0"),
+        ("supernet.augment.scale=[1,2]", "supernet.augment: scale must not exceed 1"),
         ("supernet.augment.rand_augment=x", "supernet.augment: rand_augment must be null or rand-m9-mstd0.5-inc1"),
-        ("search.macs=[2,1]", "search: macs must be two numbers that rise, the smaller one 0 or above (given"),
+        ("search.macs=[2,1]", "search: macs must be two increasing numbers, 0 or above (given"),
         ("search.macs=5", "search.macs: must be a list, as in [a, b] (given: 5)"),
         ("search.population=1", "search.population: Input should be greater than 1"),
-        ("data.std=[0,1,1]", "data: std must be above 0"),
+        ("data.std=[0,1,1]", "data: std must be greater than 0"),
         ("space.patch_sizes=[15]", "space: patch_sizes: 15 does not divide image_size 224"),
         ("space.qkv_dim=100", "space: qkv_dim: width 10 is not a multiple of 3 * 3 heads"),
         ("run.name=a/b", "run.name"),
         ("run.seed=-1", "run.seed"),
         ("engine.precision=fp8", "engine.precision: Input should be 'fp32', 'bf16' or 'fp16'"),
         ("supernet.lr.peak=1", "supernet.lr"),
-        ("data.train=", "data.train=: no value behind the =; data.train: Input should be"),
+        ("data.train=", "data.train=: no value after the =; data.train: Input should be"),
         ("lr=1", "lr=1: an override has the form section.key=value"),
         ("supernet.lr", "supernet.lr: an override has the form section.key=value"),
         ("supernet.lr=[1", "supernet.lr=[1: the value is not YAML"),
@@ -103,7 +103,7 @@ def test_mistakes_on_the_command_line_are_one_line(recipe, word, says):
     [
         ("supernet: {lrr: 1}", "supernet.lrr: unknown key"),
         ("supernet: 3", "supernet: Input should be a valid dictionary"),
-        ("- a\n- b", "a recipe is a mapping of sections"),
+        ("- a\n- b", "a recipe must be a mapping of sections"),
         ("a: b: c", "not YAML"),
         ("a: [1\nb: 2\n", "not YAML"),
         ("supernet: {lr: -1, epochs: 0}", "(and 1 more)"),
@@ -175,3 +175,19 @@ def test_a_configuration_cannot_be_changed_and_an_override_leaves_the_recipe_alo
         with pytest.raises(ValidationError):
             setattr(section, field, 1)
     assert load(path, []).supernet.lr == 0.002
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("supernet.budget=[1,2]", "renamed it to macs"),
+        ("retrain.ema=0.9", "renamed it to ema_decay"),
+        ("supernet.augment.views=3", "renamed it to aug_repeats"),
+        ("search.predictor=0.5", "renamed it to surrogate"),
+        ("search.populaton=5", "did you mean population"),
+        ("serch.population=5", "did you mean search"),
+    ],
+)
+def test_unknown_keys_have_a_hint(recipe, override, message):
+    with pytest.raises(UserError, match=message):
+        load(recipe(), [override])

@@ -1,7 +1,7 @@
-"""The folder of a run and everything written to it.
+"""Run folders: paths, files, metrics and tracking.
 
-``RunDir`` names the paths, ``files`` reads and writes them atomically, ``tracking`` records the metrics, and
-``compatibility`` decides whether a run may continue with a given configuration.
+``RunDir`` names every path, ``files`` writes atomically, ``start`` creates or reopens the folder, ``tracking`` records
+the metrics, and ``compatibility`` checks that a run may continue with a given configuration.
 
 May import: errors, config, distributed.
 """

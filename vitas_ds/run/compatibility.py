@@ -1,4 +1,4 @@
-"""Which settings may change between two starts of one run."""
+"""Check that a run may continue with a given configuration."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir, read_config
 
-# What may not change between starts of one run, once any stage has something to lose; a stage's own settings once
-# that stage has. A checkpoint fits any ZeRO stage and number of ranks, so that these are free.
+# Fixed once any stage has results. A checkpoint fits any ZeRO stage and any number of ranks, so those may change.
 ALWAYS = (
     "space", "run.seed", "data.train", "data.val", "data.search_per_class", "data.exclude", "data.resize",
     "data.mean", "data.std",
 )  # fmt: skip
+TRAINED = ("engine.precision",)  # fixed once a network has been trained
 
-
-TRAINED = ("engine.precision",)
-
-
+# A stage's own section is fixed once that stage has results, except these fields.
 _FREE_IN_TRAINING = {
     "grad_accum_steps", "log_every", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "max_nonfinite",
 }  # fmt: skip
-
-
 FREE = {
     "supernet": _FREE_IN_TRAINING,
     "retrain": _FREE_IN_TRAINING,
@@ -36,11 +31,15 @@ FREE = {
 
 
 def check_same_recipe(config: Config, run: RunDir) -> None:
-    """Raise ``UserError`` if ``run`` holds results of another recipe; fields that do not touch results may differ."""
+    """Check that ``config`` fits the results in ``run``. Fields that do not affect results may differ.
+
+    Raises:
+        UserError: A field differs (the message names the first one), or the folder is not a run folder.
+    """
     if not run.config.exists():
-        strays = [p.name for p in (run.supernet.path, run.search, run.retrain.path) if p.exists()]
-        if strays:
-            raise UserError(f"{run.path}: holds {strays[0]}/ but no config.yaml; give another run.name")
+        stage_folders = (run.supernet.path, run.search, run.retrain.path)
+        if found := [path.name for path in stage_folders if path.exists()]:
+            raise UserError(f"{run.path}: contains {found[0]}/ but no config.yaml; set another run.name")
         return
     before = read_config(run)
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
@@ -49,17 +48,17 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
         if a != b and not _same_folder(field, a, b):
             raise UserError(
                 f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; "
-                f"give another run.name, or remove {run.path} to start over"
+                f"set another run.name, or remove {run.path} to start over"
             )
 
 
 def _same_folder(field: str, a: Any, b: Any) -> bool:
-    """Whether two words for a folder of images mean the same one."""
+    """Return whether two values of an image folder field are paths of the same folder."""
     return field in ("data.train", "data.val") and bool(a and b) and os.path.realpath(a) == os.path.realpath(b)
 
 
 def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
-    """Dotted names of the fields that this run's results depend on."""
+    """Yield the dotted names of the fields that this run's results depend on."""
     trained = {
         "supernet": _has_files(run.supernet.checkpoints) or run.supernet_weights.exists(),
         "retrain": _has_files(run.retrain.checkpoints) or run.retrain_weights.exists(),
@@ -68,7 +67,7 @@ def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
     names += [section for section, started in trained.items() if started]
     if run.ledger.exists():
         names.append("search")
-    if names:  # a start that came to nothing binds nobody
+    if names:  # a run without results may change freely
         names += ALWAYS
     for name in names:
         for leaf in _leaves(_get(config, name), name):

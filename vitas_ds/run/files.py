@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Its folder is created if needed."""
-    with _replacing(path) as aside:
+    with replacing(path) as aside:
         aside.write_text(text)
 
 
@@ -61,7 +61,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """
     from safetensors.torch import save_file  # imports torch
 
-    with _replacing(path) as aside:
+    with replacing(path) as aside:
         aside.touch()
         mode = aside.stat().st_mode
         save_file(tensors, aside, metadata)
@@ -69,7 +69,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; flush it and rename it to ``path`` at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,4 +1,4 @@
-"""The manifest of a run: which command was started when, with which versions."""
+"""Describe a start of a run for its manifest: command, versions, git commit and machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ PACKAGES = ("torch", "torchvision", "deepspeed", "nvidia-dali-cuda130", "pymoo",
 
 
 def start_entry(stage: str, world_size: int) -> dict[str, Any]:
-    """A manifest entry: what is started now, by which command, on what."""
+    """Return the manifest entry of this start."""
     return {
         "stage": stage,
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
         "folder": os.getcwd(),
         "world_size": world_size,
+        # Slurm's tasks per node are those of the job; this step may have fewer
         "local_world_size": min(launcher.read().local_world_size or world_size, world_size),
         "git": git_commit(),
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
@@ -32,7 +33,7 @@ def start_entry(stage: str, world_size: int) -> dict[str, Any]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package, without importing it; None if it is not installed."""
+    """Return the installed version of a package without importing it, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -40,17 +41,20 @@ def version_of(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, ``+changes`` if files differ; None outside a checkout."""
+    """Return the commit of this checkout, with ``+changes`` if tracked files are modified; None without a checkout."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("rev-parse", "--show-toplevel") != str(root):  # installed into a folder of some other repository
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):  # installed below another repository
         return None
-    commit = git("rev-parse", "HEAD")
-    return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit and commit + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(root: Path, *args: str) -> str | None:
+    """Return the output of a git command, or None if it fails."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20, check=False
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -16,7 +16,7 @@ from vitas_ds.run.run_dir import RunDir
 
 
 def cut_metrics(path: Path, stage: str, step: int) -> None:
-    """Drop the lines of ``stage`` after ``step`` (all of them if it is 0) and a last line that was not finished."""
+    """Remove the lines of ``stage`` after ``step`` (all of them if ``step`` is 0), and any incomplete line."""
     if not path.exists():
         return
     text = path.read_text()
@@ -34,17 +34,17 @@ def _keep(line: str, stage: str, step: int) -> bool:
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
-    """Every finished line of ``metrics.jsonl``, in order."""
+    """Return every complete record of ``metrics.jsonl``, in order."""
     if not run.metrics.exists():
         return []
     rows = []
     for line in run.metrics.read_text().splitlines():
-        with suppress(ValueError):  # the last line of a job that was killed
+        with suppress(ValueError):  # a killed job may leave an incomplete last line
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and row.keys() >= {"stage", "step"}]
 
 
-# what a progress line shows, in this order; other values follow under their own names, but for those only recorded
+# Values of a progress line, in this order. Other values follow under their own names.
 SHOWN: dict[str, Callable[[float], str]] = {
     "loss": lambda x: f"loss {x:.4f}",
     "lr": lambda x: f"lr {x:.2e}",
@@ -52,15 +52,18 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "data_wait": lambda x: f"data wait {x:.0%}",
     "memory_gb": lambda x: f"{x:.2f} GB",
 }
-
-
-RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")
+RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")  # prefixes of values that are not printed
 
 
 def progress_line(stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float) -> str:
-    """One line for a person: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``.
+    """Format a progress line: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``.
 
-    ``seconds_left`` may be nan: not known.
+    Args:
+        stage: Name of the stage.
+        step: Number of finished steps.
+        total: Steps of the whole stage; 0 if unknown.
+        values: Metrics by name.
+        seconds_left: Remaining seconds; nan if unknown.
     """
     parts = [stage, f"{step:>{len(str(total))}}/{total}" if total else str(step)]
     parts += [show(values[name]) for name, show in SHOWN.items() if values.get(name) is not None]
@@ -72,7 +75,7 @@ def progress_line(stage: str, step: int, total: int, values: dict[str, Any], sec
 
 
 def clock(seconds: float) -> str:
-    """``0:09``, ``2:05``, ``1:02:05``, ``3d 01:02``."""
+    """Format a duration: ``0:09``, ``2:05``, ``1:02:05``, ``3d 01:02``."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours >= 24:
@@ -81,7 +84,7 @@ def clock(seconds: float) -> str:
 
 
 def peak_memory() -> int:
-    """Most bytes held so far: by tensors on this process's GPU, or by the whole process where it uses none."""
+    """Return the peak memory in bytes: of tensors on the GPU, or of the process if it does not use a GPU."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()

@@ -1,27 +1,34 @@
-"""A run's folder: every path of it, what is written at each start, and when it may be gone on with.
+"""Paths of a run folder, its configuration and its summary. Importing this module does not import torch.
 
-    runs/NAME/
-      config.yaml                 the resolved configuration of the latest start
-      manifest.json               one entry a start: command, git, versions, world size, machine, time
-      metrics.jsonl               one object a line: stage, step, time, values (tracking.py)
-      summary.json                per stage its headline numbers
-      wandb_ids.json, wandb/      W&B's run id of each stage, and its files
-      search_images.txt           images held out of the supernet's training
-      life/                       each rank's last sign of life (watchdog.py)
-      supernet/
-        checkpoints/              ZeRO checkpoints to resume from
-        weights.safetensors       the trained supernet, consolidated
-      search/
-        ledger.jsonl              a line for each scored candidate
-        pareto.json, best.json    what was found
-      retrain/
-        spec.json                 the net that is trained
-        checkpoints/
-        model/                    the trained net: model.safetensors, spec.json, preprocess.json, README.md
-      export/                     model.safetensors, spec.json, README.md
-      report/index.html           one page, readable without a network
-
-Nothing here needs torch, so that a report or a conflict takes no time.
+runs/latency.jsonl            measured latencies, shared by all runs
+runs/NAME/
+  config.yaml                 resolved configuration of the latest start
+  manifest.json               one entry per start: command, git commit, versions, world size, machine, time
+  metrics.jsonl               one object per line: stage, step, time, values
+  summary.json                headline numbers of each stage
+  classes.json                class names and their indices
+  search_images.txt           images held out of supernet training
+  wandb_ids.json, wandb/      W&B run id of each stage, and W&B's files
+  life/                       heartbeats of the ranks (watchdog.py)
+  supernet/
+    checkpoints/              ZeRO checkpoints to resume from
+    weights.safetensors       the trained supernet, consolidated
+    images.png                first training batch
+    latency.json              latency predictor (only with supernet.throughput)
+    divergence.json           latest steps with a non-finite gradient; divergence/ has the weights
+  search/
+    ledger.jsonl              one line per scored candidate; races.jsonl has partial scores
+    pareto.json, best.json    results
+    baselines.json            best candidates of the baselines; baselines.jsonl has all
+    latency.json              latency predictor
+    figures/
+  retrain/
+    spec.json                 the network to retrain
+    checkpoints/, images.png, divergence.json
+    model/                    the retrained network, in the format of export/
+  evaluation_images.png       first validation batch
+  export/                     model.safetensors, spec.json, preprocess.json, README.md, ...
+  report/                     index.html and comparisons, readable offline
 """
 
 from __future__ import annotations
@@ -33,8 +40,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vitas_ds.config import Config
-from vitas_ds.errors import UserError, first_error
+from vitas_ds.config import Config, explain, is_version_01
+from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 
 
@@ -222,24 +229,33 @@ class RunDir:
 
 
 def run_of(config: Config) -> RunDir:
-    """The folder of the run that a configuration names, whether it is there or not."""
+    """Return the run folder of a configuration. It need not exist."""
     return RunDir(Path(config.run.dir) / config.run.name)
 
 
 def read_config(run: RunDir) -> Config:
-    """The configuration of the run's latest start. Raises ``UserError`` if there is none, or of another version."""
+    """Return the configuration of the latest start of a run.
+
+    Raises:
+        UserError: There is none, or another version wrote it.
+    """
     try:
         return Config.model_validate(yaml.safe_load(run.config.read_text()))
     except FileNotFoundError:
         raise UserError(f"{run.path}: no such run (there is no {run.config.name} in it)") from None
     except ValidationError as error:
-        raise UserError(f"{run.config}: written by another version: {first_error(error)}") from None
+        if is_version_01(error):
+            raise UserError(
+                f"{run.config}: written by version 0.1; this run cannot be resumed with version 0.2; "
+                "set another run.name, or install version 0.1"
+            ) from None
+        raise UserError(f"{run.config}: written by another version: {explain(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def read_summary(run: RunDir) -> dict[str, Any]:
-    """``summary.json``; empty before the first stage has ended."""
+    """Return the contents of ``summary.json``; empty before the first stage has ended."""
     return read_json(run.summary, {})
 
 

@@ -11,22 +11,24 @@ from vitas_ds.run.run_dir import RunDir, run_of
 
 
 def find_run(config: Config) -> RunDir:
-    """The run's folder for a stage that has yet to read its inputs; writes nothing. Raises as ``open_run`` does."""
+    """Return the run folder without writing to it; a stage calls this before it reads its inputs.
+
+    Raises:
+        UserError: See ``check_same_recipe``.
+    """
     run = run_of(config)
     check_same_recipe(config, run)
     return run
 
 
-def open_run(config: Config, ranks_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
-    """Create the run's folder or open it again; rank 0 writes ``config.yaml`` and an entry of ``manifest.json``.
+def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
+    """Create or reopen the run folder. Rank 0 writes ``config.yaml`` and adds an entry to ``manifest.json``.
 
     Raises:
-        UserError: the folder holds a run whose recipe differs in what matters (the line names the first such field),
-            or is no run's folder, or cannot be written. Nothing is overwritten then.
+        UserError: See ``check_same_recipe``; or the folder is not writable. Nothing is overwritten.
     """
-    run = run_of(config)
-    check_same_recipe(config, run)
-    if ranks_main:
+    run = find_run(config)
+    if is_main:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             write_text(run.config, dump(config))

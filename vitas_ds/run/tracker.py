@@ -1,4 +1,4 @@
-"""The tracker of every rank but the first: it accepts every call and does nothing."""
+"""Interface of a stage's tracker. The base class ignores every call; all ranks except rank 0 use it."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from typing import Any
 
 
 class Tracker:
-    """The tracker of every rank but the first: takes everything, does nothing. Close it, or use it in ``with``."""
+    """A tracker that ignores every call. Close it, or use it as a context manager."""
 
     def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
-        """Record the values of a step (numbers or one-element tensors); ``images`` were worked on since the last.
+        """Record the metrics of a step.
 
-        ``left``: seconds that remain (nan: not known yet); None: what the steps since the start tell.
+        Args:
+            step: Number of finished steps.
+            values: Numbers or one-element tensors by name.
+            images: Images processed since the last call.
+            left: Remaining seconds, nan if unknown; None: estimate them from the steps since the start.
         """
 
-    def tell(self, step: int, values: dict[str, Any], left: float) -> None:
-        """Show between two records how far it is, unless the last progress line is recent."""
+    def progress(self, step: int, values: dict[str, Any], left: float) -> None:
+        """Print a progress line without recording it, unless the last line is recent."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent in this block is waiting for data."""
+        """Count the time inside the block as waiting for data."""
         yield
 
-    def say(self, text: str) -> None:
-        """A line on the console."""
+    def print(self, text: str) -> None:
+        """Print a line on the console."""
 
     def image(self, name: str, path: Path) -> None:
-        """An image file for W&B."""
+        """Send an image file to W&B."""
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table for W&B."""
+        """Send a table to W&B."""
 
     def histogram(self, name: str, values: Any) -> None:
-        """The distribution of some numbers for W&B."""
+        """Send the distribution of ``values`` to W&B."""
 
     def artifact(self, name: str, kind: str, path: Path) -> None:
-        """A file or folder that W&B keeps, versioned."""
+        """Send a file or folder to W&B as a versioned artifact."""
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The stage's headline numbers for W&B (``run_dir.update_summary`` is the record)."""
+        """Send headline numbers to W&B. ``run_dir.update_summary`` writes them to the run folder."""
 
     def close(self, failed: bool = False) -> None:
-        """End the stage's tracking."""
+        """End tracking of the stage."""
 
     def __enter__(self) -> Tracker:
         return self

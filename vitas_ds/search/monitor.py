@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a progress record, pictures and a table."""
+"""Report the progress of a search: metrics, estimates of the remaining time, figures and a table."""
 
 from __future__ import annotations
 
@@ -10,121 +10,150 @@ from typing import Any
 
 import numpy as np
 
-from vitas_ds import config
-from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.run.metrics import clock
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.search.loop import Progress, hypervolume, result_of
-from vitas_ds.search.plots import COLUMNS, draw, rows
-from vitas_ds.search.scoring.candidates import ScoreFunction
-from vitas_ds.search.scoring.ledger import Score
+from vitas_ds.search.loop import GenerationSummary
+from vitas_ds.search.plots import COLUMNS, save_figures, table_rows
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import fully_scored, hypervolume, ranked
+from vitas_ds.search.scoring.candidate import Score
+from vitas_ds.search.scoring.evaluation import ScoreFunction
+
+DRAWING_SHARE = 0.1  # maximum share of the time spent on figures
 
 
-def counted(score: ScoreFunction, tracker: Tracker, name: str, total: int, every: float = 10.0) -> ScoreFunction:
-    """The same scores, with a line every so many seconds: how many nets of the most there may be, and the time left."""
-    done, begun, said = 0, time.perf_counter(), time.perf_counter()
+def with_progress(
+    score: ScoreFunction, tracker: Tracker, name: str, total: int, interval: float = 10.0
+) -> ScoreFunction:
+    """Wrap a score function: print progress and remaining time every ``interval`` seconds.
 
-    def telling(specs: list[SubnetSpec]) -> Iterator[float | Score]:
-        nonlocal done, said
+    Args:
+        score: Score function.
+        tracker: Prints the lines.
+        name: Label of the lines.
+        total: Maximum number of candidates.
+        interval: Seconds between two lines.
+    """
+    done, start, last = 0, time.perf_counter(), time.perf_counter()
+
+    def reporting(specs: list[SubnetSpec]) -> Iterator[float | Score]:
+        nonlocal done, last
         for value in score(specs):
-            yield value  # on disk once we are back here
+            yield value  # the caller writes the score before it resumes this generator
             done, now = done + 1, time.perf_counter()
-            if now - said >= every:
-                tracker.say(f"search: {name}, {done}/{total} nets  ETA {clock((now - begun) / done * (total - done))}")
-                said = now
+            if now - last >= interval:
+                eta = clock((now - start) / done * (total - done))
+                tracker.print(f"search: {name}, {done}/{total} candidates  ETA {eta}")
+                last = now
 
-    return telling
+    return reporting
 
 
-class Watch:
-    """Tells a tracker of each generation; ``figures`` is where pictures go (None: nowhere, on ranks but the first)."""
+class Monitor:
+    """Reports each generation to the tracker.
 
-    def __init__(
-        self, tracker: Tracker, space: SearchSpace, cfg: config.Search, images: int, figures: Path | None
-    ) -> None:
-        """``images``: how many a candidate is scored on."""
-        self.tracker, self.space, self.cfg, self.images, self.figures = tracker, space, cfg, images, figures
-        self.last: Progress | None = None
-        self.told: dict[str, Any] = {}  # of the last generation
-        self.drawn, self.draw_at = 0, 0.0  # the generation drawn last; when the next may be
-        self.passes, self.seconds = 0, 0.0  # images computed by this start, and how long that took
-        self.share = 1.0  # of a generation's images that are computed, as the last one had it
-        self.part = 0.0  # nets' worth of images that this generation has computed
+    Attributes:
+        tracker: Receives metrics, figures and tables.
+        problem: The search's problem.
+        images: Number of images of a full score.
+        figures: Folder for the figures; None on all ranks except 0.
+        last: Summary of the last generation.
+    """
+
+    def __init__(self, tracker: Tracker, problem: SearchProblem, images: int, figures: Path | None) -> None:
+        self.tracker, self.problem, self.images, self.figures = tracker, problem, images, figures
+        self.last: GenerationSummary | None = None
+        self._best: dict[str, float] = {}  # metric "best" of the last generation
+        self._drawn_generation, self._next_drawing = 0, 0.0
+        self._computed_images, self._seconds = 0, 0.0  # since this start
+        self._computed_share = 1.0  # share of the last generation's images that racing did not save
+        self._in_progress = 0.0  # candidates scored in this generation; a racing round counts as a fraction
 
     def timed(self, score: ScoreFunction, images: int) -> ScoreFunction:
-        """The same scores on so many images, counted and timed: what is known already takes no time of an estimate."""
+        """Wrap a score function on ``images`` images: count and time the scores for the estimate of remaining time.
+
+        Scores from the ledger do not pass through it. They take no time and would make the estimate too low.
+        """
 
         def counted(specs: list[SubnetSpec]) -> Iterator[float | Score]:
-            values, begun = iter(score(specs)), time.perf_counter()
+            values, start = iter(score(specs)), time.perf_counter()
             for value in values:
-                self.seconds += time.perf_counter() - begun
-                self.passes += images
-                self.part += images / self.images
-                yield value
-                self.tracker.tell(int(self._done + self.part), self._now, self.left())  # now that it is on disk
-                begun = time.perf_counter()
+                self._seconds += time.perf_counter() - start
+                self._computed_images += images
+                self._in_progress += images / self.images
+                yield value  # the caller writes the score to disk before it resumes this generator
+                self.tracker.progress(int(self._done + self._in_progress), self._current, self.seconds_left())
+                start = time.perf_counter()
 
         return counted
 
     @property
-    def _now(self) -> dict[str, Any]:
-        """What is known within a generation."""
-        best = {"best": self.told["best"]} if self.told else {}
-        return {"generation": self.last.generation + 1 if self.last else 1} | best
+    def _current(self) -> dict[str, Any]:
+        """Metrics known in the middle of a generation."""
+        return {"generation": self.last.generation + 1 if self.last else 1} | self._best
 
     @property
     def _done(self) -> int:
-        return len(self.last.entries) if self.last else 0
+        return len(self.last.candidates) if self.last else 0
 
-    def left(self) -> float:
-        """Seconds that the rest is going to take at the rate of what was computed; nan as long as nothing was."""
-        if not self.passes:
+    def seconds_left(self) -> float:
+        """Estimate the remaining seconds from the scores computed since this start; nan before the first one."""
+        if not self._computed_images:
             return math.nan
-        nets = self.cfg.population * self.cfg.generations - self._done - self.part
-        return max(nets, 0.0) * self.images * self.share * self.seconds / self.passes
+        cfg = self.problem.cfg
+        candidates = max(cfg.population * cfg.generations - self._done - self._in_progress, 0.0)
+        return candidates * self.images * self._computed_share * self._seconds / self._computed_images
 
-    def tell(self, progress: Progress) -> None:
-        """A record of a generation; its step is the number of candidates so far."""
-        self.last, self.part, self.share = progress, 0.0, 1 - progress.saved
-        scores = np.array([entry.score.value for entry in progress.entries])
-        newest = scores[-(progress.scored + progress.reused) :]
-        best = result_of(progress.entries).best.score.value
-        values: dict[str, Any] = {
-            "generation": progress.generation, "best": best, "mean": newest.mean(),
-            "hypervolume": hypervolume(progress.entries, progress.most), "feasible": progress.feasible,
-            "cached": progress.reused / len(newest),
-        }  # fmt: skip
-        if self.cfg.racing:
-            values["saved"] = progress.saved
-        if progress.correlation is not None:
-            values["surrogate"] = progress.correlation
-        self.told = values
-        self.tracker.log(len(scores), values | {"seconds": progress.seconds}, left=self.left())
-        self.tracker.histogram("scores", newest)
-        if time.monotonic() > self.draw_at or progress.generation == self.cfg.generations:
-            self._draw(progress)
+    def update(self, summary: GenerationSummary) -> None:
+        """Record a generation. The step of the record is the number of candidates so far."""
+        self.last, self._in_progress, self._computed_share = summary, 0.0, 1 - summary.saved
+        metrics = self._metrics(summary)
+        self._best = {"best": metrics["best"]}
+        seconds = {"seconds": summary.seconds}
+        self.tracker.log(len(summary.candidates), metrics | seconds, left=self.seconds_left())
+        self.tracker.histogram("scores", np.array([c.value for c in summary.new]))
+        if time.monotonic() > self._next_drawing or summary.generation == self.problem.cfg.generations:
+            self._draw(summary)
 
-    def _draw(self, progress: Progress) -> None:
-        """Pictures and table of all candidates; the next are due when these have taken a tenth of the time."""
+    def _metrics(self, summary: GenerationSummary) -> dict[str, Any]:
+        metrics: dict[str, Any] = {
+            "generation": summary.generation,
+            "best": ranked(fully_scored(summary.candidates))[0].value,
+            "mean": np.array([c.value for c in summary.new]).mean(),
+            "hypervolume": hypervolume(summary.candidates, summary.max_costs),
+            "feasible": summary.feasible_share,
+            "cached": summary.reused / len(summary.new),
+        }
+        if self.problem.cfg.racing:
+            metrics["saved"] = summary.saved
+        if summary.correlation is not None:
+            metrics["surrogate"] = summary.correlation
+        return metrics
+
+    def _draw(self, summary: GenerationSummary) -> None:
+        """Draw figures and table of all candidates; delay the next drawing to stay below ``DRAWING_SHARE``."""
         if self.figures is None:
             return
-        begun = time.monotonic()
-        for name, path in draw(progress, self.space, self.cfg.population, self.figures).items():
+        start = time.monotonic()
+        for name, path in save_figures(summary, self.problem, self.figures).items():
             self.tracker.image(f"search/{name}", path)
-        self.tracker.table("search/candidates", COLUMNS, rows(progress.entries))
-        self.drawn, self.draw_at = progress.generation, time.monotonic() + 9 * (time.monotonic() - begun)
+        self.tracker.table("search/candidates", COLUMNS, table_rows(summary.candidates))
+        seconds = time.monotonic() - start
+        self._drawn_generation = summary.generation
+        self._next_drawing = time.monotonic() + seconds * (1 / DRAWING_SHARE - 1)
 
     def finish(self) -> None:
-        """Draw the last generation if it was not, as where there are fewer nets than asked for."""
-        if self.last is not None and self.drawn < self.last.generation:
+        """Draw the last generation if it is not drawn yet: a small space can end the search early."""
+        if self.last is not None and self._drawn_generation < self.last.generation:
             self._draw(self.last)
 
-    def numbers(self) -> dict[str, Any]:
-        """Headline numbers of the last generation told of."""
+    def summary(self) -> dict[str, Any]:
+        """Return the headline numbers of the last generation."""
         if self.last is None:
             return {}
-        told: dict[str, Any] = {"hypervolume": hypervolume(self.last.entries, self.last.most)}
-        if self.cfg.surrogate and self.cfg.algorithm != "random":
-            told["surrogate"] = {"threshold": self.cfg.surrogate, "correlation": self.last.correlation}
-        return told
+        numbers: dict[str, Any] = {"hypervolume": hypervolume(self.last.candidates, self.last.max_costs)}
+        cfg = self.problem.cfg
+        if cfg.surrogate and cfg.algorithm != "random":
+            numbers["surrogate"] = {"threshold": cfg.surrogate, "correlation": self.last.correlation}
+        return numbers

@@ -1,4 +1,4 @@
-"""A search from end to end: what it needs is opened, it runs, its finds are measured and scored again, and written."""
+"""Run a search from opening its ledgers to writing its results."""
 
 from __future__ import annotations
 
@@ -16,147 +16,183 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.precision import DTYPES
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.search import algorithms
-from vitas_ds.search.baselines import baselines
+from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.finalists import Confirmed, confirm, rescore
-from vitas_ds.search.latency.calibration import Timing, open_timing
-from vitas_ds.search.loop import Result, ranked, search, whole
-from vitas_ds.search.monitor import Watch, counted
+from vitas_ds.search.latency.calibration import LatencyModel, calibrate
+from vitas_ds.search.loop import run_loop
+from vitas_ds.search.monitor import Monitor, with_progress
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import Result, fully_scored, ranked
 from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.search.scoring import racing
-from vitas_ds.search.scoring.ledger import Entry, Ledger, open_ledger
-from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.evaluation import Evaluator
+from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
+
+
+@dataclass(frozen=True)
+class ScoringInputs:
+    """Supernet and search images.
+
+    Attributes:
+        supernet: See ``Scorer``.
+        digest: SHA-256 of the supernet's weights.
+        images: The search images.
+        pixels: The images, decoded: uint8 [n, 3, H, W].
+        prepare: Converts a uint8 batch to the supernet's input.
+    """
+
+    supernet: nn.Module
+    digest: str
+    images: ImageSet
+    pixels: Tensor
+    prepare: Callable[[Tensor], Tensor]
+
+    def make_scorer(self, config: Config, ranks: Ranks, count: int) -> Scorer:
+        """Return a scorer on ``count`` search images (0 for all). Raises ``UserError`` if there are fewer."""
+        cfg, precision = config.search, config.engine.precision
+        order = balanced_order(self.images.labels, count, config.run.seed)
+        return Scorer(
+            self.supernet.to(ranks.device), self.pixels, torch.from_numpy(self.images.labels), self.prepare, order,
+            ranks, min(config.data.eval_batch_size, -(-len(order) // racing.MIN_BATCHES)), cfg.side_rule,
+            cfg.ranks_per_candidate, autocast=None if precision == "fp32" else DTYPES[precision],
+        )  # fmt: skip
+
+    def settings(self, config: Config) -> Scoring:
+        """Return the settings that scores depend on, for the ledger."""
+        return {
+            "supernet": self.digest, "search images": fingerprint(self.images),
+            "search.side_rule": config.search.side_rule, "engine.precision": config.engine.precision,
+            "data.eval_batch_size": config.data.eval_batch_size,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Session:
-    """All that a search works with, on one rank."""
+    """Everything that a search works with, on one rank.
+
+    Attributes:
+        config: Configuration of the run.
+        run: Folder of the run.
+        ranks: Process group.
+        tracker: Receives metrics and console lines.
+        scoring: Settings that scores depend on, except the subnet and the number of images.
+        scorer: Scores on ``search.images`` images.
+        full_scorer: Scores on all search images.
+        ledger: Scores of the search.
+        race: Racing, if ``search.racing`` is set.
+        timing: Predicted and measured latencies, if the search uses latency.
+    """
 
     config: Config
-    folder: RunDir
+    run: RunDir
     ranks: Ranks
     tracker: Tracker
-    scoring: dict[str, str | int]  # what a score depends on beside the net and the number of images
-    used: Scorer  # on search.images images
-    full: Scorer  # on all search images
+    scoring: Scoring
+    scorer: Scorer
+    full_scorer: Scorer
     ledger: Ledger
     race: racing.Race | None
-    timing: Timing | None
+    timing: LatencyModel | None
 
     @property
-    def costs(self) -> budgets.Costs:
-        """What nets are priced in."""
-        return budgets.COSTS if self.timing is None else self.timing.costs
+    def problem(self) -> SearchProblem:
+        """Space, budget and objectives."""
+        costs = budgets.COSTS if self.timing is None else self.timing.costs
+        return SearchProblem(self.config.space, self.config.search, self.config.run.seed, costs)
 
 
-def open_session(
-    config: Config,
-    folder: RunDir,
-    ranks: Ranks,
-    tracker: Tracker,
-    supernet: nn.Module,
-    digest: str,
-    images: ImageSet,
-    pixels: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-) -> Session:
-    """Open the ledgers and the latencies.
-
-    Args:
-        supernet: see ``Scorer``; ``digest`` tells its weights from others.
-        pixels: the search ``images``, decoded: uint8 [n, 3, H, W]. ``prepare`` makes of a batch what the net takes.
+def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, inputs: ScoringInputs) -> Session:
+    """Open the ledgers, and load or measure the latencies. All ranks call it.
 
     Raises:
-        UserError: a ledger is of another search, a budget cannot be met, or there are too few images.
+        UserError: A ledger belongs to another search, the budget cannot be met, or there are too few images.
     """
-    cfg, precision = config.search, config.engine.precision
-
-    def scorer(count: int) -> Scorer:
-        order = balanced_order(images.labels, count, config.run.seed)
-        return Scorer(
-            supernet.to(ranks.device), pixels, torch.from_numpy(images.labels), prepare, order, ranks,
-            min(config.data.eval_batch_size, -(-len(order) // racing.LOOKS)), cfg.side_rule, cfg.ranks_per_candidate,
-            autocast=None if precision == "fp32" else DTYPES[precision],
-        )  # fmt: skip
-
-    scoring: dict[str, str | int] = {
-        "supernet": digest, "search images": fingerprint(images), "search.side_rule": cfg.side_rule,
-        "engine.precision": precision, "data.eval_batch_size": config.data.eval_batch_size,
-    }  # fmt: skip
-    used, timing = scorer(cfg.images), None
+    cfg, scoring, timing, race = config.search, inputs.settings(config), None, None
+    scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
-        timing = open_timing(config, folder, folder.search, ranks.device, budgets.of_config(cfg))
-        tracker.say(timing.line())
-    ledger = open_ledger(folder.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)
-    rules = None
+        timing = calibrate(config, run, run.search_latency, ranks.device, budgets.from_config(cfg))
+        tracker.print(timing.describe())
+    ledger = open_ledger(run.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)
     if cfg.racing:
-        rules = racing.Race(
-            looks(used), cfg.racing, open_ledger(folder.search / "races.jsonl", scoring, None, ranks.is_main)
-        )
-    return Session(config, folder, ranks, tracker, scoring, used, scorer(0), ledger, rules, timing)
+        partial_scores = open_ledger(run.races, scoring, None, ranks.is_main)
+        race = racing.Race(split_rounds(scorer), cfg.racing, partial_scores)
+    full_scorer = inputs.make_scorer(config, ranks, 0)
+    return Session(config, run, ranks, tracker, scoring, scorer, full_scorer, ledger, race, timing)
 
 
-def run_search(s: Session) -> dict[str, Any]:
-    """Search, confirm, score the best again, score the baselines, write it all; returns the headline numbers."""
-    config, cfg, seed = s.config, s.config.search, s.config.run.seed
-    pictures = s.folder.search / "figures" if s.ranks.is_main else None
-    watch = Watch(s.tracker, config.space, cfg, s.used.images, pictures)
-    s.tracker.say(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
-                  f"{s.used.images} search images")  # fmt: skip
-    race = s.race and replace(s.race, parts=[(n, watch.timed(score, n)) for n, score in s.race.parts])
-    scorer = watch.timed(s.used, s.used.images)
-    found = search(config.space, cfg, scorer, s.ledger, seed, watch.tell, s.used.images, race, s.costs)
-    watch.finish()
-    confirmed = _confirmed(s, found)
-    top = rescore(ranked(whole(confirmed.result.entries))[: cfg.top_k], s.full, s.ledger, s.full.images)
+def run_search(session: Session) -> dict[str, Any]:
+    """Search, confirm the finalists, score the baselines, and write the results. Return the headline numbers."""
+    cfg, tracker = session.config.search, session.tracker
+    tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
+                f"{session.scorer.images} search images")  # fmt: skip
+    problem = session.problem
+    figures = session.run.figures if session.ranks.is_main else None
+    monitor = Monitor(tracker, problem, session.scorer.images, figures)
+    result = _run_generations(session, problem, monitor)
+    confirmed = _confirm(session, problem, result)
+    full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
+    top = rescore(ranked(fully_scored(confirmed.result.candidates))[: cfg.top_k], full)
     if cfg.baselines:
-        _score_baselines(s)
-    if s.ranks.is_main:
-        write_results(s.folder.search, confirmed.result, top, confirmed.seconds, confirmed.dropped)
-    numbers = _numbers(s, found, confirmed, top[0]) | watch.numbers()
-    s.tracker.say(f"search: {len(found.entries)} nets, best {top[0].score.value:.4f} of {top[0].costs['macs']:,} MACs")
+        _score_baselines(session, problem)
+    if session.ranks.is_main:
+        write_results(session.run, confirmed.result, top, confirmed.seconds, confirmed.dropped)
+    numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary()
+    count, best = len(result.candidates), top[0]
+    tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs")
     return numbers
 
 
-def _confirmed(s: Session, found: Result) -> Confirmed:
-    """The result without what measures outside the budget, a line each."""
-    cfg = s.config.search
-    if s.timing is None:
-        return Confirmed(found, {}, [])
-    budget = budgets.of_config(cfg, s.costs)
-    confirmed = confirm(found, algorithms.objectives(cfg), cfg.top_k, s.timing, budget)
-    for entry in confirmed.dropped:
-        predicted = budgets.amount("latency", entry.costs["latency"])
-        s.tracker.say(
-            f"search: dropped a net of score {entry.score.value:.4f}: predicted {predicted}, "
-            f"measured {confirmed.seconds[entry.spec.key()]:.4g} s"
+def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor) -> Result:
+    images, race = session.scorer.images, session.race
+    if race is not None:
+        rounds = [replace(r, score=monitor.timed(r.score, r.images)) for r in race.rounds]
+        race = replace(race, rounds=rounds)
+    evaluator = Evaluator(monitor.timed(session.scorer, images), session.ledger, images)
+    result = run_loop(problem, evaluator, race, monitor.update)
+    monitor.finish()
+    return result
+
+
+def _confirm(session: Session, problem: SearchProblem, result: Result) -> Confirmed:
+    """Drop candidates that measure outside the budget; print a line for each."""
+    if session.timing is None:
+        return Confirmed(result, {}, [])
+    confirmed = confirm(result, problem, session.timing)
+    for candidate in confirmed.dropped:
+        predicted = budgets.format_cost("latency", candidate.costs["latency"])
+        session.tracker.print(
+            f"search: dropped a candidate with score {candidate.value:.4f}: predicted {predicted}, "
+            f"measured {confirmed.seconds[candidate.spec.key()]:.4g} s"
         )
     return confirmed
 
 
-def _score_baselines(s: Session) -> None:
-    cfg = s.config.search
-    s.tracker.say(f"search: baselines, {cfg.population * cfg.generations} random nets, {cfg.population} uniform ones")
-    own = open_ledger(s.folder.search / "baselines.jsonl", s.scoring, s.folder.ledger, s.ranks.is_main)
-    score = counted(s.used, s.tracker, "baselines", cfg.population * (cfg.generations + 1))
-    found = baselines(s.config.space, cfg, score, own, s.config.run.seed, s.used.images, s.costs)
-    if s.ranks.is_main:
-        write_baselines(s.folder.search, found)
+def _score_baselines(session: Session, problem: SearchProblem) -> None:
+    cfg, run = problem.cfg, session.run
+    session.tracker.print(f"search: baselines, {cfg.population * cfg.generations} random candidates, "
+                        f"{cfg.population} uniform ones")  # fmt: skip
+    ledger = open_ledger(run.baseline_scores, session.scoring, run.ledger, session.ranks.is_main)
+    score = with_progress(session.scorer, session.tracker, "baselines", cfg.population * (cfg.generations + 1))
+    baselines = score_baselines(problem, Evaluator(score, ledger, session.scorer.images))
+    if session.ranks.is_main:
+        write_baselines(run, baselines)
 
 
-def _numbers(s: Session, found: Result, confirmed: Confirmed, best: Entry) -> dict[str, Any]:
-    score = {"score": best.score.value, "stderr": best.score.stderr, "spec": best.spec.to_dict()}
+def _headline_numbers(session: Session, result: Result, confirmed: Confirmed, best: Candidate) -> dict[str, Any]:
+    score = {"score": best.value, "stderr": best.stderr, "spec": best.spec.to_dict()}
     measured = confirmed.seconds.get(best.spec.key())
     latency = {} if measured is None else {"latency": measured}
     numbers: dict[str, Any] = {
-        "best": {**best.told_costs(), **latency, **score},
-        "scored": len(found.entries),
+        "best": {**best.reported_costs(), **latency, **score},
+        "scored": len(result.candidates),
         "front": len(confirmed.result.pareto),
     }
-    if s.timing is not None:
-        numbers["latency"] = s.timing.numbers() | {"dropped": len(confirmed.dropped)}
-    if s.race is not None and s.config.search.algorithm != "random":
-        numbers["racing"] = racing.report(s.race, found.entries)
-        s.tracker.say(racing.line(numbers["racing"]))
+    if session.timing is not None:
+        numbers["latency"] = session.timing.summary() | {"dropped": len(confirmed.dropped)}
+    if session.race is not None and session.config.search.algorithm != "random":
+        numbers["racing"] = racing.report(session.race, result.candidates)
+        session.tracker.print(racing.format_report(numbers["racing"]))
     return numbers

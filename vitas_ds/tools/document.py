@@ -1,7 +1,7 @@
-"""The generated parts of docs/: every configuration key, and what reproducing the published nets would cost.
+"""Generate parts of docs/: the configuration reference, and the estimated cost of reproducing published networks.
 
-python -m vitas_ds.tools.document          writes them
-python -m vitas_ds.tools.document --check  exit status 1 if a committed file differs
+python -m vitas_ds.tools.document          writes the files
+python -m vitas_ds.tools.document --check  returns exit status 1 if a file is out of date
 """
 
 from __future__ import annotations
@@ -19,93 +19,88 @@ from pydantic.fields import FieldInfo
 
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
-from vitas_ds.config import Config, Section, said
+from vitas_ds.config import Config, Section, format_value
 from vitas_ds.recipe import load
 from vitas_ds.reports.svg import short
 from vitas_ds.run.files import write_text
 
 DOCS = Path(__file__).parents[2] / "docs"
-HEAD = """# Configuration
+INTRODUCTION = """# Configuration
 
-Every key of a recipe, generated from the types in [`vitas_ds/config.py`](../vitas_ds/config.py) and
-[`vitas_ds/arch/space.py`](../vitas_ds/arch/space.py) by `python -m vitas_ds.tools.document`. A key may be given in the
-recipe (YAML) or as a word `section.key=value` of the command line, which wins. What is not given has its default.
-[The manual](manual.md) tells how they are used.
+All keys of a recipe. This page is generated from [`vitas_ds/config.py`](../vitas_ds/config.py) and
+[`vitas_ds/arch/space.py`](../vitas_ds/arch/space.py) by `python -m vitas_ds.tools.document`. Set a key in the recipe
+(YAML) or on the command line as `section.key=value`, which overrides the recipe. Keys that are not set have their
+defaults. See [the manual](manual.md) for how to use them.
 """
-SIGNS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}
+BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}"}  # attributes of pydantic's field metadata
+TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 
 
 def configuration() -> str:
-    """``docs/configuration.md``."""
-    parts: list[str] = [HEAD]
-    shared: set[type] = set()
+    """Return ``docs/configuration.md``."""
+    parts: list[str] = [INTRODUCTION]
+    documented: set[type] = set()
     for name, field in Config.model_fields.items():
         section = field.annotation
         assert isinstance(section, type) and issubclass(section, BaseModel)
         base = section.__bases__[0]
         inherited = getattr(base, "model_fields", {})
         own = {key: value for key, value in section.model_fields.items() if key not in inherited}
-        parts.append(_part(name, section, own))
-        if base not in (Section, BaseModel) and base not in shared:
-            shared.add(base)
+        parts.append(_section_part(name, section, own))
+        if base not in (Section, BaseModel) and base not in documented:
+            documented.add(base)
             users = [n for n, f in Config.model_fields.items() if isinstance(f.annotation, type)
                      and issubclass(f.annotation, base)]  # fmt: skip
-            parts += _shared(base, users)
+            parts += _shared_parts(base, users)
     return "\n".join(parts)
 
 
-def _shared(base: type[BaseModel], users: list[str]) -> Iterator[str]:
-    """What several sections have in common, then the sections inside it."""
-    inner = {
+def _shared_parts(base: type[BaseModel], users: list[str]) -> Iterator[str]:
+    """Yield the keys that several sections inherit, then the nested sections."""
+    nested = {
         key: field.annotation for key, field in base.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }  # fmt: skip
-    plain = {key: field for key, field in base.model_fields.items() if key not in inner}
-    yield _part(" and ".join(users), base, plain)
-    for key, section in inner.items():
-        yield _part(" and ".join(f"{user}.{key}" for user in users), section, section.model_fields)
+    plain = {key: field for key, field in base.model_fields.items() if key not in nested}
+    yield _section_part(" and ".join(users), base, plain)
+    for key, section in nested.items():
+        yield _section_part(" and ".join(f"{user}.{key}" for user in users), section, section.model_fields)
 
 
-def _part(name: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> str:
+def _section_part(name: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> str:
     text = " ".join((section.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
     rows = [f"## {name}", "", text, "", "| key | type | default | |", "|---|---|---|---|"]
-    rows += [f"| `{key}` | {kind(field)} | `{said(field.default)}` | {_cell(field)} |" for key, field in fields.items()]
+    for key, field in fields.items():
+        assert field.description, f"{key}: a field must have a description"
+        description = field.description.replace("|", "\\|")
+        rows.append(f"| `{key}` | {_type_and_bounds(field)} | `{format_value(field.default)}` | {description} |")
     return "\n".join(rows) + "\n"
 
 
-def _cell(field: FieldInfo) -> str:
-    assert field.description, "a field's description is its documentation"
-    return field.description.replace("|", "\\|")
-
-
-def kind(field: FieldInfo) -> str:
-    """A field's type and bounds for a person."""
-    limits = [SIGNS[n].format(f"{v:g}") for m in field.metadata for n, v in vars_of(m).items() if n in SIGNS]
-    return ", ".join([_type(field.annotation), *limits])
-
-
-def vars_of(mark: Any) -> dict[str, Any]:
-    """The bounds that a mark of a field states."""
-    return {name: getattr(mark, name) for name in SIGNS if getattr(mark, name, None) is not None}
+def _type_and_bounds(field: FieldInfo) -> str:
+    bounds = [
+        text.format(f"{value:g}") for entry in field.metadata for name, text in BOUNDS.items()
+        if (value := getattr(entry, name, None)) is not None
+    ]  # fmt: skip
+    return ", ".join([_type(field.annotation), *bounds])
 
 
 def _type(annotation: Any) -> str:
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " \\| ".join(f"`{value}`" for value in inner)
+        return " \\| ".join(f"`{value}`" for value in args)
     if origin in (Union, types.UnionType):
-        return " or ".join(_type(one) for one in inner)
+        return " or ".join(_type(arg) for arg in args)
     if origin is tuple:
-        kinds = [_type(one) for one in inner if one is not Ellipsis]
-        return f"list of {kinds[0]}" if Ellipsis in inner else f"[{', '.join(kinds)}]"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
-    return names[annotation]
+        items = [_type(arg) for arg in args if arg is not Ellipsis]
+        return f"list of {items[0]}" if Ellipsis in args else f"[{', '.join(items)}]"
+    return TYPE_NAMES[annotation]
 
 
 BEGIN, END = "<!-- generated by python -m vitas_ds.tools.document -->", "<!-- end of the generated part -->"
-TRAIN, HELD_OUT = 1_281_167, 10_000  # images of ImageNet-1k's train; of them held out for the search
-SPEED = 20e12  # assumed floating-point operations a second and GPU
-ROWS: dict[str, tuple[str, list[str]]] = {  # net -> recipe and words, as the commands of docs/reproduce.md have them
+TRAIN_IMAGES, SEARCH_IMAGES = 1_281_167, 10_000  # ImageNet-1k train, and the images held out of it for the search
+FLOPS_PER_SECOND = 20e12  # assumed for one GPU
+RECIPES: dict[str, tuple[str, list[str]]] = {  # network -> recipe and overrides, as in the commands of reproduce.md
     "vitas-a": ("vitas_1g_bcnet", ["supernet.macs=[0.77e9, 0.87e9]"]), "vitas-b": ("vitas_1g_bcnet", []),
     "vitas-c": ("vitas_cell", []), "vitas-e": ("vitas_1g_bcnet", ["supernet.macs=[2.4e9, 2.7e9]"]),
     "vitas-f": ("vitas_5g", []), "deit-ti": ("retrain_deit", []), "deit-s": ("retrain_deit", ["retrain.spec=deit-s"]),
@@ -113,16 +108,16 @@ ROWS: dict[str, tuple[str, list[str]]] = {  # net -> recipe and words, as the co
 
 
 def costs() -> str:
-    """The table of ``docs/reproduce.md``: estimated GPU hours of each stage, and the papers' accuracies."""
+    """Return the table of ``docs/reproduce.md``: estimated GPU hours of each stage, and reported accuracies."""
     rows = [
-        "| net | recipe | MACs | supernet | search | retrain | all, GPU hours (estimate) | top-1 of its paper |",
+        "| network | recipe | MACs | supernet | search | retrain | total GPU hours (estimate) | top-1 (paper) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, (recipe, words) in ROWS.items():
-        net, cfg = published(name), load(recipe, words)
+    for name, (recipe, overrides) in RECIPES.items():
+        net, cfg = published(name), load(recipe, overrides)
         macs = cost.spec_macs(net.spec)
         hours = [supernet_hours(cfg), search_hours(cfg, macs)] if cfg.retrain.spec.startswith("search") else [0.0, 0.0]
-        hours.append(training_hours(macs, TRAIN, cfg.retrain.epochs, 1))
+        hours.append(training_hours(macs, TRAIN_IMAGES, cfg.retrain.epochs, 1))
         cells = [f"{value:,.0f}" if value >= 1 else "-" if value == 0 else f"{value:.1f}" for value in hours]
         total = f"**{sum(hours):,.0f}**"
         rows.append(f"| {name} | `{recipe}` | {short(macs)} | {' | '.join(cells)} | {total} | {net.top1} % |")
@@ -130,33 +125,33 @@ def costs() -> str:
 
 
 def training_hours(macs: float, images: int, epochs: int, sides: int) -> float:
-    """GPU hours of a training: forward and backward are three forwards, a multiply-accumulate two operations."""
-    return 3 * 2 * macs * images * epochs * sides / SPEED / 3600
+    """Return GPU hours: a step costs three forward passes, and a multiply-accumulate is two operations."""
+    return 3 * 2 * macs * images * epochs * sides / FLOPS_PER_SECOND / 3600
 
 
 def supernet_hours(cfg: Config) -> float:
-    """The nets that a supernet trains cost the middle of its budget, or what random nets of its space do."""
+    """Return GPU hours of subnets that cost the middle of ``supernet.macs``, or the mean of random subnets."""
     if cfg.supernet.macs:
         macs = sum(cfg.supernet.macs) / 2
     else:
         nets = genome.sample(cfg.space, np.random.default_rng(0), 4000)
-        macs = float(cost.macs(genome.columns(cfg.space, nets)).mean())
-    return training_hours(macs, TRAIN - HELD_OUT, cfg.supernet.epochs, sides(cfg))
+        macs = float(cost.macs(genome.width_table(cfg.space, nets)).mean())
+    return training_hours(macs, TRAIN_IMAGES - SEARCH_IMAGES, cfg.supernet.epochs, sides(cfg))
 
 
 def search_hours(cfg: Config, macs: float) -> float:
-    """Forward passes of every candidate over the held-out images."""
-    nets = cfg.search.population * cfg.search.generations
-    return 2 * macs * nets * HELD_OUT * sides(cfg) / SPEED / 3600
+    """Return GPU hours of the forward passes of all candidates over the search images."""
+    candidates = cfg.search.population * cfg.search.generations
+    return 2 * macs * candidates * SEARCH_IMAGES * sides(cfg) / FLOPS_PER_SECOND / 3600
 
 
 def sides(cfg: Config) -> int:
-    """How often an image runs through a net of the supernet."""
+    """Return the number of sides that an image passes through."""
     return 2 if cfg.supernet.sharing == "bilateral" else 1
 
 
 def files() -> dict[Path, str]:
-    """Every generated file, as it should be."""
+    """Return the up-to-date text of every generated file."""
     page = DOCS / "reproduce.md"
     before, _, rest = page.read_text().partition(BEGIN)
     return {
@@ -166,15 +161,13 @@ def files() -> dict[Path, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the files, or say which differ."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitas_ds.tools.document", description="the generated part of docs/"
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file differs")
+    """Write the files, or list those that are out of date."""
+    parser = argparse.ArgumentParser(prog="python -m vitas_ds.tools.document", description="generate parts of docs/")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file is out of date")
     args = parser.parse_args(argv)
     stale = {path: text for path, text in files().items() if not path.exists() or path.read_text() != text}
     for path, text in stale.items():
-        print(f"{path}: {'differs from the code; python -m vitas_ds.tools.document' if args.check else 'written'}")
+        print(f"{path}: {'out of date; run python -m vitas_ds.tools.document' if args.check else 'written'}")
         if not args.check:
             write_text(path, text)
     return int(args.check and bool(stale))

@@ -162,7 +162,7 @@ def test_preprocess(folder):
     path = folder / "preprocess.json"
     for text, complaint in (
         ("{", "Invalid JSON"), ("[]", "object"), ('{"resize": "big"}', "resize"), ('{"std": [1, 2]}', "std.2"),
-        ('{"std": [0, 1, 1]}', "std must be above 0"), ('{"resize": 0}', "resize"),
+        ('{"std": [0, 1, 1]}', "std must be greater than 0"), ('{"resize": 0}', "resize"),
     ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(UserError) as error:

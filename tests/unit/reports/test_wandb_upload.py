@@ -28,7 +28,7 @@ def _no_wandb_settings(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:W&B")
 def test_every_row_arrives_once_in_a_run_for_each_stage(run, capsys):
-    Image.new("RGB", (8, 8)).save(run.retrain / "images.png")
+    Image.new("RGB", (8, 8)).save(run.retrain.images)
     write_text(run.export / "spec.json", "{}")
     write_text(run.wandb_ids, json.dumps({"search": "old", "elsewhere": "kept"}))
     (run.path / "wandb" / "offline-run-1-old").mkdir(parents=True)  # the stage's own: its record would be sent twice
@@ -81,7 +81,7 @@ def test_without_a_network_it_is_offline_and_says_so(run, monkeypatch, capsys):
     run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[590:620]))  # of three stages
     assert main(["report", str(run.path), "--to-wandb", "tracking.wandb=online"]) == 0
     said = capsys.readouterr()
-    assert "retrain, offline; to send them: wandb sync" in said.out and said.err.count("goes on offline") == 1
+    assert "retrain, offline; to send them: wandb sync" in said.out and said.err.count("continuing offline") == 1
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 3  # and was asked for once
 
 

@@ -12,7 +12,7 @@ from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
 from vitas_ds.run.manifest import git_commit
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
 
@@ -172,7 +172,8 @@ def paths_of(owner: RunDir | TrainingDir) -> list[Path]:
     """Every path that a RunDir or TrainingDir names."""
     names = [name for name, value in vars(type(owner)).items() if isinstance(value, property) and name != "name"]
     values = [getattr(owner, name) for name in names]
-    return [path for value in values for path in ([value] if isinstance(value, Path) else [value.path, *paths_of(value)])]
+    nested = [[value] if isinstance(value, Path) else [value.path, *paths_of(value)] for value in values]
+    return [path for paths in nested for path in paths]
 
 
 def test_paths_are_in_the_run_folder():
@@ -181,3 +182,16 @@ def test_paths_are_in_the_run_folder():
     assert len(paths) > 30 and len(set(paths)) == len(paths)
     assert [path for path in paths if not path.is_relative_to("runs/x")] == [Path("runs/latency.jsonl")]
     assert run.comparison(RunDir(Path("runs/y"))) == Path("runs/x/report/x_against_y.html")
+
+
+def test_a_run_of_version_0_1(tmp_path):
+    text = yaml.safe_dump({"run": {"name": "a"}, "mixing": {}, "engine": {"checkpoint_activations": True}})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text(text)
+    for use in (lambda: open_run(make(tmp_path), True), lambda: read_config(RunDir(tmp_path / "a"))):
+        with pytest.raises(UserError, match=r"config.yaml: written by version 0.1; .* cannot be resumed") as error:
+            use()
+        assert "\n" not in str(error.value)
+    (tmp_path / "a" / "config.yaml").write_text("engine: {no_such: 1}")
+    with pytest.raises(UserError, match=r"another version: engine\.no_such: unknown key"):
+        read_config(RunDir(tmp_path / "a"))

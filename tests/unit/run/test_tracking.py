@@ -204,7 +204,7 @@ def test_the_project_is_the_recipes_then_the_environments(tmp_path, monkeypatch,
 def test_wandb_failing_never_ends_the_run(tmp_path):
     config, run = make(tmp_path, "offline")
     with open_tracker(config, run, "search", True, total=2) as tracker:
-        with pytest.warns(UserWarning, match="the run goes on without it"):
+        with pytest.warns(UserWarning, match="the run continues without it"):
             tracker.image("samples", tmp_path / "no_such.png")
         tracker.log(2, {"best": 1.0})
     assert read_metrics(run)[-1]["best"] == 1.0
@@ -227,7 +227,7 @@ def test_wandb_online_without_a_network_goes_on_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
-    with pytest.warns(UserWarning, match="goes on offline"):
+    with pytest.warns(UserWarning, match="continuing offline"):
         tracker = open_tracker(config, run, "search", True, total=1)
     tracker.log(1, {"best": 1.0})
     tracker.close()

@@ -191,7 +191,7 @@ def test_mistakes_are_one_line_and_leave_the_export_alone(words, tmp_path, capsy
     run = run_of(words)
     assert main(["export", *words]) == 0
     before = {path: path.stat().st_mtime_ns for path in run.export.rglob("*")}
-    assert "int8 is made from the ONNX file" in refused([*words, "export.int8=true"], capsys)
+    assert "int8 is converted from the ONNX file" in refused([*words, "export.int8=true"], capsys)
     assert "export.opset" in refused([*words, "export.opset=9"], capsys)
     assert "/nowhere: not an exported model" in refused([*words, "export.model=/nowhere"], capsys)
     assert "run the stage retrain first" in refused([*words, "run.name=fresh"], capsys)
