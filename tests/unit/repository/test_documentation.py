@@ -44,6 +44,14 @@ def test_links_inside_the_repository(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
 
 
+def test_badges_show_existing_workflows():
+    """GitHub resolves ``../../actions/workflows/NAME`` from a page at the root of the repository."""
+    links = re.findall(
+        r"^\[[\w-]+\]: \.\./\.\./actions/workflows/([\w.]+)", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert links and all((ROOT / ".github" / "workflows" / name).is_file() for name in links)
+
+
 def lines_of(page: Path) -> list[str]:
     """Return the lines of the shell blocks, and the commands of this project in backquotes."""
     text = page.read_text()
