@@ -100,9 +100,8 @@ def connect(one: Node, two: Node, name: str) -> None:
     ends = (f"{name}a", f"{name}b")
     subprocess.run(["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1]], check=True)
     for node, end in zip((one, two), ends, strict=True):
-        subprocess.run(
-            node.command_line("ip", "link", "delete", DEVICE), capture_output=True
-        )  # left by an earlier cable
+        # An earlier cable may have left a device.
+        subprocess.run(node.command_line("ip", "link", "delete", DEVICE), capture_output=True)
         subprocess.run(["ip", "link", "set", end, "netns", node.init, "name", DEVICE], check=True)
         subprocess.run(node.command_line("ip", "addr", "add", f"{node.address}/24", "dev", DEVICE), check=True)
         subprocess.run(node.command_line("ip", "link", "set", DEVICE, "up"), check=True)

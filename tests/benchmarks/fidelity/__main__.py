@@ -1,10 +1,10 @@
-"""Does the supernet rank nets as their own training does? On real digits, in an evening on two cores.
+"""Compare the ranking of subnets by supernets with the ranking by their own training, on real digits.
 
     python -m tests.benchmarks.fidelity            about 3 hours on two cores that do little else
     python -m tests.benchmarks.fidelity --further  12 minutes: two supernets trained ten times as long
-    python -m tests.benchmarks.fidelity --small    about 6 minutes: the same way, too short to tell much
+    python -m tests.benchmarks.fidelity --small    about 6 minutes: the same procedure, too short to show much
 
-Started again, it goes on: what is in the record (runs/fidelity/NAME/record.jsonl) is not done twice.
+A second start resumes: jobs in the record (runs/fidelity/NAME/record.jsonl) are not repeated.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from vitas_ds.errors import UserError
 
 
 def main() -> None:
-    """The command line. A mistake in it is one line and status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="fewer nets and steps, one seed, four supernets")
+    parser.add_argument("--small", action="store_true", help="fewer subnets and steps, one seed, four supernets")
     parser.add_argument("--further", action="store_true", help="train only the supernets of further.py")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--digits", type=Path, default=Path("data/digits"), help="made by launch/make_digits.py")
-    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder of record and weights")
-    parser.add_argument("--docs", type=Path, help="folder of document and record; without it, that of the record")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
+    parser.add_argument(
+        "--digits", type=Path, default=Path("data/digits"), help="images written by launch/make_digits.py"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for record and weights")
+    parser.add_argument("--docs", type=Path, help="folder for results and record (default: below --out)")
     args = parser.parse_args()
     try:
         for line in run(args):
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """The study; lines of progress."""
+    """Run the study and yield lines of progress."""
     _check(args)
     size = study.SMALL if args.small else study.FULL
     mark, stamp = origin.digest(size, args.digits), where(working.torch.device("cpu"))
@@ -54,27 +56,27 @@ def run(args: argparse.Namespace) -> Iterator[str]:
                 yield f"{row['job']}: {document.headline(row)}"
         else:
             yield from _jobs(work, record, args.workers, stamp)
-        yield f"written: {document.write(record, args.docs or work.folder)}"
+        yield f"wrote {document.write(record, args.docs or work.folder)}"
         if args.docs and args.docs.resolve() != work.folder.resolve():
             shutil.copy(record.path, args.docs)
 
 
 def _jobs(work: working.Work, record: Record, workers: int, stamp: dict[str, str]) -> Iterator[str]:
-    begun = time.monotonic()
+    start = time.monotonic()
     for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
         todo = parts(work.size)
         for job, left in working.do(todo, work, record, workers, stamp):
             place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-            clocks = f"{_clock(time.monotonic() - begun)}, {_clock(left)} left of these"
+            clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left of these"
             yield f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}"
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: at least 1")
+        raise UserError(f"--workers {args.workers}: must be at least 1")
     for part in ("train", "val"):
         if not any((args.digits / part).glob("*/*")):
-            raise UserError(f"--digits {args.digits}: no images in {part}/; python launch/make_digits.py makes them")
+            raise UserError(f"--digits {args.digits}: no images in {part}/; run python launch/make_digits.py")
     if args.docs:
         args.docs.mkdir(parents=True, exist_ok=True)
 

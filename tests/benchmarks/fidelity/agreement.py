@@ -1,7 +1,8 @@
-"""How well scores rank nets: Kendall's tau and Spearman's rho with bootstrap intervals, and what a pick costs.
+"""Agreement of scores with the truth: Kendall's tau, Spearman's rho, bootstrap intervals, and regret.
 
-An interval is of nets and seeds drawn anew: what other nets and other trainings of the supernets would have given.
-A resample of nets is a row of weights, how often each net was drawn, so that a thousand of them are a few products.
+Intervals come from resampling subnets and seeds with replacement: they estimate the results of other subnets and other
+trainings of the supernets. A resample is a row of weights, the number of times each subnet was drawn. A thousand
+resamples then take a few matrix products.
 """
 # n nets, R supernets or seeds, K resamples
 
@@ -15,12 +16,12 @@ import numpy as np
 
 RESAMPLES = 1000
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Of a [n], b [n] and weights [K, n]: [K]."""
+"""Maps a [n], b [n] and weights [K, n] to [K]."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval, of nets and seeds drawn anew with replacement."""
+    """A value and its 95 % bootstrap interval over subnets and seeds."""
 
     value: float
     low: float
@@ -32,9 +33,13 @@ class Estimate:
 
 
 def tau(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, like: np.ndarray | None = None) -> np.ndarray:
-    """Kendall's tau-b, which allows for ties, [K]; 0 where one side has a single value.
+    """Return Kendall's tau-b [K], which handles ties; 0 where one side has a single value.
 
-    ``like [n]``: only pairs of nets that are alike in it count.
+    Args:
+        a: [n].
+        b: [n].
+        weights: [K, n] of resamples.
+        like: [n] labels; only pairs with equal labels count.
     """
     a_nn, b_nn = (np.sign(x[:, None] - x).astype(float) for x in (a, b))
     if like is not None:
@@ -45,7 +50,7 @@ def tau(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, like: n
 
 
 def rho(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Spearman's rank correlation, ties at their mean rank, [K]; 0 where one side has a single value."""
+    """Return Spearman's rank correlation [K] with mean ranks for ties; 0 where one side has a single value."""
     w_Kn = np.ones((1, len(a))) if weights is None else weights
     ranks = []
     for x in (a, b):
@@ -57,7 +62,7 @@ def rho(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> np.n
 
 
 def _form(w_Kn: np.ndarray, m_nn: np.ndarray) -> np.ndarray:
-    """[K] w m w."""
+    """Return the quadratic form w m w of each resample, [K]."""
     return ((w_Kn @ m_nn) * w_Kn).sum(1)
 
 
@@ -66,9 +71,9 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def agreement(measure: Measure, scores: np.ndarray, truth: np.ndarray, less: np.ndarray | None = None) -> Estimate:
-    """The mean over R rows of ``scores [R, n]`` of a measure with ``truth [n]``.
+    """Return the mean over R rows of a measure of ``scores [R, n]`` with ``truth [n]``.
 
-    ``less [R, n]``: how much more it is than that of other scores, on the same resamples; rows of the same seed meet.
+    With ``less [R, n]``, return the difference to the measure of these scores, on the same resamples and row by row.
     """
     (seeds, n), rng = scores.shape, np.random.default_rng(0)
     drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
@@ -86,10 +91,14 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 
 def oracle(truth_Rn: np.ndarray, like: np.ndarray) -> Estimate:
-    """The tau with the mean of R trainings of scores that know what each net is worth, under a normal model.
+    """Return the tau that the true quality of each subnet would reach with the mean of R trainings, in a normal model.
 
-    The mean's correlation with the worth is r = sqrt(its reliability), and two normal variables of that correlation
-    have tau = 2 / pi asin(r). ``like [n]``: only differences between nets that are alike in it count.
+    The correlation of the mean with the true quality is r = sqrt(reliability of the mean). Two normal variables with
+    that correlation have tau = 2 / pi asin(r).
+
+    Args:
+        truth_Rn: Results of R trainings of n subnets.
+        like: [n] labels; only differences between subnets with equal labels count.
     """
     rng, n = np.random.default_rng(0), len(like)
     drawn = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
@@ -108,16 +117,16 @@ def _oracle(truth_Rn: np.ndarray, like: np.ndarray) -> float:
 
 
 def regret(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
-    """What is lost when the best of the ``k`` nets of highest score is taken instead of the best, mean of R rows.
+    """Return the loss of taking the best of the ``k`` top-scored subnets instead of the best one, mean of R rows.
 
-    At most 0. Ties are broken by the order of the nets, as a search breaks them by the order of its candidates.
+    It is at most 0. Ties are broken by the order of the subnets, as a search breaks them by the order of candidates.
     """
     picks = [truth[np.argsort(-row, kind="stable")[:k]].max() for row in scores]
     return float(np.mean(picks) - truth.max())
 
 
 def random_regret(truth: np.ndarray, k: int) -> float:
-    """What is lost on average when the ``k`` nets are drawn blindly."""
+    """Return the mean loss of drawing the ``k`` subnets at random."""
     n, k = len(truth), min(k, len(truth))
-    chances = [math.comb(below, k - 1) / math.comb(n, k) for below in range(n)]  # that this one is the best drawn
-    return float(np.sort(truth) @ chances - truth.max())
+    best_probs = [math.comb(below, k - 1) / math.comb(n, k) for below in range(n)]  # of being the best of the draw
+    return float(np.sort(truth) @ best_probs - truth.max())

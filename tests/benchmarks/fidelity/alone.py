@@ -1,4 +1,4 @@
-"""The tables of the nets trained alone, and of rules that need no supernet."""
+"""Tables of the subnets trained alone, and of rules that need no supernet."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from tests.benchmarks.fidelity.truth import GROUPS, Truth
 
 
 def summary(truth: Truth) -> str:
-    """How many nets, of what accuracy and noise."""
+    """Return a list with the number of subnets, their accuracy and its noise."""
     lines = []
     for group in ("all", "equal"):
         at = truth.at(group)
         accuracy, macs = truth.mean_n[at], truth.macs_n[at] / 1e6
-        line = f"{group}, {len(at)} nets of {macs.min():.2f}M to {macs.max():.2f}M MACs: accuracy {accuracy.min():.4f} "
-        line += f"to {accuracy.max():.4f}, deviation between nets {accuracy.std(ddof=1):.4f}"
+        line = f"{group}, {len(at)} subnets of {macs.min():.2f}M to {macs.max():.2f}M MACs: "
+        line += f"accuracy {accuracy.min():.4f} to {accuracy.max():.4f}, standard deviation "
+        line += f"between subnets {accuracy.std(ddof=1):.4f}"
         if len(truth.seeds_Rn) > 1:
             noise = (truth.seeds_Rn[0, at] - truth.seeds_Rn[1, at]).std(ddof=1) / 2**0.5
-            line += f", between seeds of a net {noise:.4f}"
+            line += f", between seeds of a subnet {noise:.4f}"
         lines.append(f"- {line}")
     for patch in np.unique(truth.patch_n):
         of = truth.mean_n[truth.patch_n == patch]
-        lines.append(f"- patch {patch}, {len(of)} nets: mean accuracy {of.mean():.4f}")
+        lines.append(f"- patch {patch}, {len(of)} subnets: mean accuracy {of.mean():.4f}")
     return "\n".join(lines)
 
 
 def limits(truth: Truth) -> list[dict[str, Any]]:
-    """What the truth's noise leaves to be reached, where it is known."""
+    """Return the upper bounds of tau that the noise of the truth allows. Empty with one seed."""
     if len(truth.seeds_Rn) == 1:
         return []
     once = {f"tau, {group}": truth.seed_tau(group) for group in GROUPS}
@@ -43,12 +44,12 @@ def limits(truth: Truth) -> list[dict[str, Any]]:
 
 
 def settled(record: Record, truth: Truth) -> str:
-    """The criterion: twice the steps change a net by no more than another seed does."""
+    """Return a table that checks whether twice the steps change a subnet more than another seed does."""
     of: dict[str, list[dict[str, Any]]] = {}
     for row in record.of("longer"):
         of.setdefault(row["job"].partition(jobs.LONGER)[0], []).append(row)
     if not of:
-        return "Not measured: no net was trained twice as long."
+        return "Not measured: no subnet was trained twice as long."
     rows, gains = [], dict[int, list[float]]()
     for name, group in of.items():
         i, twice = truth.names.index(name), np.mean([row["accuracy"] for row in group])
@@ -61,14 +62,14 @@ def settled(record: Record, truth: Truth) -> str:
     noise = truth.seeds_Rn.var(0, ddof=1).mean() ** 0.5 if len(truth.seeds_Rn) > 1 else np.nan
     enough = all(np.mean(of_patch) < noise for of_patch in gains.values())
     verdict = (
-        f"Long enough means: in the mean of each patch size, twice the steps gain less than {noise:.4f}, the\n"
-        f"deviation between seeds of a net. They are{'' if enough else ' **not**'} trained long enough.\n\n"
+        f"Criterion: for each patch size, twice the steps gain less on average than {noise:.4f}, the standard\n"
+        f"deviation between seeds of a subnet. They are{'' if enough else ' **not**'} trained long enough.\n\n"
     )
     return verdict + table(rows)
 
 
 def rules(truth: Truth) -> list[dict[str, Any]]:
-    """How well simple rules agree with the truth."""
+    """Return the agreement of simple rules with the truth."""
     return [
         {"rule": name} | {f"tau, {group}": truth.tau(group, row[None]) for group in GROUPS}
         for name, row in truth.rules().items()

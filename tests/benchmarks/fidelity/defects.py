@@ -1,4 +1,4 @@
-"""Defects of the method's first release, switched on one by one. They live here alone, to show what each costs."""
+"""Defects of the first release of the method, one at a time, to measure their cost. The product does not have them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vitas_ds.models.supernet import Supernet
 
 
 class OnePosition(ElasticStem):
-    """A stem whose tokens all have the same position embedding: the class token's."""
+    """A stem that gives all tokens the position embedding of the class token."""
 
     def slice_weights(self, embed: Any) -> dict[str, Tensor]:
-        """As the plain stem's, with positions [1, 1, D]."""
+        """Return the weights of the regular stem, with positions [1, 1, D]."""
         parts = super().slice_weights(embed)
         return parts | {"pos_embed": parts["pos_embed"][:, :1]}
 
 
 def give(supernet: Supernet, defect: Defect | None) -> None:
-    """Put a defect into a supernet; misplaced widths are one of the nets, see ``misplaced``."""
+    """Add a defect to a supernet. Misplaced widths are a defect of the subnets: see ``misplaced``."""
     if defect == "position":
         for stem in supernet.stems.values():
             stem.__class__ = OnePosition
@@ -35,7 +35,7 @@ def give(supernet: Supernet, defect: Defect | None) -> None:
 
 
 def scattered(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
-    """The layers of a canonical net at random positions of all; a net that has its positions keeps them."""
+    """Place the layers of a canonical subnet at random positions. A subnet with all positions keeps them."""
     if len(spec.layers) == SPACE.depth:
         return spec
     places = np.sort(rng.choice(SPACE.depth, len(spec.layers), replace=False))
@@ -44,10 +44,10 @@ def scattered(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
 
 
 def misplaced(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
-    """What the first release runs for a net: a skipped layer does not consume its width genes.
+    """Return the subnet that the first release executes: a skipped layer does not consume its width genes.
 
-    The layers are those of ``scattered``, drawn first, and skipped positions carry random widths; the layer at the k-th
-    used position then takes the widths of the k-th position of all.
+    ``scattered`` places the layers first, and skipped positions get random widths. The k-th used layer then takes the
+    widths of position k.
     """
     placed = scattered(spec, rng)
     widths = [(int(rng.choice(SPACE.qkv_widths)), int(rng.choice(SPACE.mlp_widths))) for _ in range(SPACE.depth)]
@@ -56,7 +56,7 @@ def misplaced(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
             widths[place] = layer.qkv_dim, layer.mlp_dim
     taken = iter(widths)
     executed = replace(placed, layers=tuple(layer and _of_widths(layer, *next(taken)) for layer in placed.layers))
-    genome.encode(SPACE, executed)  # it is a net of the space, though another one
+    genome.encode(SPACE, executed)  # raises unless it is a subnet of the space
     return executed
 
 

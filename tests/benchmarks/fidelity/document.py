@@ -1,4 +1,4 @@
-"""The study's results in tables: made from the record alone."""
+"""Tables of results, computed from the record alone."""
 # n nets, R seeds
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.tables import table
 from tests.benchmarks.fidelity.truth import GROUPS, WITHIN, Truth, base_of, reference, scores_of, stacked, supernets
 
-NOTES = """tau is Kendall's, of the scores with the mean of the trainings of each net; in brackets 95 % intervals of
-nets and supernets' seeds drawn anew. A row marked * has one seed, so that its intervals leave the seed's share out.
-*Within a patch size*: over all nets, only pairs of the same patch size. The rules were chosen with the truth in
-view."""
+NOTES = """tau is Kendall's tau between the scores and the mean over the trainings of each subnet. Brackets hold 95 %
+bootstrap intervals over subnets and seeds of the supernets. Rows marked * have one seed, and their intervals exclude
+the variation between seeds. *Within a patch size* uses all subnets but only pairs with the same patch size. The rules
+were chosen after seeing the truth."""
 
 
 def headline(row: dict[str, Any]) -> str:
-    """A row of the record on a line of progress."""
+    """Return the numbers of a row of the record for a line of progress."""
     numbers = [f"{key} {row[key]:.4g}" for key in ("accuracy", "loss", "steps") if key in row]
     return ", ".join([*numbers, f"{row['seconds']} s"])
 
 
 def write(record: Record, folder: Path) -> Path:
-    """Write ``results.md`` and the pictures into a folder; the path of the text."""
+    """Write ``results.md`` and the plots into a folder. Returns the path of ``results.md``."""
     truth = Truth(record)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.md"
@@ -37,21 +37,21 @@ def write(record: Record, folder: Path) -> Path:
 
 
 def text(record: Record) -> str:
-    """The whole of ``results.md``."""
+    """Return the text of ``results.md``."""
     truth = Truth(record)
     others = len(supernets(record)) - 1
     parts = [
-        "# Results\nMade from record.jsonl by `python -m tests.benchmarks.fidelity`." + _older(record),
-        "## The nets trained alone\n" + alone.summary(truth) + "\n\n" + table(alone.limits(truth)),
+        "# Results\nComputed from record.jsonl by `python -m tests.benchmarks.fidelity`." + _older(record),
+        "## Subnets trained alone\n" + alone.summary(truth) + "\n\n" + table(alone.limits(truth)),
         "## Is the truth trained long enough?\n" + alone.settled(record, truth),
-        f"## What needs no supernet\n{NOTES}\n\n" + table(alone.rules(truth)),
+        f"## Rules without a supernet\n{NOTES}\n\n" + table(alone.rules(truth)),
         "## Supernets\nScored by the mean accuracy of the sides on 1,000 images held out of train. "
         f"{others} are compared with\n*{base_of(record)}*: "
-        f"of so many 95 % intervals, about {0.05 * others:.1f} leave out 0 by chance.\n\n"
+        f"by chance, about {0.05 * others:.1f} of these 95 % intervals exclude 0.\n\n"
         + table(_supernets(record, truth)),
-        "## The same with the loss as the truth\nInstead of a net's accuracy minus its loss on the same images, "
-        "to which each of them adds.\n\n" + table(_by_loss(record)),
-        f"## What a pick costs\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
+        "## The loss as the truth\nThe negative loss on the same images replaces the accuracy of a subnet. "
+        "Every image contributes to it.\n\n" + table(_by_loss(record)),
+        f"## Regret of a pick\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
         "## Ways of scoring the same supernets\n" + table(_ways(record, truth)),
         "## Searches\n" + table(searched.table(record)),
         "## Where\n" + table(_where(record)),
@@ -61,8 +61,8 @@ def text(record: Record) -> str:
 
 def _older(record: Record) -> str:
     count = sum("study" not in row for row in record.rows.values())
-    words = f"{count} of its {len(record.rows)} rows are older than the study's present form"
-    return f"\n{words}, whose code does not tell how they were made." if count else ""
+    words = f"{count} of its {len(record.rows)} rows are older than the current version of the study"
+    return f"\n{words}, and its code cannot reproduce them." if count else ""
 
 
 def _supernets(record: Record, truth: Truth) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def _supernets(record: Record, truth: Truth) -> list[dict[str, Any]]:
 
 
 def _by_loss(record: Record) -> list[dict[str, Any]]:
-    """How well trainings, rules and supernets agree with what the nets reach in loss."""
+    """Return the agreement of trainings, rules and supernets with the loss of the subnets."""
     truth, rows = Truth(record, "loss"), list[dict[str, Any]]()
     for row in [*alone.limits(truth), *alone.rules(truth)]:
         (_, what), *taus = row.items()
@@ -99,7 +99,7 @@ def _by_loss(record: Record) -> list[dict[str, Any]]:
 
 
 def _ways(record: Record, truth: Truth) -> list[dict[str, Any]]:
-    """Of the supernets that were scored in more ways than the others."""
+    """Return the rows of the supernets that were scored in the most ways."""
     most = max(len(row["scores"]) for row in record.of("supernet"))
     rows = []
     for name in supernets(record):

@@ -1,4 +1,4 @@
-"""The nets that a supernet trains, step after step."""
+"""The subnets that a supernet trains in each step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vitas_ds.training import sampling
 
 
 def drawn(variant: Variant, seed: int) -> Iterator[list[SubnetSpec]]:
-    """The nets of each step, without an end, as the product draws them but for what the variant changes."""
+    """Yield the subnets of each step without end, drawn like in the product except for the changes of the variant."""
     space = SPACE.model_copy(update={"identity_shift": variant.deep_end})
     turns = np.zeros(len(SPACE.gene_sizes), np.int64)
     for step in count():
-        nets = sampling.nets_of_step(space, variant.supernet, seed, step, study.identity_prob())
+        nets = sampling.subnets_of_step(space, variant.supernet, seed, step, study.identity_prob())
         if variant.fair:
             nets = [_fair(net, seed, turns) for net in nets]
         if variant.defect == "widths":
@@ -28,12 +28,13 @@ def drawn(variant: Variant, seed: int) -> Iterator[list[SubnetSpec]]:
 
 
 def _fair(net: SubnetSpec, seed: int, turns: np.ndarray) -> SubnetSpec:
-    """The same positions; each gene of k choices takes each of them once in k turns, in an order drawn anew each time.
+    """Redraw the genes of a subnet such that a gene with k choices takes each of them once in k turns.
 
-    A skipped layer's genes do not take their turn: what is not trained would count as trained. ``turns`` goes on.
+    The positions stay, and each k turns have a new random order. The genes of a skipped layer take no turn: otherwise
+    choices that are not trained would count as trained. ``turns`` [genes] is updated in place.
     """
     genes, sizes, heads = genome.encode(SPACE, net), np.array(SPACE.gene_sizes), len(SPACE.num_heads)
-    sizes[2::3] = heads  # identity is not a turn
+    sizes[2::3] = heads  # identity takes no turn
     there = np.r_[True, True, np.repeat(genes[2::3] < heads, 3)]
     for i in np.flatnonzero(there):
         again, place = divmod(turns[i], sizes[i])

@@ -1,7 +1,7 @@
-"""Supernets that are trained much longer than the study's: is that what their scores lack?
+"""Supernets trained ten times as long, to test whether longer training improves their scores.
 
-A part of its own (``--further``), which goes into the study's record and tables, and takes as long as its longest job.
-It stands beside study.py and working.py, whose digest marks the rows of a record.
+This part (``--further``) adds rows to the record and the tables of the study and takes as long as its longest job. It
+is separate from study.py and working.py because the digest of those files marks the rows of a record.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FURTHER = (
 
 
 def do(work: Work, record: Record, workers: int, stamp: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train and score those that the record lacks; each row as it is written."""
+    """Train and score the supernets that are not in the record. Yields each row after writing it."""
     todo = [v for v in FURTHER if job_of(v) not in record.rows]
     processes = pool(workers)
     try:
@@ -41,20 +41,20 @@ def do(work: Work, record: Record, workers: int, stamp: dict[str, Any]) -> Itera
 
 
 def job_of(variant: Variant) -> str:
-    """Its name in the record; there is one seed."""
+    """Return the name of the job in the record. There is one seed."""
     return f"{variant.name}, seed 0"
 
 
 def run(variant: Variant, work: Work) -> dict[str, Any]:
-    """A row as those of the study's supernets."""
+    """Train and score a supernet and return its row, in the format of the study."""
     torch.set_num_threads(1)
     torch.backends.mkldnn.enabled = False  # as in working.py
-    images, begun = Images(**torch.load(work.images(), mmap=True)), time.perf_counter()
+    images, start = Images(**torch.load(work.images(), mmap=True)), time.perf_counter()
     trained = learning.train_supernet(variant, images, work.size, 0)
-    seconds = round(time.perf_counter() - begun, 1)
+    seconds = round(time.perf_counter() - start, 1)
     scores = scoring.scores(variant, trained.supernet, trained.averages, images, study.nets(work.size))
     return {
         "job": job_of(variant), "kind": "supernet", "what": variant.name, "seed": 0, "steps": trained.steps,
         "positions": trained.positions, "loss": trained.loss, "training_seconds": seconds, "scores": scores,
-        "seconds": round(time.perf_counter() - begun, 1),
+        "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip

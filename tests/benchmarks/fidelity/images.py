@@ -1,7 +1,7 @@
-"""The digits of the quickstart as tensors, by way of the product's DALI path.
+"""The digits of the quickstart as tensors, loaded by the DALI pipelines of the product.
 
-3,000 images to train on, as some augmented views of each that training goes through in turn; 1,000 held out of train,
-on which supernets are scored; 1,000 of val, which tell what a net is worth once it is trained.
+There are 3,000 training images with several augmented views each, which training uses in turn; 1,000 search images held
+out of train, which score the supernets; and 1,000 images of val, which evaluate the subnets trained alone.
 """
 # n images, V views
 
@@ -26,7 +26,7 @@ Labelled = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """Normalised images with their labels: ``views [V, n, 3, H, W]`` and ``labels [n]`` to train on, and two sets."""
+    """Normalized images: ``views [V, n, 3, H, W]`` and ``labels [n]`` for training, and the search and val images."""
 
     views: Tensor
     labels: Tensor
@@ -34,7 +34,7 @@ class Images:
     val: Labelled
 
     def batch(self, step: int, seed: int) -> Labelled:
-        """Images and labels of a step: all images once an epoch, each epoch another view of them."""
+        """Return images and labels of a step: every image once per epoch, with another view in each epoch."""
         epoch, place = divmod(step, len(self.labels) // BATCH)
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(10_000 * seed + epoch))
         ids = order[place * BATCH : (place + 1) * BATCH]
@@ -42,7 +42,7 @@ class Images:
 
 
 def read(root: Path, views: int) -> Images:
-    """The digits of ``root`` (launch/make_digits.py); the same tensors each time."""
+    """Read the digits of ``root`` (launch/make_digits.py). Returns the same tensors every time."""
     data = Data(search_per_class=100, resize=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), threads=1)
     train, search = hold_out(read_folder(root / "train"), data.search_per_class, SEED)
     batches = loader.train_batches(train, data, AUGMENT, SIDE, BATCH, SEED, 0, ALONE)

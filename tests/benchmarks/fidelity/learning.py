@@ -1,6 +1,7 @@
-"""Training and scoring in plain torch: its AdamW leaves what has no gradient alone, as the engine does.
+"""Training in plain torch. Like the engine, torch's AdamW leaves parameters without gradient unchanged.
 
-The recipe is the quickstart's. A supernet trains for a budget of MACs, all sides and nets of a step counted.
+The hyperparameters are those of the quickstart. A supernet trains for a budget of MACs that counts all sides and
+subnets of a step.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LR, WARMUP, DECAY, CLIP, SMOOTHING, EMA = 4e-3, 0.05, 0.05, 1.0, 0.1, 0.995
 
 
 class Learner:
-    """AdamW with the recipe's schedule; ``step(done)`` ends a step, ``done`` in [0, 1] of the training."""
+    """AdamW with the schedule of the recipe. ``step(done)`` gets the progress of the training in [0, 1]."""
 
     def __init__(self, model: nn.Module) -> None:
         self.params = [p for p in model.parameters() if p.requires_grad]
@@ -37,7 +38,7 @@ class Learner:
         self.adamw = torch.optim.AdamW(groups, lr=LR, fused=True)
 
     def step(self, done: float) -> None:
-        """Clip, move, and forget the gradients."""
+        """Clip the gradients, update the weights, and reset the gradients."""
         cosine = 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
         for group in self.adamw.param_groups:
             group["lr"] = LR * (done / WARMUP if done < WARMUP else cosine)
@@ -47,7 +48,7 @@ class Learner:
 
 
 def train_net(spec: SubnetSpec, images: Images, steps: int, seed: int) -> dict[str, float]:
-    """A net trained alone; its accuracy and loss on val."""
+    """Train a subnet alone. Returns its accuracy and loss on val."""
     net = VisionTransformer(spec, class_token_only=True)
     init_weights(net, seed, std=None)
     learner = Learner(net)
@@ -66,17 +67,17 @@ def train_net(spec: SubnetSpec, images: Images, steps: int, seed: int) -> dict[s
 
 @dataclass(frozen=True)
 class Trained:
-    """A supernet, its averaged weights, and how its training went."""
+    """A supernet, its averaged weights, and statistics of its training."""
 
     supernet: Supernet
     averages: dict[str, Tensor]
     steps: int
-    positions: list[int]  # in how many of the steps each position trained
-    loss: float  # the last
+    positions: list[int]  # number of steps that trained each position
+    loss: float  # of the last step
 
 
 def train_supernet(variant: Variant, images: Images, size: Size, seed: int) -> Trained:
-    """A supernet trained for its budget."""
+    """Train a supernet for its budget."""
     supernet = Supernet(SPACE, variant.supernet.sharing, variant.supernet.private_attention, class_token_only=True)
     init_weights(supernet, seed, std=variant.init_std)
     defects.give(supernet, variant.defect)
@@ -86,7 +87,7 @@ def train_supernet(variant: Variant, images: Images, size: Size, seed: int) -> T
         x, y = images.batch(step, seed)
         targets = F.one_hot(y, SPACE.num_classes) * (1 - SMOOTHING) + SMOOTHING / SPACE.num_classes
         for net in nets:
-            loss = losses.loss_of(supernet(x, net), targets, variant.supernet.objective) / len(nets)
+            loss = losses.cross_entropy(supernet(x, net), targets, variant.supernet.objective) / len(nets)
             loss.backward()
         learner.step(spent / budget)
         spent += len(supernet.sides) * sum(map(spec_macs, nets))

@@ -1,4 +1,4 @@
-"""What makes two starts the same study: what decides numbers, and that they do not work in one folder at once."""
+"""Identity of a study: the digest of everything that determines its numbers, and a lock on its folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.study import Size
 from vitas_ds.errors import UserError
 
-# the sources that decide numbers
+# the sources that determine the numbers
 DECIDE = ("defects", "drawing", "images", "jobs", "learning", "scoring", "searching", "study", "working")
 
 
 def digest(size: Size, digits: Path) -> str:
-    """Of the sources that decide numbers, the size and the images. The product's code is told by a row's commit."""
+    """Return a digest of DECIDE, size and images. The commit in each row covers the code of the product."""
     sha = hashlib.sha256(repr(size).encode())
     for name in DECIDE:
         sha.update((Path(__file__).parent / f"{name}.py").read_bytes())
@@ -29,21 +29,23 @@ def digest(size: Size, digits: Path) -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other starts; the lock ends with the process."""
+    """Create a folder and lock it against other processes. The lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{folder}: another start is at work here") from None
+            raise UserError(f"{folder}: another start is running in this folder") from None
         yield
 
 
 def check(record: Record, study: str, commit: str, documents: bool) -> None:
-    """Refuse a record of another study, and documents of numbers that no commit can repeat."""
+    """Refuse a record of another study, and documents with numbers that no commit reproduces."""
     others = sorted({row.get("study", "unknown") for row in record.rows.values()} - {study})
     if others:
-        raise UserError(f"{record.path}: rows of another study ({', '.join(others)}), this is {study}: choose --out")
+        raise UserError(
+            f"{record.path}: rows of another study ({', '.join(others)}), this is {study}; choose another --out"
+        )
     commits = {row["git"] for row in record.rows.values()} | {commit}
     if documents and any(commit.endswith("+changes") for commit in commits):
-        raise UserError(f"--docs: {record.path} has, or would get, rows of files that differ from their commit")
+        raise UserError(f"--docs: {record.path} has or would get rows from files that differ from their commit")

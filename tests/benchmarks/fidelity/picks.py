@@ -1,4 +1,4 @@
-"""What is lost by picking nets by their scores, beside picking blindly."""
+"""Regret of picking subnets by their scores, compared with picking at random."""
 # n nets
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from tests.benchmarks.fidelity.agreement import random_regret, regret
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.truth import Truth, scores_of, stacked, supernets
 
-NOTES = """Of the 1 or 5 nets of highest score the best is taken: what it lacks to the best of all, in % of accuracy,
-beside what nets drawn blindly lack. The best of many noisy means lies above that net's worth, so that every figure is
-larger than the true loss. What ties in a rule is ordered at random."""
+NOTES = """The best of the 1 or 5 top-scored subnets, compared with the best of all: the difference in % of accuracy.
+*blind* draws the subnets at random. The best of many noisy means overestimates that subnet, and every value is larger
+than the true regret. Ties of a rule are ordered at random."""
 
 
 def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
-    """What each of the supernets, and what rules without one, lose; of rules the mean over many orders of what ties."""
+    """Return the regret of each supernet and each rule. For rules, it is the mean over many random orders of ties."""
     nudges = np.random.default_rng(0).random((200, len(truth.names))) / 1000
     scores = {name: row + nudges for name, row in truth.rules().items()}
     scores |= {name: stacked(scores_of(record, truth, name)) for name in supernets(record)}

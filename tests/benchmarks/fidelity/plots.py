@@ -1,4 +1,4 @@
-"""The study's pictures."""
+"""Plots of the study."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ DPI, BLUE, ORANGE, GREEN, GREY = 110, "#2a6fbb", "#d9772b", "#3a9a5b", "#999999"
 
 
 def write(record: Record, truth: Truth, folder: Path) -> None:
-    """``agreement.png``: tau of rules and supernets, by both truths; ``scatter.png``: scores against accuracy;
-    ``searches.png``.
+    """Write the plots.
+
+    ``agreement.png`` shows tau of rules and supernets for both truths, ``scatter.png`` scores against accuracy, and
+    ``searches.png`` the accuracy of the subnets that the searches found.
     """
     _agreements(record, folder / "agreement.png")
     _scatter(record, truth, folder / "scatter.png")
@@ -52,7 +54,7 @@ def _agreements(record: Record, path: Path) -> None:
 
 
 def _taus(record: Record, truth: Truth) -> dict[str, list[Estimate]]:
-    """Of each rule and way to train supernets, in each group."""
+    """Return tau of each rule and each supernet variant in each group."""
     scores = {f"rule: {name}": row[None] for name, row in truth.rules().items()}
     scores |= {name: stacked(scores_of(record, truth, name)) for name in supernets(record)}
     return {name: [truth.tau(group, rows) for group in GROUPS] for name, rows in scores.items()}

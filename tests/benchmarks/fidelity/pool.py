@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however it ends."""
+"""Worker processes that end with their parent, even if it is killed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-WATCH = 0.5  # seconds between a worker's looks at its parent
+WATCH = 0.5  # seconds between checks of the parent
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
-    """Workers that watch over this process: nobody tells them that it was killed."""
+    """Return a pool of workers that poll for the end of this process: they get no signal when it is killed."""
     return ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),))
 
 

@@ -1,4 +1,4 @@
-"""The study's record: one JSON object a line, on disk as soon as a piece of work is done."""
+"""The record of the study: one JSON object per line, written after each job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEYS = ("job", "kind", "what", "seed", "seconds", "machine", "git", "torch")  # 
 
 
 class Record:
-    """What is done, by the name of the job. A line that was torn when the study was killed is cut off."""
+    """Finished jobs by name. A line that a kill left incomplete is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, dict[str, dict[str, Any]]()
@@ -26,7 +26,7 @@ class Record:
                     file.truncate(len(whole[0]) + len(whole[1]))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a row."""
+        """Append a row and flush it to disk."""
         self.rows[row["job"]] = row
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -34,7 +34,7 @@ class Record:
             os.fsync(file.fileno())
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of a kind of job, in the order in which they were done."""
+        """Return the rows of one kind of job in the order of completion."""
         return [row for row in self.rows.values() if row["kind"] == kind]
 
 

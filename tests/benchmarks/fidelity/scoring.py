@@ -1,4 +1,4 @@
-"""What a supernet holds nets to be worth: the product's way of scoring, and others."""
+"""Scores of subnets in a supernet: the score of the product, and alternatives."""
 # n images, S sides, C classes
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ ADAPT_STEPS, ADAPT_LR, FEW = 10, 1e-3, 200
 
 def scores(variant: Variant, supernet: Supernet, averages: dict[str, Tensor], images: Images,
            specs: dict[str, SubnetSpec]) -> dict[str, dict[str, float]]:  # fmt: skip
-    """What each net is held to be worth, in each way of scoring: way -> net -> score (higher is better)."""
-    placed = {name: np.random.default_rng([7, i]) for i, name in enumerate(specs)}  # the same places for all variants
+    """Return the scores of each way of scoring: way -> subnet -> score (higher is better)."""
+    # Seeded by the index of the subnet: all variants use the same positions.
+    placed = {name: np.random.default_rng([7, i]) for i, name in enumerate(specs)}
     run = {n: defects.misplaced(s, placed[n]) if variant.defect == "widths" else s for n, s in specs.items()}
     found: dict[str, dict[str, float]] = {}
     for name, spec in run.items():
@@ -41,7 +42,7 @@ def scores(variant: Variant, supernet: Supernet, averages: dict[str, Tensor], im
 
 
 def accuracy(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
-    """The product's score: mean accuracy of the sides on the search images."""
+    """Return the score of the product: mean accuracy of the sides on the search images."""
     return next(iter(_ways(_logits(supernet, spec, images.search[0]), images.search[1])))[1]
 
 
@@ -51,7 +52,7 @@ def _logits(supernet: Supernet, spec: SubnetSpec, x: Tensor) -> Tensor:
 
 
 def _ways(logits: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
-    """Scores of logits [S, n, C]."""
+    """Yield (way, score) of logits [S, n, C]."""
     right = (logits.argmax(-1) == labels).float()
     yield "accuracy", right.mean().item()
     yield "accuracy of summed logits", (logits.sum(0).argmax(-1) == labels).float().mean().item()
@@ -60,7 +61,7 @@ def _ways(logits: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
 
 
 def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
-    """The score after some steps of training of the norms alone, on a copy."""
+    """Return the score after training only the norms for some steps, on a copy."""
     copied = copy.deepcopy(supernet)
     norms = [p for name, p in copied.named_parameters() if "norm" in name]
     for p in copied.parameters():
@@ -69,6 +70,6 @@ def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
     for step in range(ADAPT_STEPS):
         x, y = images.batch(step, seed=99)
         adamw.zero_grad()
-        losses.loss_of(copied(x, spec), y, "loss_mean").backward()
+        losses.cross_entropy(copied(x, spec), y, "loss_mean").backward()
         adamw.step()
     return accuracy(copied, spec, images)

@@ -1,4 +1,4 @@
-"""What the searches found, from the record."""
+"""Results of the searches, from the record."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.benchmarks.fidelity.record import Record
 
 
 def on(record: Record) -> list[str]:
-    """The supernets that were searched on."""
+    """Return the supernets that were searched."""
     return list(dict.fromkeys(row["what"] for row in record.of("search")))
 
 
 def found(record: Record, supernet: str) -> dict[str, np.ndarray]:
-    """[searches] the accuracy, trained alone, of the net that each way picked by a supernet's scores; in percent."""
+    """Return the accuracy in percent [searches] of the picks of each way on a supernet, trained alone."""
     accuracy: dict[str, list[float]] = {}
     for row in record.of("net"):
         accuracy.setdefault(row["job"].rpartition(", seed")[0], []).append(row["accuracy"])
@@ -26,12 +26,12 @@ def found(record: Record, supernet: str) -> dict[str, np.ndarray]:
 
 
 def searches_on(record: Record, supernet: str) -> list[dict[str, Any]]:
-    """The searches by a supernet's scores, by seed."""
+    """Return the searches on a supernet, sorted by seed."""
     return sorted((row for row in record.of("search") if row["what"] == supernet), key=lambda row: row["seed"])
 
 
 def table(record: Record) -> list[dict[str, Any]]:
-    """How the picks of each way did."""
+    """Return a row for the picks of each way on each supernet."""
     rows = []
     for supernet in on(record):
         picked = found(record, supernet)
@@ -41,8 +41,8 @@ def table(record: Record) -> list[dict[str, Any]]:
             error = less.std(ddof=1) / len(less) ** 0.5 if len(less) > 1 else np.nan
             rows.append({
                 "supernet": supernet, "way": way, "searches": len(accuracy),
-                "different nets": len({told["name"] for told in best}),
-                "score": f"{np.mean([told['score'] for told in best]):.4f}",
+                "different nets": len({pick["name"] for pick in best}),
+                "score": f"{np.mean([pick['score'] for pick in best]):.4f}",
                 "accuracy, %": f"{accuracy.mean():.2f} ({accuracy.min():.2f} to {accuracy.max():.2f})",
                 "against random": f"{less.mean():+.2f} +- {error:.2f}" if any(less) else "",
             })  # fmt: skip

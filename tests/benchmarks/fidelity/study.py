@@ -1,4 +1,4 @@
-"""What the study trains: its space, its nets, and the supernets that are compared."""
+"""The space, the subnets and the supernet variants of the study."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ SPACE = SearchSpace(
     qkv_dim=192, mlp_dim=192, embed_ratios=(1 / 3, 0.5, 0.625, 0.75, 1.0), qkv_ratios=(0.25, 0.375, 0.5, 0.75, 1.0),
     mlp_ratios=(0.25, 0.5, 0.75, 1.0), identity_shift=True,
 )  # fmt: skip
-RANGE = 0.15e6, 1.5e6  # MACs of the nets that are spread out, and of what supernets train on average
-EQUAL = 0.594e6, 0.606e6  # of the nets at nearly equal cost
-SEARCHED = 0.4e6, 0.6e6  # of the searches
+RANGE = 0.15e6, 1.5e6  # MACs of the spread subnets, and the range for the training of supernets
+EQUAL = 0.594e6, 0.606e6  # MACs of the subnets with nearly equal cost
+SEARCHED = 0.4e6, 0.6e6  # MAC range of the searches
 BASE, QUICKSTART = "base", "quickstart's way"
 SEARCHED_ON = BASE, QUICKSTART  # the supernets of the searches
-AT_RANDOM = "accuracy, layers at random places"  # the way of scoring that misplaced widths are compared with
+AT_RANDOM = "accuracy, layers at random places"  # the reference of misplaced widths
 Defect = Literal["position", "stem", "widths"]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. A supernet trains for the MACs of ``supernet_steps`` average nets, whatever its rule."""
+    """The size of the study. Every supernet trains for the MACs of ``supernet_steps`` average subnets."""
 
     name: str
-    spread: int  # nets over RANGE
-    equal: int  # nets within EQUAL, as many of each patch size
-    longer: int  # of these, how many of each patch size are trained twice as long too
+    spread: int  # subnets over RANGE
+    equal: int  # subnets within EQUAL, the same number for each patch size
+    longer: int  # of these, number per patch size that are also trained twice as long
     net_steps: int
     supernet_steps: int
     seeds: int
@@ -56,25 +56,26 @@ SMALL = Size("small", 12, 6, 1, 800, 1500, 1, 2, 8, 3, 8, (BASE, QUICKSTART, "sa
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train a supernet; what is not said is the study's base.
+    """A way to train a supernet. The default values are the base of the study.
 
-    That is the product's default, bilateral with q and k private to each head count, one net a step and identities at
-    any position, but for initial matrices of deviation fan_in ** -0.5, which nets this narrow learn from.
+    The base is the default of the product: bilateral sharing with q and k private to each head count, one subnet per
+    step, and identities at any position. Only the initial matrices differ: a standard deviation of fan_in ** -0.5,
+    because subnets this narrow do not learn from the default.
     """
 
     name: str
     supernet: config.Supernet = field(default_factory=config.Supernet)
     defect: Defect | None = None  # of the first release
-    deep_end: bool = False  # identities at the deep end alone
-    fair: bool = False  # every choice of a gene once before one comes again (FairNAS, arXiv 1907.01845)
-    length: float = 1.0  # of the training
-    init_std: float | None = None  # of the initial matrices; None: fan_in ** -0.5
-    extra: bool = False  # score in further ways too: averaged weights, adapted norms, layers at random places
+    deep_end: bool = False  # identities only at the deep end
+    fair: bool = False  # take every choice of a gene once before repeating one (FairNAS, arXiv 1907.01845)
+    length: float = 1.0  # of the training, relative to the budget
+    init_std: float | None = None  # standard deviation of initial matrices; None: fan_in ** -0.5
+    extra: bool = False  # also score with averaged weights, adapted norms, and layers at random positions
 
 
 @cache
 def variants() -> tuple[Variant, ...]:
-    """All of them, the base first; what comes first is trained first."""
+    """Return all variants in the order of training, starting with the base."""
     s = config.Supernet
     return (
         Variant(BASE, extra=True),
@@ -97,23 +98,23 @@ def variants() -> tuple[Variant, ...]:
 
 @cache
 def identity_prob() -> float:
-    """The chance of a position to be skipped in training, as the product fits it to RANGE."""
+    """Return the probability of skipping a position in training, fitted to RANGE like in the product."""
     return fit_identity_prob(SPACE, *RANGE)
 
 
 @cache
 def mean_macs() -> float:
-    """MACs of an average net of the training."""
+    """Return the mean MACs of the subnets drawn in training."""
     drawn = genome.sample(SPACE, np.random.default_rng(0), 4096, identity_prob())
     return float(np.mean([spec_macs(genome.decode(SPACE, row)) for row in drawn]))
 
 
 @cache
 def nets(size: Size) -> dict[str, SubnetSpec]:
-    """The nets whose own training is the truth, by name: ``spread NN`` at rising cost, then ``equal NN``."""
+    """Return the subnets whose own training is the truth: ``spread NN`` by increasing cost, then ``equal NN``."""
     targets = np.geomspace(RANGE[0] * 1.05, RANGE[1] * 0.95, size.spread)
     asked = [(SPACE, 0.97 * target, 1.03 * target, 1) for target in targets]
-    for patch in SPACE.patch_sizes:  # it decides so much of the accuracy that neither may prevail by chance
+    for patch in SPACE.patch_sizes:  # patch size affects accuracy so much that both need equal shares
         space = SearchSpace(**SPACE.model_dump() | {"patch_sizes": (patch,)})
         asked.append((space, *EQUAL, size.equal // len(SPACE.patch_sizes)))
     rng, specs = np.random.default_rng(9), list[SubnetSpec]()
@@ -125,12 +126,12 @@ def nets(size: Size) -> dict[str, SubnetSpec]:
 
 
 def longer_nets(size: Size) -> dict[str, SubnetSpec]:
-    """Those that are trained twice as long too: the first ``size.longer`` of equal cost of each patch size."""
+    """Return the subnets also trained twice as long: the first ``size.longer`` of equal cost per patch size."""
     equal = [(name, net) for name, net in nets(size).items() if name.startswith("equal")]
     of = [[pair for pair in equal if pair[1].patch_size == patch][: size.longer] for patch in SPACE.patch_sizes]
     return dict(chain(*of))
 
 
 def variant(name: str) -> Variant:
-    """The variant of that name."""
+    """Return the variant with a name."""
     return next(v for v in variants() if v.name == name)

@@ -1,4 +1,4 @@
-"""Rows of a table as Markdown."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A table whose columns are the keys of its first row."""
+    """Return a table with the keys of the first row as columns."""
     if not rows:
         return "Not done yet."
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]

@@ -1,4 +1,4 @@
-"""What the record says of the nets trained alone, and how well scores, or simple rules, agree with it."""
+"""Results of the subnets trained alone, and the agreement of scores and simple rules with them."""
 # n nets, R seeds
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from tests.benchmarks.fidelity.agreement import Estimate
 from tests.benchmarks.fidelity.record import Record
 
 WITHIN = "within a patch size"
-GROUPS = ("all", "equal", WITHIN)  # all nets, those of equal cost, all nets but pairs of one patch size alone
+GROUPS = ("all", "equal", WITHIN)  # all subnets, those of equal cost, all subnets but only pairs with one patch size
 
 
 class Truth:
-    """What the nets reach when each is trained alone, as far as all seeds of a net are done.
+    """Results of the subnets trained alone, for subnets with all seeds finished.
 
-    ``by``: accuracy on val, or minus the loss there, which tells more of nets that have nearly all images right.
+    Args:
+        record: The record of the study.
+        by: "accuracy" on val, or "loss": the negative loss on val, which separates subnets that classify nearly all
+            images correctly.
     """
 
     def __init__(self, record: Record, by: Literal["accuracy", "loss"] = "accuracy") -> None:
@@ -39,18 +42,18 @@ class Truth:
         self.depth_n = np.array([len(row["what"]["layers"]) for row in first])
 
     def at(self, group: str) -> np.ndarray:
-        """The places of the nets of a group."""
+        """Return the indices of the subnets of a group."""
         return np.flatnonzero([group != "equal" or net.startswith("equal") for net in self.names])
 
     def tau(self, group: str, scores: np.ndarray, less: np.ndarray | None = None) -> Estimate:
-        """Kendall's tau of scores [rows, n] with the truth in a group, or how much more it is than other scores'."""
+        """Return Kendall's tau of scores [rows, n] with the truth in a group, minus that of ``less`` if given."""
         at = self.at(group)
         return agreement.agreement(
             self._measure(group), scores[:, at], self.mean_n[at], None if less is None else less[:, at]
         )
 
     def more(self, group: str, scores: dict[int, np.ndarray], less: dict[int, np.ndarray]) -> Estimate:
-        """How much more tau some scores, by seed, have than others, in the seeds that both have."""
+        """Return the difference of tau between two sets of scores by seed, over the seeds that both have."""
         seeds = [seed for seed in scores if seed in less]
         return self.tau(group, np.array([scores[s] for s in seeds]), np.array([less[s] for s in seeds]))
 
@@ -58,17 +61,17 @@ class Truth:
         return partial(agreement.tau, like=self.patch_n) if group == WITHIN else agreement.tau
 
     def seed_tau(self, group: str) -> Estimate:
-        """One training of each net against another."""
+        """Return tau between two trainings of each subnet."""
         at = self.at(group)
         return agreement.agreement(self._measure(group), self.seeds_Rn[:1, at], self.seeds_Rn[1, at])
 
     def oracle(self, group: str) -> Estimate:
-        """The tau of scores that know what each net is worth: the truth's noise leaves no more."""
+        """Return the tau of a perfect oracle: the noise of the truth does not allow more."""
         at = self.at(group)
         return agreement.oracle(self.seeds_Rn[:, at], self.patch_n[at] * (group == WITHIN))
 
     def rules(self) -> dict[str, np.ndarray]:
-        """Scores [n] that need no supernet."""
+        """Return the scores [n] of rules that need no supernet."""
         return {
             "the larger patch": self.patch_n,
             "more layers": self.depth_n,
@@ -78,29 +81,29 @@ class Truth:
 
 
 def supernets(record: Record) -> list[str]:
-    """The ways to train a supernet, in the order in which they were first done."""
+    """Return the supernet variants in the order of their first completion."""
     return list(dict.fromkeys(row["what"] for row in record.of("supernet")))
 
 
 def scores_of(record: Record, truth: Truth, variant: str, way: str = "accuracy") -> dict[int, np.ndarray]:
-    """The scores [n] of the nets by the supernets of a variant, by seed."""
+    """Return the scores [n] of the subnets in the supernets of a variant, by seed."""
     rows = [row for row in record.of("supernet") if row["what"] == variant and way in row["scores"]]
     return {row["seed"]: np.array([row["scores"][way][name] for name in truth.names]) for row in rows}
 
 
 def base_of(record: Record) -> str:
-    """The way that the others are compared with; in a record of an older form of the study, the first."""
+    """Return the variant that the others are compared with. Records of older versions use the first one."""
     names = supernets(record)
     return study.BASE if study.BASE in names else names[0]
 
 
 def reference(record: Record, truth: Truth, variant: str) -> dict[int, np.ndarray]:
-    """The scores that a variant's are compared with: the base's, of the same places where widths are misplaced."""
+    """Return the base scores for comparison with a variant, with the same positions for misplaced widths."""
     base = base_of(record)
     placed = scores_of(record, truth, base, study.AT_RANDOM) if variant == "defect: misplaced widths" else {}
     return placed or scores_of(record, truth, base)
 
 
 def stacked(scores: dict[int, np.ndarray]) -> np.ndarray:
-    """[R, n]."""
+    """Return the scores as one array [R, n]."""
     return np.array(list(scores.values()))

@@ -1,4 +1,4 @@
-"""The pieces of the study, each done in a process of its own and written down when it is done."""
+"""Run the jobs of the study in worker processes and record each result."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from vitas_ds.models.supernet import Supernet
 
 @dataclass(frozen=True)
 class Work:
-    """Where a process finds what it needs."""
+    """The files of a study."""
 
     folder: Path
     size: Size
-    study: str  # the mark of origin.digest
+    study: str  # the digest of origin.digest
 
     def images(self) -> Path:
-        """The images as tensors."""
+        """Return the path of the images as tensors."""
         return self.folder / f"images-{self.study}.pt"
 
     def weights(self, name: str, seed: int) -> Path:
-        """A trained supernet."""
+        """Return the path of a trained supernet."""
         return self.folder / "supernets" / f"{name}, seed {seed}.pt"
 
 
 def prepare(work: Work, digits: Path) -> None:
-    """Decode and augment the images, once."""
+    """Decode and augment the images unless they are there."""
     if not work.images().exists():
         aside = work.images().with_suffix(".partial")
         torch.save(vars(images.read(digits, work.size.views)), aside)
@@ -54,10 +54,10 @@ def _images(path: Path) -> Images:
 
 
 def run(job: Job, work: Work) -> dict[str, Any]:
-    """Do a job; the row of the record."""
+    """Run a job and return its row of the record."""
     torch.set_num_threads(1)
-    torch.backends.mkldnn.enabled = False  # matrices this small are faster without
-    shown, begun = _images(work.images()), time.perf_counter()
+    torch.backends.mkldnn.enabled = False  # faster without it for matrices this small
+    shown, start = _images(work.images()), time.perf_counter()
     row: dict[str, Any] = {"job": job.name, "kind": job.kind, "seed": job.seed, "what": job.what}
     if job.kind in ("net", "longer"):
         spec, steps = spec_from_dict(job.what), work.size.net_steps * (1 if job.kind == "net" else 2)
@@ -66,14 +66,14 @@ def run(job: Job, work: Work) -> dict[str, Any]:
         row |= _supernet(job, work, shown)
     else:
         row |= searching.run(_load(work, job.what), shown, work.size, job.seed)
-    return row | {"seconds": round(time.perf_counter() - begun, 1)}
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
 def _supernet(job: Job, work: Work, shown: Images) -> dict[str, Any]:
-    variant, begun = study.variant(job.what), time.perf_counter()
+    variant, start = study.variant(job.what), time.perf_counter()
     trained = learning.train_supernet(variant, shown, work.size, job.seed)
     row = {"steps": trained.steps, "positions": trained.positions, "loss": trained.loss}
-    row["training_seconds"] = round(time.perf_counter() - begun, 1)
+    row["training_seconds"] = round(time.perf_counter() - start, 1)
     path = work.weights(job.what, job.seed)
     path.parent.mkdir(exist_ok=True)
     torch.save(trained.supernet.state_dict(), path)
@@ -89,12 +89,12 @@ def _load(work: Work, name: str) -> Supernet:
 
 
 def do(jobs: list[Job], work: Work, record: Record, workers: int, stamp: dict[str, Any]) -> Iterator[tuple[Job, float]]:
-    """Do what the record lacks, in some processes; each job as it is done, with the seconds that are left.
+    """Run the jobs that are not in the record. Yields each finished job and the estimated seconds left.
 
-    These count what is still running as well: workers are taken to be busy all the time, at the pace of what is done.
+    The estimate includes running jobs. It assumes busy workers at the mean pace of the finished jobs.
     """
     todo = [job for job in jobs if job.name not in record.rows]
-    whole, done, busy, begun = sum(job.cost for job in todo), 0.0, 0.0, time.perf_counter()
+    whole, done, busy, start = sum(job.cost for job in todo), 0.0, 0.0, time.perf_counter()
     processes = pool(workers)
     try:
         futures = {processes.submit(run, job, work): job for job in todo}
@@ -102,6 +102,6 @@ def do(jobs: list[Job], work: Work, record: Record, workers: int, stamp: dict[st
             job, row = futures[future], future.result()
             record.add(row | stamp)
             done, busy = done + job.cost, busy + row["seconds"]
-            yield job, max(0.0, whole * busy / done / workers - (time.perf_counter() - begun))
+            yield job, max(0.0, whole * busy / done / workers - (time.perf_counter() - start))
     finally:
         processes.shutdown(cancel_futures=True)

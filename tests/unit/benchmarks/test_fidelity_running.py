@@ -1,4 +1,7 @@
-"""How the study of tests/benchmarks/fidelity runs: its record, its mistakes, its end."""
+"""Records, user errors and interruptions of tests/benchmarks/fidelity.
+
+References: records and folders written by hand, and the process table.
+"""
 
 import signal
 import subprocess
@@ -18,7 +21,7 @@ def row_of(job: str, **more) -> dict:
     return dict.fromkeys(KEYS, "") | {"job": job, "kind": "net", "git": "abc", "study": "1"} | more
 
 
-def test_a_torn_line_of_the_record_is_done_again(tmp_path):
+def test_an_incomplete_line_of_the_record_is_removed(tmp_path):
     record = Record(tmp_path / "record.jsonl")
     record.add(row_of("a"))
     with record.path.open("a") as file:
@@ -30,7 +33,7 @@ def test_a_torn_line_of_the_record_is_done_again(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["{broken", "[1]", '{"job": "b"}'])
-def test_a_broken_line_of_the_record_is_named(tmp_path, line):
+def test_an_invalid_line_of_the_record_is_an_error(tmp_path, line):
     record = Record(tmp_path / "record.jsonl")
     record.add(row_of("a"))
     record.path.write_text(record.path.read_text() + line + "\n")
@@ -38,7 +41,7 @@ def test_a_broken_line_of_the_record_is_named(tmp_path, line):
         Record(record.path)
 
 
-def test_a_record_of_another_study_is_refused_and_documents_of_changed_files(tmp_path):
+def test_records_of_another_study_and_documents_of_changed_files_are_refused(tmp_path):
     record = Record(tmp_path / "record.jsonl")
     record.add(row_of("a"))
     origin.check(record, "1", "abc", documents=True)
@@ -52,7 +55,7 @@ def test_a_record_of_another_study_is_refused_and_documents_of_changed_files(tmp
         origin.check(record, "1", "abc", documents=False)
 
 
-def test_the_mark_of_a_study_is_of_its_size_and_its_images(tmp_path):
+def test_the_digest_covers_size_and_images(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"1")
     first = origin.digest(study.FULL, tmp_path)
     assert first == origin.digest(study.FULL, tmp_path) != origin.digest(study.SMALL, tmp_path)
@@ -60,7 +63,7 @@ def test_the_mark_of_a_study_is_of_its_size_and_its_images(tmp_path):
     assert first != origin.digest(study.FULL, tmp_path)
 
 
-def test_a_folder_is_held_by_one_start_alone(tmp_path):
+def test_a_folder_is_locked_by_one_start(tmp_path):
     with origin.alone(tmp_path / "x"), pytest.raises(UserError, match="another start"), origin.alone(tmp_path / "x"):
         pass
     with origin.alone(tmp_path / "x"):
@@ -75,23 +78,23 @@ def digits(root: Path, parts=("train", "val")) -> str:
     return str(root)
 
 
-def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+def test_a_user_error_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     good, empty = digits(tmp_path / "good"), digits(tmp_path / "empty", ("val",))
     (tmp_path / "file").write_text("")
     (tmp_path / "out" / "small").mkdir(parents=True)
     (tmp_path / "out" / "small" / "record.jsonl").write_text("{}\n")
-    for words, told in (
+    for args, message in (
         (["--workers", "0", "--digits", good], "--workers 0"),
         (["--digits", empty], "no images in train/"),
         (["--digits", good, "--out", str(tmp_path / "file" / "below")], "file/below"),
         (["--digits", good, "--out", str(tmp_path / "out")], "record.jsonl:1"),
         (["--digits", good, "--docs", str(tmp_path / "file")], "file"),
     ):
-        monkeypatch.setattr("sys.argv", ["fidelity", "--small", *words])
+        monkeypatch.setattr("sys.argv", ["fidelity", "--small", *args])
         with pytest.raises(SystemExit) as end:
             command.main()
         error = capsys.readouterr().err
-        assert end.value.code == 2 and error.count("\n") == 1 and told in error, (words, error)
+        assert end.value.code == 2 and error.count("\n") == 1 and message in error, (args, error)
 
 
 POOL = """
