@@ -1,4 +1,4 @@
-"""Vision transformer architecture search (ViTAS, arXiv 2106.13700) as a large-scale trainer on DeepSpeed and DALI."""
+"""Vision transformer architecture search (ViTAS, arXiv 2106.13700) with DeepSpeed and DALI."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 
 
 def load(directory: str | Path) -> nn.Module:
-    """An exported model in evaluation mode: ``images [B, 3, H, W] float -> logits [B, classes]``.
+    """Load an exported model in evaluation mode, on the CPU in fp32.
+
+    Args:
+        directory: Folder of the exported model.
+
+    Returns:
+        A module that maps images [B, 3, H, W] (float) to logits [B, num_classes].
 
     Raises:
-        UserError: the folder is no exported model, or its tensors do not fit its ``spec.json``.
+        UserError: The folder is not an exported model, or the tensors do not fit its ``spec.json``.
     """
-    from vitas_ds.export.folder import read_model  # torch is imported only when it is needed
+    from vitas_ds.export.folder import read_model  # importing vitas_ds must not import torch
 
     return read_model(Path(directory))

@@ -109,9 +109,7 @@ def _from_mpi(env: Mapping[str, str], rank: str, world_size: str, local_rank: st
         return Launch(local_world_size=local)
     master = env.get("MASTER_ADDR")
     if not master and local != ranks:
-        raise UserError(
-            "MASTER_ADDR: not set; pass the host of rank 0 to mpirun: -x MASTER_ADDR=HOST"
-        )
+        raise UserError("MASTER_ADDR: not set; pass the host of rank 0 to mpirun: -x MASTER_ADDR=HOST")
     return Launch(
         _number(env, rank), ranks, _number(env, local_rank, _number(env, rank)), local, master or "127.0.0.1",
         _port(env),
