@@ -1,6 +1,6 @@
-"""DeepSpeed's configuration: a file of ``ds_configs/`` (ZeRO stage, buckets, offload) and the numbers of the run.
+"""Build the DeepSpeed configuration from a file in ``ds_configs/`` (ZeRO stage, buckets, offload) and the run's config.
 
-What cannot be right is refused here, before anything starts. No torch.
+Unsupported settings are rejected here, before any process starts. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vitas_ds import config
 from vitas_ds.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
-OWNED = {  # what the run's config owns, and the field that does
+OWNED = {  # keys that the run's config sets, and the field that sets each
     "train_batch_size": "batch_size", "train_micro_batch_size_per_gpu": "batch_size",
     "gradient_accumulation_steps": "grad_accum_steps", "managed_gradient_accumulation": "grad_accum_steps",
     "gradient_clipping": "clip_grad", "optimizer": "lr, betas and weight_decay", "scheduler": "lr and warmup_epochs",
@@ -31,46 +31,66 @@ ZERO_KEYS = NUMBERS | SWITCHES | {"offload_optimizer"}
 
 
 def ds_config(engine: config.Engine, training: config.Training, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for ``world_size`` ranks: the file that ``engine.zero`` names and the run's numbers.
+    """Return the DeepSpeed configuration for ``world_size`` ranks: the file ``engine.zero`` and the run's settings.
 
-    Precision is not in it: DeepSpeed sees fp32 tensors (see precision.py).
+    It does not contain the precision, because DeepSpeed sees fp32 tensors (see precision.py).
 
     Raises:
-        UserError: no such file, a file that repeats a number of the run, or a batch that does not divide.
+        UserError: The file is missing or invalid, it sets a key that the run's config owns, or the batch size is not
+            divisible by the ranks and accumulation steps.
     """
     path, data = _read_zero(engine.zero)
     for key in data:
         if key in OWNED:
-            raise UserError(f"{path}: {key} is owned by the run's config ({OWNED[key]}); take it out of this file")
-    parts = world_size * training.grad_accum_steps
-    if training.batch_size % parts:
-        raise UserError(
-            f"batch_size: {training.batch_size} is not a multiple of ranks * grad_accum_steps = "
-            f"{world_size} * {training.grad_accum_steps}"
-        )
+            raise UserError(f"{path}: {key} is set by the run's config ({OWNED[key]}); remove it from this file")
     return data | {
         "train_batch_size": training.batch_size,
-        "train_micro_batch_size_per_gpu": training.batch_size // parts,
+        "train_micro_batch_size_per_gpu": micro_batch_size(training, world_size),
         "gradient_accumulation_steps": training.grad_accum_steps,
-        "managed_gradient_accumulation": False,  # step() ends a step, however many backward() it took
-        "gradient_clipping": training.clip_grad,  # always said: DeepSpeed's default is 1.0
+        # False: every call of step() is an update, after any number of backward passes. With the default, DeepSpeed
+        # expects one step() per backward pass. It would update at every grad_accum_steps-th step() only, and stages 1
+        # and 2 would accumulate the gradients of several subnets wrongly.
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": training.clip_grad,  # without this key, DeepSpeed clips at 1.0
+        # Without these two, DeepSpeed refuses to run ZeRO with UnitAdamW, and offload without its own DeepSpeedCPUAdam.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
 
 
+def micro_batch_size(training: config.Training, world_size: int, section: str = "") -> int:
+    """Return the images per rank and accumulation step.
+
+    Args:
+        training: Settings of the training stage.
+        world_size: Number of ranks.
+        section: Section of ``training`` in the recipe, for the error message.
+
+    Raises:
+        UserError: The batch size is not divisible by the ranks and accumulation steps.
+    """
+    parts, prefix = world_size * training.grad_accum_steps, f"{section}." if section else ""
+    if training.batch_size % parts:
+        raise UserError(
+            f"{prefix}batch_size: {training.batch_size} is not a multiple of {world_size} ranks x "
+            f"{prefix}grad_accum_steps={training.grad_accum_steps}"
+        )
+    return training.batch_size // parts
+
+
 def zero_stage(engine: config.Engine) -> tuple[int, bool]:
-    """ZeRO stage, and whether the optimizer lives in the host's memory."""
+    """Return the ZeRO stage, and whether the optimizer states are in host memory."""
     settings = _read_zero(engine.zero)[1].get("zero_optimization", {})
     return int(settings.get("stage", 0)), "offload_optimizer" in settings
 
 
 def zero_names() -> list[str]:
-    """What ``engine.zero`` may name without a path."""
+    """Return the names of the files in ``ds_configs/``, the values of ``engine.zero`` other than paths."""
     return sorted(path.stem for path in _folder().glob("*.json"))
 
 
 def _folder() -> Path:
+    """Return ``ds_configs/``: inside the installed package, or at the root of the repository."""
     return PACKAGE / "ds_configs" if (PACKAGE / "ds_configs").is_dir() else PACKAGE.parent / "ds_configs"
 
 
@@ -80,36 +100,41 @@ def _read_zero(name: str) -> tuple[Path, dict[str, Any]]:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
-            f"engine.zero: no file {path}; there are {', '.join(zero_names())}, or give the path of a .json file"
+            f"engine.zero: no file {path}; allowed: {', '.join(zero_names())}, or the path of a .json file"
         ) from None
     except OSError as error:
         raise UserError(f"engine.zero: {path} cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict) or not isinstance(data.get("zero_optimization"), dict):
-        raise UserError(f"{path}: must be a JSON object with zero_optimization, as the files in ds_configs/")
-    _check_zero(path, data["zero_optimization"])
+        raise UserError(f"{path}: must be a JSON object with zero_optimization, like the files in ds_configs/")
+    _check_stage_and_offload(path, data["zero_optimization"])
+    _check_keys(path, data["zero_optimization"])
     return path, data
 
 
-def _check_zero(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be right here, with the reason."""
-    stage, offload = settings.get("stage"), settings.get("offload_optimizer")
-    if type(stage) is not int or not 0 <= stage <= 3:
-        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {json.dumps(stage)})")
+def _check_keys(path: Path, settings: dict[str, Any]) -> None:
+    """Check the names and types of the keys of ``zero_optimization``."""
     for key, value in settings.items():
         if key not in ZERO_KEYS:
             raise UserError(
-                f"{path}: zero_optimization.{key} is not supported: it was not shown to leave unused weights as they "
-                f"are; allowed: {', '.join(sorted(ZERO_KEYS))}"
+                f"{path}: zero_optimization.{key} is not supported: not tested to leave unused weights unchanged; "
+                f"allowed: {', '.join(sorted(ZERO_KEYS))}"
             )
         if key in NUMBERS and not (type(value) in (int, float) and float(value).is_integer() and value >= 0):
             raise UserError(f"{path}: zero_optimization.{key} must be a whole number (given: {json.dumps(value)})")
         if key in SWITCHES and type(value) is not bool:
             raise UserError(f"{path}: zero_optimization.{key} must be true or false (given: {json.dumps(value)})")
+
+
+def _check_stage_and_offload(path: Path, settings: dict[str, Any]) -> None:
+    """Check the stage, and that it supports offload and overlap_comm."""
+    stage, offload = settings.get("stage"), settings.get("offload_optimizer")
+    if type(stage) is not int or not 0 <= stage <= 3:
+        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {json.dumps(stage)})")
     if offload is not None and (not isinstance(offload, dict) or offload.keys() - {"device", "pin_memory", "ratio"}):
         raise UserError(
-            f"{path}: zero_optimization.offload_optimizer must be an object of device, pin_memory and ratio"
+            f"{path}: zero_optimization.offload_optimizer must be an object with device, pin_memory and ratio"
         )
     if offload is not None and (stage < 2 or offload.get("device") != "cpu" or offload.get("ratio", 1.0) != 1.0):
         raise UserError(f"{path}: zero_optimization.offload_optimizer needs stage 2 or 3, device cpu and ratio 1")

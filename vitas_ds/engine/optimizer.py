@@ -1,17 +1,16 @@
-"""AdamW with a clock for each sampling unit, and the learning rate over time.
+"""AdamW with a separate step count for each sampling unit.
 
-A supernet step uses some of the weights. Plain ZeRO hands an optimizer zero (or stale) gradients for the others, and
-weight decay and momentum would move them. Here a unit that a step did not use keeps weights, moments and step count,
-which is what torch.optim.AdamW does with parameters whose gradient is None.
+A supernet step uses only part of the weights. Plain ZeRO gives the optimizer zero or stale gradients for the others,
+and weight decay and momentum would still move them. Here, a unit that a step does not use keeps its weights, moments
+and step count, as torch.optim.AdamW does with parameters whose gradient is None.
 
-ZeRO flattens a parameter group and gives each rank a part of it, so the optimizer is told which pieces of its tensors
-belong to which parameter and unit. There are two groups only (with and without decay): ZeRO's cost per step grows with
-the number of groups, not with the number of units.
+ZeRO flattens each parameter group and gives every rank a part of it. ``Piece`` records which parameter and unit each
+range of these flat tensors belongs to. There are only two parameter groups (with and without weight decay), because
+the cost of a ZeRO step grows with the number of groups, but not with the number of units.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Piece:
-    """``length`` elements of a parameter from ``source`` on, which lie from ``offset`` on in a tensor of this rank."""
+    """A range of a parameter, and its place in a tensor that this rank owns.
+
+    Attributes:
+        name: Name of the parameter.
+        unit: Sampling unit of the parameter.
+        source: First element in the flattened parameter.
+        offset: First element in the flattened tensor of this rank.
+        length: Number of elements.
+    """
 
     name: str
     unit: str
@@ -38,10 +45,12 @@ class Piece:
 
 
 class UnitAdamW(torch.optim.Optimizer):
-    """AdamW (arXiv 1711.05101) that steps the sampling units in ``active`` and leaves the others bit for bit alone.
+    """AdamW (arXiv 1711.05101) that updates only the units in ``active``. All others stay bitwise unchanged.
 
-    ``owned`` maps each tensor that the optimizer may be given to its pieces; the engine fills it in once ZeRO has laid
-    out the tensors. ``steps`` counts the steps of each unit, ``moments[tensor]`` has its two moments.
+    Attributes:
+        steps: Number of steps of each unit.
+        active: Units of the current step.
+        owned: Pieces of each tensor of this rank. Empty until the engine calls ``set_layout``.
     """
 
     def __init__(self, groups: list[dict[str, Any]], units: Iterable[str], training: config.Training) -> None:
@@ -52,56 +61,56 @@ class UnitAdamW(torch.optim.Optimizer):
         self.owned: dict[Tensor, list[Piece]] = {}
         self._views: dict[Tensor, list[tuple[str, slice, list[Tensor]]]] = {}
 
-    def own(self, owned: dict[Tensor, list[Piece]]) -> None:
-        """Take the layout of this rank's tensors, and make their moments."""
+    def set_layout(self, owned: dict[Tensor, list[Piece]]) -> None:
+        """Set the layout of this rank's tensors and allocate their moments."""
         self.owned = owned
         for tensor, pieces in owned.items():
             self.state[tensor] = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
             flat = [tensor.detach().view(-1), *(self.state[tensor][moment].view(-1) for moment in MOMENTS)]
-            self._views[tensor] = [(unit, span, [t[span] for t in flat]) for unit, span in _spans(pieces)]
+            self._views[tensor] = [(unit, span, [t[span] for t in flat]) for unit, span in _merge_neighbours(pieces)]
 
     def set_lr(self, lr: float) -> None:
-        """Learning rate of the steps that follow."""
+        """Set the learning rate of all groups."""
         for group in self.param_groups:
             group["lr"] = lr
 
-    def begin(self, units: Iterable[str]) -> None:
-        """Name the units that the step updates; their clocks go on by one. ``undo`` takes it back."""
+    def start_step(self, units: Iterable[str]) -> None:
+        """Set the units of the next update and increment their step counts."""
         self.active = frozenset(units)
         for unit in self.active:
             self.steps[unit] += 1
 
-    def undo(self) -> None:
-        """The step begun did not happen (its gradient was not finite)."""
+    def revert_step(self) -> None:
+        """Revert ``start_step``: the gradient was not finite, and nothing was updated."""
         for unit in self.active:
             self.steps[unit] -= 1
         self.active = frozenset()
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the active units in ``param_groups``. ZeRO calls it once a group, with that group alone in place."""
+        """Update the active units in ``param_groups``. ZeRO calls this once per group, with only that group set."""
         for group in self.param_groups:
             for tensor in group["params"]:
                 if tensor.grad is not None:
                     self._update(tensor, group)
 
     def _update(self, tensor: Tensor, group: dict[str, Any]) -> None:
-        chosen = [view for view in self._views.get(tensor, ()) if view[0] in self.active]
-        if not chosen:
+        active = [view for view in self._views.get(tensor, ()) if view[0] in self.active]
+        if not active:
             return
         grad = tensor.grad.view(-1)  # type: ignore[union-attr]
-        params, first, second = ([views[k] for _, _, views in chosen] for k in range(3))
-        # adamw adds one itself, and wants a count a tensor on the tensor's device
-        counts = torch.tensor([self.steps[unit] - 1.0 for unit, _, _ in chosen], device=tensor.device)
+        params, exp_avgs, exp_avg_sqs = ([views[k] for _, _, views in active] for k in range(3))
+        # adamw() increments the counts itself. It needs one per tensor, on the tensor's device.
+        counts = torch.tensor([self.steps[unit] - 1.0 for unit, _, _ in active], device=tensor.device)
         adamw(
-            params, [grad[span] for _, span, _ in chosen], first, second, [], list(counts.unbind()),
+            params, [grad[span] for _, span, _ in active], exp_avgs, exp_avg_sqs, [], list(counts.unbind()),
             fused=True, foreach=False, amsgrad=False, maximize=False, beta1=self.betas[0], beta2=self.betas[1],
             lr=group["lr"], weight_decay=group["weight_decay"], eps=EPS,
         )  # fmt: skip
 
 
-def _spans(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
-    """Neighbouring pieces of one unit as one span: fewer tensors for the kernel."""
+def _merge_neighbours(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
+    """Merge adjacent pieces of one unit: fewer tensors for the fused kernel."""
     spans: list[tuple[str, slice]] = []
     for piece in pieces:
         end = piece.offset + piece.length
@@ -113,17 +122,8 @@ def _spans(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
 
 
 def decay_groups(units: dict[str, list[nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups in the order of the units: with decay, and (one-dimensional parameters) without."""
+    """Return two parameter groups in the order of the units: one with weight decay, one (vectors) without."""
     params = [p for unit in units.values() for p in unit]
     matrices, vectors = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-def cosine_lr(training: config.Training, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of global step ``step`` (from 0): linear warm-up from 0, then half a cosine to ``min_lr``."""
-    total, warmup = training.epochs * steps_per_epoch, training.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return training.lr * step / warmup
-    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
-    return training.min_lr + (training.lr - training.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

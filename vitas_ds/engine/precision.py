@@ -1,8 +1,9 @@
-"""Arithmetic: autocast, fp16's loss scale, TF32.
+"""Numeric precision: autocast, the fp16 loss scale, TF32 and deterministic kernels.
 
-Weights, gradients, moments and averages are fp32 whatever the precision; bf16 and fp16 are what matrix products and
-convolutions of the forward and backward pass compute in (torch.autocast). So ZeRO sees an fp32 network, a checkpoint
-holds the exact weights, and training and scoring compute alike. Evaluation is in fp32 (on CUDA with TF32 as set).
+Weights, gradients, moments and averaged weights are always fp32. With bf16 or fp16, matrix products and convolutions
+of the forward and backward pass are computed in that type (torch.autocast). ZeRO therefore sees an fp32 network, a
+checkpoint contains the exact weights, and training and scoring compute the same way. Evaluation is in fp32 (on CUDA
+with TF32 as configured).
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Context in which a network computes in ``precision`` (fp32: as it is)."""
+    """Return the autocast context of a precision (disabled for fp32)."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 def check(engine: config.Engine, device: torch.device) -> None:
-    """Raise ``UserError`` if the device cannot compute in this precision."""
+    """Check that the device supports ``engine.precision``.
+
+    Raises:
+        UserError: fp16 on a CPU, or bf16 on a GPU without bf16.
+    """
     if engine.precision == "fp16" and device.type == "cpu":
         raise UserError("engine.precision: fp16 needs a GPU; allowed on CPU: fp32, bf16")
     if engine.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -32,24 +37,23 @@ def check(engine: config.Engine, device: torch.device) -> None:
 
 
 def set_backends(engine: config.Engine) -> None:
-    """TF32, the choice of convolution algorithms and deterministic kernels, for the whole process.
+    """Set TF32, convolution autotuning and deterministic kernels for the whole process.
 
-    Without ``engine.deterministic`` the backward pass of attention adds with atomics on a GPU, in varying order.
+    Without ``engine.deterministic``, the backward pass of attention on a GPU uses atomic adds in varying order.
     """
     torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = engine.tf32
     torch.backends.cudnn.benchmark = not engine.deterministic
     if engine.deterministic:
-        # cuBLAS reads it when it makes its workspace; without it torch refuses matrix products on a GPU
+        # cuBLAS reads this when it creates its workspace. Without it, torch refuses matrix products on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(engine.deterministic)
 
 
 class LossScale:
-    """The factor on an fp16 loss that keeps small gradients above zero; 1 in other precisions.
+    """Dynamic loss scale for fp16 (arXiv 1710.03740, section 3.2); constant 1 in other precisions.
 
-    Halved by a step whose gradient was not finite (that step is skipped), doubled after 2000 good ones in a row
-    (arXiv 1710.03740, section 3.2).
+    Halved after a step with a non-finite gradient (which is skipped), doubled after 2000 finite steps in a row.
     """
 
     GROWTH_EVERY = 2000
@@ -60,7 +64,7 @@ class LossScale:
         self.good_steps = 0
 
     def update(self, finite: bool) -> None:
-        """Learn from a step."""
+        """Adapt the scale after a step."""
         if not self.dynamic:
             return
         self.good_steps = self.good_steps + 1 if finite else 0
@@ -70,10 +74,10 @@ class LossScale:
             self.value, self.good_steps = self.value * 2, 0
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state for a checkpoint."""
         return {"value": self.value, "good_steps": self.good_steps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take ``state()`` back; another precision than the one saved starts afresh."""
+        """Restore ``state()``. If the checkpoint was saved in another precision, keep the initial scale."""
         if self.dynamic and state["value"] > 1:
             self.value, self.good_steps = state["value"], state["good_steps"]

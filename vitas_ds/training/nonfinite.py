@@ -1,8 +1,8 @@
-"""What a training that diverges leaves behind, so that the step can be looked at again (replay.py).
+"""Record of training steps with a non-finite gradient, for ``--replay`` (replay.py).
 
-runs/NAME/supernet/divergence.json       the latest steps in a row that were skipped: nets, and of each rank the
-                                         loss and the images
-runs/NAME/supernet/divergence/step-...   where the training ended there: the weights that they were computed with
+runs/NAME/supernet/divergence.json       the latest consecutive skipped steps: subnets, and for each rank the loss
+                                         and the images
+runs/NAME/supernet/divergence/step-...   checkpoint with the weights of the first of them, saved when training stops
 """
 
 from __future__ import annotations
@@ -14,51 +14,67 @@ from typing import Any
 from torch import Tensor
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
+from vitas_ds.training.task import Task
 
 
-def record(
-    path: Path, ranks: Ranks, stage: str, step: int, nth: int, nets: list[SubnetSpec], loss: float, ids: Tensor,
-    images: ImageSet,
-) -> str:  # fmt: skip
-    """Write down a step (from 1) whose gradient was not finite, the ``nth`` in a row. All ranks call it.
+def checkpoints_of(record: Path) -> Path:
+    """Return the folder of the checkpoint that belongs to a record."""
+    return record.with_suffix("")
+
+
+def record_step(task: Task, ranks: Ranks, step: int, count: int, loss: float, ids: Tensor) -> str:
+    """Record a step with a non-finite gradient. All ranks must call this.
+
+    Args:
+        task: The training task.
+        ranks: The ranks of the job.
+        step: The step, from 1.
+        count: Number of consecutive skipped steps, including this one.
+        loss: Loss of this rank.
+        ids: Indices of this rank's images.
 
     Returns:
-        The step, the ranks whose loss was not finite, and the nets, in words.
+        Description of the step: ranks with a non-finite loss, and subnets.
     """
-    seen = comm.gather((loss, ids.tolist()))
-    bad = [str(rank) for rank, (value, _) in enumerate(seen) if not math.isfinite(value)]
-    where = f"loss not finite on rank {', '.join(bad)}" if bad else "loss finite on all ranks, gradient not"
+    gathered = comm.gather((loss, ids.tolist()))
+    subnets = task.subnets(step - 1)
     if ranks.is_main:
         rows = [
-            {"rank": rank, "loss": value, "finite": math.isfinite(value), "ids": list(chosen),
-             "images": [images.file(i) for i in chosen]}
-            for rank, (value, chosen) in enumerate(seen)
+            {"rank": rank, "loss": value, "finite": math.isfinite(value), "ids": list(indices),
+             "images": [task.images.file(i) for i in indices]}
+            for rank, (value, indices) in enumerate(gathered)
         ]  # fmt: skip
-        before = read_json(path, {}).get("steps", []) if nth > 1 else []
-        entry = {"step": step, "nets": [net.to_dict() for net in nets], "ranks": rows}
-        write_json(path, {"stage": stage, "world_size": ranks.world_size, "steps": [*before, entry]})
-    return f"step {step}: {where}; net {' and '.join(map(_words, nets))}"
+        file = task.folder.divergence
+        previous = read_json(file, {}).get("steps", []) if count > 1 else []
+        entry = {"step": step, "nets": [spec.to_dict() for spec in subnets], "ranks": rows}
+        write_json(file, {"stage": task.stage, "world_size": ranks.world_size, "steps": [*previous, entry]})
+    bad = [str(rank) for rank, (value, _) in enumerate(gathered) if not math.isfinite(value)]
+    problem = f"loss not finite on rank {', '.join(bad)}" if bad else "loss finite on all ranks, gradient not finite"
+    return f"step {step}: {problem}; subnet {' and '.join(map(_describe, subnets))}"
 
 
-def _words(net: SubnetSpec) -> str:
-    return f"{net.embed_dim} wide, {net.depth} deep, patches of {net.patch_size}"
+def _describe(spec: SubnetSpec) -> str:
+    return f"embed_dim {spec.embed_dim}, depth {spec.depth}, patch_size {spec.patch_size}"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A record. Raises ``UserError`` if there is none, or it is none."""
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        UserError: The file is missing, or is not a record.
+    """
     data = read_json(path, None)
     if data is None:
-        raise UserError(f"{path}: no such file; a training that diverges leaves it")
+        raise UserError(f"{path}: no such file; training writes it after a step with a non-finite gradient")
     try:
-        whole = {"stage", "world_size"} <= data.keys() and "step" in data["steps"][0]
-        whole = whole and all({"rank", "loss", "finite", "images"} <= row.keys() for row in data["steps"][0]["ranks"])
+        valid = {"stage", "world_size"} <= data.keys() and "step" in data["steps"][0]
+        valid = valid and all({"rank", "loss", "finite", "images"} <= row.keys() for row in data["steps"][0]["ranks"])
     except (KeyError, TypeError, IndexError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: not the record of a divergence")
+        valid = False
+    if not valid:
+        raise UserError(f"{path}: not a divergence record")
     return data

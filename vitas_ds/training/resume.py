@@ -1,9 +1,11 @@
-"""Where a training starts from. The first of these that is there:
+"""Choose where training starts.
 
-1. the run's own newest checkpoint that is whole: the training goes on bit for bit;
-2. ``resume_from``: a given checkpoint, with optimizer, clocks, averages and its step;
-3. ``init_weights``: weights alone, from step 0 on;
-4. scratch: weights drawn from ``run.seed``.
+The first of these that exists:
+
+1. the newest intact checkpoint of the run: training resumes, bitwise equal;
+2. ``resume_from``: another checkpoint, with optimizer state, step counts, averaged weights and step;
+3. ``init_weights``: only weights, starting at step 0;
+4. random weights, drawn from ``run.seed``.
 """
 
 from __future__ import annotations
@@ -19,78 +21,91 @@ from torch import Tensor, nn
 from vitas_ds.config import Training
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
-from vitas_ds.training import checkpoint
+from vitas_ds.models.shapes import check_shapes, shapes_of
+from vitas_ds.training import checkpoint_files
+from vitas_ds.training.checkpoint_reader import consolidate
 
 
 @dataclass(frozen=True)
 class Origin:
-    """``checkpoint`` is to be loaded whole into the engine; else ``weights``, if any, into the network before it."""
+    """Where training starts.
+
+    Attributes:
+        checkpoint: Checkpoint to load into the engine.
+        weights: Checkpoint or safetensors file whose weights to load into the model, before the engine is created.
+        own: Whether ``checkpoint`` is of this run.
+    """
 
     checkpoint: Path | None = None
     weights: Path | None = None
     own: bool = False
 
-    def words(self, step: int, total: int) -> str:
-        """What was taken."""
+    def describe(self, step: int, total: int) -> str:
+        """Describe the start in a few words."""
         if self.checkpoint:
-            return f"going on from step {step} of {total}" + ("" if self.own else f" of {self.checkpoint}")
-        return f"starting with the weights of {self.weights}" if self.weights else "starting from scratch"
+            return f"resuming at step {step} of {total}" + ("" if self.own else f" from {self.checkpoint}")
+        return f"starting from the weights in {self.weights}" if self.weights else "starting from scratch"
 
 
-def find(checkpoints: Path, training: Training, section: str) -> Origin:
-    """The origin of a training whose own checkpoints lie in ``checkpoints``. All ranks call it.
+def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
+    """Find the origin of a training stage. All ranks must call this.
 
     Args:
-        section: of the config, for messages.
+        checkpoints: Folder of the run's own checkpoints.
+        training: Section of the config.
+        section: Name of the section, for error messages.
 
     Raises:
-        UserError: what the config names is not there, or not whole.
+        UserError: A checkpoint or file is missing or damaged.
     """
-    own = checkpoint.newest(checkpoints)
+    own = checkpoint_files.newest(checkpoints)
     if own:
         return Origin(own, own=True)
-    if checkpoint.found(checkpoints):
-        raise UserError(f"{checkpoints}: no checkpoint in it is whole, see above; move it away to start from scratch")
+    if checkpoint_files.list_checkpoints(checkpoints):
+        raise UserError(f"{checkpoints}: no checkpoint is intact, see above; move the folder to start from scratch")
     if training.resume_from:
-        given = _checkpoint(Path(training.resume_from), f"{section}.resume_from")
-        if given is None:
+        path = _find_checkpoint(Path(training.resume_from), f"{section}.resume_from")
+        if path is None:
             raise UserError(
-                f"{section}.resume_from: {training.resume_from}: no checkpoint, nor a folder of checkpoints"
+                f"{section}.resume_from: {training.resume_from}: not a checkpoint or a folder of checkpoints"
             )
-        return Origin(given)
-    if not training.init_weights:
-        return Origin()
-    path = Path(training.init_weights)
+        return Origin(path)
+    if training.init_weights:
+        return Origin(weights=_find_weights(Path(training.init_weights), f"{section}.init_weights"))
+    return Origin()
+
+
+def _find_weights(path: Path, field: str) -> Path:
+    """Return the file or checkpoint with the weights that ``path`` refers to."""
     file = path / "model.safetensors" if path.is_dir() else path
-    given = None if file.is_file() else _checkpoint(path, f"{section}.init_weights")
-    if given is None and not file.is_file():
-        raise UserError(
-            f"{section}.init_weights: {path}: no checkpoint, no .safetensors file, and no folder of an exported model"
-        )
-    return Origin(weights=given or file)
+    if file.is_file():
+        return file
+    checkpoint = _find_checkpoint(path, field)
+    if checkpoint is None:
+        raise UserError(f"{field}: {path}: not a checkpoint, a .safetensors file or the folder of an exported model")
+    return checkpoint
 
 
-def _checkpoint(path: Path, field: str) -> Path | None:
-    """The checkpoint that a path names, itself or by the folder of checkpoints; None if it names none."""
+def _find_checkpoint(path: Path, field: str) -> Path | None:
+    """Return ``path`` if it is a checkpoint, else the newest checkpoint in it, else None."""
     if not (path / "manifest.json").is_file():
-        return checkpoint.newest(path)
-    fault = comm.from_main(lambda: checkpoint.verify(path))
-    if fault:
-        raise UserError(f"{field}: not a whole checkpoint: {fault}")
+        return checkpoint_files.newest(path)
+    problem = comm.from_main(lambda: checkpoint_files.verify(path))
+    if problem:
+        raise UserError(f"{field}: damaged checkpoint: {problem}")
     return path
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of a checkpoint or a ``.safetensors`` file into a network.
+    """Load the weights of a checkpoint or a safetensors file into a model.
 
     Raises:
-        UserError: it cannot be read, or is of another network.
+        UserError: The file cannot be read, or is of another network.
     """
     try:
-        weights: dict[str, Tensor] = checkpoint.consolidate(path) if path.is_dir() else load_file(path)
+        weights: dict[str, Tensor] = consolidate(path) if path.is_dir() else load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as weights ({error})") from None
-    theirs, ours = ({name: tuple(t.shape) for name, t in d.items()} for d in (weights, model.state_dict()))
-    checkpoint.check_shapes(path, theirs, ours)
+        raise UserError(f"{path}: cannot read weights ({error})") from None
+    check_shapes(f"{path}: weights of another network", shapes_of(weights), shapes_of(model.state_dict()))
     with torch.no_grad():
         model.load_state_dict(weights)

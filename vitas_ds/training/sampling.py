@@ -1,4 +1,14 @@
-"""Which subnet a training step uses: a pure function of (seed, step), so that resume needs no state. No torch."""
+"""Draw the subnets of a training step, and fit the probability of skipped layers to a budget.
+
+- ``single``: one random subnet per step (single-path: ViTAS, arXiv 2106.13700; AutoSlim, arXiv 1903.11728).
+- ``sandwich``: the largest subnet, the smallest one, and some random ones (arXiv 1903.05134), optionally with in-place
+  distillation: the smaller subnets learn the outputs of the largest one (same paper).
+- ``complementary``: every second step trains the complements of the random subnets of the previous step (stochastic
+  complementary strategy of BCNet, arXiv 2105.10533; the definition by width indices is **our reading**).
+
+All draws are pure functions of (seed, step): every rank draws the same subnets without communication, and a resumed
+run needs no state. Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,91 +21,49 @@ from scipy.optimize import brentq
 
 from vitas_ds import config
 from vitas_ds.arch import cost, genome
-from vitas_ds.arch.space import Columns, SearchSpace
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.training import sampling
 
-STREAM = 0x5A3  # keeps these draws apart from other uses of the run's seed
-MOST_IDENTITY = 0.99
+STREAM = 0x5A3  # separates these draws from other uses of the run's seed
+MAX_IDENTITY_PROB = 0.99
 
 
 def draw(space: SearchSpace, seed: int, step: int, identity_prob: float | None = None, index: int = 0) -> SubnetSpec:
-    """The random subnet of a global step; ``index`` tells several nets of one step apart.
+    """Draw a random subnet.
 
-    ``identity_prob`` is the chance of each position to be skipped (None: as likely as each head count).
+    Args:
+        space: The search space.
+        seed: Seed of the run.
+        step: Global step.
+        identity_prob: Probability that a position is skipped. None: the same as that of each head count.
+        index: Index of the subnet among those of the step.
     """
     rng = np.random.default_rng([seed, STREAM, step, index])
     return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
 
 
-@dataclass(frozen=True)
-class Price:
-    """What random nets cost: a number for each net of a table, which no layer lowers, and how it is said."""
-
-    of: Callable[[Columns], np.ndarray]
-    said: Callable[[float], str]
-
-
-MACS = Price(cost.macs, lambda value: f"{value / 1e9:.3f}G MACs")
-
-
-def mean_price(space: SearchSpace, identity_prob: float | None, price: Price = MACS, count: int = 16384) -> float:
-    """Mean price of ``count`` random nets, always the same draws: it never rises with the probability."""
-    nets = genome.sample(space, np.random.default_rng([STREAM, count]), count, identity_prob)
-    return float(price.of(genome.columns(space, nets)).mean())
-
-
-def fit_identity_prob(space: SearchSpace, low: float, high: float, price: Price = MACS) -> float:
-    """The identity probability at which random nets cost (low + high) / 2 on average, in MACs or another price.
-
-    The first release steps by 0.01 until the mean is inside; this is a root finder on common random numbers. Where
-    no probability reaches the middle, the nearest one (0 or 0.99) is returned with a warning that tells the mean it
-    gives. A space without identity has nothing to fit: 0.
-    """
-    middle = (low + high) / 2
-    if not space.identity:
-        reached = mean_price(space, 0.0, price)
-        _warn_outside(reached, low, high, price, "the space has no identity, so that nothing can be fitted")
-        return 0.0
-    for bound in (0.0, MOST_IDENTITY):
-        reached = mean_price(space, bound, price)
-        if (reached <= middle) if bound == 0 else (reached >= middle):
-            _warn_outside(reached, low, high, price, f"identity probability {bound:g} comes nearest")
-            return bound
-    return float(brentq(lambda p: mean_price(space, p, price) - middle, 0.0, MOST_IDENTITY, xtol=1e-4))
-
-
-def _warn_outside(reached: float, low: float, high: float, price: Price, why: str) -> None:
-    if not low <= reached <= high:
-        warnings.warn(
-            f"random nets cost {price.said(reached)} on average, outside the budget "
-            f"[{price.said(low)}, {price.said(high)}]: {why}",
-            stacklevel=3,
-        )
-
-
-def nets_of_step(
+def subnets_of_step(
     space: SearchSpace, supernet: config.Supernet, seed: int, step: int, identity_prob: float | None
 ) -> list[SubnetSpec]:
-    """The nets that an optimizer step trains, the same on every rank.
+    """Return the subnets that an optimizer step trains, the same on every rank.
 
-    ``sampling: sandwich`` puts the largest net first, for it teaches the others, and the smallest last. Distinct
-    steps draw independent nets, but for ``complementary``, where each odd step complements the even one before it.
+    With ``sampling: sandwich``, the largest subnet is the first, because it is the teacher of the others, and the
+    smallest the last. With ``complementary``, each odd step trains the complements of the even step before it.
     """
     count = 1 if supernet.sampling == "single" else supernet.random_subnets
-    mirrored = supernet.complementary and step % 2 == 1
-    nets = [sampling.draw(space, seed, step - mirrored, identity_prob, index) for index in range(count)]
-    if mirrored:
-        nets = [complement(space, net) for net in nets]
+    is_complement = supernet.complementary and step % 2 == 1
+    specs = [draw(space, seed, step - is_complement, identity_prob, index) for index in range(count)]
+    if is_complement:
+        specs = [complement(space, spec) for spec in specs]
     if supernet.sampling == "single":
-        return nets
-    return [genome.decode(space, genome.largest(space)), *nets, genome.decode(space, genome.smallest(space))]
+        return specs
+    return [genome.decode(space, genome.largest(space)), *specs, genome.decode(space, genome.smallest(space))]
 
 
 def complement(space: SearchSpace, spec: SubnetSpec) -> SubnetSpec:
-    """The net with each width's index i turned into last - i; patch, heads, identities and depth stay.
+    """Replace the index i of each width by last - i; patch size, head counts, identities and depth stay.
 
-    With even ratios, the two widths add up to one step more than the full width. It is its own inverse.
+    For evenly spaced ratios, the two widths add up to the full width plus one step. The function is its own inverse.
     """
 
     def flip(width: int, widths: tuple[int, ...]) -> int:
@@ -107,3 +75,63 @@ def complement(space: SearchSpace, spec: SubnetSpec) -> SubnetSpec:
         for layer in spec.layers
     )
     return replace(spec, embed_dim=flip(spec.embed_dim, space.embed_widths), layers=layers)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """A cost of subnets to which the identity probability is fitted.
+
+    Attributes:
+        predict: Returns the cost of each subnet of a table. It must not decrease if a layer is added.
+        describe: Formats a cost with its unit.
+    """
+
+    predict: Callable[[WidthTable], np.ndarray]
+    describe: Callable[[float], str]
+
+
+MACS = CostModel(cost.macs, lambda value: f"{value / 1e9:.3f}G MACs")
+
+
+def mean_cost(space: SearchSpace, identity_prob: float | None, model: CostModel = MACS, count: int = 16384) -> float:
+    """Return the mean cost of ``count`` random subnets.
+
+    The random numbers are the same in every call, so the mean never increases with the probability.
+    """
+    genomes = genome.sample(space, np.random.default_rng([STREAM, count]), count, identity_prob)
+    return float(model.predict(genome.width_table(space, genomes)).mean())
+
+
+def fit_identity_prob(space: SearchSpace, low: float, high: float, model: CostModel = MACS) -> float:
+    """Find the identity probability at which random subnets cost (low + high) / 2 on average.
+
+    The first release increases the probability by 0.01 until the mean is inside of the budget. This is a root finder
+    on common random numbers. If no probability reaches the middle, the closest one (0 or 0.99) is returned, with a
+    warning if its mean is outside of the budget. For a space without identity, the result is 0.
+
+    Args:
+        space: The search space.
+        low: Lower bound of the budget.
+        high: Upper bound of the budget.
+        model: The cost that the budget limits.
+    """
+    middle = (low + high) / 2
+    if not space.identity:
+        mean = mean_cost(space, 0.0, model)
+        _warn_outside(mean, low, high, model, "the space has no identity, there is nothing to fit")
+        return 0.0
+    for bound in (0.0, MAX_IDENTITY_PROB):
+        mean = mean_cost(space, bound, model)
+        if (mean <= middle) if bound == 0 else (mean >= middle):
+            _warn_outside(mean, low, high, model, f"identity probability {bound:g} is the closest")
+            return bound
+    return float(brentq(lambda p: mean_cost(space, p, model) - middle, 0.0, MAX_IDENTITY_PROB, xtol=1e-4))
+
+
+def _warn_outside(mean: float, low: float, high: float, model: CostModel, reason: str) -> None:
+    if not low <= mean <= high:
+        warnings.warn(
+            f"random subnets cost {model.describe(mean)} on average, outside the budget "
+            f"[{model.describe(low)}, {model.describe(high)}]: {reason}",
+            stacklevel=3,
+        )

@@ -1,4 +1,4 @@
-"""Where a training is: what a checkpoint keeps beside weights and optimizer. No torch."""
+"""State of the training loop in a checkpoint, in addition to weights and optimizer state."""
 
 from __future__ import annotations
 
@@ -9,54 +9,62 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 
+PER_RANK = ("loss_sum", "mean", "replaced")  # fields that differ between ranks
+
 
 @dataclass
-class Progress:
-    """The loop's own state; the rest of a run is a function of (seed, step)."""
+class TrainState:
+    """Progress of a training run. Everything else in a run is a function of (seed, step)."""
 
-    step: int = 0
+    step: int = 0  # finished steps
     seconds: float = 0.0  # spent in this stage, over all starts
-    loss_sum: float = 0.0  # of this rank, since the last record
-    loss_steps: int = 0
-    loss: float = float("nan")  # mean over ranks of the last record
-    nonfinite: int = 0  # skipped steps in a row
-    mean: float = 0.0  # running mean of this rank's loss, see ``learn``
-    mean_steps: int = 0
-    replaced: int = 0  # unreadable images that others stood in for, on this rank
-    files: str = ""  # fingerprint of the training images, on which their order hangs
+    loss_sum: float = 0.0  # of this rank, since the last metrics record
+    loss_steps: int = 0  # steps in loss_sum
+    loss: float = float("nan")  # mean over ranks, in the last metrics record
+    nonfinite: int = 0  # consecutive steps skipped because of a non-finite gradient
+    mean: float = 0.0  # running mean of this rank's loss, see update_mean
+    mean_steps: int = 0  # steps in mean
+    replaced: int = 0  # unreadable images of this rank that were replaced by others
+    files: str = ""  # fingerprint of the training images, which determines their order
 
-    def learn(self, loss: float, window: int) -> None:
-        """Take the loss of a step into the running mean over about ``window`` steps, which tells good checkpoints from
-        bad ones: single steps train different nets on different images, and say little.
+    def update_mean(self, loss: float, window: int) -> None:
+        """Update the running mean of the loss over about ``window`` steps.
+
+        The mean decides which checkpoint is the best. The loss of a single step is too noisy for this: steps train
+        different subnets on different images.
         """
         self.mean_steps += 1
         self.mean += (loss - self.mean) / min(self.mean_steps, window)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint; ``PER_RANK`` fields are lists over the ranks. All ranks must call this."""
+        return asdict(self) | {name: comm.gather(getattr(self, name)) for name in PER_RANK}
 
-PER_RANK = ("loss_sum", "mean", "replaced")
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any], ranks: Ranks, files: str) -> TrainState:
+        """Restore the state of this rank.
 
+        If the number of ranks has changed, rank 0 takes over the sums of all ranks.
 
-def state_of(progress: Progress) -> dict[str, Any]:
-    """What a checkpoint keeps: a list of all ranks' values where they differ. All ranks call it."""
-    return asdict(progress) | {name: comm.gather(getattr(progress, name)) for name in PER_RANK}
+        Args:
+            saved: Result of ``to_dict``.
+            ranks: The ranks of this job.
+            files: Fingerprint of the training images of this job.
 
-
-def progress_of(state: dict[str, Any], ranks: Ranks, files: str) -> Progress:
-    """This rank's part of ``state_of``; with another number of ranks, rank 0 takes on all that was counted.
-
-    Raises:
-        UserError: the training images are not those that the checkpoint was trained on.
-    """
-    if state["files"] != files:
-        raise UserError(
-            "data.train: other images than this run was begun with (files, classes or the split have changed), so that "
-            "it cannot go on as it was; restore them, or give another run.name"
-        )
-    mine, before = {}, len(state["loss_sum"])
-    for name in PER_RANK:
-        values = state.get(name, [0.0] * before)  # checkpoints of earlier versions have no mean
-        mine[name] = values[ranks.rank] if before == ranks.world_size else sum(values) * ranks.is_main
-    if before != ranks.world_size:  # a sum of losses counts each rank once
-        mine["loss_sum"] *= ranks.world_size / before
-        mine["mean"] *= ranks.world_size / before
-    return Progress(**{**state, **mine})
+        Raises:
+            UserError: The training images are not those of the checkpoint.
+        """
+        if saved["files"] != files:
+            raise UserError(
+                "data.train: the images differ from those that this run started with (files, classes or the split have "
+                "changed); restore them, or use another run.name"
+            )
+        own, saved_ranks = {}, len(saved["loss_sum"])
+        for name in PER_RANK:
+            values = saved.get(name, [0.0] * saved_ranks)  # checkpoints of older versions have no mean
+            own[name] = values[ranks.rank] if saved_ranks == ranks.world_size else sum(values) * ranks.is_main
+        if saved_ranks != ranks.world_size:
+            # rescale, so the mean over the ranks stays the same
+            own["loss_sum"] *= ranks.world_size / saved_ranks
+            own["mean"] *= ranks.world_size / saved_ranks
+        return cls(**{**saved, **own})

@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: what is put in, and what is refused."""
+"""The DeepSpeed configuration: settings of the run, and rejected files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = ["zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_numbers_of_the_run_are_put_in(name: str) -> None:
+def test_settings_of_the_run_are_included(name: str) -> None:
     training = config.Training(batch_size=96, grad_accum_steps=3, clip_grad=0.7)
     settings = ds_config(config.Engine(zero=name), training, world_size=8)
     assert settings["train_batch_size"] == 96
@@ -27,7 +27,7 @@ def test_numbers_of_the_run_are_put_in(name: str) -> None:
     assert zero_stage(config.Engine(zero=name)) == (int(name[4]), "offload" in name)
 
 
-def test_clipping_off_is_said() -> None:  # DeepSpeed clips at 1.0 where nothing is said
+def test_no_clipping_is_explicit() -> None:  # without the key, DeepSpeed clips at 1.0
     assert ds_config(config.Engine(), config.Training(), 1)["gradient_clipping"] == 0.0
 
 
@@ -36,13 +36,13 @@ def test_every_file_is_tested() -> None:
     assert sorted(p.stem for p in folder.glob("*.json")) == sorted(ALL)
 
 
-def refuse(tmp_path: Path, content: object, *words: str) -> None:
+def check_refused(tmp_path: Path, content: object, *texts: str) -> None:
     path = tmp_path / "own.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError) as error:
         ds_config(config.Engine(zero=str(path)), config.Training(), 1)
-    for word in (str(path), *words):
-        assert word in str(error.value)
+    for text in (str(path), *texts):
+        assert text in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -51,12 +51,12 @@ def refuse(tmp_path: Path, content: object, *words: str) -> None:
     ["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
      "optimizer", "scheduler", "bf16", "fp16", "torch_autocast"],
 )  # fmt: skip
-def test_a_file_that_repeats_a_number_of_the_run_is_refused(tmp_path: Path, key: str) -> None:
-    refuse(tmp_path, {"zero_optimization": {"stage": 1}, key: 1}, key, "owned by the run's config")
+def test_a_file_with_a_setting_of_the_run_is_refused(tmp_path: Path, key: str) -> None:
+    check_refused(tmp_path, {"zero_optimization": {"stage": 1}, key: 1}, key, "set by the run's config")
 
 
 @pytest.mark.parametrize(
-    ("zero", "word"),
+    ("zero", "problem"),
     [
         ({"stage": 4}, "stage must be"),
         ({"stage": True}, "stage must be"),
@@ -75,25 +75,25 @@ def test_a_file_that_repeats_a_number_of_the_run_is_refused(tmp_path: Path, key:
         ({"stage": 0, "offload_optimizer": {"device": "cpu"}}, "needs stage"),
     ],
 )
-def test_what_cannot_be_right_is_refused(tmp_path: Path, zero: dict[str, object], word: str) -> None:
-    refuse(tmp_path, {"zero_optimization": zero}, word)
+def test_unsupported_values_are_refused(tmp_path: Path, zero: dict[str, object], problem: str) -> None:
+    check_refused(tmp_path, {"zero_optimization": zero}, problem)
 
 
-def test_what_is_no_configuration_is_refused(tmp_path: Path) -> None:
-    refuse(tmp_path, "{", "not JSON")
-    refuse(tmp_path, [1], "must be a JSON object")
-    refuse(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
-    refuse(tmp_path, {"zero_optimisation": {"stage": 3}}, "must be a JSON object with zero_optimization")
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    check_refused(tmp_path, "{", "not JSON")
+    check_refused(tmp_path, [1], "must be a JSON object")
+    check_refused(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
+    check_refused(tmp_path, {"zero_optimisation": {"stage": 3}}, "must be a JSON object with zero_optimization")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(UserError, match=r"folder\.json cannot be read"):
         ds_config(config.Engine(zero=f"{tmp_path}/folder.json"), config.Training(), 1)
 
 
-def test_an_unknown_name_lists_what_there_is() -> None:
+def test_an_unknown_name_lists_the_allowed_ones() -> None:
     with pytest.raises(UserError, match="zero0, zero1, zero2, zero2_offload, zero3, zero3_offload"):
         ds_config(config.Engine(zero="zero9"), config.Training(), 1)
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch_size: 100 .* 8 \* 1"):
+def test_an_indivisible_batch_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^batch_size: 100 .* 8 ranks x grad_accum_steps=1$"):
         ds_config(config.Engine(), config.Training(batch_size=100), 8)

@@ -1,4 +1,4 @@
-"""An engine in this process."""
+"""The engine on one rank."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_fp16_is_refused_on_the_cpu(ranks: comm.Ranks) -> None:
 
 
 def test_deepspeed_does_not_disable_autocast(ranks: comm.Ranks) -> None:
-    """DeepSpeed disables autocast that is active outside of its forward pass when the flag of CUDA says so."""
+    """DeepSpeed disables autocast in its forward pass if the flag for CUDA is set when the pass starts."""
     engine = toy.start(toy.Case(precision="bf16"), ranks)
     x, _ = toy.batch_of(0, 4)
     before = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", True)  # as autocast on a GPU does
+    torch.set_autocast_enabled("cuda", True)  # as autocast does on a GPU
     try:
         assert engine(x, toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
     finally:
@@ -53,8 +53,8 @@ def test_units_must_cover_the_network(ranks: comm.Ranks) -> None:
         Engine(model, units, case.engine(), case.training(), ranks)
 
 
-def test_a_fixed_net_is_one_unit(ranks: comm.Ranks) -> None:
-    """As in retrain; against torch.optim.AdamW."""
+def test_a_fixed_network_is_one_unit(ranks: comm.Ranks) -> None:
+    """As in retrain, against torch.optim.AdamW."""
     torch.manual_seed(0)
     net, twin = nn.Linear(6, 3), nn.Linear(6, 3)
     twin.load_state_dict(net.state_dict())
@@ -74,15 +74,15 @@ def test_a_fixed_net_is_one_unit(ranks: comm.Ranks) -> None:
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero1", "zero3"])
-def test_the_supernet_trains_what_a_spec_uses_and_nothing_else(ranks: comm.Ranks, zero: str) -> None:
-    """Both sides of the real supernet: ``units`` and ``units_used`` name what moves, exactly."""
+def test_a_step_changes_only_the_units_of_the_subnet(ranks: comm.Ranks, zero: str) -> None:
+    """Both sides of the real supernet: the weights that change are those of ``units_used``."""
     torch.manual_seed(0)
     space = SearchSpace(
         image_size=16, patch_sizes=(4, 8), depth=3, num_heads=(1, 2), embed_dim=20, qkv_dim=60, mlp_dim=40,
         num_classes=4,
     )  # fmt: skip
     model = Supernet(space, "bilateral", 2)
-    for p in model.parameters():  # a head of zeros would pass no gradient on
+    for p in model.parameters():  # with a zero head, all other gradients would be zero
         nn.init.normal_(p, std=0.1)
     unit_of = {p: unit for unit, params in model.units().items() for p in params}
     unit_of_name = {name: unit_of[p] for name, p in model.named_parameters()}
@@ -100,7 +100,7 @@ def test_the_supernet_trains_what_a_spec_uses_and_nothing_else(ranks: comm.Ranks
         assert same == (unit_of_name[name] not in used), name
 
 
-def test_a_gradient_outside_the_units_used_is_found(ranks: comm.Ranks) -> None:
+def test_a_gradient_of_an_unused_unit_is_an_error(ranks: comm.Ranks) -> None:
     engine = toy.start(toy.Case("zero1"), ranks)
     x, _ = toy.batch_of(0, 4)
     engine.backward(engine(x, (0, (1,), 24)).square().mean())
@@ -109,8 +109,8 @@ def test_a_gradient_outside_the_units_used_is_found(ranks: comm.Ranks) -> None:
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero2", "zero3"])
-def test_recomputed_activations_change_nothing(ranks: comm.Ranks, zero: str) -> None:
-    """``engine.grad_checkpointing`` on the net of retrain, under ZeRO."""
+def test_grad_checkpointing_does_not_change_the_weights(ranks: comm.Ranks, zero: str) -> None:
+    """``engine.grad_checkpointing`` on the network of retrain, under ZeRO."""
     spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24), LayerSpec(3, 36, 16)))
     images, weights = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
     for recompute in (False, True):
@@ -126,19 +126,19 @@ def test_recomputed_activations_change_nothing(ranks: comm.Ranks, zero: str) -> 
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero1"])
-def test_a_compiled_net_has_the_same_checkpoint(ranks: comm.Ranks, zero: str) -> None:
-    """``torch.compile`` in place keeps names; compiling itself is not started here."""
+def test_a_compiled_network_has_the_same_parameter_names(ranks: comm.Ranks, zero: str) -> None:
+    """``nn.Module.compile`` keeps the names. No forward pass runs here, so nothing is compiled."""
     net = nn.Linear(2, 2)
     net.compile()
     settings = config.Engine(zero=zero, precision="fp32")
     engine = Engine(net, {"all": list(net.parameters())}, settings, config.Training(batch_size=1), ranks)
-    assert set(engine.shapes) == {"weight", "bias"} and engine.constants() == {}
+    assert set(engine.shapes) == {"weight", "bias"} and engine.buffers() == {}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ here")
-def test_a_compiled_net_trains_as_the_plain_one(ranks: comm.Ranks) -> None:
-    """``engine.compile`` as retrain has it: compiled for real, and one graph (no break) for every step."""
+def test_a_compiled_network_trains_like_the_plain_one(ranks: comm.Ranks) -> None:
+    """``engine.compile`` as in retrain: really compiled, and one graph without breaks for all steps."""
     spec = SubnetSpec(16, 8, 12, 4, (LayerSpec(2, 36, 24),))
     images, losses = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
     for compiled in (False, True):

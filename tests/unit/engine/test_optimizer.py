@@ -1,31 +1,28 @@
-"""The per-unit AdamW against torch.optim.AdamW, on tensors laid out as ZeRO lays them out; the learning rate."""
+"""The per-unit AdamW against torch.optim.AdamW, on tensors in the layout of ZeRO."""
 
 from __future__ import annotations
-
-import itertools
-import math
 
 import pytest
 import torch
 
 from vitas_ds import config
-from vitas_ds.engine.optimizer import Piece, UnitAdamW, cosine_lr, decay_groups
+from vitas_ds.engine.optimizer import Piece, UnitAdamW, decay_groups
 
 TRAINING = config.Training(betas=(0.8, 0.99))
 
 
 def test_a_flat_tensor_steps_unit_by_unit() -> None:
-    """Three units in one flat tensor, as one rank's partition; each against its own torch optimizer."""
+    """Three units in one flat tensor, as in the partition of one rank; each against its own torch optimizer."""
     torch.manual_seed(0)
     sizes = {"a": 7, "b": 33, "c": 5}
-    flat = torch.nn.Parameter(torch.randn(sum(sizes.values()) + 3))  # three of padding
+    flat = torch.nn.Parameter(torch.randn(sum(sizes.values()) + 3))  # 3 elements of padding
     pieces, offset = [], 0
     for unit, size in sizes.items():
-        cut = size // 2  # a unit is often several parameters
+        cut = size // 2  # a unit often has several parameters
         pieces += [Piece(f"{unit}1", unit, 0, offset, cut), Piece(f"{unit}2", unit, 4, offset + cut, size - cut)]
         offset += size
     optimizer = UnitAdamW([{"params": [flat], "weight_decay": 0.1}], sizes, TRAINING)
-    optimizer.own({flat: pieces})
+    optimizer.set_layout({flat: pieces})
     twins = {
         u: torch.nn.Parameter(t.clone()) for u, t in zip(sizes, flat.detach().split([*sizes.values(), 3]), strict=False)
     }
@@ -35,7 +32,7 @@ def test_a_flat_tensor_steps_unit_by_unit() -> None:
         grad = torch.randn(flat.shape, generator=torch.Generator().manual_seed(step))
         before, flat.grad = flat.detach().clone(), grad.clone()
         optimizer.set_lr(0.1 / (1 + step))
-        optimizer.begin(units)
+        optimizer.start_step(units)
         optimizer.step()
         parts = zip(sizes, *(t.split([*sizes.values(), 3]) for t in (grad, flat.detach(), before)), strict=False)
         for unit, part, now, then in parts:
@@ -50,17 +47,17 @@ def test_a_flat_tensor_steps_unit_by_unit() -> None:
     assert optimizer.steps == {"a": 3, "b": 4, "c": 3}
 
 
-def test_a_step_taken_back_leaves_the_clocks() -> None:
+def test_a_reverted_step_does_not_count() -> None:
     optimizer = UnitAdamW([{"params": [torch.nn.Parameter(torch.ones(2))]}], ["a", "b"], TRAINING)
-    optimizer.begin(["a"])
-    optimizer.undo()
+    optimizer.start_step(["a"])
+    optimizer.revert_step()
     assert optimizer.steps == {"a": 0, "b": 0} and not optimizer.active
 
 
 def test_an_unknown_unit_is_an_error() -> None:
     optimizer = UnitAdamW([{"params": [torch.nn.Parameter(torch.ones(2))]}], ["a"], TRAINING)
     with pytest.raises(KeyError):
-        optimizer.begin(["stem"])
+        optimizer.start_step(["stem"])
 
 
 def test_vectors_have_no_decay() -> None:
@@ -69,31 +66,3 @@ def test_vectors_have_no_decay() -> None:
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.05), (3, 0.0)]
     assert groups[0]["params"][0] is linear.weight
     assert len(decay_groups({"b": list(norm.parameters())}, 0.05)) == 1
-
-
-def test_learning_rate() -> None:
-    training = config.Training(epochs=10, warmup_epochs=2, lr=1.0, min_lr=0.1)
-    lr = [cosine_lr(training, step, 50) for step in range(501)]
-    assert lr[0] == 0
-    assert lr[50] == pytest.approx(0.5)
-    assert lr[100] == pytest.approx(1.0) == max(lr)
-    assert lr[300] == pytest.approx(0.55)
-    assert lr[500] == pytest.approx(0.1)
-    assert all(a > b for a, b in itertools.pairwise(lr[100:]))
-    assert cosine_lr(training, 10_000, 50) == pytest.approx(0.1)
-
-
-def test_learning_rate_against_torch() -> None:
-    training = config.Training(epochs=4, warmup_epochs=0, lr=0.3, min_lr=0.02)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.02)
-    for step in range(40):
-        assert math.isclose(cosine_lr(training, step, 10), schedule.get_last_lr()[0], rel_tol=1e-6)
-        optimizer.step()
-        schedule.step()
-
-
-def test_warm_up_longer_than_training_does_not_divide_by_zero() -> None:
-    training = config.Training(epochs=1, warmup_epochs=5, lr=1.0)
-    assert cosine_lr(training, 5, 10) == pytest.approx(0.1)
-    assert cosine_lr(config.Training(epochs=2, warmup_epochs=2, lr=1.0), 20, 10) == pytest.approx(1.0)

@@ -30,7 +30,7 @@ def test_loss_scale_halves_and_grows() -> None:
     assert scale.value == 1
 
 
-def test_loss_scale_is_kept_in_the_checkpoint() -> None:
+def test_loss_scale_is_restored() -> None:
     scale, other = LossScale("fp16"), LossScale("fp16")
     scale.update(finite=False)
     scale.update(finite=True)
@@ -38,17 +38,17 @@ def test_loss_scale_is_kept_in_the_checkpoint() -> None:
     assert other.state() == scale.state()
     fresh = LossScale("fp16").state()
     other = LossScale("fp16")
-    other.restore(LossScale("bf16").state())  # from a run in bf16
+    other.restore(LossScale("bf16").state())  # saved by a run in bf16
     assert other.state() == fresh
 
 
-def test_other_precisions_have_no_scale() -> None:
+def test_other_precisions_have_no_loss_scale() -> None:
     scale = LossScale("bf16")
     scale.update(finite=False)
     assert scale.value == 1
 
 
-def test_tf32_is_the_switch() -> None:
+def test_tf32_follows_the_config() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         set_backends(config.Engine(tf32=False))
@@ -59,7 +59,7 @@ def test_tf32_is_the_switch() -> None:
         torch.set_float32_matmul_precision(before)
 
 
-def test_deterministic_is_the_switch() -> None:
+def test_deterministic_follows_the_config() -> None:
     try:
         set_backends(config.Engine(deterministic=True))
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the loop comes back, and other images than before are refused."""
+"""The loop state survives a checkpoint, and other training images are refused."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ import torch
 
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.training.train_state import Progress, progress_of, state_of
+from vitas_ds.training.train_state import TrainState
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 def test_round_trip_through_json() -> None:
-    progress = Progress(step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc")
-    progress.learn(0.7, 5)
-    state = json.loads(json.dumps(state_of(progress)))
-    assert progress_of(state, ALONE, "abc") == progress
+    state = TrainState(step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc")
+    state.update_mean(0.7, 5)
+    saved = json.loads(json.dumps(state.to_dict()))
+    assert TrainState.from_dict(saved, ALONE, "abc") == state
 
 
-def test_two_ranks_sums_go_on_with_one() -> None:
-    state = state_of(Progress(files="abc")) | {"loss_sum": [3.0, 5.0], "mean": [1.0, 2.0], "replaced": [1, 2]}
-    both = [progress_of(state, Ranks(r, 2, r, torch.device("cpu")), "abc") for r in range(2)]
-    assert [p.loss_sum for p in both] == [3.0, 5.0] and [p.replaced for p in both] == [1, 2]
-    lone = progress_of(state, ALONE, "abc")
-    assert lone.loss_sum == 4.0  # the mean over ranks stays
-    assert lone.mean == 1.5
-    assert lone.replaced == 3
-    three = [progress_of(state, Ranks(r, 3, r, torch.device("cpu")), "abc") for r in range(3)]
-    assert sum(p.mean for p in three) / 3 == sum(p.loss_sum for p in three) / 3 - 2.5 == 1.5
+def test_another_number_of_ranks() -> None:
+    saved = TrainState(files="abc").to_dict() | {"loss_sum": [3.0, 5.0], "mean": [1.0, 2.0], "replaced": [1, 2]}
+    two = [TrainState.from_dict(saved, Ranks(r, 2, r, torch.device("cpu")), "abc") for r in range(2)]
+    assert [s.loss_sum for s in two] == [3.0, 5.0] and [s.replaced for s in two] == [1, 2]
+    one = TrainState.from_dict(saved, ALONE, "abc")
+    assert one.loss_sum == 4.0  # the mean over the ranks stays the same
+    assert one.mean == 1.5
+    assert one.replaced == 3
+    three = [TrainState.from_dict(saved, Ranks(r, 3, r, torch.device("cpu")), "abc") for r in range(3)]
+    assert sum(s.mean for s in three) / 3 == sum(s.loss_sum for s in three) / 3 - 2.5 == 1.5
 
 
 def test_a_checkpoint_without_a_mean() -> None:
-    state = state_of(Progress(files="abc"))
-    del state["mean"], state["mean_steps"]
-    assert progress_of(state, ALONE, "abc") == Progress(files="abc")
+    saved = TrainState(files="abc").to_dict()
+    del saved["mean"], saved["mean_steps"]
+    assert TrainState.from_dict(saved, ALONE, "abc") == TrainState(files="abc")
 
 
-def test_the_mean_is_over_all_steps_then_over_the_last_ones() -> None:
-    progress, losses = Progress(), [5.0, 1.0, 3.0, 3.0]
+def test_the_mean_of_all_steps_becomes_a_running_mean() -> None:
+    state, losses = TrainState(), [5.0, 1.0, 3.0, 3.0]
     for loss in losses:
-        progress.learn(loss, 4)
-    assert progress.mean == pytest.approx(sum(losses) / 4)
-    for _ in range(12):  # three windows on, a twentieth is left of what was
-        progress.learn(1.0, 4)
-    assert 1.0 < progress.mean < 1.1
+        state.update_mean(loss, 4)
+    assert state.mean == pytest.approx(sum(losses) / 4)
+    for _ in range(12):  # after three windows, a twentieth of the old mean is left
+        state.update_mean(1.0, 4)
+    assert 1.0 < state.mean < 1.1
 
 
 def test_other_images_are_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"data\.train") as error:
-        progress_of(state_of(Progress(files="abc")), ALONE, "xyz")
+        TrainState.from_dict(TrainState(files="abc").to_dict(), ALONE, "xyz")
     assert "\n" not in str(error.value)
