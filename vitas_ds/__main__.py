@@ -1,6 +1,6 @@
 """The command line: one subcommand per stage and tool.
 
-Each command imports its own libraries, so that ``--help`` is fast: importing this module does not import torch.
+Each command imports its own libraries, which keeps ``--help`` fast. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Command:
     """A subcommand.
 
     Attributes:
-        purpose: What it does, in one line.
+        purpose: One line for the help.
         example: Its arguments in an example.
         output: Where the results go.
         arguments: Its arguments.

@@ -265,7 +265,7 @@ class Search(Section):
 
     @property
     def budget(self) -> dict[str, tuple[float, float]]:
-        """Bounds that are set, by name of the field."""
+        """The bounds set by the user, by field name."""
         names = ("macs", "vitas_flops", "params", "activations", "latency", "throughput")
         return {name: pair for name in names if (pair := getattr(self, name)) is not None}
 
@@ -317,7 +317,7 @@ class Evaluate(Section):
 
 
 class Export(Section):
-    """Files that the stage export writes in addition to the model."""
+    """Model and optional outputs of the stage export."""
 
     model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
     license: str = Field("apache-2.0", pattern=r"^[A-Za-z0-9.-]+$", description="license in the model card")

@@ -1,4 +1,4 @@
-"""The run's configuration: what it accepts, what it says of mistakes, and that it writes itself down whole."""
+"""Configuration: accepted values, error messages, and the round trip through YAML."""
 
 import re
 
@@ -24,7 +24,7 @@ def recipe(tmp_path):
     return write
 
 
-def test_recipe_over_defaults_and_command_line_over_recipe(recipe):
+def test_overrides_beat_the_recipe_which_beats_defaults(recipe):
     path = recipe("supernet: {lr: 0.002, epochs: 7}\nspace: {depth: 4}\n")
     config = load(path, ["supernet.epochs=9", "supernet.augment.hflip=0", "run.name=x"])
     assert (config.supernet.lr, config.supernet.epochs, config.space.depth) == (0.002, 9, 4)
@@ -33,17 +33,17 @@ def test_recipe_over_defaults_and_command_line_over_recipe(recipe):
     assert load(recipe(""), []) == Config()
 
 
-@pytest.mark.parametrize("word", ["1e9", "1.0e9", "1.0e+9", "1000000000", "1E9"])
-def test_numbers_as_people_write_them(recipe, word):
-    assert load(recipe(), [f"search.macs=[9e8, {word}]"]).search.macs == (9e8, 1e9)
-    assert load(recipe(f"search: {{macs: [0.9e9, {word}]}}"), []).search.macs == (9e8, 1e9)
-    assert load(recipe(), [f"supernet.lr={word}"]).supernet.lr == 1e9
-    assert load(recipe(), [f"supernet.batch_size={word}"]).supernet.batch_size == 10**9
+@pytest.mark.parametrize("text", ["1e9", "1.0e9", "1.0e+9", "1000000000", "1E9"])
+def test_number_formats(recipe, text):
+    assert load(recipe(), [f"search.macs=[9e8, {text}]"]).search.macs == (9e8, 1e9)
+    assert load(recipe(f"search: {{macs: [0.9e9, {text}]}}"), []).search.macs == (9e8, 1e9)
+    assert load(recipe(), [f"supernet.lr={text}"]).supernet.lr == 1e9
+    assert load(recipe(), [f"supernet.batch_size={text}"]).supernet.batch_size == 10**9
 
 
-def test_values_of_every_kind_on_the_command_line(recipe):
-    words = ["search.macs=null", "supernet.complementary=true", "space.num_heads=[2,4]", "space.qkv_dim=240"]
-    config = load(recipe("search: {macs: [1, 2]}"), [*words, "data.train=/a=b", "retrain.spec=search:pareto[2]"])
+def test_value_types_on_the_command_line(recipe):
+    overrides = ["search.macs=null", "supernet.complementary=true", "space.num_heads=[2,4]", "space.qkv_dim=240"]
+    config = load(recipe("search: {macs: [1, 2]}"), [*overrides, "data.train=/a=b", "retrain.spec=search:pareto[2]"])
     assert config.search.macs is None
     assert config.supernet.complementary is True
     assert config.space.num_heads == (2, 4)
@@ -51,7 +51,7 @@ def test_values_of_every_kind_on_the_command_line(recipe):
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("override", "message"),
     [
         ("supernet.learning_rate=1", "supernet.learning_rate: unknown key"),
         ("supernett.lr=1", "supernett: unknown key"),
@@ -91,15 +91,15 @@ def test_values_of_every_kind_on_the_command_line(recipe):
         ("supernet.lr={a: b: c}", "the value is not YAML"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(recipe, word, says):
+def test_errors_on_the_command_line_are_one_line(recipe, override, message):
     with pytest.raises(UserError) as error:
-        load(recipe(), [word])
-    assert says in str(error.value)
+        load(recipe(), [override])
+    assert message in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("supernet: {lrr: 1}", "supernet.lrr: unknown key"),
         ("supernet: 3", "supernet: Input should be a valid dictionary"),
@@ -110,27 +110,27 @@ def test_mistakes_on_the_command_line_are_one_line(recipe, word, says):
         ("run: !!python/object/apply:os.mkdir [never]", "not YAML"),
     ],
 )
-def test_mistakes_in_a_recipe_are_one_line_that_names_the_file(recipe, text, says):
+def test_errors_in_a_recipe_are_one_line_with_the_file(recipe, text, message):
     path = recipe(text)
     with pytest.raises(UserError) as error:
         load(path, [])
-    assert str(error.value).startswith(path) and says in str(error.value)
+    assert str(error.value).startswith(path) and message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_section_with_nothing_in_it_is_its_defaults(recipe):
-    assert load(recipe("supernet:\n  # all of it commented out\nspace:\n"), []) == Config()
+def test_an_empty_section_has_its_defaults(recipe):
+    assert load(recipe("supernet:\n  # everything is commented out\nspace:\n"), []) == Config()
     assert load(recipe("supernet:\n"), ["supernet.lr=2"]).supernet.lr == 2
 
 
-def test_no_such_recipe_lists_those_that_are():
+def test_a_missing_recipe_lists_the_packaged_ones():
     with pytest.raises(UserError) as error:
         load("vitas_2g", [])
     for path in RECIPES.glob("*.yaml"):
         assert path.stem in str(error.value)
 
 
-def test_every_packaged_recipe_loads_and_writes_itself_down(recipe):
+def test_packaged_recipes_survive_dump_and_load(recipe):
     paths = sorted(RECIPES.glob("*.yaml"))
     for path in paths:
         config = load(path.stem, [])
@@ -154,7 +154,7 @@ def test_dump_and_load_are_a_round_trip(tmp_path_factory, space, lr, macs, folde
     assert load(str(path), []) == config
 
 
-def test_everything_is_described():
+def test_every_field_has_a_description():
     def walk(model, where=""):
         for name, field in model.model_fields.items():
             if hasattr(field.annotation, "model_fields"):
@@ -168,7 +168,7 @@ def test_everything_is_described():
     assert all(re.search(r"\S", yaml.safe_dump(text)) for text in described.values())
 
 
-def test_a_configuration_cannot_be_changed_and_an_override_leaves_the_recipe_alone(recipe):
+def test_configurations_are_immutable_and_overrides_do_not_change_the_recipe(recipe):
     path = recipe("supernet: {lr: 0.002}")
     config = load(path, ["supernet.lr=0.5"])
     for section, field in ((config, "supernet"), (config.supernet, "lr"), (config.supernet.augment, "hflip")):

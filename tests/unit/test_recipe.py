@@ -1,4 +1,4 @@
-"""The packaged recipes hold the numbers of the first release, and the nets that the paper found fit them."""
+"""The packaged recipes have the settings of the first release, and their spaces include the networks of the paper."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ FOUND = {"vitas_1g_bcnet": "vitas-b", "vitas_1g_autoslim": "vitas-b", "vitas_5g"
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_recipes_load_and_are_possible(recipe):
+def test_recipes_load_and_are_valid(recipe):
     for ranks in (1, 16):
         validate.check(load(recipe, []), "config", ranks)
     assert load(recipe, []).run.name == recipe
 
 
 @pytest.mark.parametrize(("recipe", "net"), FOUND.items())
-def test_the_papers_net_is_in_the_space_and_the_budget(recipe, net):
+def test_the_network_of_the_paper_is_in_the_space_and_the_budget(recipe, net):
     config = load(recipe, [])
     genome.encode(config.space, published(net).spec)
     low, high = config.search.vitas_flops
@@ -30,7 +30,7 @@ def test_the_papers_net_is_in_the_space_and_the_budget(recipe, net):
 
 
 @pytest.mark.parametrize("recipe", FOUND)
-def test_numbers_of_the_first_release(recipe):
+def test_settings_of_the_first_release(recipe):
     config = load(recipe, [])
     for training in (config.supernet, config.retrain):
         assert (training.epochs, training.batch_size, training.warmup_epochs) == (300, 1024, 5)
@@ -47,7 +47,7 @@ def test_numbers_of_the_first_release(recipe):
     assert config.supernet.sharing == ("ordinal" if recipe == "vitas_1g_autoslim" else "bilateral")
 
 
-def test_the_spaces():
+def test_spaces():
     assert load("vitas_1g_bcnet", []).space == load("vitas_1g_autoslim", []).space == ONE_G
     five = load("vitas_5g", []).space
     assert (five.embed_dim, five.qkv_dim, five.mlp_dim, five.depth, five.identity) == (768, 2880, 2880, 13, False)
@@ -57,8 +57,8 @@ def test_the_spaces():
 
 
 @pytest.mark.parametrize("recipe", ["vitas_1g_bcnet", "vitas_1g_autoslim", "vitas_cell"])
-def test_random_nets_cost_the_budget_on_average(recipe):
-    """The supernet's budget is in exact MACs; it is that of the search, which is in the first release's FLOPs."""
+def test_random_subnets_cost_the_budget_on_average(recipe):
+    """``supernet.macs`` and ``search.vitas_flops`` describe the same budget, in exact MACs and first-release FLOPs."""
     config = load(recipe, [])
     prob = sampling.fit_identity_prob(config.space, *config.supernet.macs)
     rows = genome.sample(config.space, np.random.default_rng(1), 10_000, prob)

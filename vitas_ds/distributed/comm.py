@@ -39,7 +39,7 @@ def init(device: str = "auto", timeout: float = 1800) -> Ranks:
 
     Args:
         device: "auto", "cpu" or "cuda" (``run.device``).
-        timeout: Seconds that a collective waits for the other ranks before it raises (``run.timeout``).
+        timeout: Time limit of collectives in seconds (``run.timeout``).
 
     Raises:
         UserError: There is no GPU but ``device`` is "cuda", the node has fewer GPUs than ranks, or a variable of the

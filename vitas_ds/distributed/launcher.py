@@ -97,7 +97,7 @@ def _mpi_names(env: Mapping[str, str]) -> tuple[str, str, str] | None:
     """Return the variables of the MPI launcher that started this process, if one did."""
     if env.get(OPEN_MPI[0]):
         return OPEN_MPI
-    # srun may set PMI_RANK too. In a Slurm job, mpiexec starts one srun task per node: its SLURM_PROCID is no rank.
+    # srun may set PMI_RANK too; mpiexec in a Slurm job starts one srun task per node: SLURM_PROCID is not the rank
     if env.get(MPICH[0]) and env.get(MPICH[1]) != env.get("SLURM_STEP_NUM_TASKS"):
         return MPICH
     return None
@@ -117,7 +117,7 @@ def _from_mpi(env: Mapping[str, str], rank: str, world_size: str, local_rank: st
 
 
 def _port(env: Mapping[str, str]) -> int:
-    """Return MASTER_PORT, by default a port from 20000 to 39999 that is the same on all ranks of a Slurm job."""
+    """Return MASTER_PORT; by default 20000 to 39999, equal on all ranks of a Slurm job."""
     return _number(env, "MASTER_PORT", 20000 + _number(env, "SLURM_JOB_ID", 0) % 20000)
 
 

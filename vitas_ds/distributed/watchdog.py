@@ -1,15 +1,15 @@
-"""Detect ranks that hang or die, end the job, and print one line that names the rank and what it was doing.
+"""Detect ranks that hang or die, end the job, and print one line with the rank and its phase.
 
 Ranks wait for each other, in training many times per step. One rank that hangs (a stalled disk, a stopped process, a
 lost node) blocks all; one that dies breaks a connection on another rank. Each rank therefore has a thread that writes
 heartbeats to a file in the run folder. Nobody reads these files until a rank makes no progress:
 
-    runs/NAME/life/rank-00000.json ...  last heartbeat: step, phase, and a counter that the thread increments
+    runs/NAME/life/rank-00000.json ...  last heartbeat: step, phase, and a counter
                    rank-00000.txt ...   traceback of a rank that lost the connection to another one
                    said                 created by the rank that prints the error line
 
 Usage: ``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order; a
-rank that has less work than others reports the phase ``WAITING``. The function ``at`` also works without a watchdog.
+rank with less work than others reports the phase ``WAITING``. The function ``at`` also works without a watchdog.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vitas_ds.errors import Preempted, RankLost
 
 FILE_SIZE = 4096  # bytes; constant, so a heartbeat overwrites the previous one completely
 START_LIMIT = 300  # smallest time limit in seconds before the first step: libraries are loaded and compiled
-QUIET = 20  # seconds without progress before a rank checks that the others are alive
+QUIET = 20  # seconds without progress before a rank checks the others
 MISSED_BEATS = 3  # a rank is silent if its counter stays the same for so many beats
 WAITING = "waiting for the other ranks"
 RESUME = "start the stage again to resume"
@@ -50,9 +50,9 @@ class Heartbeat:
         space: PID namespace. Process ids are comparable if host and namespace are equal.
         pid: Process id.
         step: Training step, from 1; 0 before the first.
-        phase: What the rank is doing.
+        phase: What the rank does, for the error line.
         moves: Number of calls of ``at``.
-        beat: Counter that the watchdog's thread increments.
+        beat: Counter, incremented by the watchdog's thread.
         ended: None while the rank runs; why it failed, or "" if it ended without an error of its own.
     """
 
@@ -95,8 +95,8 @@ Verdict = tuple[str, list[Heartbeat]]  # the error line, and the ranks it blames
 class Watchdog:
     """Monitor the ranks of a job as a context manager.
 
-    A rank that failed, died or is silent (process stopped, node lost) ends the job within a minute. A rank that is
-    alive but makes no progress ends it after ``timeout``, and before the first step after at least ``START_LIMIT``.
+    A rank that failed, died or is silent (process stopped, node lost) ends the job within a minute. A live rank without
+    progress ends it after ``timeout``, and before the first step after at least ``START_LIMIT``.
 
     Args:
         folder: Folder of the heartbeat files; files of an earlier start are removed.
@@ -209,12 +209,12 @@ class Watchdog:
             return f"{_names(dead)} died without an error message (killed? out of memory?); {here}; {RESUME}", dead
         frozen = {rank for rank, state in now.items() if rank in before and before[rank].beat == state.beat}
         silent = [state for state in others if state.rank in frozen]
-        if silent and me not in frozen:  # if this rank's own counter stands still, it cannot write: blame nobody
+        if silent and me not in frozen:  # if its own counter is frozen too, this rank cannot write: blame nobody
             return f"{_names(silent)} gives no sign of life: stopped, or its node is lost; {here}; {RESUME}", silent
         return None
 
     def _hanging(self, now: dict[int, Heartbeat]) -> Verdict:
-        """Find the ranks that are behind, if all are alive."""
+        """Find the ranks with the least progress, if all are alive."""
         alive = [state for state in now.values() if state.ended is None] or [self._state]
         busy = [state for state in alive if state.phase != WAITING] or alive
         slow = [state for state in busy if state.moves == min(other.moves for other in busy)]
@@ -240,7 +240,7 @@ class Watchdog:
 
     def _write(self) -> None:
         """Overwrite this rank's file in place. On NFS, other nodes may not see a renamed file for a while."""
-        with self._write_lock, suppress(OSError):  # a full disk is no reason to end the job
+        with self._write_lock, suppress(OSError):  # a full disk must not end the job
             self._beats += 1
             text = json.dumps(asdict(self._state) | {"beat": self._beats}).encode().ljust(FILE_SIZE)
             handle = os.open(self._path(self.ranks.rank), os.O_WRONLY | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""Check that a run may continue with a given configuration."""
+"""Check whether a run may continue with a given configuration."""
 
 from __future__ import annotations
 

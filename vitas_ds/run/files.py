@@ -49,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file atomically, with the permissions that the umask gives. Its folder is created if needed.
+    """Write a safetensors file atomically, with default permissions (umask). Its folder is created if needed.
 
     Args:
         path: The file to write.

@@ -52,7 +52,7 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "data_wait": lambda x: f"data wait {x:.0%}",
     "memory_gb": lambda x: f"{x:.2f} GB",
 }
-RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")  # prefixes of values that are not printed
+RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")  # prefixes of values not printed
 
 
 def progress_line(stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float) -> str:

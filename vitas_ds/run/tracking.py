@@ -32,7 +32,7 @@ class LiveTracker(Tracker):
         run: The run folder.
         stage: Name of the stage.
         total: Steps of the whole stage; 0 if unknown.
-        start_step: Steps that were finished before this start.
+        start_step: Steps finished before this start.
         mirror: Tracker that receives everything too.
         every: Smallest number of seconds between progress lines. The last step always prints one.
     """

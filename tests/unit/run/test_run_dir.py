@@ -1,4 +1,4 @@
-"""A run's folder: what a start writes, which recipes may go on with it, and that nothing is half written."""
+"""Run folders: files of a start, recipes that may continue a run, and paths."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_other_ranks_write_nothing(tmp_path):
     assert not run.path.exists()
 
 
-def test_git_commit_is_gits():
+def test_git_commit():
     root = ROOT
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode:
@@ -62,9 +62,9 @@ def test_git_commit_is_gits():
         ({"data": {"mean": [0.5, 0.5, 0.5]}}, "data.mean"),
     ],
 )
-def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
+def test_a_different_recipe_gives_one_error_line(tmp_path, change, field):
     run = open_run(make(tmp_path), True)
-    open_run(make(tmp_path, **change), True)  # nothing is lost yet
+    open_run(make(tmp_path, **change), True)  # there are no results yet
     open_run(make(tmp_path), True)
     (run.path / "search").mkdir()
     run.ledger.touch()
@@ -76,7 +76,7 @@ def test_another_recipe_is_refused_in_one_line(tmp_path, change, field):
     assert snapshot(run.path) == before
 
 
-def test_a_folder_of_images_by_another_word_is_the_same(tmp_path, monkeypatch):
+def test_two_paths_of_the_same_image_folder_are_equal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = open_run(make(tmp_path, data={"train": "images/train"}), True)
     (run.path / "search").mkdir()
@@ -86,7 +86,7 @@ def test_a_folder_of_images_by_another_word_is_the_same(tmp_path, monkeypatch):
         open_run(make(tmp_path, data={"train": f"{tmp_path}/train"}), True)
 
 
-def test_both_values_are_named(tmp_path):
+def test_the_error_names_both_values(tmp_path):
     run = open_run(make(tmp_path), True)
     run.supernet.path.mkdir()
     run.supernet_weights.touch()
@@ -104,7 +104,7 @@ def test_both_values_are_named(tmp_path):
         ("search/ledger.jsonl", {"search": {"macs": [1e6, 2e6]}}, "search.macs"),
     ],
 )
-def test_a_stages_settings_are_free_until_it_has_something_to_lose(tmp_path, file, change, field):
+def test_settings_of_a_stage_are_free_until_it_has_results(tmp_path, file, change, field):
     run = open_run(make(tmp_path), True)
     open_run(make(tmp_path, **change), True)  # nothing trained yet
     open_run(make(tmp_path), True)
@@ -115,7 +115,7 @@ def test_a_stages_settings_are_free_until_it_has_something_to_lose(tmp_path, fil
         open_run(make(tmp_path, **change), True)
 
 
-def test_free_fields_never_matter(tmp_path):
+def test_free_fields_may_always_change(tmp_path):
     run = open_run(make(tmp_path), True)
     for file in ("supernet/checkpoints/1/x", "retrain/checkpoints/1/x", "search/ledger.jsonl"):
         (run.path / file).parent.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_free_fields_never_matter(tmp_path):
     assert run.config.read_text() == dump(config)
 
 
-def test_a_folder_that_is_no_run(tmp_path):
+def test_a_folder_without_a_run(tmp_path):
     (tmp_path / "a" / "supernet").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no config\.yaml"):
         open_run(make(tmp_path), True)
@@ -145,7 +145,7 @@ def test_a_folder_that_is_no_run(tmp_path):
         open_run(make(tmp_path, run={"name": "b"}), True)
 
 
-def test_a_folder_in_the_way(tmp_path):
+def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "a").write_text("a file")
     with pytest.raises(UserError, match=r"run\.dir"):
         open_run(make(tmp_path), True)

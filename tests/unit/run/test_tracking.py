@@ -1,4 +1,4 @@
-"""Progress: the console line, the record, resuming, and real (offline) W&B."""
+"""Progress lines, metrics.jsonl, resuming, and W&B (real, offline)."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def make(root, wandb="disabled") -> tuple[Config, RunDir]:
 def _no_wandb_settings(monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # the tracker sets these; undo it after the test
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # set by the tracker; restored after the test
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
-def test_record_and_console(tmp_path, capsys):
+def test_metrics_and_console(tmp_path, capsys):
     config, run = make(tmp_path)
     with open_tracker(config, run, "retrain", True, total=3, every=0) as tracker:
         for step in (1, 2, 3):
@@ -48,7 +48,7 @@ def test_record_and_console(tmp_path, capsys):
     assert sorted(p.name for p in run.path.iterdir()) == ["metrics.jsonl"]
 
 
-def test_console_is_throttled_but_ends_with_the_last_step(tmp_path, capsys):
+def test_console_is_throttled_but_prints_the_last_step(tmp_path, capsys):
     config, run = make(tmp_path)
     with open_tracker(config, run, "retrain", True, total=50, every=60) as tracker:
         for step in range(1, 51):
@@ -58,7 +58,7 @@ def test_console_is_throttled_but_ends_with_the_last_step(tmp_path, capsys):
     assert len(read_metrics(run)) == 50
 
 
-def test_a_line_is_on_disk_at_once(tmp_path):
+def test_records_are_on_disk_at_once(tmp_path):
     config, run = make(tmp_path)
     tracker = open_tracker(config, run, "search", True)
     tracker.log(1, {"best": 0.5})
@@ -81,7 +81,7 @@ def test_data_wait_is_measured(tmp_path):
     assert first["images_per_s"] == pytest.approx(10 / first["step_seconds"])
 
 
-def test_resume_leaves_every_step_once(tmp_path):
+def test_resuming_records_every_step_once(tmp_path):
     config, run = make(tmp_path)
     for stage, start, steps in (
         ("train-supernet", 0, range(1, 9)),
@@ -97,7 +97,7 @@ def test_resume_leaves_every_step_once(tmp_path):
     assert [row["step"] for row in rows if row["stage"] == "search"] == [1, 2, 3]
 
 
-def test_a_torn_line_is_dropped(tmp_path):
+def test_incomplete_lines_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     good = [json.dumps({"stage": "a", "step": step}) + "\n" for step in (1, 2, 3)]
     path.write_text("".join(good) + '{"stage": "a", "st')
@@ -106,10 +106,10 @@ def test_a_torn_line_is_dropped(tmp_path):
     path.write_text("".join(good))
     before = path.stat().st_ino
     cut_metrics(path, "b", 0)
-    assert path.read_text() == "".join(good) and path.stat().st_ino == before  # not even rewritten
+    assert path.read_text() == "".join(good) and path.stat().st_ino == before  # not rewritten
 
 
-def test_other_ranks_leave_no_trace(tmp_path, capsys):
+def test_other_ranks_write_nothing(tmp_path, capsys):
     config, run = make(tmp_path, "offline")
     with open_tracker(config, run, "retrain", False, total=1) as tracker:
         tracker.log(1, {"loss": 1.0}, images=1)
@@ -161,7 +161,7 @@ def test_mode(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:W&B")
-def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
+def test_wandb_offline_resumes_the_same_run(tmp_path):
     config, run = make(tmp_path, "offline")
     picture = tmp_path / "x.png"
     from PIL import Image
@@ -181,27 +181,27 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path):
     ids = json.loads(run.wandb_ids.read_text())
     assert set(ids) == {"search", "retrain"} and ids["search"] != ids["retrain"]
     folders = [p.name for p in (run.path / "wandb").glob("offline-run-*")]
-    found = [name.split("-")[3] for name in folders]  # within a second, W&B tells two of an id apart by a further -1
+    found = [name.split("-")[3] for name in folders]  # two starts of an id within a second get the suffix -1
     assert sorted(found) == sorted([ids["search"]] * 2 + [ids["retrain"]])
-    wandb.teardown()  # at the end of a process: its files are whole
+    wandb.teardown()  # flushes the files, as at the end of a process
     logged = [row for name in folders if ids["search"] in name for row in history(run.path / "wandb" / name)]
     assert sorted(row["step"] for row in logged if "best" in row) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
-    ("said", "variable", "expected"),
-    [(None, None, "vitas_ds"), (None, "theirs", "theirs"), ("ours", "theirs", "ours")],
+    ("configured", "variable", "expected"),
+    [(None, None, "vitas_ds"), (None, "variable", "variable"), ("configured", "variable", "configured")],
 )
-def test_the_project_is_the_recipes_then_the_environments(tmp_path, monkeypatch, said, variable, expected):
+def test_project_of_the_recipe_then_of_the_environment(tmp_path, monkeypatch, configured, variable, expected):
     config, run = make(tmp_path, "offline")
-    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"project": said})})
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"project": configured})})
     if variable:
         monkeypatch.setenv("WANDB_PROJECT", variable)
     with open_tracker(config, run, "search", True, total=1):
         assert wandb.run.project == expected
 
 
-def test_wandb_failing_never_ends_the_run(tmp_path):
+def test_a_wandb_error_does_not_end_the_run(tmp_path):
     config, run = make(tmp_path, "offline")
     with open_tracker(config, run, "search", True, total=2) as tracker:
         with pytest.warns(UserWarning, match="the run continues without it"):
@@ -210,7 +210,7 @@ def test_wandb_failing_never_ends_the_run(tmp_path):
     assert read_metrics(run)[-1]["best"] == 1.0
 
 
-def test_wandb_that_does_not_start(tmp_path, monkeypatch):
+def test_wandb_fails_to_start(tmp_path, monkeypatch):
     config, run = make(tmp_path, "offline")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "below"))
@@ -222,7 +222,7 @@ def test_wandb_that_does_not_start(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_wandb_online_without_a_network_goes_on_offline(tmp_path, monkeypatch):
+def test_wandb_online_without_a_network_continues_offline(tmp_path, monkeypatch):
     config, run = make(tmp_path, "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
