@@ -1,45 +1,49 @@
-"""Image files inside the page, as text."""
+"""Embed image files in the page as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitas_ds.run.run_dir import RunDir
 
-LARGEST = 120_000  # bytes of a file that goes into the page as it is
-WIDEST = 1000  # pixels
+MAX_BYTES = 120_000  # larger files are shrunk to a JPEG
+MAX_WIDTH = 1000  # pixels
 
 
-def seen(run: RunDir) -> list[str]:
-    """What the network saw: the first batches of each stage."""
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image with its caption."""
+
+    title: str
+    uri: str
+
+
+def input_images(run: RunDir) -> list[EmbeddedImage]:
+    """Return the first batch that each stage fed to its network."""
     files = (
-        ("Training images of the supernet", run.supernet / "images.png"),
-        ("Training images of the retrained net", run.retrain / "images.png"),
-        ("Validation images", run.path / "evaluation_images.png"),
+        ("Training images of the supernet", run.supernet.images),
+        ("Training images of the retrained network", run.retrain.images),
+        ("Validation images", run.evaluation_images),
     )
-    return [picture(title, path) for title, path in files if path.is_file()]
+    return [EmbeddedImage(title, data_uri(path)) for title, path in files if path.is_file()]
 
 
-def picture(title: str, path: Path) -> str:
-    """A figure with the image as a data URI; a large file is shrunk and becomes a JPEG."""
+def data_uri(path: Path) -> str:
+    """Return a PNG file as a data URI; a file above ``MAX_BYTES`` becomes a smaller JPEG."""
     data, kind = path.read_bytes(), "png"
-    if len(data) > LARGEST:
-        data, kind = _shrunk(data), "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<img alt="{escape(title, True)}" loading="lazy" src="{source}"></figure>'
-    )
+    if len(data) > MAX_BYTES:
+        data, kind = _shrink(data), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _shrunk(data: bytes) -> bytes:
-    from PIL import Image  # comes with matplotlib
+def _shrink(data: bytes) -> bytes:
+    from PIL import Image  # installed with matplotlib
 
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.thumbnail((WIDEST, 4 * WIDEST))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
+    image.thumbnail((MAX_WIDTH, 4 * MAX_WIDTH))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,27 +1,28 @@
-"""Nets on a page: what the search found, beside DeiT and the published nets that cost about as much."""
+"""The best networks of a run, compared with published networks of similar cost."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from vitas_ds.arch import cost
 from vitas_ds.arch.published import names, published
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec, read_spec, spec_from_dict
 from vitas_ds.config import Config
-from vitas_ds.reports import html, svg
+from vitas_ds.reports import svg
 from vitas_ds.reports.svg import short
 from vitas_ds.run.run_dir import RunDir, read_summary
 
-FOUND = ("best of the search", "second of the search", "third of the search")
-HEADER = ("net", "accuracy", "MACs", "ViTAS FLOPs", "parameters", "layers", "embedding", "patches")
+CANDIDATES = ("best candidate", "second candidate", "third candidate")
+HEADER = ("network", "accuracy", "MACs", "ViTAS FLOPs", "parameters", "layers", "embedding", "patches")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A net with its name and what is known of its accuracy."""
+class Network:
+    """A network with its name and its accuracy, if that is known."""
 
     name: str
     spec: SubnetSpec
@@ -29,56 +30,65 @@ class Drawn:
 
     @property
     def macs(self) -> int:
-        """Exact multiply-accumulates of an image."""
+        """Exact multiply-accumulates per image."""
         return cost.spec_macs(self.spec)
 
+    @property
+    def title(self) -> str:
+        """Caption of its drawing."""
+        return ", ".join(filter(None, (self.name, f"{short(self.macs)} MACs", self.accuracy)))
+
     def row(self) -> tuple[str, ...]:
-        """Its row of the table, as ``HEADER`` says."""
-        table, spec = columns_of([self.spec]), self.spec
+        """Return its row of the table, in the columns of ``HEADER``."""
+        table, spec = WidthTable.from_specs([self.spec]), self.spec
         costs = [f"{int(count(table)[0]):,}" for count in (cost.macs, cost.vitas_flops, cost.params)]
         patches = f"{spec.num_patches} of {spec.patch_size} px"
         return self.name, self.accuracy, *costs, str(spec.depth), str(spec.embed_dim), patches
 
 
-def section(run: RunDir, config: Config) -> list[str]:
-    """The run's nets and the published ones near them: a drawing each, to one scale, and a table of all."""
-    nets = own_nets(run)
-    return pictures([*nets, *neighbours(nets[0].spec)], config) if nets else []
+def compared_networks(run: RunDir) -> list[Network]:
+    """Return the networks of the run and their published neighbours; empty before the search has ended."""
+    own = own_networks(run)
+    return [*own, *neighbours(own[0].spec)] if own else []
 
 
-def pictures(nets: list[Drawn], config: Config) -> list[str]:
-    """A drawing of each net, to one scale (a full bar is the largest width of all, and of the space), and a table."""
-    layers = [layer for net in nets for layer in net.spec.active]
-    qkv = max(config.space.qkv_dim, *(layer.qkv_dim for layer in layers))
-    mlp = max(config.space.mlp_dim, *(layer.mlp_dim for layer in layers))
-    titles = [", ".join(filter(None, (net.name, f"{short(net.macs)} MACs", net.accuracy))) for net in nets]
-    drawings = [svg.net(title, net.spec, qkv, mlp) for title, net in zip(titles, nets, strict=True)]
-    return [html.charts(*drawings), html.table([net.row() for net in nets], HEADER, whole=True)]
+def section(networks: list[Network], config: Config) -> dict[str, Any]:
+    """Return drawings and table rows for the template.
+
+    All drawings have one scale: a full bar is the largest width of the space and of all networks shown.
+    """
+    layers = [layer for network in networks for layer in network.spec.active]
+    qkv_dim = max(config.space.qkv_dim, *(layer.qkv_dim for layer in layers)) if layers else 0
+    mlp_dim = max(config.space.mlp_dim, *(layer.mlp_dim for layer in layers)) if layers else 0
+    drawings = [svg.net(network.title, network.spec, qkv_dim, mlp_dim) for network in networks]
+    return {"drawings": drawings, "header": HEADER, "rows": [network.row() for network in networks]}
 
 
-def own_nets(run: RunDir) -> list[Drawn]:
-    """The retrained net, and the search's best three; a net that is both stands once."""
-    top = json.loads(run.best.read_text())["top"][: len(FOUND)] if run.best.exists() else []
-    nets = [
-        Drawn(name, spec_from_dict(row["spec"]), f"search score {row['score']:.1%}")
-        for name, row in zip(FOUND, top, strict=False)
+def own_networks(run: RunDir) -> list[Network]:
+    """Return the retrained network and the best three candidates; one that is both is listed once."""
+    top = json.loads(run.best.read_text())["top"][: len(CANDIDATES)] if run.best.exists() else []
+    found = [
+        Network(name, spec_from_dict(row["spec"]), f"search score {row['score']:.1%}")
+        for name, row in zip(CANDIDATES, top, strict=False)
     ]
     if not run.retrain_spec.exists():
-        return nets
-    spec, measured = read_spec(run.retrain_spec), read_summary(run).get("retrain", {})
-    top1 = f"top-1 {measured['top1']:.2%}" if "top1" in measured else ""
-    same = [net for net in nets if net.spec == spec]
+        return found
+    spec, summary = read_spec(run.retrain_spec), read_summary(run).get("retrain", {})
+    top1 = f"top-1 {summary['top1']:.2%}" if "top1" in summary else ""
+    same = [network for network in found if network.spec == spec]
     name = f"retrained, {same[0].name}" if same else "retrained"
-    known = [word for word in (top1, same[0].accuracy if same else "") if word]
-    return [Drawn(name, spec, ", ".join(known)), *(net for net in nets if net.spec != spec)]
+    accuracy = ", ".join(filter(None, (top1, same[0].accuracy if same else "")))
+    return [Network(name, spec, accuracy), *(network for network in found if network.spec != spec)]
 
 
-def neighbours(spec: SubnetSpec, most: int = 2) -> list[Drawn]:
-    """The DeiT and the ``most`` ViTAS nets whose MACs are nearest (as a ratio); none where images have another size."""
-    nets = [published(name) for name in names()]
-    nets = [net for net in nets if net.spec.image_size == spec.image_size]
-    own = cost.spec_macs(spec)
-    nets.sort(key=lambda net: abs(math.log(cost.spec_macs(net.spec) / own)))
-    deit = [net for net in nets if net.name.startswith("deit")][:1]
-    vitas = [net for net in nets if not net.name.startswith("deit")][:most]
-    return [Drawn(net.name, net.spec, f"top-1 {net.top1}%, its paper's") for net in (*deit, *vitas)]
+def neighbours(spec: SubnetSpec, max_vitas: int = 2) -> list[Network]:
+    """Return the DeiT and the ``max_vitas`` ViTAS networks with the nearest MACs, measured as a ratio.
+
+    Only networks for images of the same size are compared.
+    """
+    macs = cost.spec_macs(spec)
+    candidates = [row for row in map(published, names()) if row.spec.image_size == spec.image_size]
+    candidates.sort(key=lambda row: abs(math.log(cost.spec_macs(row.spec) / macs)))
+    deit = [row for row in candidates if row.name.startswith("deit")][:1]
+    vitas = [row for row in candidates if not row.name.startswith("deit")][:max_vitas]
+    return [Network(row.name, row.spec, f"top-1 {row.top1}% (paper)") for row in (*deit, *vitas)]

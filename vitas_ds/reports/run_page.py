@@ -4,65 +4,74 @@ from __future__ import annotations
 
 import json
 import shlex
-from html import escape
 from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import html, images, nets, search_section
-from vitas_ds.reports.search_section import rows_of
+from vitas_ds.reports import nets, page, search_section
+from vitas_ds.reports.images import input_images
+from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.metrics import clock, read_metrics
 from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 
 Rows = list[dict[str, Any]]
 STEP, IMAGES, SHARE = Axis("step"), Axis("images/s"), Axis("share of the time", percent=True)
+MAX_POINTS = 300  # of a scatter plot
 
 
 def render(run: RunDir) -> str:
-    """The page, as text. Stages that have not run leave their part out."""
-    config, starts = read_config(run), read_starts(run)
-    metrics = read_metrics(run)
-    body = [
-        f"<h1>{escape(run.name)}</h1>",
-        f'<p class="quiet">{escape(about(config, starts))}</p>',
-        html.tiles(tiles(run)),
-        html.section("Results", html.table(headlines(run), ("stage", "found", "files"))),
-        html.section("Supernet", html.charts(*training(metrics, "train-supernet"))),
-        html.section("Search", *search_section.section(run, config, metrics)),
-        html.section("Nets", *nets.section(run, config)),
-        html.section("Retraining", html.charts(*training(metrics, "retrain"))),
-        html.section("What the network sees", html.charts(*images.seen(run))),
-        html.section("Reproduce", html.code(commands(starts)), *_versions(starts)),
-    ]
-    return html.page(f"{run.name} - vitas_ds", body)
+    """Return the page as text; sections of stages that have not run are left out."""
+    config, starts, metrics = read_config(run), read_starts(run), read_metrics(run)
+    return page.render(
+        "run.html.j2",
+        title=run.name,
+        about=about(config, starts),
+        headline_numbers=headline_numbers(run),
+        results=headlines(run),
+        supernet=training_charts(metrics, "train-supernet"),
+        search=search_section.section(run, config, metrics),
+        nets=nets.section(nets.compared_networks(run), config),
+        retraining=training_charts(metrics, "retrain"),
+        images=input_images(run),
+        commands=commands(starts),
+        versions=versions(starts),
+    )
 
 
 def read_starts(run: RunDir) -> Rows:
-    """The starts of the run, oldest first. Raises ``UserError`` if they are not told."""
+    """Return the starts of the run, oldest first.
+
+    Raises:
+        UserError: The manifest is missing or lists no start.
+    """
     try:
         starts = json.loads(run.manifest.read_text())["starts"]
     except (OSError, ValueError, KeyError, TypeError):
         starts = []
     if not starts:
-        raise UserError(f"{run.manifest}: is missing, or tells of no start: not a run's folder")
+        raise UserError(f"{run.manifest}: missing or without a start; give the folder of a run")
     return starts
 
 
 def headlines(run: RunDir) -> list[tuple[str, str, str]]:
-    """(stage, what it found, where its files lie) of each stage that has ended."""
+    """Return (stage, result, folder) of each finished stage."""
     summary = read_summary(run)
-    found = {
-        "train-supernet": (_trained, run.supernet), "search": (_searched, run.search),
-        "retrain": (_trained, run.retrain), "evaluate": (_evaluated, run.summary),
+    stages = {
+        "train-supernet": (_trained, run.supernet.path), "search": (_searched, run.search),
+        "retrain": (_trained, run.retrain.path), "evaluate": (_evaluated, run.summary),
         "export": (_exported, run.export),
     }  # fmt: skip
-    return [(stage, say(summary[stage]), str(where)) for stage, (say, where) in found.items() if stage in summary]
+    return [
+        (stage, describe(summary[stage]), str(folder))
+        for stage, (describe, folder) in stages.items()
+        if stage in summary
+    ]
 
 
 def _trained(numbers: dict[str, Any]) -> str:
-    words = [f"{numbers['steps']:,} steps in {clock(numbers['seconds'])}", f"loss {numbers['loss'] or 0:.4f}"]
-    return ", ".join(words + ([f"{short(numbers['macs'])} MACs"] if "macs" in numbers else []))
+    parts = [f"{numbers['steps']:,} steps in {clock(numbers['seconds'])}", f"loss {numbers['loss'] or 0:.4f}"]
+    return ", ".join(parts + ([f"{short(numbers['macs'])} MACs"] if "macs" in numbers else []))
 
 
 def _searched(numbers: dict[str, Any]) -> str:
@@ -79,54 +88,54 @@ def _exported(numbers: dict[str, Any]) -> str:
 
 
 def about(config: Config, starts: Rows) -> str:
-    """What was run, on what, in a sentence or two."""
+    """Return one or two sentences about data, recipe and machine."""
     space, first = config.space, starts[0]
     ranks = "1 rank" if first["world_size"] == 1 else f"{first['world_size']} ranks"
     return (
         f"{config.data.train}: {space.num_classes} classes at {space.image_size} px. "
         f"{config.supernet.sharing.capitalize()} sharing, seed {config.run.seed}. "
-        f"Begun {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {ranks}."
+        f"Started {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {ranks}."
     )
 
 
-def tiles(run: RunDir) -> list[tuple[str, str]]:
-    """The run's largest numbers: (what, value)."""
+def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
+    """Return (name, value) of the numbers at the top of the page."""
     summary = read_summary(run)
     values: list[tuple[str, str]] = []
     if "evaluate" in summary:
         values += [(f"{name[:3]}-{name[3:]} on val", f"{summary['evaluate'][name]:.2%}") for name in ("top1", "top5")]
     if "search" in summary:
         best = summary["search"]["best"]
-        values += [("MACs of the best net", short(best["macs"])), ("its search score", f"{best['score']:.1%}")]
+        values += [("MACs of the best candidate", short(best["macs"])), ("its search score", f"{best['score']:.1%}")]
         values.append(("nets scored", f"{summary['search']['scored']:,}"))
     seconds = sum(summary.get(stage, {}).get("seconds", 0) for stage in ("train-supernet", "retrain"))
     return [*values, ("training time", clock(seconds))] if seconds else values
 
 
-def training(metrics: Rows, stage: str) -> list[str]:
-    """Charts of a training stage."""
+def training_charts(metrics: Rows, stage: str) -> list[str]:
+    """Return the charts of a training stage; those without data are empty."""
 
     def line(name: str, label: str, color: int = 1) -> list[Series]:
-        return [Series(label, *rows_of(metrics, stage, name), color)]
+        return [Series(label, *values_of(metrics, stage, name), color)]
 
     return [
         chart("Training loss", line("loss", "loss"), STEP, Axis("loss")),
         chart("Learning rate", line("lr", "learning rate"), STEP, Axis("learning rate")),
         chart("Gradient norm", line("grad_norm", "norm"), STEP, Axis("norm")),
-        chart("MACs of the nets trained", _points(metrics, stage, "net_macs"), STEP, Axis("MACs")),
-        chart("Images a second", line("images_per_s", "images/s", 3), STEP, IMAGES),
+        chart("MACs of the subnets trained", _scatter(metrics, stage, "net_macs"), STEP, Axis("MACs")),
+        chart("Images per second", line("images_per_s", "images/s", 3), STEP, IMAGES),
         chart("Time spent waiting for data", line("data_wait", "waiting", 2), STEP, SHARE),
     ]
 
 
-def _points(metrics: Rows, stage: str, name: str) -> list[Series]:
-    steps, values = rows_of(metrics, stage, name)
-    thin = slice(None, None, max(1, len(steps) // 300))
-    return [Series("net", steps[thin], values[thin], 4, line=False, dots=True)]
+def _scatter(metrics: Rows, stage: str, name: str) -> list[Series]:
+    steps, values = values_of(metrics, stage, name)
+    thin = slice(None, None, max(1, len(steps) // MAX_POINTS))
+    return [Series("subnet", steps[thin], values[thin], 4, line=False, dots=True)]
 
 
 def commands(starts: Rows) -> list[str]:
-    """The last command of each stage, in order, as it may be typed again."""
+    """Return the last command of each stage, in order, ready to be run again."""
     last: dict[str, str] = {}
     for start in starts:
         words = [w for w in start["command"] if w != "-u" and not w.startswith(("--local_rank", "--local-rank"))]
@@ -139,16 +148,18 @@ def commands(starts: Rows) -> list[str]:
     return list(last.values())
 
 
-def _versions(starts: Rows) -> list[str]:
-    """What the last start of each stage ran with; a row for each stage where they differ."""
-    told = dict[str, dict[str, str]]()
+def versions(starts: Rows) -> list[tuple[str, str]]:
+    """Return commit, versions and machine of the last start of each stage; one row if all stages agree."""
+    by_fact: dict[str, dict[str, str]] = {}
     for start in starts:
         machine = ", ".join(str(value) for value in start["machine"].values())
         facts = {"git commit": start["git"] or "not a checkout", **start["versions"], "machine": machine}
         for name, value in facts.items():
-            told.setdefault(name, {})[start["stage"]] = value or "not installed"
-    rows = []
-    for name, of in told.items():
-        same = len(set(of.values())) == 1
-        rows += [(name, next(iter(of.values())))] if same else [(f"{name}, {stage}", of[stage]) for stage in of]
-    return ["<p></p>", html.table(rows)]
+            by_fact.setdefault(name, {})[start["stage"]] = value or "not installed"
+    rows: list[tuple[str, str]] = []
+    for name, by_stage in by_fact.items():
+        if len(set(by_stage.values())) == 1:
+            rows.append((name, next(iter(by_stage.values()))))
+        else:
+            rows += [(f"{name}, {stage}", value) for stage, value in by_stage.items()]
+    return rows

@@ -1,4 +1,4 @@
-"""A search on a page: every scored net, progress, baselines, and which choices of the space survive."""
+"""The search on a page: scored candidates, progress, surviving choices of the space, baselines."""
 
 from __future__ import annotations
 
@@ -6,114 +6,108 @@ from typing import Any
 
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.config import Config
-from vitas_ds.reports import html, svg
-from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.reports.svg import Axis, Series, bars, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.search.scoring.ledger import Entry, read_entries
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.ledger import read_ledger
 
 Rows = list[dict[str, Any]]
-SEEN, SCORE, MACS = Axis("nets seen"), Axis("score", percent=True), Axis("MACs")
+SEEN, SCORE, MACS = Axis("candidates seen"), Axis("score", percent=True), Axis("MACs")
 
 
-def section(run: RunDir, config: Config, metrics: Rows) -> list[str]:
-    """Charts of the search, its marginals, and a table of what it had to beat."""
-    parts = [html.charts(candidates(run), progress(metrics), hypervolume(metrics))]
-    small = html.charts(*marginals(run, config), small=True)
-    if small:
-        text = "Which choices survive: shares among the nets of the first generation, and among the best at the end."
-        parts += [f'<p class="quiet">{text}</p>', small]
-    return [*parts, baselines(run)]
+def section(run: RunDir, config: Config, metrics: Rows) -> dict[str, Any]:
+    """Return the charts, the marginals and the rows of the baselines for the template."""
+    return {
+        "charts": [candidates_chart(run), progress_chart(metrics), hypervolume_chart(metrics)],
+        "marginals": marginals(run, config),
+        "baselines": baselines(run),
+    }
 
 
-def rows_of(metrics: Rows, stage: str, name: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one number, where it is there."""
+def values_of(metrics: Rows, stage: str, name: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of one metric of a stage, without the records that do not have it."""
     rows = [row for row in metrics if row["stage"] == stage and row.get(name) is not None]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def progress(metrics: Rows) -> str:
-    """Best and mean score against the nets seen."""
+def progress_chart(metrics: Rows) -> str:
+    """Draw the best and the mean score over the candidates seen."""
     series = [
-        Series("best so far", *rows_of(metrics, "search", "best"), 1, dots=True),
-        Series("mean of the generation", *rows_of(metrics, "search", "mean"), 2, dots=True),
+        Series("best so far", *values_of(metrics, "search", "best"), 1, dots=True),
+        Series("mean of the generation", *values_of(metrics, "search", "mean"), 2, dots=True),
     ]
     return chart("Search progress", series, SEEN, SCORE)
 
 
-def hypervolume(metrics: Rows) -> str:
-    """What the front dominates."""
-    series = [Series("hypervolume", *rows_of(metrics, "search", "hypervolume"), 3, dots=True)]
+def hypervolume_chart(metrics: Rows) -> str:
+    """Draw the hypervolume that the front dominates."""
+    series = [Series("hypervolume", *values_of(metrics, "search", "hypervolume"), 3, dots=True)]
     return chart("Hypervolume of the front", series, SEEN, Axis("hypervolume"))
 
 
-def own_entries(run: RunDir) -> list[Entry]:
-    """The nets that the search itself scored; those scored again on more images are left out."""
+def own_candidates(run: RunDir) -> list[Candidate]:
+    """Return the candidates of the search itself, without their scores on all search images at the end."""
     images = read_json(run.best, {})["searched_on"]
-    return [entry for entry in read_entries(run.ledger) if entry.score.images == images]
+    return [candidate for candidate in read_ledger(run.ledger) if candidate.images == images]
 
 
-def front_of(run: RunDir, entries: list[Entry]) -> list[Entry]:
-    """The front, cheapest first."""
+def front_of(run: RunDir, candidates: list[Candidate]) -> list[Candidate]:
+    """Return the candidates on the front, cheapest first."""
     front = [spec_from_dict(row["spec"]) for row in read_json(run.pareto, [])]
-    return sorted((e for e in entries if e.spec in front), key=lambda e: e.costs["macs"])
+    return sorted((c for c in candidates if c.spec in front), key=lambda c: c.costs["macs"])
 
 
-def candidates(run: RunDir) -> str:
-    """Every scored net: score against cost, with the front and the best."""
+def candidates_chart(run: RunDir) -> str:
+    """Draw the score of every candidate over its MACs; mark the front and the best candidate."""
     if not run.best.exists():
         return ""
-    entries = own_entries(run)
-    first = min((entry.generation for entry in entries), default=1)
+    candidates = own_candidates(run)
+    first = min((c.generation for c in candidates), default=1)
     best = spec_from_dict(read_json(run.best, {})["spec"])
     series = [
-        dots("first generation", [e for e in entries if e.generation == first], 4),
-        dots("later generations", [e for e in entries if e.generation > first], 1),
-        dots("front", front_of(run, entries), 2, line=True),
-        dots("chosen", [e for e in entries if e.spec == best], 3, ring=True),
+        scatter("first generation", [c for c in candidates if c.generation == first], 4),
+        scatter("later generations", [c for c in candidates if c.generation > first], 1),
+        scatter("front", front_of(run, candidates), 2, line=True),
+        scatter("chosen", [c for c in candidates if c.spec == best], 3, ring=True),
     ]
-    return chart("Every scored net", series, MACS, Axis("score on the search images", percent=True))
+    return chart("Every scored candidate", series, MACS, Axis("score on the search images", percent=True))
 
 
-def dots(name: str, entries: list[Entry], color: int, line: bool = False, ring: bool = False) -> Series:
-    """Score against MACs of some nets; pointing at one tells what it is."""
+def scatter(name: str, candidates: list[Candidate], color: int, line: bool = False, ring: bool = False) -> Series:
+    """Return scores over MACs; the tooltip of a point describes the candidate."""
     tips = [
-        f"{e.score.value:.1%}, {short(e.costs['macs'])} MACs, {short(e.costs['params'])} parameters, "
-        f"{e.spec.depth} layers, embedding {e.spec.embed_dim}, patch {e.spec.patch_size}, generation {e.generation}"
-        for e in entries
+        f"{c.value:.1%}, {short(c.costs['macs'])} MACs, {short(c.costs['params'])} parameters, "
+        f"{c.spec.depth} layers, embedding {c.spec.embed_dim}, patch {c.spec.patch_size}, generation {c.generation}"
+        for c in candidates
     ]
-    macs, scores = [e.costs["macs"] for e in entries], [e.score.value for e in entries]
+    macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
     return Series(name, macs, scores, color, line, dots=True, tips=tips, ring=ring)
 
 
 def marginals(run: RunDir, config: Config) -> list[str]:
-    """Small bars of each choice that the space leaves open: its values' shares, at first and at last."""
+    """Draw for each choice of the space the share of its values, in the first generation and at the end."""
     if not run.best.exists():
         return []
-    from vitas_ds.search.plots import survivors  # slow to import
+    from vitas_ds.search.plots import survivor_shares  # imports matplotlib
 
-    shares = survivors(config.space, own_entries(run), config.search.population)
+    shares = survivor_shares(config.space, own_candidates(run), config.search.population)
     return [
-        svg.bars(
-            name[0].upper() + name[1:], values, [("first generation", share[0], 4), ("best at the end", share[-1], 1)]
-        )
+        bars(name[0].upper() + name[1:], values, [("first generation", share[0], 4), ("best at the end", share[-1], 1)])
         for name, (values, share) in shares.items()
         if len(values) > 1
     ]
 
 
-def baselines(run: RunDir) -> str:
-    """The search beside random search and uniform nets, where they were scored."""
-    path = run.search / "baselines.json"
-    if not path.exists() or not run.best.exists():
-        return ""
+def baselines(run: RunDir) -> list[tuple[str, ...]]:
+    """Return the search and its baselines (random search, uniform sampling) as rows; empty if there are none."""
+    if not run.baselines.exists() or not run.best.exists():
+        return []
     best = read_json(run.best, {})
-    entries, found = own_entries(run), read_json(path, {})
-    rows = [("this search", len(entries), best["search_score"], best)]
+    rows = [("this search", len(own_candidates(run)), best["search_score"], best)]
+    found = read_json(run.baselines, {})
     rows += [(name, row["scored"], row["best"]["score"], row["best"]) for name, row in found.items()]
-    cells = [
-        (name, f"{scored:,}", f"{score:.2%}", short(net["macs"]), short(net["params"]))
-        for name, scored, score, net in rows
+    return [
+        (name, f"{scored:,}", f"{score:.2%}", short(best["macs"]), short(best["params"]))
+        for name, scored, score, best in rows
     ]
-    text = "<p class='quiet'>What a search has to beat, inside the same budget and on the same images:</p>"
-    return text + html.table(cells, ("", "nets scored", "best score", "its MACs", "its parameters"))

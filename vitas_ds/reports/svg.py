@@ -1,6 +1,7 @@
-"""Charts as inline SVG text: lines, scatters, bars, a net layer by layer. Colours and fonts are the page's CSS.
+"""Draw charts as inline SVG: lines, scatter plots, bars, and networks layer by layer.
 
-Points carry ``data-tip``; the page's script shows it near the pointer. Without the script the charts are whole.
+Colours and fonts come from the CSS of the page. Marks carry a tooltip in ``data-tip``, which the script of the page
+shows near the pointer; without the script the charts are complete.
 """
 
 from __future__ import annotations
@@ -14,12 +15,23 @@ from vitas_ds.arch.spec import SubnetSpec
 
 WIDTH, HEIGHT = 520, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
-MOST_POINTS = 400  # of a line; more cannot be told apart
+MAX_POINTS = 400  # per line; more cannot be distinguished
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour (``--c1``, ``--c2``, ...): a line, dots, or both. ``tips`` replace the default tooltips."""
+    """Points of one colour, drawn as a line, as dots, or both.
+
+    Attributes:
+        name: Name in the legend.
+        xs: Horizontal values; a point with a value of None is left out.
+        ys: Vertical values.
+        color: Number of the CSS colour ``--c1``, ``--c2``, ...
+        line: Connect the points.
+        dots: Mark every point.
+        tips: Tooltips; None for the default ones.
+        ring: Draw one large open circle around each point.
+    """
 
     name: str
     xs: Sequence[float]
@@ -28,24 +40,24 @@ class Series:
     line: bool = True
     dots: bool = False
     tips: Sequence[str] | None = None
-    ring: bool = False  # one large open circle around each point
+    ring: bool = False
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Name of an axis, and how its values are written: plain, ``percent``, or with a unit's letter (k, M, G)."""
+    """Name of an axis and its number format: percent, or short with k, M or G."""
 
     name: str
     percent: bool = False
 
     def text(self, value: float) -> str:
-        """A value for a person."""
+        """Return a value as a tick label."""
         return f"{100 * value:.4g}%" if self.percent else short(value)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a value lies in the picture."""
+    """The range of both axes, and its mapping to coordinates of the picture."""
 
     x0: float
     x1: float
@@ -53,17 +65,17 @@ class Frame:
     y1: float
 
     def x(self, value: float) -> float:
-        """Horizontal place of a value."""
+        """Return the horizontal coordinate of a value."""
         return LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Vertical place of a value."""
+        """Return the vertical coordinate of a value."""
         return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
 
 def chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
-    """A figure: title, legend where there is more than one series, axes, points. Values that are None are left out."""
-    series = [_whole(s) for s in series]
+    """Return a figure with title, axes, points, and a legend if there are several series; empty without points."""
+    series = [_thin(s) for s in series]
     series = [s for s in series if s.xs]
     if not series:
         return ""
@@ -75,11 +87,11 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     return f"<figure><figcaption>{escape(title)}</figcaption>{_legend(series)}{svg}</figure>"
 
 
-def _whole(s: Series) -> Series:
-    """The series without missing values, and with no more points than can be seen (the last is always kept)."""
+def _thin(s: Series) -> Series:
+    """Drop missing values, and points of a line above ``MAX_POINTS``; the last point is always kept."""
     keep = [i for i, (a, b) in enumerate(zip(s.xs, s.ys, strict=True)) if a is not None and b is not None]
-    if s.line and len(keep) > MOST_POINTS:
-        step = -(-len(keep) // MOST_POINTS)
+    if s.line and len(keep) > MAX_POINTS:
+        step = -(-len(keep) // MAX_POINTS)
         keep = sorted({*keep[::step], keep[-1]})
     tips = None if s.tips is None else [s.tips[i] for i in keep]
     xs, ys = [s.xs[i] for i in keep], [s.ys[i] for i in keep]
@@ -94,12 +106,12 @@ def _frame(series: Sequence[Series]) -> Frame:
 
 def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
     low, high = min(values), max(values)
-    room = (high - low) * margin or abs(high) * 0.1 or 1.0
-    return low - (room if low != 0 else 0), high + room
+    pad = (high - low) * margin or abs(high) * 0.1 or 1.0
+    return low - (pad if low != 0 else 0), high + pad
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers within [low, high]."""
+    """Return about ``count`` round numbers within [low, high]."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
@@ -127,8 +139,8 @@ def _draw(s: Series, frame: Frame, x: Axis, y: Axis) -> str:
     tips = s.tips or [f"{s.name} {y.text(b)}, {x.name} {x.text(a)}" for a, b in zip(s.xs, s.ys, strict=True)]
     parts = []
     if s.line:
-        way = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-        parts.append(f'<polyline class="line c{s.color}" points="{way}"/>')
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+        parts.append(f'<polyline class="line c{s.color}" points="{path}"/>')
     kind = "ring" if s.ring else "dot" if s.dots or len(points) == 1 else "hidden"
     radius = 8 if s.ring else 4
     for (px, py), tip in zip(points, tips, strict=True):
@@ -147,34 +159,34 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def bars(title: str, values: Sequence[object], groups: Sequence[tuple[str, Sequence[float], int]]) -> str:
-    """A figure of shares in [0, 1]: for each of ``values`` a bar of each group (name, shares, colour)."""
-    width, height, left, base, top = 340, 140, 46, 114, 8  # three figures in a row
+    """Return a figure of shares in [0, 1]: for each of ``values`` one bar per group (name, shares, colour)."""
+    width, height, left, base, top = 340, 140, 46, 114, 8  # three figures fit in a row
     most = max(max(shares) for _, shares, _ in groups) or 1.0
     slot = (width - left - 4) / len(values)
-    wide = min(0.8 * slot / len(groups), 26)
+    bar = min(0.8 * slot / len(groups), 26)
     parts = [
         f'<text x="{left - 7}" y="{top + 9}" text-anchor="end">{most:.0%}</text>'
         f'<line class="axis" x1="{left}" x2="{width - 4}" y1="{base}" y2="{base}"/>'
     ]
-    every = -(-len(values) // 8)  # labels have room for eight
+    every = -(-len(values) // 8)  # at most eight labels fit
     for i, value in enumerate(values):
         middle = left + slot * (i + 0.5)
         tip = f"{title} {value}: " + ", ".join(f"{shares[i]:.0%} {name}" for name, shares, _ in groups)
         drawn = "".join(
-            f'<rect class="solid c{color}" x="{middle + wide * (k - len(groups) / 2):.1f}" width="{wide:.1f}" '
+            f'<rect class="solid c{color}" x="{middle + bar * (k - len(groups) / 2):.1f}" width="{bar:.1f}" '
             f'y="{base - shares[i] / most * (base - top):.1f}" height="{shares[i] / most * (base - top):.1f}"/>'
             for k, (_, shares, color) in enumerate(groups)
         )
-        room = f'<rect class="hidden" x="{middle - slot / 2:.1f}" y="0" width="{slot:.1f}" height="{base}"/>'
+        target = f'<rect class="hidden" x="{middle - slot / 2:.1f}" y="0" width="{slot:.1f}" height="{base}"/>'
         label = f'<text x="{middle:.1f}" y="{height - 6}" text-anchor="middle">{value}</text>' if i % every == 0 else ""
-        parts.append(f'<g data-tip="{escape(tip, True)}">{room}{drawn}{label}</g>')
+        parts.append(f'<g data-tip="{escape(tip, True)}">{target}{drawn}{label}</g>')
     svg = f'<svg class="bars" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title, True)}">'
     legend = _legend([Series(name, (), (), color) for name, _, color in groups])
     return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}{''.join(parts)}</svg></figure>"
 
 
 def short(value: float) -> str:
-    """A number for a person: 1.3G, 42k, 0.05, 2e-04."""
+    """Return a number with three significant digits: 1.3G, 42k, 0.05, 2e-04."""
     if value == 0:
         return "0"
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -184,30 +196,29 @@ def short(value: float) -> str:
 
 
 def net(title: str, spec: SubnetSpec, qkv_dim: int, mlp_dim: int) -> str:
-    """A net drawn from the input down, widths to scale: a row a layer, q/k/v and MLP beside each other.
+    """Draw a network from input to output, one row per layer, with q/k/v and MLP widths to scale.
 
-    ``qkv_dim`` and ``mlp_dim`` are the widths that fill a whole bar: the largest of the space.
+    Args:
+        title: Caption of the figure.
+        spec: The network.
+        qkv_dim: Width of a full q/k/v bar.
+        mlp_dim: Width of a full MLP bar.
     """
-    row, top, half = 24, 44, 190
+    row, top, bar = 24, 44, 190
     height = top + row * len(spec.active) + 30
     head = (
         f'<text x="8" y="16">patches of {spec.patch_size} px, {spec.num_patches} of them, '
         f"embedding {spec.embed_dim}</text>"
-        f'<text x="96" y="36">q, k, v (heads)</text><text x="{106 + half}" y="36">MLP</text>'
+        f'<text x="96" y="36">q, k, v (heads)</text><text x="{106 + bar}" y="36">MLP</text>'
     )
     rows = []
     for i, layer in enumerate(spec.active):
         y = top + row * i
-        a, m = half * layer.qkv_dim / qkv_dim, half * layer.mlp_dim / mlp_dim
         tip = f"layer {i + 1}: {layer.num_heads} heads of {layer.head_dim}, q/k/v {layer.qkv_dim}, MLP {layer.mlp_dim}"
         rows.append(
             f'<g data-tip="{escape(tip, True)}"><text x="8" y="{y + 15}">layer {i + 1}</text>'
-            f'<rect class="room" x="96" y="{y}" width="{half}" height="18"/>'
-            f'<rect class="bar c1" x="96" y="{y}" width="{a:.1f}" height="18"/>'
-            f'<text class="on" x="101" y="{y + 14}">{layer.qkv_dim} ({layer.num_heads})</text>'
-            f'<rect class="room" x="{106 + half}" y="{y}" width="{half}" height="18"/>'
-            f'<rect class="bar c2" x="{106 + half}" y="{y}" width="{m:.1f}" height="18"/>'
-            f'<text class="on" x="{111 + half}" y="{y + 14}">{layer.mlp_dim}</text></g>'
+            f"{_width_bar(96, y, bar, layer.qkv_dim / qkv_dim, f'{layer.qkv_dim} ({layer.num_heads})', 1)}"
+            f"{_width_bar(106 + bar, y, bar, layer.mlp_dim / mlp_dim, str(layer.mlp_dim), 2)}</g>"
         )
     foot = f'<text x="8" y="{height - 10}">class token, {spec.num_classes} classes</text>'
     svg = (
@@ -215,3 +226,11 @@ def net(title: str, spec: SubnetSpec, qkv_dim: int, mlp_dim: int) -> str:
         f"{head}{''.join(rows)}{foot}</svg>"
     )
     return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
+
+
+def _width_bar(x: int, y: int, length: int, share: float, text: str, color: int) -> str:
+    return (
+        f'<rect class="room" x="{x}" y="{y}" width="{length}" height="18"/>'
+        f'<rect class="bar c{color}" x="{x}" y="{y}" width="{length * share:.1f}" height="18"/>'
+        f'<text class="on" x="{x + 5}" y="{y + 14}">{text}</text>'
+    )

@@ -1,4 +1,4 @@
-"""A run's record sent to W&B after the fact: a W&B run for each stage, grouped by the run's name."""
+"""Upload the record of a finished run to W&B: one W&B run per stage, grouped by the name of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
-from vitas_ds.search.scoring.ledger import Entry, read_entries
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.ledger import read_ledger
 
 Rows = list[dict[str, Any]]
 
@@ -23,11 +24,11 @@ Rows = list[dict[str, Any]]
 def send(config: Config, run: RunDir) -> None:
     """Replay ``metrics.jsonl``, pictures, candidates and artifacts of every stage into new W&B runs.
 
-    They are online or offline as ``tracking.wandb`` says (``disabled`` counts as ``auto`` here). Their ids replace the
-    old ones in ``wandb_ids.json``, so that a stage that goes on does so where its whole record is.
+    ``tracking.wandb`` decides whether they are online or offline; ``disabled`` counts as ``auto`` here. The new ids
+    replace the old ones in ``wandb_ids.json``: a stage that resumes later continues the W&B run with the full record.
 
     Raises:
-        UserError: W&B is missing, disabled by WANDB_MODE, or fails; or nothing is recorded yet.
+        UserError: W&B is not installed, disabled by WANDB_MODE, or fails; or the run has no metrics yet.
     """
     if config.tracking.wandb == "disabled":
         config = _with_mode(config, "auto")
@@ -37,23 +38,23 @@ def send(config: Config, run: RunDir) -> None:
         raise UserError("--to-wandb: WANDB_MODE is disabled in this environment")
     rows = read_metrics(run)
     if not rows:
-        raise UserError(f"--to-wandb: {run.metrics} is missing or empty: nothing is recorded yet")
-    stages = list(dict.fromkeys(row["stage"] for row in rows)) + (["export"] if run.export.is_dir() else [])
-    before = json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}
-    write_json(run.wandb_ids, {stage: name for stage, name in before.items() if stage not in stages})
-    folders: list[Path] = []
+        raise UserError(f"--to-wandb: {run.metrics} is missing or empty; run a stage first")
+    stages = list(dict.fromkeys([row["stage"] for row in rows] + ["export"] * run.export.is_dir()))
+    previous = json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}
+    write_json(run.wandb_ids, {stage: run_id for stage, run_id in previous.items() if stage not in stages})
+    offline: list[Path] = []
     try:
-        for stage in dict.fromkeys(stages):
+        for stage in stages:
             folder = _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
             if folder is not None:
-                folders.append(folder)
-                config = _with_mode(config, "offline")  # one that cannot be reached is asked once
+                offline.append(folder)
+                config = _with_mode(config, "offline")  # wait only once for an unreachable server
     except BaseException:
-        write_json(run.wandb_ids, before)
+        write_json(run.wandb_ids, previous)
         raise
-    # named one by one: those that the stages themselves have written lie beside them
-    where = f"offline; to send them: wandb sync {shlex.join(map(str, folders))}" if folders else "online"
-    print(f"W&B: {len(rows):,} records of {', '.join(dict.fromkeys(stages))}, {where}")
+    # Name the folders one by one: wandb/ also has those that the stages wrote themselves.
+    target = f"offline; to send them: wandb sync {shlex.join(map(str, offline))}" if offline else "online"
+    print(f"W&B: {len(rows):,} records of {', '.join(stages)}, {target}")
 
 
 def _with_mode(config: Config, mode: str) -> Config:
@@ -61,10 +62,10 @@ def _with_mode(config: Config, mode: str) -> Config:
 
 
 def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | None:
-    """Send one stage; the folder of its W&B run if that is an offline one."""
+    """Send one stage; return the folder of its W&B run if it is offline."""
     mirror = open_mirror(config, run, stage)
     if not isinstance(mirror, WandbMirror):
-        raise UserError("--to-wandb: W&B does not start; the warning above says why")
+        raise UserError("--to-wandb: W&B does not start; see the warning above")
     folder = Path(mirror.run.dir).parent if mirror.run.offline else None
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
@@ -74,38 +75,38 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | N
     _send_files(mirror, run, stage)
     mirror.summary(read_summary(run).get(stage, {}))
     if mirror.run is None:
-        raise UserError(f"--to-wandb: W&B stopped in {stage}; the warning above says why")
+        raise UserError(f"--to-wandb: W&B stopped in {stage}; see the warning above")
     mirror.close()
     return folder
 
 
 def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
-    """Pictures, the table of candidates, and what is worth keeping versions of."""
+    """Send pictures, the table of candidates, and the files to keep as artifacts."""
     pictures = {
-        "train-supernet": run.supernet / "images.png", "retrain": run.retrain / "images.png",
-        "evaluate": run.path / "evaluation_images.png",
+        "train-supernet": run.supernet.images, "retrain": run.retrain.images,
+        "evaluate": run.evaluation_images,
     }  # fmt: skip
     if stage in pictures and pictures[stage].is_file():
         mirror.image("images", pictures[stage])
     if stage == "search":
-        from vitas_ds.search.plots import COLUMNS, rows  # slow to import
+        from vitas_ds.search.plots import COLUMNS, table_rows  # imports matplotlib
 
-        for path in sorted((run.search / "figures").glob("*.png")):
+        for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
-        mirror.table("search/candidates", COLUMNS, rows(_entries(run)))
+        mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
         if run.best.exists():
             mirror.artifact("best-spec", "spec", run.best)
     if stage == "export":
         mirror.artifact(f"{run.name}-model", "model", run.export)
 
 
-def _entries(run: RunDir) -> list[Entry]:
-    return read_entries(run.ledger, missing_ok=True)
+def _candidates(run: RunDir) -> list[Candidate]:
+    return read_ledger(run.ledger, missing_ok=True)
 
 
 def _scores(run: RunDir) -> dict[int, list[float]]:
-    """The scores of each generation; those of nets scored again at the end stand with their own generation."""
-    found: dict[int, list[float]] = {}
-    for entry in _entries(run):
-        found.setdefault(entry.generation, []).append(entry.score.value)
-    return found
+    """Return the scores by generation; a final score belongs to the generation that proposed the candidate."""
+    scores: dict[int, list[float]] = {}
+    for candidate in _candidates(run):
+        scores.setdefault(candidate.generation, []).append(candidate.value)
+    return scores
