@@ -22,18 +22,19 @@ from tests.digits import write_digits
 
 from tests.benchmarks.timing import table, where, write
 from vitas_ds.arch import cost, genome
-from vitas_ds.arch.space import SearchSpace, columns_of
+from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.data.loader import Batch
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine.engine import Engine
-from vitas_ds.engine.optimizer import cosine_lr
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.search.feasible import budget, operators
-from vitas_ds.search.feasible.table import feasible
+from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.stages import train_supernet
-from vitas_ds.training import trainer
+from vitas_ds.stages.common import split_training_images
+from vitas_ds.training.schedule import cosine_lr
+from vitas_ds.training.task import compute_gradients
 
 BUDGET = {"vitas_flops": (900_000_000, 1_000_000_000)}
 Works = dict[str, tuple[int, Callable[[], Any]]]
@@ -74,18 +75,18 @@ def rates(space: SearchSpace, rounds: int, count: int = 20_000) -> list[dict[str
     """Specs a second of the 1G space."""
     drawn = genome.sample(space, np.random.default_rng(0), count)
     few = drawn[:1000]
-    columns, specs = genome.columns(space, drawn), genome.decode_all(space, few)
+    columns, specs = genome.width_table(space, drawn), genome.decode_all(space, few)
     works: Works = {
         "drawn": (count, lambda: genome.sample(space, np.random.default_rng(1), count)),
         "brought into canonical form": (count, lambda: genome.canonical(space, drawn)),
-        "genomes priced: MACs": (count, lambda: cost.macs(genome.columns(space, drawn))),
-        "genomes priced: all costs": (count, lambda: budget.prices(space, drawn)),
+        "genomes priced: MACs": (count, lambda: cost.macs(genome.width_table(space, drawn))),
+        "genomes priced: all costs": (count, lambda: budget.compute_costs(space, drawn)),
         "tables priced: MACs": (count, lambda: cost.macs(columns)),
         "genomes decoded": (len(few), lambda: genome.decode_all(space, few)),
         "genomes decoded, one by one": (len(few), lambda: [genome.decode(space, row) for row in few]),
         "specs encoded": (len(few), lambda: genome.encode_all(space, specs)),
         "specs encoded, one by one": (len(few), lambda: [genome.encode(space, spec) for spec in specs]),
-        "specs turned into tables": (len(few), lambda: columns_of(specs)),
+        "specs turned into tables": (len(few), lambda: WidthTable.from_specs(specs)),
     }
     return [{"what": name, "a second": round(n / best(work, rounds))} for name, (n, work) in works.items()]
 
@@ -93,10 +94,10 @@ def rates(space: SearchSpace, rounds: int, count: int = 20_000) -> list[dict[str
 def first_generation(rounds: int) -> list[dict[str, Any]]:
     """50 nets inside a budget: the table of all nets inside, made once a search, and the draw from it."""
     space = SearchSpace()
-    inside = feasible(space, BUDGET)
+    inside = feasible_set(space, BUDGET)
     works = {
-        "nets inside the budget, as a table": lambda: feasible(space, BUDGET),
-        "50 feasible nets": lambda: operators.fresh(inside, 50, np.random.default_rng(0)),
+        "nets inside the budget, as a table": lambda: feasible_set(space, BUDGET),
+        "50 feasible nets": lambda: operators.sample_distinct(inside, 50, np.random.default_rng(0)),
     }
     return [{"what": name, "ms": best(work, rounds) * 1e3} for name, work in works.items()]
 
@@ -107,8 +108,8 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
     words = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}", "data.search_per_class=10"]
     cfg = load("quickstart", words)
     ranks = comm.init("cpu", 60)
-    images, _ = train_supernet._images(cfg)
-    task = train_supernet._task(cfg, run_of(cfg), ranks, images)
+    images, _ = split_training_images(cfg)
+    task = train_supernet.make_task(cfg, run_of(cfg), ranks, images)
     engine = Engine(task.model, task.units, cfg.engine, cfg.supernet, ranks)
     size = cfg.supernet.batch_size
     batch = Batch(torch.randn(size, 3, 28, 28), torch.randint(10, (size,)), torch.arange(size))
@@ -123,15 +124,20 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
 
     with Watchdog(folder / "life", "train-supernet", ranks, 600) as watch:
         parts: dict[str, Callable[[int], Any]] = {
-            "nets of the step": lambda step: [task.nets(step) for _ in range(3)],
-            "units in use": lambda step: task.used(7),
+            "nets of the step": lambda step: [task.subnets(step) for _ in range(3)],
+            "units in use": lambda step: task.units_used(7),
             "learning rate": lambda step: cosine_lr(cfg.supernet, step, 10),
             "signs of life": lambda step: (watch.at(step, "waiting for data"), watch.at(step, "computing")),
             "choice of what AdamW moves": lambda step: [
                 view[0] in engine.optimizer.active for views in engine.optimizer._views.values() for view in views
             ],
         }
-        whole = timed(lambda step: trainer._step(task, cfg, ranks, engine, batch, step, 1e-3), 0)
+
+        def train_step(step: int) -> None:
+            compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
+            engine.step(task.units_used(step), 1e-3)
+
+        whole = timed(train_step, 0)
         times = {name: timed(work, 1000 * (i + 1)) for i, (name, work) in enumerate(parts.items())}
     comm.close()
     times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times

@@ -1,4 +1,4 @@
-"""Stage evaluate: top-1 and top-5 accuracy on the validation images, each counted once over all ranks."""
+"""Stage evaluate: top-1 and top-5 accuracy on the validation images, each image counted once over all ranks."""
 
 from __future__ import annotations
 
@@ -8,70 +8,55 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitas_ds.arch.published import names
 from vitas_ds.config import Config, Data
-from vitas_ds.data.loader import Batch, eval_batches
-from vitas_ds.data.preview import grid
-from vitas_ds.data.sources import ImageSet, read_folder
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.preview import save_grid
+from vitas_ds.data.reader import Batch
+from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, preemption, watchdog
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
-from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.start import find_run
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.tracking import open_tracker
+from vitas_ds.stages.common import model_folder, running, validation_images
 
 
 def run(config: Config) -> None:
-    """Evaluate the retrained net, or an exported one; ``summary.json`` gets evaluate's (and retrain's) accuracy."""
+    """Evaluate the retrained network or an exported one, and write the accuracy to ``summary.json``."""
     ranks = comm.init(config.run.device, config.run.timeout)
-    folder = find_run(config)
-    model_folder = folder.retrain_model if config.evaluate.model == "retrain" else Path(config.evaluate.model)
-    if config.evaluate.model == "retrain" and not folder.retrain_weights.exists():
-        raise UserError(f"evaluate.model: {folder.retrain_model} is not there yet; run the stage retrain first")
-    if config.evaluate.model in names():
-        raise UserError(f"evaluate.model: {config.evaluate.model} is a published net without weights; give the folder "
-                        "of an exported model (see `import`), or train it with retrain.spec")  # fmt: skip
-    key = {"model": str(model_folder), "sha256": weights_digest(model_folder), "val": config.data.val}
-    before = read_summary(folder).get("evaluate", {})
-    if all(before.get(name) == value for name, value in key.items()):
+    run_dir = find_run(config)
+    source = model_folder(config.evaluate.model, "evaluate.model", run_dir)
+    key = {"model": str(source), "sha256": weights_digest(source), "val": config.data.val}
+    previous = read_summary(run_dir).get("evaluate", {})
+    if all(previous.get(name) == value for name, value in key.items()):
         if ranks.is_main:
-            print(f"evaluate: done already, top-1 {before['top1']:.4f} on {before['images']} images")
+            print(f"evaluate: done already, top-1 {previous['top1']:.4f} on {previous['images']} images")
         return
-    numbers = _evaluate(config, folder, ranks, model_folder)
+    numbers = _evaluate(config, run_dir, ranks, source)
     if ranks.is_main:
-        update_summary(folder, "evaluate", key | numbers)
+        update_summary(run_dir, "evaluate", key | numbers)
         if config.evaluate.model == "retrain":
-            update_summary(folder, "retrain", {"top1": numbers["top1"], "top5": numbers["top5"]})
+            update_summary(run_dir, "retrain", {"top1": numbers["top1"], "top5": numbers["top5"]})
 
 
-def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) -> dict[str, float]:
-    model = read_model(model_folder)
-    if model.spec.num_classes != config.space.num_classes:
-        raise UserError(f"{model_folder}: has {model.spec.num_classes} classes, space.num_classes is "
-                        f"{config.space.num_classes}")  # fmt: skip
-    images = read_folder(config.data.val, num_classes=config.space.num_classes)
-    preprocess = read_preprocess(model_folder)
-    if preprocess.classes and preprocess.classes != images.classes:
-        raise UserError(f"data.val: {config.data.val} has other classes than {model_folder} was trained on")
-    data, size = preprocess.apply_to(config.data), model.spec.image_size
-    open_run(config, ranks.is_main, stage="evaluate", world_size=ranks.world_size)
+def _evaluate(config: Config, run_dir: RunDir, ranks: Ranks, source: Path) -> dict[str, float]:
+    model, preprocess = read_model(source), read_preprocess(source)
+    num_classes, image_size = model.spec.num_classes, model.spec.image_size
+    if num_classes != config.space.num_classes:
+        raise UserError(f"{source}: has {num_classes} classes, space.num_classes is {config.space.num_classes}")
+    images, data = validation_images(config, model, preprocess, str(source)), preprocess.apply_to(config.data)
     precision.set_backends(config.engine)
     net: nn.Module = model.to(ranks.device)
     if config.engine.compile:
         net.compile()
-    with (
-        preemption.listening(),
-        Watchdog(folder.life, "evaluate", ranks, config.run.timeout),
-        open_tracker(config, folder, "evaluate", ranks.is_main, total=len(images)) as tracker,
-    ):
+    with running(config, "evaluate", ranks, total=len(images)) as tracker:
         watchdog.at("waiting for data")
-        batches = eval_batches(images, data, size, config.data.eval_batch_size, ranks)
+        batches = eval_batches(images, data, image_size, config.data.eval_batch_size, ranks)
         if ranks.is_main:
-            batches = _pictured(batches, folder.evaluation_images, images, data, tracker)
+            batches = _save_first(batches, run_dir.evaluation_images, images, data, tracker)
         total, top1, top5 = _count(net, batches, ranks)
         numbers = {"images": total, "top1": top1 / total, "top5": top5 / total}
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)
@@ -79,37 +64,37 @@ def _evaluate(config: Config, folder: RunDir, ranks: Ranks, model_folder: Path) 
     return numbers
 
 
-def _pictured(
+def _save_first(
     batches: Iterator[Batch], picture: Path, images: ImageSet, data: Data, tracker: Tracker
 ) -> Iterator[Batch]:
-    """The batches; of the first one, a picture is left."""
-    for nth, batch in enumerate(batches):
-        if nth == 0:
-            grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
+    """Yield the batches; save a picture of the first one."""
+    for i, batch in enumerate(batches):
+        if i == 0:
+            save_grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
             tracker.image("images", picture)
         yield batch
 
 
 def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
-    """Images, and those whose class the net ranks first, and among its first five; over all ranks.
+    """Return the number of images, of top-1 hits and of top-5 hits, summed over all ranks.
 
     Raises:
-        Preempted: a rank was told to stop, on all ranks alike.
+        Preempted: A rank was asked to stop. It is raised on all ranks.
     """
-    counts = torch.zeros(4, dtype=torch.int64, device=ranks.device)  # the last: whether to stop
+    counts = torch.zeros(4, dtype=torch.int64, device=ranks.device)  # the last one: whether to stop
     for batch in batches:
         watchdog.at("computing")
         with torch.inference_mode():
             logits = net(batch.images)
-        ranked = logits.topk(min(5, logits.shape[1])).indices
-        hits = ranked == batch.labels[:, None]
+        top_classes = logits.topk(min(5, logits.shape[1])).indices
+        hits = top_classes == batch.labels[:, None]
         counts[:3] += torch.stack([torch.tensor(len(hits), device=ranks.device), hits[:, 0].sum(), hits.sum()])
-        if preemption.asked():
+        if preemption.requested():
             counts[3] = 1
             break
         watchdog.at("waiting for data")
     watchdog.at(watchdog.WAITING)
     *numbers, stop = comm.all_sum(counts).tolist()
     if stop:
-        raise Preempted("stopped; nothing is kept of an evaluation, start it again")
+        raise Preempted("stopped; an evaluation saves nothing, start it again")
     return numbers

@@ -1,4 +1,4 @@
-"""Stage report: HTML pages about a run or two, and results in a few lines. It only reads what the stages left."""
+"""Stage report: write the HTML page of a run or of two runs, and print the results. It reads files only."""
 
 from __future__ import annotations
 
@@ -14,75 +14,72 @@ from vitas_ds.run.run_dir import RunDir, read_config, run_of
 
 
 def run(config: Config, to_wandb: bool = False) -> None:
-    """Write ``report/index.html`` of the run, and print its results; ``to_wandb`` sends its record to W&B as well.
+    """Write ``report/index.html`` of the run and print its results.
+
+    Args:
+        config: Configuration of the run.
+        to_wandb: Upload the record of the run to W&B as well.
 
     Raises:
-        UserError: there is no such run.
+        UserError: The run does not exist.
     """
     ranks = comm.init("cpu", config.run.timeout)
     if ranks.is_main:
-        folder = run_of(config)
-        write_text(folder.report, run_page.render(folder))
-        print_summary(folder)
+        run_dir = run_of(config)
+        write_text(run_dir.report, run_page.render(run_dir))
+        print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
         if to_wandb:
             from vitas_ds.reports.wandb_upload import send
 
-            send(config, folder)
+            send(config, run_dir)
     comm.barrier()
 
 
 def compare(first: Config, second: Config) -> None:
-    """Write the page that compares two runs into the first one's ``report/``.
+    """Write the page that compares two runs to the ``report/`` folder of the first one.
 
     Raises:
-        UserError: there is no such run, or both are the same.
+        UserError: A run does not exist, or both are the same.
     """
     ranks = comm.init("cpu", first.run.timeout)
     if ranks.is_main:
         one, two = run_of(first), run_of(second)
         if one.path.resolve() == two.path.resolve():
-            raise UserError(f"{one.path}: a run is not compared with itself")
-        text = comparison.render(one, two)
+            raise UserError(f"{one.path}: given twice; give two different runs to compare")
         path = one.comparison(two)
-        write_text(path, text)
+        write_text(path, comparison.render(one, two))
         names = comparison.names_of((one, two))
-        lines = [("", *names), *comparison.results((one, two)), ("report", str(path), "")]
-        print_columns(lines)
+        print_columns([("", *names), *comparison.results((one, two)), ("report", str(path), "")])
     comm.barrier()
 
 
-def print_summary(run: RunDir) -> None:
-    """What each stage found, and where its files lie."""
-    print_columns([*run_page.headlines(run), ("report", "", str(run.report))])
-
-
 def print_columns(lines: list[tuple[str, str, str]]) -> None:
-    """Three columns of text."""
+    """Print three aligned columns."""
     widths = [max(len(line[i]) for line in lines if line[2] or i == 0) for i in (0, 1)]
-    for stage, found, where in lines:
-        print(f"{stage:<{widths[0]}}  {found:<{widths[1]}}  {where}".rstrip())
+    for first, second, third in lines:
+        print(f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
 
 
-def find(word: str, overrides: list[str]) -> Config:
-    """The configuration of a run that a person names: its folder, a recipe, or its name below ``run.dir``.
+def find(run: str, overrides: list[str]) -> Config:
+    """Return the configuration of a run, given as its folder, its recipe, or its name below ``run.dir``.
 
     Raises:
-        UserError: it is none of these.
+        UserError: There is no such run.
     """
-    if RunDir(Path(word)).config.is_file():
-        return _of_folder(Path(word), overrides)
-    if (RECIPES / f"{word}.yaml").is_file() or Path(word).is_file():
-        return load(word, overrides)
+    if (Path(run) / "config.yaml").is_file():
+        return _from_folder(Path(run), overrides)
+    if (RECIPES / f"{run}.yaml").is_file() or Path(run).is_file():
+        return load(run, overrides)
     runs = Path(next((w.partition("=")[2] for w in overrides if w.startswith("run.dir=")), Config().run.dir))
-    if RunDir(runs / word).config.is_file():
-        return _of_folder(runs / word, overrides)
-    raise UserError(f"{word}: neither a run's folder, nor a recipe, nor the name of a run in {runs}/")
+    if (runs / run / "config.yaml").is_file():
+        return _from_folder(runs / run, overrides)
+    raise UserError(f"{run}: no such run folder, recipe, or run in {runs}/")
 
 
-def _of_folder(folder: Path, overrides: list[str]) -> Config:
-    """The run's own configuration, whatever folder it was written in."""
-    read_config(RunDir(folder))  # one clear line if it is of another version
-    found = load(str(folder / "config.yaml"), overrides)
-    here = folder.resolve()
-    place = folder.parent if folder.name == here.name else here.parent
-    return found.model_copy(update={"run": found.run.model_copy(update={"dir": str(place), "name": here.name})})
+def _from_folder(folder: Path, overrides: list[str]) -> Config:
+    """Return the configuration in a run folder, with name and place of the folder as it is now."""
+    read_config(RunDir(folder))  # raises a short error if another version wrote the file
+    config = load(str(folder / "config.yaml"), overrides)
+    resolved = folder.resolve()
+    parent = folder.parent if folder.name == resolved.name else resolved.parent
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": str(parent), "name": resolved.name})})

@@ -1,10 +1,9 @@
-"""Stage retrain: one spec from scratch, as a plain vision transformer."""
+"""Stage retrain: train one spec from scratch, as a plain vision transformer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.published import find_spec
-from vitas_ds.arch.spec import SubnetSpec, read_spec
+from vitas_ds.arch.spec import SubnetSpec, check_spec, read_spec
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, read_folder
+from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
@@ -22,61 +21,59 @@ from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import write_json
-from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
+from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
-from vitas_ds.training import checkpoint
-from vitas_ds.training.losses import loss_of
-from vitas_ds.training.replay import replay
-from vitas_ds.training.trainer import Task, train
+from vitas_ds.stages.common import training_images
+from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
+from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.training.losses import cross_entropy
+from vitas_ds.training.task import Task
+from vitas_ds.training.trainer import train
 
 
 def run(config: Config) -> None:
-    """Train the net that ``retrain.spec`` names on all training images; it has seen none of ``data.val``."""
+    """Train the network that ``retrain.spec`` names on all training images, search images included."""
     ranks = comm.init(config.run.device, config.run.timeout)
-    folder = find_run(config)
-    spec = chosen_spec(config, folder)
-    if folder.retrain_weights.exists():
-        if ranks.is_main:
-            print(f"retrain: done already, {read_summary(folder).get('retrain', {}).get('steps', '?')} steps")
+    run_dir = find_run(config)
+    spec = chosen_spec(config, run_dir)
+    if is_trained("retrain", run_dir.retrain_weights, run_dir, ranks):
         return
-    images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
+    images = training_images(config)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
-    if ranks.is_main and not folder.retrain_spec.exists():
-        write_json(folder.retrain_spec, spec.to_dict())
-    numbers = train(_task(config, folder, spec, images), config, folder, ranks)
-    _finish(config, folder, ranks, spec, images, numbers)
+    if ranks.is_main and not run_dir.retrain_spec.exists():
+        write_json(run_dir.retrain_spec, spec.to_dict())
+    numbers = train(make_task(config, run_dir, spec, images), run_dir, ranks)
+    _finish(config, run_dir, ranks, spec, images, numbers)
 
 
-def again(config: Config, file: str) -> None:
-    """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
-    ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
-    images = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
-    task = _task(config, folder, chosen_spec(config, folder), images)
-    for line in replay(task, config, Path(file) if file else folder.retrain.divergence, ranks):
-        print(line)
+def replay_step(config: Config, file: str) -> None:
+    """Compute the first step of a divergence record again and print it; an empty ``file`` is the run's own record."""
+    ranks, run_dir = comm.init(config.run.device, config.run.timeout), run_of(config)
+    images = training_images(config)
+    print_replay(make_task(config, run_dir, chosen_spec(config, run_dir), images), file, ranks)
 
 
-def chosen_spec(config: Config, folder: RunDir) -> SubnetSpec:
-    """The spec to train, with the recipe's image size and classes.
+def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
+    """Return the spec to train, with the image size and the number of classes of the recipe.
 
     Raises:
-        UserError: there is no such spec, or the run has begun to train another one.
+        UserError: There is no such spec, or the run has started to train another one.
     """
-    word = config.retrain.spec
-    found = select(folder, word) if word.startswith("search:") else find_spec(word)
+    choice = config.retrain.spec
+    found = select(run_dir, choice) if choice.startswith("search:") else find_spec(choice)
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
-    if spec.image_size % spec.patch_size:
-        raise UserError(f"retrain.spec: patch_size {spec.patch_size} does not divide image_size {spec.image_size}")
-    if folder.retrain_spec.exists() and read_spec(folder.retrain_spec) != spec:
+    check_spec(spec, "retrain.spec")
+    if run_dir.retrain_spec.exists() and read_spec(run_dir.retrain_spec) != spec:
         raise UserError(
-            f"retrain.spec: {word} is another net than {folder.retrain_spec}, which this run trains; "
-            f"move {folder.retrain.path} away, or give another run.name"
+            f"retrain.spec: {choice} is not the network in {run_dir.retrain_spec}, which this run trains; "
+            f"move {run_dir.retrain.path} away, or give another run.name"
         )
     return spec
 
 
-def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
+def make_task(config: Config, run_dir: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
+    """Return the training task with a newly initialized network."""
     model = VisionTransformer(
         spec, config.retrain.drop_path_rate, config.engine.grad_checkpointing, class_token_only=True
     )
@@ -85,27 +82,26 @@ def _task(config: Config, folder: RunDir, spec: SubnetSpec, images: ImageSet) ->
         model.compile()
 
     def losses(net: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        yield loss_of(net(images)[None], targets, "loss_mean")
+        yield cross_entropy(net(images)[None], targets, "loss_mean")
 
     return Task(
-        "retrain", config.retrain, folder.retrain, model, {"all": list(model.parameters())}, images,
-        config.space.num_classes, losses, lambda step: {"all"}, nets=lambda step: [spec],
+        "retrain", config, config.retrain, run_dir.retrain, model, {"all": list(model.parameters())}, images, losses,
+        units_used=lambda step: {"all"}, subnets=lambda step: [spec],
     )  # fmt: skip
 
 
 def _finish(
-    config: Config, folder: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet, numbers: dict[str, Any]
+    config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet, numbers: dict[str, Any]
 ) -> None:
-    """The last checkpoint becomes a model folder."""
-    newest = checkpoint.newest(folder.retrain.checkpoints)  # all ranks ask
-    assert newest is not None, "training ends with a checkpoint"
+    """Write the weights of the last checkpoint as a model folder."""
+    checkpoint = last_checkpoint(run_dir.retrain)
     if ranks.is_main:
         model = VisionTransformer(spec)
         with torch.no_grad():
-            model.load_state_dict(checkpoint.consolidate(newest, ema=config.retrain.ema_decay > 0))
+            model.load_state_dict(consolidate(checkpoint, ema=config.retrain.ema_decay > 0))
         data = config.data
         preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
-        write_model(model, folder.retrain_model, preprocess, folder.name, {"accuracy": "not evaluated"})
-        update_summary(folder, "retrain", numbers | {"macs": spec_macs(spec)})
-        print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.retrain_model}")
+        write_model(model, run_dir.retrain_model, preprocess, run_dir.name, {"accuracy": "not evaluated"})
+        update_summary(run_dir, "retrain", numbers | {"macs": spec_macs(spec)})
+        print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.retrain_model}")
     comm.barrier()

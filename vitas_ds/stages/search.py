@@ -1,4 +1,4 @@
-"""Stage search: evolution inside a budget, nets scored with the supernet's weights on images held out of training."""
+"""Stage search: evolutionary search within a budget; candidates are scored with the weights of the supernet."""
 
 from __future__ import annotations
 
@@ -10,73 +10,78 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from vitas_ds.config import Config
-from vitas_ds.data.cache import decoded
+from vitas_ds.data.cache import decode_cached
 from vitas_ds.data.loader import normalise
-from vitas_ds.data.sources import ImageSet, hold_out, read_folder
-from vitas_ds.distributed import comm, preemption, watchdog
-from vitas_ds.distributed.comm import Ranks
-from vitas_ds.distributed.watchdog import Watchdog
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import comm, watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
-from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
-from vitas_ds.run.start import find_run, open_run
-from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.tracking import open_tracker
-from vitas_ds.search.session import open_session, run_search
-from vitas_ds.training import checkpoint
+from vitas_ds.run.start import find_run
+from vitas_ds.search.session import ScoringInputs, open_session, run_search
+from vitas_ds.stages.common import running, split_training_images
+from vitas_ds.training.checkpoint_reader import consolidate
 
 
 def run(config: Config) -> None:
-    """Search the space of ``config`` inside ``config.search``'s budget; writes ledger, front and best net."""
+    """Search the space for the best subnets within the budget; write ledger, front and best candidate."""
     ranks = comm.init(config.run.device, config.run.timeout)
-    folder = find_run(config)
+    run_dir = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
-    before = read_summary(folder).get("search", {})
-    asked_more = config.search.baselines and not folder.baselines.exists()
-    if folder.best.exists() and not asked_more and all(before.get(name) == value for name, value in key.items()):
+    if _is_done(config, run_dir, key):
         if ranks.is_main:
-            print(f"search: done already, {before['scored']} nets scored, best {before['best']['score']:.4f}")
+            previous = read_summary(run_dir)["search"]
+            print(f"search: done already, {previous['scored']} nets scored, best {previous['best']['score']:.4f}")
         return
     precision.set_backends(config.engine)
-    supernet, digest = load_supernet(config, folder)
-    images = search_images(config, folder)
-    open_run(config, ranks.is_main, stage="search", world_size=ranks.world_size)
+    supernet, digest = load_supernet(config, run_dir)
+    images = search_images(config, run_dir)
     total = config.search.population * config.search.generations
-    with (
-        preemption.listening(),
-        Watchdog(folder.life, "search", ranks, config.run.timeout),
-        open_tracker(config, folder, "search", ranks.is_main, total=total) as tracker,
-    ):
-        numbers = _search(config, folder, ranks, supernet, digest, images, tracker)
+    with running(config, "search", ranks, total) as tracker:
+        watchdog.at("decoding the search images")
+        pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
+        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalise(x, config.data))
+        numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
-        tracker.artifact("best-spec", "spec", folder.best)
+        tracker.artifact("best-spec", "spec", run_dir.best)
     if ranks.is_main:
-        update_summary(folder, "search", key | numbers)
+        update_summary(run_dir, "search", key | numbers)
 
 
-def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
-    """The trained supernet and the SHA-256 of its weights: the run's own, or what ``search.checkpoint`` names.
+def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
+    """Return whether the search has ended with these settings, including the baselines if they are requested."""
+    previous = read_summary(run_dir).get("search", {})
+    baselines_done = run_dir.baselines.exists() or not config.search.baselines
+    return run_dir.best.exists() and baselines_done and all(previous.get(k) == value for k, value in key.items())
 
-    That is a consolidated file or a checkpoint folder of any ZeRO stage and any number of ranks; no engine is needed.
+
+def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
+    """Load the trained supernet of this run, or the one that ``search.checkpoint`` names.
+
+    The path is a consolidated file, or a checkpoint of any ZeRO stage and number of ranks. No engine is needed.
+
+    Returns:
+        The supernet, and the SHA-256 of its weights.
 
     Raises:
-        UserError: it is missing, not whole, or of another space.
+        UserError: The weights are missing, damaged, or belong to another space.
     """
-    path = Path(config.search.checkpoint or folder.supernet_weights)
-    if not path.exists():
-        hint = "search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
-        raise UserError(f"{path}: no trained supernet; {hint}")
-    try:
-        weights = checkpoint.consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as a supernet's weights ({error})") from None
+    path = _supernet_path(config, run_dir)
+    weights = _read_weights(path, config)
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(config.space, sharing, private, class_token_only=True)
-    check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
+    expected = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
+    for name in sorted({*expected, *weights}):
+        shape = tuple(weights[name].shape) if name in weights else None
+        if shape != expected.get(name):
+            raise UserError(
+                f"{path}: a supernet of another space: {name} is {shape or 'absent'} in the file, "
+                f"{expected.get(name) or 'absent'} in space"
+            )
     supernet.load_state_dict(weights)
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -84,40 +89,42 @@ def load_supernet(config: Config, folder: RunDir) -> tuple[Supernet, str]:
     return supernet.eval(), digest.hexdigest()
 
 
-def search_images(config: Config, folder: RunDir) -> ImageSet:
-    """The images held out of training, drawn as the stage train-supernet drew them.
+def _supernet_path(config: Config, run_dir: RunDir) -> Path:
+    return Path(config.search.checkpoint or run_dir.supernet_weights)
+
+
+def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
+    if not path.exists():
+        fix = "check search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
+        raise UserError(f"{path}: no trained supernet; {fix}")
+    try:
+        return consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as weights of a supernet ({error})") from None
+
+
+def search_images(config: Config, run_dir: RunDir) -> ImageSet:
+    """Return the search images, held out exactly as the stage train-supernet did.
 
     Raises:
-        UserError: one of them is not in the list that the supernet's training left, so that it may have learned it.
+        UserError: An image is not in the list that train-supernet wrote, and the supernet may have learned it.
     """
-    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
-    _, images = hold_out(everything, config.data.search_per_class, config.run.seed)
-    weights = Path(config.search.checkpoint or folder.supernet_weights)
-    lists = (RunDir(parent).search_images for parent in weights.absolute().parents[:4])
-    found = next((path for path in lists if path.is_file()), None)
-    if found is None:
+    _, images = split_training_images(config)
+    weights = _supernet_path(config, run_dir)
+    lists = (parent / run_dir.search_images.name for parent in weights.absolute().parents[:4])
+    path = next((path for path in lists if path.is_file()), None)
+    if path is None:
         warnings.warn(
-            f"{weights}: no {folder.search_images.name} in the folders above it tells which images its training held "
-            "out; the search may score on images that it learned", stacklevel=2,
+            f"{weights}: no {run_dir.search_images.name} in the folders above it lists the images held out of its "
+            "training; the search may score on images that the supernet has learned", stacklevel=2,
         )  # fmt: skip
         return images
-    held_out = set(os.fsdecode(found.read_bytes()).split("\n"))
+    held_out = set(os.fsdecode(path.read_bytes()).split("\n"))
     learned = [name for name in images.paths if not held_out.issuperset(name.split("\n"))]
     if learned:
         raise UserError(
-            f"data.train: {len(learned)} of {len(images)} search images, such as {learned[0]}, are not in {found}, so "
-            "that the supernet may have learned them; restore the files, data.exclude, data.search_per_class and "
-            "run.seed of its training, or train anew"
+            f"data.train: {len(learned)} of {len(images)} search images, such as {learned[0]}, are not in {path}: the "
+            "supernet may have learned them; restore the files, data.exclude, data.search_per_class and run.seed of "
+            "its training, or train again"
         )
     return images
-
-
-def _search(
-    config: Config, folder: RunDir, ranks: Ranks, supernet: Supernet, digest: str, images: ImageSet, tracker: Tracker
-) -> dict[str, Any]:
-    watchdog.at("decoding the search images")
-    pixels = decoded(images, config.data, config.space.image_size, ranks, folder.search)
-    session = open_session(
-        config, folder, ranks, tracker, supernet, digest, images, pixels, lambda x: normalise(x, config.data)
-    )
-    return run_search(session)

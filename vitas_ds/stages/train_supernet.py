@@ -1,11 +1,10 @@
-"""Stage train-supernet: one set of weights for every net of the space, one sampled net a step."""
+"""Stage train-supernet: train one set of weights for all subnets of the space by sampling subnets at each step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,94 +12,90 @@ from torch import Tensor
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, hold_out, read_folder, write_classes, write_list
+from vitas_ds.data.sources import ImageSet, write_classes, write_list
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run.run_dir import RunDir, read_summary, run_of, update_summary
+from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
-from vitas_ds.training import checkpoint
-from vitas_ds.training.losses import distill_loss, loss_of
-from vitas_ds.training.replay import replay
-from vitas_ds.training.sampling import Price, fit_identity_prob, nets_of_step
-from vitas_ds.training.trainer import Task, train
+from vitas_ds.stages.common import split_training_images
+from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
+from vitas_ds.training.checkpoint_files import list_checkpoints
+from vitas_ds.training.checkpoint_reader import write_consolidated
+from vitas_ds.training.losses import cross_entropy, distill_loss
+from vitas_ds.training.sampling import CostModel, fit_identity_prob, subnets_of_step
+from vitas_ds.training.task import Task
+from vitas_ds.training.trainer import train
 
 
 def run(config: Config) -> None:
-    """Train the supernet of ``config.space`` on the training images but those held out for the search."""
+    """Train the supernet of ``config.space`` on the training images without the search images."""
     ranks = comm.init(config.run.device, config.run.timeout)
-    folder = find_run(config)
-    if folder.supernet_weights.exists():
-        if ranks.is_main:
-            steps = read_summary(folder).get("train-supernet", {}).get("steps", "?")
-            print(f"train-supernet: done already, {steps} steps")
+    run_dir = find_run(config)
+    if is_trained("train-supernet", run_dir.supernet_weights, run_dir, ranks):
         return
-    images, held_out = _images(config)
+    images, search_images = split_training_images(config)
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
     if ranks.is_main:
-        folder.supernet.path.mkdir(parents=True, exist_ok=True)
-        write_classes(images.classes, folder.classes)
-        if not checkpoint.found(folder.supernet.checkpoints):  # else theirs stays, until the training has gone on
-            write_list(held_out.paths, folder.search_images)
-    numbers = train(_task(config, folder, ranks, images), config, folder, ranks)
+        run_dir.supernet.path.mkdir(parents=True, exist_ok=True)
+        write_classes(images.classes, run_dir.classes)
+        if not list_checkpoints(run_dir.supernet.checkpoints):  # else keep the list of the training that wrote them
+            write_list(search_images.paths, run_dir.search_images)
+    numbers = train(make_task(config, run_dir, ranks, images), run_dir, ranks)
     if ranks.is_main:
-        write_list(held_out.paths, folder.search_images)
-    _finish(folder, ranks, numbers, ema=config.supernet.ema_decay > 0)
+        write_list(search_images.paths, run_dir.search_images)
+    _finish(config, run_dir, ranks, numbers)
 
 
-def again(config: Config, file: str) -> None:
-    """Compute a step of a record of divergence again (the run's own if ``file`` is empty); prints what is seen."""
-    ranks, folder = comm.init(config.run.device, config.run.timeout), run_of(config)
-    task = _task(config, folder, ranks, _images(config)[0])
-    for line in replay(task, config, Path(file) if file else folder.supernet.divergence, ranks):
-        print(line)
+def replay_step(config: Config, file: str) -> None:
+    """Compute the first step of a divergence record again and print it; an empty ``file`` is the run's own record."""
+    ranks, run_dir = comm.init(config.run.device, config.run.timeout), run_of(config)
+    print_replay(make_task(config, run_dir, ranks, split_training_images(config)[0]), file, ranks)
 
 
-def _images(config: Config) -> tuple[ImageSet, ImageSet]:
-    """The images to train on, and those held out for the search."""
-    everything = read_folder(config.data.train, config.data.exclude, config.space.num_classes)
-    return hold_out(everything, config.data.search_per_class, config.run.seed)
-
-
-def _task(config: Config, folder: RunDir, ranks: Ranks, images: ImageSet) -> Task:
+def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -> Task:
+    """Return the training task with a newly initialized supernet."""
     supernet = Supernet(
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.grad_checkpointing,
         class_token_only=True,
     )  # fmt: skip
     init_weights(supernet, config.run.seed, config.supernet.init_std)
-    nets = nets_of(config, identity_prob(config, folder, ranks))
+    subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks))
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        return step_losses(config, model, nets(step), images, targets)
+        return step_losses(config, model, subnets(step), images, targets)
 
-    def used(step: int) -> set[str]:
-        return set().union(*(supernet.units_used(net) for net in nets(step)))
+    def units_used(step: int) -> set[str]:
+        return set().union(*(supernet.units_used(spec) for spec in subnets(step)))
 
-    def facts(step: int) -> dict[str, Any]:
-        net = nets(step)[0]
-        return {"net_macs": spec_macs(net), "net_depth": net.depth, "net_embed_dim": net.embed_dim}
+    def metrics(step: int) -> dict[str, Any]:
+        spec = subnets(step)[0]
+        return {"net_macs": spec_macs(spec), "net_depth": spec.depth, "net_embed_dim": spec.embed_dim}
 
     return Task(
-        "train-supernet", config.supernet, folder.supernet, supernet, supernet.units(), images,
-        config.space.num_classes, losses, used, facts, nets,
+        "train-supernet", config, config.supernet, run_dir.supernet, supernet, supernet.units(), images, losses,
+        units_used, metrics, subnets,
     )  # fmt: skip
 
 
-def nets_of(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
-    """The nets of a step, as a function of the step; each position is skipped with probability ``prob``."""
+def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
+    """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
 
-    @lru_cache(maxsize=4)  # a step asks for them several times
-    def nets(step: int) -> list[SubnetSpec]:
-        return nets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+    @lru_cache(maxsize=4)  # each step asks several times
+    def subnets(step: int) -> list[SubnetSpec]:
+        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob)
 
-    return nets
+    return subnets
 
 
-def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
-    """The chance of a position to be skipped that the budget asks for; None: there is no budget, or no identity.
+def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None:
+    """Fit the probability of an identity to the budget.
 
-    The budget is ``supernet.throughput`` or ``supernet.macs``, else the search's: MACs first, then seconds.
+    The budget is ``supernet.throughput`` or ``supernet.macs``, else that of the search: MACs first, then seconds.
+
+    Returns:
+        The probability; None if there is no budget, or no identity in the space.
     """
     supernet, search, space = config.supernet, config.search, config.space
     if not space.identity:
@@ -110,38 +105,40 @@ def identity_prob(config: Config, folder: RunDir, ranks: Ranks) -> float | None:
         return fit_identity_prob(space, *macs)
     slow, fast = supernet.throughput or (0.0, 0.0)
     seconds = (search.latency_batch_size / fast, search.latency_batch_size / slow) if fast else search.seconds
-    if seconds is None or math.isinf(seconds[1]):  # nothing to aim at
+    if seconds is None or math.isinf(seconds[1]):  # no upper limit to fit to
         return None
-    from vitas_ds.search.latency.calibration import calibrate  # half a second, which most starts need not wait for
+    from vitas_ds.search.latency.calibration import calibrate  # takes half a second; few recipes need it
 
-    timing = calibrate(config, folder, folder.supernet_latency, ranks.device, {}, anywhere=True)
+    timing = calibrate(config, run_dir, run_dir.supernet_latency, ranks.device, {}, any_device=True)
     if ranks.is_main:
         print(timing.describe())
-    price = Price(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch_size}")
-    return fit_identity_prob(space, *seconds, price)
+    model = CostModel(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch_size}")
+    return fit_identity_prob(space, *seconds, model)
 
 
 def step_losses(
-    config: Config, model: Callable[..., Tensor], nets: list[SubnetSpec], images: Tensor, targets: Tensor
+    config: Config, model: Callable[..., Tensor], subnets: list[SubnetSpec], images: Tensor, targets: Tensor
 ) -> Iterator[Tensor]:
-    """The loss of each net of a step, a share of 1 / nets each; with distillation, later nets learn from the first."""
+    """Yield the loss of each subnet of a step, divided by their number.
+
+    With ``supernet.distill``, all subnets but the first learn the outputs of the first one.
+    """
     objective, teacher = config.supernet.objective, None
-    for net in nets:
-        logits = model(images, net)
+    for spec in subnets:
+        logits = model(images, spec)
         if teacher is None:
-            loss = loss_of(logits, targets, objective)
+            loss = cross_entropy(logits, targets, objective)
             teacher = logits.detach() if config.supernet.distill else None
         else:
             loss = distill_loss(logits, teacher, objective)
-        yield loss / len(nets)
+        yield loss / len(subnets)
 
 
-def _finish(folder: RunDir, ranks: Ranks, numbers: dict[str, Any], ema: bool) -> None:
-    """Consolidate the last checkpoint (its averaged weights, if there are), so that a search needs no engine."""
-    newest = checkpoint.newest(folder.supernet.checkpoints)  # all ranks ask
-    assert newest is not None, "training ends with a checkpoint"
+def _finish(config: Config, run_dir: RunDir, ranks: Ranks, numbers: dict[str, Any]) -> None:
+    """Consolidate the last checkpoint (its averaged weights, if any): the search needs no engine to read it."""
+    checkpoint = last_checkpoint(run_dir.supernet)
     if ranks.is_main:
-        checkpoint.write_consolidated(newest, folder.supernet_weights, ema=ema)
-        update_summary(folder, "train-supernet", numbers)
-        print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {folder.supernet_weights}")
+        write_consolidated(checkpoint, run_dir.supernet_weights, ema=config.supernet.ema_decay > 0)
+        update_summary(run_dir, "train-supernet", numbers)
+        print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.supernet_weights}")
     comm.barrier()

@@ -1,4 +1,7 @@
-"""What can be known to be wrong with a run before anything starts. No torch."""
+"""Check a configuration before a stage starts. Importing this module does not import torch.
+
+Rules that another package enforces as well are functions of that package, which are called here.
+"""
 
 from __future__ import annotations
 
@@ -7,127 +10,125 @@ import warnings
 from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
-from vitas_ds.config import Config, Training
+from vitas_ds.config import Config, Search, Supernet, Training
 from vitas_ds.data.shards import class_names, shards_of
-from vitas_ds.engine.ds_config import ds_config
+from vitas_ds.data.sources import check_class_count
+from vitas_ds.engine.ds_config import ds_config, micro_batch_size
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.search.selector import Bound, Listed, parse
+from vitas_ds.search.scoring.limits import check_group_size, check_image_count
+from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 
 def check(config: Config, stage: str, ranks: int) -> None:
-    """Raise ``UserError``, one line, for the first thing that stage cannot work with; warn of settings it ignores.
+    """Check what a stage needs, and warn about settings that it ignores.
 
-    ``stage`` "config" checks the numbers of all stages, and no files.
+    Args:
+        config: The resolved configuration.
+        stage: Name of the stage, or "config" to check the settings of all stages without reading data or ledgers.
+        ranks: Number of ranks.
+
+    Raises:
+        UserError: The first problem, as one line.
     """
-    for section, trains in (("supernet", "train-supernet"), ("retrain", "retrain")):
-        if stage in (trains, "config"):
-            _check_training(getattr(config, section), section, ranks)
-            ds_config(config.engine, getattr(config, section), ranks)
-    if stage in (*NEEDS_TRAIN, "config") and config.data.resize < config.space.image_size:
-        size = config.space.image_size
-        raise UserError(f"data.resize: {config.data.resize} is below space.image_size={size}; {size} or above")
+    if stage in ("train-supernet", "config"):
+        _check_training(config, config.supernet, "supernet", ranks)
+    if stage in ("retrain", "config"):
+        _check_training(config, config.retrain, "retrain", ranks)
+    if stage in (*NEEDS_TRAIN, "config"):
+        config.data.check_resize(config.space.image_size)
     if stage in ("train-supernet", "search", "config"):
         feasible_set(config.space, budget.from_config(config.search))
-        _check_search(config, ranks if stage == "search" else None)
-        _warn_ignored(config)
-    if stage in ("train-supernet", "search", "config"):  # found missing only after the search, it would have cost days
-        _check_choice(config)
+        check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
+        if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
+            _check_search(config.search, ranks)
+        _warn_ignored(config.supernet, config.search)
+        _check_choice(config)  # now: after the search, an invalid retrain.spec would have cost days
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
 
 
-def _check_choice(config: Config) -> None:
-    word, top_k = config.retrain.spec, config.search.top_k
-    if not word.startswith("search:"):
-        find_spec(word)
-        return
-    choice = parse(word)
-    if isinstance(choice, Listed) and choice.list == "best" and not 1 <= choice.index <= top_k:
-        raise UserError(f"retrain.spec: {word}: search.top_k={top_k} keeps search:best[1] to search:best[{top_k}]")
-    if isinstance(choice, Bound) and choice.limit <= 0:
-        raise UserError(f"retrain.spec: {word}: no net has so little; the bound must be above 0")
-    if isinstance(choice, Bound) and choice.cost == "latency" and not config.search.timed:
-        raise UserError(
-            f"retrain.spec: {word}: the search measures no latency; search.latency, search.throughput, or an nsga2 "
-            "with latency among search.objectives asks for it"
-        )
-
-
-def _check_training(training: Training, section: str, ranks: int) -> None:
+def _check_training(config: Config, training: Training, section: str, ranks: int) -> None:
     if training.warmup_epochs > training.epochs:
         raise UserError(
-            f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}, "
-            "so that the learning rate would never reach its peak"
+            f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}: the "
+            "learning rate would never reach its peak"
         )
-    parts = ranks * training.grad_accum_steps
-    if training.batch_size % parts:
-        raise UserError(
-            f"{section}.batch_size: {training.batch_size} is not a multiple of {ranks} ranks x "
-            f"{section}.grad_accum_steps={training.grad_accum_steps}"
-        )
+    micro_batch_size(training, ranks, section)
+    ds_config(config.engine, training, ranks)
 
 
-def _check_search(config: Config, ranks: int | None) -> None:
-    """What the search would refuse after the supernet's training. ``ranks``: of the search; None: it is not now."""
-    search, held_out = config.search, config.data.search_per_class * config.space.num_classes
-    if search.images > held_out:
-        raise UserError(
-            f"search.images: {search.images} is above the {held_out} search images held out, "
-            f"data.search_per_class={config.data.search_per_class} of {config.space.num_classes} classes"
-        )
-    if ranks is None:
-        return
-    if search.ranks_per_candidate and ranks % search.ranks_per_candidate:
-        raise UserError(f"search.ranks_per_candidate: {search.ranks_per_candidate} does not divide the {ranks} ranks")
+def _check_search(search: Search, ranks: int) -> None:
+    check_group_size(search.ranks_per_candidate, ranks)
     if search.reuse and not Path(search.reuse).is_file():
         raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
 
 
-def _check_folders(config: Config, stage: str) -> None:
-    """The folders exist, have the same classes, and as many as the space."""
-    names = {}
-    needed = {"data.train": stage in NEEDS_TRAIN, "data.val": stage == "evaluate"}
-    for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
-        if not folder:
-            if needed[field]:
-                raise UserError(f"{field}: empty; give the folder of images, one folder a class")
-            continue
-        if not Path(folder).is_dir():
-            raise UserError(f"{field}: {folder}: no such folder")
-        folders = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-        names[field] = folders or _classes_of_shards(folder, config.space.num_classes)
-        if names[field] and len(names[field]) != config.space.num_classes:
-            found = f"{len(names[field])} {'class folders' if folders else 'classes in classes.json'}"
-            raise UserError(f"space.num_classes: {config.space.num_classes}, but {folder} has {found}")
-    if all(names.get(field) for field in needed) and names["data.train"] != names["data.val"]:
-        odd = sorted(names["data.train"] ^ names["data.val"])
-        where = "data.train" if odd[0] in names["data.train"] else "data.val"
-        raise UserError(f"data.train and data.val have different classes: {odd[0]} is in {where} alone")
-
-
-def _classes_of_shards(folder: str, count: int) -> set[str]:
-    """The classes that shards say or, where they say none, that ``count`` of them have; empty: there are no shards."""
-    return set(class_names(folder, 0) or map(str, range(count))) if shards_of(folder) else set()
-
-
-def _warn_ignored(config: Config) -> None:
-    supernet = config.supernet
-    if supernet.distill and supernet.sampling == "single":
-        warnings.warn("supernet.distill is ignored: supernet.sampling is single, it needs sandwich", stacklevel=2)
-    if supernet.sharing != "bilateral" and supernet.objective == "loss_mean":
-        warnings.warn("supernet.objective is ignored: supernet.sharing has one side", stacklevel=2)
-    if supernet.random_subnets != 2 and supernet.sampling == "single":
-        warnings.warn(
-            "supernet.random_subnets is ignored: supernet.sampling is single, it needs sandwich", stacklevel=2
+def _check_choice(config: Config) -> None:
+    """Check that ``retrain.spec`` is a spec, or something that the search will find."""
+    spec, top_k = config.retrain.spec, config.search.top_k
+    if not spec.startswith("search:"):
+        find_spec(spec)
+        return
+    choice = parse_choice(spec)
+    if isinstance(choice, ListEntry) and choice.name == "best" and not 1 <= choice.index <= top_k:
+        raise UserError(f"retrain.spec: {spec}: search.top_k={top_k} keeps search:best[1] to search:best[{top_k}]")
+    if isinstance(choice, Bound) and choice.limit <= 0:
+        raise UserError(f"retrain.spec: {spec}: every candidate costs more; the bound must be above 0")
+    if isinstance(choice, Bound) and choice.cost == "latency" and not config.search.timed:
+        raise UserError(
+            f"retrain.spec: {spec}: the search measures no latency; set search.latency or search.throughput, or use "
+            "nsga2 with latency in search.objectives"
         )
-    if supernet.complementary and supernet.sampling == "sandwich" and not supernet.random_subnets:
-        warnings.warn("supernet.complementary is ignored: supernet.random_subnets is 0", stacklevel=2)
-    search = config.search
-    if search.objectives and search.algorithm != "nsga2":
-        warnings.warn("search.objectives is ignored: search.algorithm is not nsga2", stacklevel=2)
-    if search.side_rule != "accuracy_mean" and supernet.sharing != "bilateral":
-        warnings.warn("search.side_rule is ignored: supernet.sharing has one side", stacklevel=2)
+
+
+def _check_folders(config: Config, stage: str) -> None:
+    """Check that the image folders exist and have the same classes, as many as the space."""
+    required = {"data.train": stage in NEEDS_TRAIN, "data.val": stage == "evaluate"}
+    classes = {}
+    for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
+        if folder:
+            classes[field] = _classes(field, folder, config.space.num_classes)
+        elif required[field]:
+            raise UserError(f"{field}: empty; give the folder of images, one folder per class")
+    if all(classes.get(field) for field in required) and classes["data.train"] != classes["data.val"]:
+        different = min(classes["data.train"] ^ classes["data.val"])
+        field = "data.train" if different in classes["data.train"] else "data.val"
+        raise UserError(f"data.train and data.val have different classes: {different} is only in {field}")
+
+
+def _classes(field: str, folder: str, num_classes: int) -> set[str]:
+    """Return the names of the classes; numbers for shards without names, empty without folders and shards."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{field}: {folder}: no such folder")
+    classes, kind = {entry.name for entry in os.scandir(folder) if entry.is_dir()}, "class folders"
+    if not classes and shards_of(folder):
+        classes, kind = set(class_names(folder, 0) or map(str, range(num_classes))), "classes in classes.json"
+    if classes:
+        check_class_count(num_classes, len(classes), folder, kind)
+    return classes
+
+
+def _warn_ignored(supernet: Supernet, search: Search) -> None:
+    """Warn about settings that have no effect together with other settings."""
+    one_subnet = "supernet.sampling is single, it needs sandwich"
+    one_side = "supernet.sharing has one side"
+    sandwich = supernet.sampling == "sandwich"
+    ignored = [
+        ("supernet.distill", supernet.distill and not sandwich, one_subnet),
+        ("supernet.random_subnets", supernet.random_subnets != 2 and not sandwich, one_subnet),
+        (
+            "supernet.complementary",
+            supernet.complementary and sandwich and not supernet.random_subnets,
+            "supernet.random_subnets is 0",
+        ),
+        ("supernet.objective", supernet.sharing != "bilateral" and supernet.objective == "loss_mean", one_side),
+        ("search.side_rule", supernet.sharing != "bilateral" and search.side_rule != "accuracy_mean", one_side),
+        ("search.objectives", search.objectives and search.algorithm != "nsga2", "search.algorithm is not nsga2"),
+    ]
+    for key, is_ignored, reason in ignored:
+        if is_ignored:
+            warnings.warn(f"{key} is ignored: {reason}", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Counting right answers, against scikit-learn; and an evaluation that is told to stop."""
+"""Accuracy against scikit-learn, and a stop request during evaluation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 8))
 
 
-def test_counts(net: nn.Module) -> None:
+def test_hits_equal_scikit_learn(net: nn.Module) -> None:
     ranks = comm.init("cpu", timeout=60)
     with torch.no_grad():
         logits = net(IMAGES).numpy()
@@ -42,10 +42,10 @@ def test_counts(net: nn.Module) -> None:
     assert _count(net, batches(), ranks) == [43, *hits]
 
 
-def test_told_to_stop(net: nn.Module) -> None:
-    """A real SIGTERM while the second batch is read."""
+def test_stop_request(net: nn.Module) -> None:
+    """SIGTERM arrives while the second batch is read."""
     ranks, seen = comm.init("cpu", timeout=60), []
     net.register_forward_hook(lambda module, args, out: seen.append(len(out)))
-    with preemption.listening(), pytest.raises(Preempted, match="start it again"):
+    with preemption.catch_signals(), pytest.raises(Preempted, match="start it again"):
         _count(net, batches(stop_after=0), ranks)
     assert seen == [16, 16]

@@ -1,4 +1,4 @@
-"""The search scores on images that its supernet has not learned, or says why it does not."""
+"""The search scores only on images that its supernet has not learned."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.run.start import open_run
 from vitas_ds.stages import search
+from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.search import search_images
-from vitas_ds.stages.train_supernet import _images
 
 TINY = FIXTURES / "tiny.yaml"
 
@@ -30,11 +30,11 @@ def recipe(folder: Path, *overrides: str) -> Config:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A folder of images and a run with the list that train-supernet leaves."""
+    """A folder of images, and a run with the list that train-supernet writes."""
     write_digits(tmp_path / "digits", 12, 1)
     config = recipe(tmp_path)
     open_run(config, True)
-    write_list(_images(config)[1].paths, run_of(config).search_images)
+    write_list(split_training_images(config)[1].paths, run_of(config).search_images)
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def images_of(config: Config) -> list[str]:
     return sorted(search_images(config, run_of(config)).paths)
 
 
-def test_they_are_those_of_the_training(trained: Path) -> None:
+def test_search_images_equal_those_of_training(trained: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         names = images_of(recipe(trained))
@@ -51,7 +51,7 @@ def test_they_are_those_of_the_training(trained: Path) -> None:
     assert names == sorted((trained / "tiny" / "search_images.txt").read_text().splitlines()) and len(names) == 80
 
 
-def test_files_that_changed_since_the_training_are_refused(trained: Path) -> None:
+def test_changed_files_are_an_error(trained: Path) -> None:
     first = min((trained / "digits" / "train" / "4").iterdir())
     first.rename(first.with_name("zzz.jpg"))
     with pytest.raises(UserError, match=r"of 80 search images, such as 4/.*jpg, are not in .*tiny/search_images.txt"):
@@ -65,12 +65,12 @@ def test_files_that_changed_since_the_training_are_refused(trained: Path) -> Non
     assert not run.search.exists()
 
 
-def test_a_supernet_of_another_seed_is_refused(trained: Path) -> None:
+def test_supernet_of_another_seed_is_an_error(trained: Path) -> None:
     weights = trained / "tiny" / "supernet" / "weights.safetensors"
     with pytest.raises(UserError, match=r"run\.seed of its training"):
         images_of(recipe(trained, "run.name=other", "run.seed=4", f"search.checkpoint={weights}"))
 
 
-def test_a_supernet_without_a_list_is_warned_of(trained: Path) -> None:
-    with pytest.warns(UserWarning, match=r"no search_images.txt .* the search may score on images that it learned"):
+def test_supernet_without_a_list_is_a_warning(trained: Path) -> None:
+    with pytest.warns(UserWarning, match=r"no search_images.txt .* the search may score on images that the supernet has learned"):
         assert len(images_of(recipe(trained, "run.name=other", f"search.checkpoint={trained}/w.safetensors"))) == 80

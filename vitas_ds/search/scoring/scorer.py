@@ -1,8 +1,8 @@
-"""Scores of subnets: the accuracy that they reach on the search images with the supernet's weights.
+"""Score subnets: their accuracy on the search images with the weights of the supernet.
 
-The images are decoded once and stay in memory as uint8. They are cut into batches in one fixed order, and a batch of a
-candidate is always computed whole, so that counts of right answers, and with them the scores, do not depend on how
-many ranks there are or how they share the work.
+The images are decoded once and kept in memory as uint8. They are split into batches in a fixed order, and a batch of a
+candidate is always computed by one rank. Therefore the counts of correct answers, and with them the scores, do not
+depend on the number of ranks or on how the ranks share the work.
 """
 # n images, B batch, S sides, C classes
 
@@ -21,82 +21,102 @@ from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed import preemption, watchdog
 from vitas_ds.distributed.comm import Ranks, all_sum
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.search.scoring import racing
-from vitas_ds.search.scoring.candidates import ScoreFunction
-from vitas_ds.search.scoring.ledger import Score, score_of
+from vitas_ds.search.scoring.candidate import Score, score_from_counts
+from vitas_ds.search.scoring.limits import check_group_size, check_image_count
+from vitas_ds.search.scoring.racing import Round, round_ends
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """``scorer(specs)`` yields a ``Score`` for each spec, in order. All ranks call it with the same specs.
+    """Scores subnets. All ranks call it with the same specs.
 
-    Ranks work in groups of ``ranks_per_candidate`` (0: all in one group): each group scores its own candidate, and its
-    members share that candidate's batches. After each round of one candidate a group, all ranks know its scores; if one
-    of them was told to stop (stopping.py) by then, these are the last, and all raise ``Preempted``.
+    Ranks work in groups of ``ranks_per_candidate``. Each group scores its own candidate, and its ranks share the
+    batches of that candidate. After each group has scored one candidate, all ranks have these scores. If a rank has
+    received a stop signal by then (preemption.py), all ranks raise ``Preempted`` after these scores.
+
+    Attributes:
+        supernet: Maps (images [B, 3, H, W], spec) to logits [S, B, C].
+        pixels: Decoded images, uint8 [n, 3, H, W], on the CPU or the rank's device.
+        labels: int64 [n].
+        prepare: Converts a uint8 batch to the supernet's input.
+        order: Indices of the images to score on, see ``balanced_order``.
+        ranks: Process group.
+        batch_size: Images per batch.
+        side_rule: ``search.side_rule``: accuracy_mean or logit_sum.
+        ranks_per_candidate: Ranks per group; 0 for one group of all ranks.
+        autocast: Data type of autocast; None for fp32.
+        keep_points: Whether scores include the points of each image.
     """
 
-    supernet: nn.Module  # (images [B, 3, H, W], spec) -> logits [S, B, C]
-    pixels: Tensor  # uint8 [n, 3, H, W], on the CPU or on the rank's device
-    labels: Tensor  # int64 [n]
-    prepare: Callable[[Tensor], Tensor]  # uint8 batch -> what the supernet takes
-    order: np.ndarray  # the images to score on, see ``balanced_order``
+    supernet: nn.Module
+    pixels: Tensor
+    labels: Tensor
+    prepare: Callable[[Tensor], Tensor]
+    order: np.ndarray
     ranks: Ranks
     batch_size: int = 256
-    side_rule: str = "accuracy_mean"  # search.side_rule
+    side_rule: str = "accuracy_mean"
     ranks_per_candidate: int = 1
     autocast: torch.dtype | None = None
-    keep_points: bool = False  # a score says what each image earned
+    keep_points: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.order):
             raise UserError("data.search_per_class: there are no search images to score on")
-        if self.ranks.world_size % self._members:
-            raise UserError(
-                f"search.ranks_per_candidate: {self._members} does not divide the {self.ranks.world_size} ranks"
-            )
+        check_group_size(self.ranks_per_candidate, self.ranks.world_size)
 
     @property
     def images(self) -> int:
-        """How many images a score is measured on."""
+        """Number of images of a score."""
         return len(self.order)
 
     @property
-    def _members(self) -> int:
+    def _group_size(self) -> int:
         return self.ranks_per_candidate or self.ranks.world_size
 
     def __call__(self, specs: list[SubnetSpec]) -> Iterator[Score]:
-        group, member = divmod(self.ranks.rank, self._members)
-        groups = self.ranks.world_size // self._members
+        """Yield the score of each spec, in order."""
+        group, member = divmod(self.ranks.rank, self._group_size)
+        groups = self.ranks.world_size // self._group_size
         for first in range(0, len(specs), groups):
+            # One row per group; the last row counts ranks with a stop signal, all ranks must agree to stop.
             counts = torch.zeros(groups + 1, self.images + 1, dtype=torch.int64, device=self.ranks.device)
             if first + group < len(specs):
-                watchdog.at(f"scoring net {first + group + 1} of {len(specs)}")
+                watchdog.at(f"scoring candidate {first + group + 1} of {len(specs)}")
                 counts[group] = self.count(specs[first + group], member)
-            counts[groups] = preemption.asked()
+            counts[groups] = preemption.requested()
             watchdog.at(watchdog.WAITING)
             *rows, stop = all_sum(counts).cpu().numpy()
             for row in rows[: len(specs) - first]:
                 yield self._score(row[:-1], int(row[-1]))
             if stop[0]:
-                raise Preempted("stopped; what was scored is in the ledger, start it again to go on")
+                raise Preempted("search stopped, all scores are in the ledger; start it again to resume")
 
     def count(self, spec: SubnetSpec, member: int = 0) -> Tensor:
-        """int64 [n + 1]: the points of each image of this member's batches, then the most points possible."""
+        """Return the points of a subnet on one rank's share of the batches.
+
+        Args:
+            spec: The subnet.
+            member: Index of the rank in its group.
+
+        Returns:
+            int64 [n + 1]: points of each image, 0 for images of other ranks; then the maximum number of points.
+        """
         self.supernet.eval()
         total = torch.zeros(self.images + 1, dtype=torch.int64, device=self.ranks.device)
         with torch.inference_mode(), self._precision():
-            for first in range(member * self.batch_size, self.images, self._members * self.batch_size):
+            for first in range(member * self.batch_size, self.images, self._group_size * self.batch_size):
                 watchdog.at()
                 ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
                 images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
                 labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)
-                right_SB = _right(self.supernet(images, spec), labels, self.side_rule)
-                total[first : first + len(ids)] = right_SB.sum(0)
-                total[-1] += right_SB.numel()
+                correct_SB = _correct(self.supernet(images, spec), labels, self.side_rule)
+                total[first : first + len(ids)] = correct_SB.sum(0)
+                total[-1] += correct_SB.numel()
         return total
 
-    def _score(self, points: np.ndarray, chances: int) -> Score:
-        score = score_of(int(points.sum()), int((points**2).sum()), len(points), chances)
+    def _score(self, points: np.ndarray, max_points: int) -> Score:
+        score = score_from_counts(int(points.sum()), int((points**2).sum()), len(points), max_points)
         return replace(score, points="".join(map(str, points.tolist()))) if self.keep_points else score
 
     def _precision(self) -> torch.autocast | nullcontext:
@@ -105,36 +125,34 @@ class Scorer:
         return torch.autocast(self.ranks.device.type, self.autocast)
 
 
-def _right(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
-    """[S, B] bool: whether each side (accuracy_mean), or their sum (logit_sum: S = 1), of [S, B, C] is right."""
+def _correct(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
+    """Return which of the logits [S, B, C] are correct, bool [S, B]; S = 1 with the rule logit_sum."""
     if side_rule == "logit_sum":
         logits = logits.sum(0, keepdim=True)
-    return (logits.argmax(-1) == labels) & logits.isfinite().all(-1)  # no number, no right answer
+    return (logits.argmax(-1) == labels) & logits.isfinite().all(-1)  # argmax of NaN could match a label
 
 
-def looks(scorer: Scorer) -> list[tuple[int, ScoreFunction]]:
-    """The scorer cut into the looks of a race: the images that each adds, and what scores on these alone.
-
-    The batches stay the same, and with them the counts.
-    """
-    cuts = [0, *racing.ends(scorer.images, scorer.batch_size)]
-    return [(b - a, replace(scorer, order=scorer.order[a:b], keep_points=True)) for a, b in pairwise(cuts)]
+def split_rounds(scorer: Scorer) -> list[Round]:
+    """Split a scorer into the rounds of a race. The batches stay the same, and with them the counts."""
+    cuts = [0, *round_ends(scorer.images, scorer.batch_size)]
+    return [Round(b - a, replace(scorer, order=scorer.order[a:b], keep_points=True)) for a, b in pairwise(cuts)]
 
 
 def balanced_order(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` images (0: all) in a fixed random order of which every beginning has all classes equally often (+-1).
+    """Return the indices of ``count`` images (0 for all) in a fixed random order.
+
+    In every prefix of the order, the numbers of images of any two classes differ by at most one, as long as both
+    classes have images left.
 
     Raises:
-        UserError: there are fewer images.
+        UserError: There are fewer than ``count`` images.
     """
     labels = np.asarray(labels)
-    if count > len(labels):
-        raise UserError(f"search.images: {count} is above the {len(labels)} search images held out")
+    check_image_count(count, len(labels))
     shuffled = np.random.default_rng([seed, 0x0D]).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # classes in turn, shuffled within
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # grouped by class, shuffled within each class
     sizes = np.bincount(labels, minlength=1)
     starts = np.cumsum(sizes) - sizes
-    turn = np.arange(len(labels)) - starts[labels[by_class]]  # place of each image within its class
-    place = np.empty(len(labels), np.int64)
-    place[by_class] = turn
-    return shuffled[np.argsort(place[shuffled], kind="stable")][: count or None]
+    index_in_class = np.empty(len(labels), np.int64)
+    index_in_class[by_class] = np.arange(len(labels)) - starts[labels[by_class]]
+    return shuffled[np.argsort(index_in_class[shuffled], kind="stable")][: count or None]
