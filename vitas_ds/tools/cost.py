@@ -1,4 +1,4 @@
-"""``cost``: what nets cost, as a table for a person or JSON for a program. No torch."""
+"""``vitas cost``: the cost of networks, as text or as JSON. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,42 +9,53 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch import cost, published
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
 
 HEADER = ("", "heads", "q/k/v", "MLP", "MACs", "params", "activations")
 
 
 def run(args: argparse.Namespace) -> int:
-    """``vitas cost NET|SPEC.json ... [--json] [--layers] [--plot FILE]``."""
+    """Run ``vitas cost NET|SPEC.json ... [--json] [--layers] [--plot FILE]``."""
     print(run_cost([args.net, *args.more], args.json, args.layers, args.plot))
     return 0
 
 
 def run_cost(nets: Sequence[str], as_json: bool = False, layers: bool = False, plot: Path | None = None) -> str:
-    """What ``cost NET|SPEC.json ...`` prints; ``plot`` also draws the nets, one above the other, into a PNG.
+    """Return the output of ``vitas cost``.
 
-    JSON is the object of the one net, or an object of such objects by net.
-    Raises ``UserError`` if a net is neither published nor a spec file, or the plot cannot be written.
+    Args:
+        nets: Published networks or spec files.
+        as_json: Return ``cost_json`` of the network; with several networks, an object of them by name.
+        layers: Include the cost of each layer.
+        plot: PNG file for a plot of the networks.
+
+    Raises:
+        UserError: A network is neither published nor a spec file, or the plot cannot be written.
     """
     specs = {net: published.find_spec(net) for net in nets}
     if plot is not None:
-        from vitas_ds.tools.plot import plot_net  # matplotlib is imported only when it is needed
+        from vitas_ds.tools.plot import plot_net  # imports matplotlib
 
-        plot_net([_drawn(net, spec) for net, spec in specs.items()], plot, [Path(net).stem for net in specs])
+        plot_net([_with_identities(net, spec) for net, spec in specs.items()], plot, [Path(net).stem for net in specs])
     if as_json:
         costs = {net: cost_json(spec, layers) for net, spec in specs.items()}
         return json.dumps(costs if len(costs) > 1 else costs.popitem()[1], indent=1)
-    return "\n\n".join(f"{net}: {cost_table(spec, layers)}{_claims(net)}" for net, spec in specs.items())
+    return "\n\n".join(f"{net}: {cost_table(spec, layers)}{_paper(net)}" for net, spec in specs.items())
 
 
 def cost_json(spec: SubnetSpec, layers: bool = False) -> dict[str, Any]:
-    """``macs`` (exact), ``vitas_flops`` (the first release's count), ``params``, and ``activations`` in bytes.
+    """Return the cost of one image as a JSON object.
 
-    All are of one image; activations are what a training step's forward pass keeps, in float32 (``cost.activations``).
-    With ``layers`` also ``layers``: one object for each layer, with its widths and its share of the three.
+    Args:
+        spec: The network.
+        layers: Add ``layers``: for each layer its widths, MACs, parameters and activations.
+
+    Returns:
+        ``macs`` (exact), ``vitas_flops`` (the count of the first release), ``params``, and ``activations``: bytes that
+        the forward pass of a training step keeps in float32 (see ``cost.activations``).
     """
-    table = columns_of([spec.canonical()])
+    table = WidthTable.from_specs([spec.canonical()])
     counts = {name: int(getattr(cost, name)(table)[0]) for name in ("macs", "vitas_flops", "params", "activations")}
     if not layers:
         return counts
@@ -58,21 +69,21 @@ def cost_json(spec: SubnetSpec, layers: bool = False) -> dict[str, Any]:
 
 
 def cost_table(spec: SubnetSpec, layers: bool = False) -> str:
-    """The cost of one image as lines for a person; with ``layers`` one line for each layer, and one for the rest."""
+    """Return the cost of one image as text; ``layers`` adds one row per layer and one for the rest."""
     costs = cost_json(spec, layers=True)
     lines = [
-        f"{spec.image_size} x {spec.image_size} image, patch {spec.patch_size}, width {spec.embed_dim}, "
+        f"{spec.image_size} x {spec.image_size} image, patch {spec.patch_size}, embed_dim {spec.embed_dim}, "
         f"{spec.depth} layers, {spec.num_classes} classes",
         f"  MACs         {si(costs['macs']):>9}   exact: class token and classifier counted once",
-        f"  ViTAS FLOPs  {si(costs['vitas_flops']):>9}   the first release's count, in which budgets are published",
+        f"  ViTAS FLOPs  {si(costs['vitas_flops']):>9}   count of the first release, in which budgets are published",
         f"  parameters   {si(costs['params']):>9}",
-        f"  activations  {costs['activations'] / 2**20:>5.1f} MiB   kept by a training step for each image, float32",
+        f"  activations  {costs['activations'] / 2**20:>5.1f} MiB   per image of a training step, float32",
     ]
     return "\n".join(lines + _layer_lines(costs) if layers else lines)
 
 
 def _layer_lines(costs: dict[str, Any]) -> list[str]:
-    """A line for each layer; alike neighbours share one. The last is what no layer costs: stem, norm, classifier."""
+    """Return a row per layer, or per group of equal neighbours, and one for stem, norm and classifier."""
     rows: list[tuple[str, ...]] = [HEADER]
     first = 0
     for i, layer in enumerate(costs["layers"]):
@@ -80,19 +91,19 @@ def _layer_lines(costs: dict[str, Any]) -> list[str]:
             continue
         label = f"layer {i}" if first == i else f"layers {first}-{i}, each"
         widths = (str(layer[name]) for name in ("num_heads", "qkv_dim", "mlp_dim"))
-        rows.append((label, *widths, *_prices(layer)))
+        rows.append((label, *widths, *_cells(layer)))
         first = i + 1
     rest = {k: costs[k] - sum(layer[k] for layer in costs["layers"]) for k in ("macs", "params", "activations")}
-    rows.append(("stem, norm, classifier", "", "", "", *_prices(rest)))
+    rows.append(("stem, norm, classifier", "", "", "", *_cells(rest)))
     return ["", *aligned(rows)]
 
 
-def _prices(costs: dict[str, int]) -> tuple[str, ...]:
+def _cells(costs: dict[str, int]) -> tuple[str, ...]:
     return si(costs["macs"]), si(costs["params"]), f"{costs['activations'] / 2**20:.2f} MiB"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of equally long cells: the first column to the left, the others to the right."""
+    """Return rows as lines with aligned columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -101,7 +112,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def si(value: float) -> str:
-    """Four digits and a letter: 1.265G, 6.048M, 833.5M."""
+    """Format a number with four digits and an SI prefix: 1.265G, 6.048M, 833.5M."""
     for letter in ("", "k", "M", "G", "T"):
         if abs(value) < 999.95 or letter == "T":
             break
@@ -110,15 +121,15 @@ def si(value: float) -> str:
     return f"{value:.{digits}f}{letter}"
 
 
-def _claims(net: str) -> str:
-    """What its paper's table says of a published net."""
+def _paper(net: str) -> str:
+    """Return the numbers that the paper of a published network reports."""
     if net not in published.names():
         return ""
     row = published.published(net)
     top5 = f", top-5 {row.top5} %" if row.top5 is not None else ""
-    return f"\n  its paper's table says {row.table_flops} FLOPs, top-1 {row.top1} %{top5}"
+    return f"\n  paper: {row.table_flops} FLOPs, top-1 {row.top1} %{top5}"
 
 
-def _drawn(net: str, spec: SubnetSpec) -> SubnetSpec:
-    """A published net with its identity positions, which a canonical spec leaves out."""
+def _with_identities(net: str, spec: SubnetSpec) -> SubnetSpec:
+    """Return a published network with its identity positions, which a canonical spec does not have."""
     return published.published(net, first_release=True).spec if net in published.names() else spec

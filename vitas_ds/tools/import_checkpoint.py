@@ -1,4 +1,4 @@
-"""``vitas import``: a checkpoint of the first release -> an exported model."""
+"""``vitas import``: convert a checkpoint of the first release to an exported model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vitas_ds.export.folder import Preprocess, write_model
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert ``args.checkpoint`` of ``args.net`` into the folder ``args.out``; never overwrites one."""
+    """Convert ``args.checkpoint`` of ``args.net`` to the folder ``args.out``, which must not exist."""
     if args.out.exists():
-        raise UserError(f"--out {args.out}: exists already")
+        raise UserError(f"--out {args.out}: exists already; give another folder")
     model = import_first_release(args.net, args.checkpoint)
     paper = published(args.net)
     facts: dict[str, object] = {"weights": f"first release of ViTAS, {args.net}"}

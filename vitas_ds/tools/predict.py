@@ -1,4 +1,4 @@
-"""``predict``: what images show, by an exported model or its ONNX file, prepared as the evaluation prepares them."""
+"""``vitas predict``: classify images with an exported model or its ONNX file, preprocessed as in evaluation."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess
 from vitas_ds.export.to_onnx import open_onnx
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 def run(args: argparse.Namespace) -> int:
-    """``vitas predict MODEL IMAGE ... [--onnx] [--top N] [--json]``."""
+    """Run ``vitas predict MODEL IMAGE ... [--onnx] [--top N] [--json]``."""
     model = args.model / "model.onnx" if args.onnx and args.model.suffix != ".onnx" else args.model
-    found = predict(model, args.images, args.top)
-    print(json.dumps(found, indent=1) if args.json else _lines(found))
+    predictions = predict(model, args.images, args.top)
+    print(json.dumps(predictions, indent=1) if args.json else _table(predictions))
     return 0
 
 
 def predict(model: Path, files: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
-    """For each file ``{"file": ..., "predictions": [{"label", "class", "probability"}, ...]}``, likeliest first.
+    """Return the most probable classes of each file.
 
     Args:
-        model: folder of an exported model, or an ``.onnx`` file in one.
-        top: classes named for an image.
+        model: Folder of an exported model, or an ``.onnx`` file in one.
+        files: Image files.
+        top: Number of classes per image.
+
+    Returns:
+        ``{"file": ..., "predictions": [{"label", "class", "probability"}, ...]}`` for each file, most probable first.
 
     Raises:
-        UserError: the model or a file cannot be read.
+        UserError: The model or a file cannot be read.
     """
     if top < 1:
-        raise UserError(f"--top {top}: must be 1 or above")
+        raise UserError(f"--top {top}: must be 1 or more")
     logits, names = classify(model, files)
     ranked = logits.softmax(1).topk(min(top, len(names)))
     return [
@@ -60,16 +64,16 @@ def predict(model: Path, files: Sequence[Path], top: int = 5) -> list[dict[str, 
 
 
 def classify(model: Path, files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...]]:
-    """Logits [files, classes] on the CPU, and the names of the classes; those of a model that has none are numbers.
+    """Return logits [files, classes] on the CPU, and the class names (numbers if the model has no names).
 
     Raises:
-        UserError: the model or a file cannot be read.
+        UserError: The model or a file cannot be read.
     """
     folder = model.parent if model.suffix == ".onnx" else model
     if not folder.is_dir():
         raise UserError(f"{model}: neither a folder of an exported model nor an .onnx file in one")
     if not (folder / "spec.json").is_file():
-        raise UserError(f"{folder}: holds no spec.json; a run's models are its folders export/ and retrain/model/")
+        raise UserError(f"{folder}: has no spec.json; a run keeps its models in export/ and retrain/model/")
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: {'is a folder, not an image file' if file.is_dir() else 'no such file'}")
@@ -83,16 +87,16 @@ def classify(model: Path, files: Sequence[Path]) -> tuple[Tensor, tuple[str, ...
     data = preprocess.apply_to(Data())
     try:
         with torch.inference_mode():
-            batches = eval_batches(images, data, spec.image_size, BATCH, Ranks(0, 1, 0, device))
+            batches = eval_batches(images, data, spec.image_size, BATCH_SIZE, Ranks(0, 1, 0, device))
             return torch.cat([net(batch.images).float().cpu() for batch in batches]), names
-    except UserError as error:  # its advice is for folders of training images
+    except UserError as error:  # drop the fix, which is for training images
         raise UserError(str(error).partition("; replace it")[0]) from None
 
 
-def _lines(found: list[dict[str, Any]]) -> str:
-    """A block for each image: its name, then a line for each class."""
+def _table(predictions: list[dict[str, Any]]) -> str:
+    """Return one block per image: its name, then one line per class."""
     blocks = []
-    for image in found:
+    for image in predictions:
         rows = [f"  {100 * row['probability']:5.1f} %  {row['class']}" for row in image["predictions"]]
         blocks.append("\n".join([image["file"], *rows]))
     return "\n".join(blocks)

@@ -1,4 +1,4 @@
-"""``scan``: name every image of a folder that cannot be read, before a training meets it."""
+"""``vitas scan``: list the unreadable images of a folder before training meets them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from vitas_ds.data.scan import scan
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
 
-EVERY = 30  # seconds between lines of progress in a log
+LOG_INTERVAL = 30  # seconds between progress lines if stderr is not a terminal
 
 
 def run(args: argparse.Namespace) -> int:
-    """``vitas scan DATA``: a line ``path: reason`` for each bad image; 1 if there is one."""
+    """Run ``vitas scan DATA``: print ``path: reason`` for each unreadable image; return 1 if there are any."""
     return run_scan(args.data, args.threads, args.decode, args.write)
 
 
 def run_scan(data: Path, threads: int = 0, decode: bool = False, write: Path | None = None) -> int:
-    """Scan ``data``, print what is bad, and write the list that ``data.exclude`` reads to ``write``.
+    """Scan ``data``, print the unreadable images, and list them in ``write``, which ``data.exclude`` reads.
 
     Raises:
-        UserError: no such folder, no images in it, or the list cannot be written.
+        UserError: The folder does not exist or has no images, or the list cannot be written.
     """
-    total, told = 0, time.monotonic()
-
-    def progress(done: int, files: int) -> None:
-        nonlocal total, told
-        total = files
-        if sys.stderr.isatty():
-            bar = "#" * (30 * done // files)
-            print(f"\rscan [{bar:30}] {done} of {files}", end="\n" if done == files else "", file=sys.stderr)
-        elif time.monotonic() - told > EVERY:
-            told = time.monotonic()
-            print(f"scan: {done} of {files}", file=sys.stderr, flush=True)
-
-    bad = scan(data, threads, decode, progress)
+    progress = _Progress()
+    bad = scan(data, threads, decode, progress.show)
     for path, reason in bad:
         print(f"{os.fsencode(path).decode(errors='replace')}: {reason}")
-    print(f"scan: {len(bad)} of {total} images cannot be read", file=sys.stderr)
+    print(f"scan: {len(bad)} of {progress.files} images cannot be read", file=sys.stderr)
     if write:
         try:
             write_list([path for path, _ in bad], write)
         except OSError as error:
             raise UserError(f"--write {write}: {error.strerror}") from None
     return 1 if bad else 0
+
+
+class _Progress:
+    """Progress on stderr: a bar on a terminal, else a line every ``LOG_INTERVAL`` seconds."""
+
+    def __init__(self) -> None:
+        self.files, self.last = 0, time.monotonic()
+
+    def show(self, done: int, files: int) -> None:
+        self.files = files
+        if sys.stderr.isatty():
+            bar = "#" * (30 * done // files)
+            print(f"\rscan [{bar:30}] {done} of {files}", end="\n" if done == files else "", file=sys.stderr)
+        elif time.monotonic() - self.last > LOG_INTERVAL:
+            self.last = time.monotonic()
+            print(f"scan: {done} of {files}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The command consolidate on checkpoints of a real engine."""
+"""``vitas consolidate`` with checkpoints of a real engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitas_ds.training import checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of steps 1 and 2; the first one has the lower loss."""
+    """Checkpoints of steps 1 and 2; step 1 has the lower loss."""
     place, case = tmp_path_factory.mktemp("checkpoints"), toy.Case("zero3", ema=0.5)
     engine = toy.start(case, comm.init("cpu", timeout=60))
     for step, loss in ((1, 0.5), (2, 0.7)):
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "step", "kind"),
     [([], 2, "weight"), (["--best"], 1, "weight"), (["--ema"], 2, "ema"), (["--best", "--ema"], 1, "ema")],
 )
-def test_one_file(
+def test_file_has_the_weights_of_the_checkpoint(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], step: int, kind: str
 ) -> None:
     out, path = tmp_path / "new" / "weights.safetensors", folder / f"step-{step:08d}"
@@ -46,14 +46,14 @@ def test_one_file(
     [
         ("", ["--best"], "--best: {} is one checkpoint"),
         ("..", ["--out", "/proc/nowhere/x"], "/proc/nowhere/x: cannot be written"),
-        ("nowhere", [], "{}: no whole checkpoint"),
-        ("nowhere", ["--best"], "{}: no checkpoint that tells its loss"),
+        ("nowhere", [], "{}: no complete checkpoint or folder of checkpoints"),
+        ("nowhere", ["--best"], "{}: no checkpoint with a recorded loss"),
     ],
 )
-def test_mistakes(
+def test_user_errors_are_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, words: list[str], line: str
 ) -> None:
     given = folder / "step-00000002" / path
     assert main(["consolidate", str(given), "--out", str(tmp_path / "x"), *words]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"vitas consolidate: {line.format(given)}") and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"vitas consolidate: {line.format(given)}") and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""doctor's verdicts, on the real machine and on rows that lack something."""
+"""``vitas doctor`` on this machine, and with missing parts."""
 
 import argparse
 import subprocess
@@ -17,15 +17,15 @@ CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from vitas_ds.__main__ 
 
 
 @pytest.mark.slow
-def test_this_machine_runs_every_stage(capsys):
+def test_this_machine_can_run_every_stage(capsys):
     assert doctor.run(argparse.Namespace()) == 0
     out = capsys.readouterr().out
     assert out.count("can run") == 6 and "cannot run" not in out
     assert metadata.version("deepspeed") in out and "decodes JPEG" in out
 
 
-def test_a_lacking_part_stops_the_stages_that_need_it(monkeypatch, capsys):
-    rows = [Row("packages", "ok", ""), Row("dali", "lacking", "no module", "pip"), Row("gpu", "note", "none")]
+def test_missing_part_blocks_the_stages_that_need_it(monkeypatch, capsys):
+    rows = [Row("packages", "ok", ""), Row("dali", "missing", "no module", "pip"), Row("gpu", "note", "none")]
     monkeypatch.setattr(doctor, "doctor", lambda folder: rows)
     assert doctor.run(argparse.Namespace()) == 1
     lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines() if line}
@@ -34,14 +34,14 @@ def test_a_lacking_part_stops_the_stages_that_need_it(monkeypatch, capsys):
     assert lines["export"].endswith("can run") and lines["report"].endswith("can run")
 
 
-def test_an_attempt_survives_what_it_tries():
-    assert doctor.attempt("print('a'); print('b')") == (True, "b")
-    assert doctor.attempt("import no_such_module") == (False, "ModuleNotFoundError: No module named 'no_such_module'")
-    assert doctor.attempt("import os; os.abort()")[0] is False
-    assert doctor.attempt("import time; time.sleep(9)", seconds=0.5) == (False, "no answer within 0.5 s")
+def test_probe_survives_a_crash():
+    assert doctor.probe("print('a'); print('b')") == (True, "b")
+    assert doctor.probe("import no_such_module") == (False, "ModuleNotFoundError: No module named 'no_such_module'")
+    assert doctor.probe("import os; os.abort()")[0] is False
+    assert doctor.probe("import time; time.sleep(9)", seconds=0.5) == (False, "no answer within 0.5 s")
 
 
-def test_packages_out_of_bounds(monkeypatch):
+def test_package_versions_out_of_bounds(monkeypatch):
     known = {"torch": "1.0"}
 
     def version(name):
@@ -52,13 +52,13 @@ def test_packages_out_of_bounds(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch>=2", "numpy>=2", 'pytest>=8; extra == "dev"'])
     monkeypatch.setattr(doctor.metadata, "version", version)
     row = doctor.packages()
-    assert row.state == "lacking"
+    assert row.state == "missing"
     assert "torch 1.0 is not >=2" in row.found and "numpy is not installed" in row.found and "pytest" not in row.found
 
 
 @pytest.mark.slow
-def test_a_bare_python_gets_the_table_and_one_line_from_the_stages():
-    """Without any package but Python's own: no traceback, status 1 of the table, 2 of the others."""
+def test_python_without_packages():
+    """With the standard library alone there is no traceback: doctor returns 1, other commands return 2."""
 
     def run(*words):
         command = [sys.executable, "-I", "-S", "-c", CODE, str(ROOT), *words]
@@ -66,20 +66,20 @@ def test_a_bare_python_gets_the_table_and_one_line_from_the_stages():
 
     done = run("doctor")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "packages" in done.stdout and "LACKING" in done.stdout and "cannot run" in done.stdout
+    assert "packages" in done.stdout and "MISSING" in done.stdout and "cannot run" in done.stdout
     done = run("config", "quickstart")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "is not installed; python -m vitas_ds doctor says" in done.stderr
 
 
-def test_launcher_is_that_of_this_python(monkeypatch, tmp_path):
+def test_launcher_belongs_to_this_python(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert doctor.launcher().state == "lacking"
+    assert doctor.launcher().state == "missing"
     Path(tmp_path / "deepspeed").touch()
     assert doctor.launcher().state == "ok"
 
 
-def test_optional_packages_stop_nothing(monkeypatch):
+def test_optional_packages_block_no_stage(monkeypatch):
     known = {"onnx": "1.23.4", "onnxruntime": "0.1", "timm": "1.0.20"}
 
     def version(name):
@@ -92,15 +92,15 @@ def test_optional_packages_stop_nothing(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "version", version)
     rows = {row.part: row for row in doctor.optional()}
     assert {row.state for row in rows.values()} == {"ok", "note"}
-    assert rows["onnx"].found.startswith("1.23.4") and rows["timm"].state == "ok" and not rows["timm"].remedy
-    assert "0.1 is not >=1.31" in rows["onnxruntime"].found and "[export]" in rows["onnxruntime"].remedy
+    assert rows["onnx"].found.startswith("1.23.4") and rows["timm"].state == "ok" and not rows["timm"].fix
+    assert "0.1 is not >=1.31" in rows["onnxruntime"].found and "[export]" in rows["onnxruntime"].fix
     assert "not installed" in rows["onnxscript"].found and "export.onnx" in rows["onnxscript"].found
-    assert rows["wandb-workspaces"].remedy == "pip install wandb-workspaces"
+    assert rows["wandb-workspaces"].fix == "pip install wandb-workspaces"
     assert all(doctor.missing_parts(stage, list(rows.values())) == [] for stage in doctor.STAGES)
 
 
-def test_optional_packages_are_those_of_the_extra():
-    """Every package of the extra named export is looked for, and no other is said to come with it."""
+def test_extra_packages_equal_pyproject():
+    """The fix ``.[export]`` is printed for exactly the packages of that extra."""
     text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
     extra = tomllib.loads(text)["project"]["optional-dependencies"]["export"]
     assert {line.partition(">")[0] for line in extra} == set(doctor.EXTRA) <= set(doctor.OPTIONAL)

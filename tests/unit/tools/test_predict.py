@@ -1,4 +1,4 @@
-"""``predict``: the same logits as the evaluation's, and one line for what cannot be read."""
+"""``vitas predict``: logits equal those of evaluation; unreadable input is a one-line error."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ PREPROCESS = Preprocess(27, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), tuple(f"digit {i}
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Images of several sizes, as the set that evaluation reads."""
+    """Images of several sizes, as evaluation reads them."""
     root = write_digits(tmp_path_factory.mktemp("digits"), 1, 8) / "val"
     for i, path in enumerate(sorted(root.rglob("*.jpg"))):
         image = Image.open(path)
@@ -39,7 +39,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """An exported folder with its ONNX files."""
+    """An exported folder with an ONNX file, and its network."""
     net = VisionTransformer(SPEC).eval()
     init_weights(net, 0)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def files_of(images) -> list[Path]:
     return [Path(images.file(i)) for i in range(len(images))]
 
 
-def test_logits_are_those_of_the_evaluation(images, model):
+def test_logits_equal_those_of_evaluation(images, model):
     folder, net = model
     data = Data(resize=27, mean=PREPROCESS.mean, std=PREPROCESS.std)
     with torch.inference_mode():
@@ -63,7 +63,7 @@ def test_logits_are_those_of_the_evaluation(images, model):
             [net(b.images) for b in eval_batches(images, data, 24, 64, Ranks(0, 1, 0, torch.device("cpu")))]
         )
     logits, names = classify(folder, files_of(images))
-    assert len(images) == 80 and expected.std() > 0.5  # more than a batch
+    assert len(images) == 80 and expected.std() > 0.5  # more than one batch
     assert torch.equal(logits, expected) and names == PREPROCESS.classes
     backwards, _ = classify(folder, files_of(images)[::-1])
     torch.testing.assert_close(backwards.flip(0), expected, rtol=0, atol=1e-5)
@@ -71,8 +71,8 @@ def test_logits_are_those_of_the_evaluation(images, model):
     torch.testing.assert_close(by_onnx, expected, rtol=0, atol=1e-4)
 
 
-def test_pixels_against_pillow(tmp_path, model):
-    """An image of the crop's own size, losslessly kept, needs no resampling to be prepared by hand."""
+def test_preprocessing_against_pillow(tmp_path, model):
+    """A lossless image of the crop's size is not resampled, and its input can be computed by hand."""
     _, net = model
     write_model(net, tmp_path / "net", Preprocess(24, PREPROCESS.mean, PREPROCESS.std), "net", {})
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
@@ -105,7 +105,7 @@ def test_table(images, model, capsys):
     file = files_of(images)[0]
     assert main(["predict", str(folder), str(file), "--top", "20"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(file) and len(lines) == 11  # there are but ten classes
+    assert lines[0] == str(file) and len(lines) == 11  # there are only ten classes
     shares = [float(line.split("%")[0]) for line in lines[1:]]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.6)
     best = predict(folder, [file], 1)[0]["predictions"]
@@ -121,7 +121,7 @@ def refused(capsys, *words) -> str:
     return line.removeprefix("vitas predict: ")
 
 
-def test_mistakes_are_one_line(images, model, tmp_path, capsys):
+def test_user_errors_are_one_line(images, model, tmp_path, capsys):
     folder, net = model
     good, text = files_of(images)[0], tmp_path / "text.jpg"
     text.write_text("no image")
@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(images, model, tmp_path, capsys):
     assert refused(capsys, tmp_path / "nowhere", good) == (
         f"{tmp_path}/nowhere: neither a folder of an exported model nor an .onnx file in one"
     )
-    assert refused(capsys, tmp_path, good).startswith(f"{tmp_path}: holds no spec.json; a run's models are its folders")
+    assert refused(capsys, tmp_path, good).startswith(f"{tmp_path}: has no spec.json; a run keeps its models in")
     write_model(net, tmp_path / "bare", Preprocess(24, classes=("a", "b")), "bare", {})
     assert "names 2 classes, spec.json has 10" in refused(capsys, tmp_path / "bare", good)
     write_model(net, tmp_path / "bare", Preprocess(24), "bare", {})
