@@ -1,4 +1,6 @@
-"""Runs inside a launcher: ``timing_worker.py FOLDER``: each rank writes what it holds of the latencies."""
+"""Worker of a distributed test, started by a launcher as ``timing_worker.py FOLDER``.
+
+Each rank writes its predicted and measured latencies to a file."""
 
 import json
 import sys
@@ -17,11 +19,12 @@ from vitas_ds.search.latency.calibration import calibrate
 def main(folder: Path) -> None:
     ranks, run = comm.init("cpu", 60), RunDir(folder / "run")
     config = Config(space=SPACE, search=Search(latency_batch_size=2, latency_nets=12))
-    timing = calibrate(config, run, run.search_latency, ranks.device, {"macs": (100_000, 800_000)})
-    nets = genome.sample(SPACE, np.random.default_rng(0), 3, 0.2)
-    measured = timing.cache.measure([genome.decode(SPACE, net).canonical() for net in nets])
-    told = {"numbers": timing.summary(), "prices": timing.predictor.coefficients.tolist(), "measured": measured.tolist()}
-    (folder / f"{ranks.rank}.json").write_text(json.dumps(told))
+    model = calibrate(config, run, run.search_latency, ranks.device, {"macs": (100_000, 800_000)})
+    genomes = genome.sample(SPACE, np.random.default_rng(0), 3, 0.2)
+    measured = model.cache.measure([genome.decode(SPACE, row).canonical() for row in genomes])
+    prices = model.predictor.coefficients.tolist()
+    result = {"numbers": model.summary(), "prices": prices, "measured": measured.tolist()}
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(result))
     comm.close()
 
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: small random search spaces, and random nets of them."""
+"""Hypothesis strategies: small random search spaces, and random genomes and specs of them."""
 
 import math
 
@@ -11,7 +11,7 @@ from vitas_ds.arch.space import SearchSpace
 
 @st.composite
 def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 4) -> SearchSpace:
-    """A search space small enough to run, of any shape that a recipe may have."""
+    """Draw a search space of any shape that a recipe may have, small enough to run."""
     image = draw(st.sampled_from([12, 16, 24]))
     patches = draw(st.sets(st.sampled_from([p for p in (4, 6, 8, 12) if image % p == 0]), min_size=1))
     heads = draw(st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=3))
@@ -35,7 +35,7 @@ def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 
 
 @st.composite
 def widths(draw, name: str, unit: int) -> dict:
-    """``{name}_dim`` and ``{name}_ratios`` of rising widths, each a multiple of ``unit``; even and uneven ones."""
+    """Draw ``{name}_dim`` and ``{name}_ratios``: ascending widths, all multiples of ``unit``, evenly spaced or not."""
     steps = sorted(draw(st.sets(st.integers(1, 12), min_size=1, max_size=5)))
     full = unit * steps[-1]
     ratios = [unit * step / full for step in steps]
@@ -44,7 +44,7 @@ def widths(draw, name: str, unit: int) -> dict:
 
 @st.composite
 def genomes(draw, space: SearchSpace, count: int = 1) -> np.ndarray:
-    """[count, G] random genomes of a space, with any identity probability."""
+    """Draw random genomes [count, G] of a space, with any identity probability."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     prob = draw(st.sampled_from([None, 0.0, 0.3, 0.7, 1.0]))
     return genome.sample(space, rng, count, prob)
@@ -52,6 +52,6 @@ def genomes(draw, space: SearchSpace, count: int = 1) -> np.ndarray:
 
 @st.composite
 def spaces_and_specs(draw, **options) -> tuple:
-    """A small space and a random net of it."""
+    """Draw a small space and a random spec of it."""
     space = draw(spaces(**options))
     return space, genome.decode(space, draw(genomes(space))[0])

@@ -55,7 +55,7 @@ def params(table: WidthTable) -> np.ndarray:
 
 
 def layer_activations(table: WidthTable) -> np.ndarray:
-    """Compute the bytes of each position that the forward pass of one float32 image saves for backward, int64 [K, L].
+    """Compute the bytes saved for the backward pass at each position, for one float32 image, int64 [K, L].
 
     The two norms save input, output, mean and standard deviation. Attention saves q, k, v, its output and one number
     per head and token: the fused kernels do not save the attention map. The MLP saves its hidden channels before and

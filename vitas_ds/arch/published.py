@@ -1,4 +1,4 @@
-"""The published networks of ViTAS and the DeiT baselines: specs, and the results that the papers report.
+"""The published networks of ViTAS and the DeiT baselines: specs, and the results from the papers.
 
 A layer in published.json is [num_heads, qkv_dim, mlp_dim, softmax scale of the first release]; null is an identity.
 The accuracies are those of the papers (ViTAS, arXiv 2106.13700; DeiT, arXiv 2012.12877), not measured here.
@@ -18,7 +18,7 @@ from vitas_ds.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class PublishedNet:
-    """A network of a paper: its spec, and the accuracies (percent) and FLOPs (own count) that the paper reports."""
+    """A network of a paper: its spec, and its reported accuracies (percent) and FLOPs (counted as in the paper)."""
 
     name: str
     spec: SubnetSpec
@@ -47,7 +47,7 @@ def published(name: str, first_release: bool = False) -> PublishedNet:
             softmax scales, and a final norm with eps 1e-5.
 
     Raises:
-        UserError: There is no published network with this name.
+        UserError: No published network has this name.
     """
     if name not in _table():
         raise UserError(f"{name}: no such published network; choose from {', '.join(names())}")

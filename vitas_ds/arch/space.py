@@ -50,7 +50,7 @@ class WidthTable:
 
 
 class SearchSpace(BaseModel):
-    """All networks that the search can choose from. The defaults are the DeiT-based 1G space of ViTAS.
+    """The set of all candidate networks. The defaults are the DeiT-based 1G space of ViTAS.
 
     With ``layout: layer``, each position has its own heads and widths. Genes: patch size, embed_dim, then operator,
     q/k/v width and MLP width of each position. With ``layout: cell``, all layers are equal. Genes: patch size,

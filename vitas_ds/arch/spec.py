@@ -75,7 +75,7 @@ class SubnetSpec:
         return f"patch_size {self.patch_size}, embed_dim {self.embed_dim}, layers {layers or 'none'}"
 
     def key(self) -> str:
-        """Return a string that is equal for specs with the same canonical form."""
+        """Return a string key. Specs with the same canonical form have the same key."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sharing rules: the channels of a shared weight that a width uses. Importing this module does not import torch."""
+"""Sharing rules: which channels of a shared weight a width uses. Importing this module does not import torch."""
 # c index of a width
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from typing import Literal
 
 Rule = Literal["ordinal", "bilateral", "cyclic"]
 Side = Literal["left", "right", "cycle"]
-Slices = tuple[slice, ...]  # contiguous channels, in the order that the subnet uses them
+Slices = tuple[slice, ...]  # contiguous channels, in the order of the subnet
 
 SIDES: dict[str, tuple[Side, ...]] = {"ordinal": ("left",), "bilateral": ("left", "right"), "cyclic": ("cycle",)}
 
 
 @lru_cache(maxsize=65536)
 def channel_slices(side: Side, width: int, widths: tuple[int, ...]) -> Slices:
-    """Return the channels that a width uses of a weight.
+    """Return the channels of a weight for a width.
 
     - ``left``: the first ``width`` channels. The only side of ordinal sharing (AutoSlim, arXiv 1903.11728), and one of
       the two sides of bilateral sharing.

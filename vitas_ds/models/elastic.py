@@ -39,7 +39,7 @@ class ElasticLinear(nn.Module):
 
 
 class ElasticNorm(nn.Module):
-    """Layer norm over the channels that a subnet uses."""
+    """Layer norm over the active channels."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def extract(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> V
 
 
 def subnet_state_dict(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> dict[str, Tensor]:
-    """Return the slices that a spec uses, with the parameter names of ``VisionTransformer``."""
+    """Return the weights of a subnet, with the parameter names of ``VisionTransformer``."""
     side = side or supernet.sides[0]
     embed = channel_slices(side, spec.embed_dim, supernet.space.embed_widths)
     stem = supernet.stem(spec).slice_weights(embed)

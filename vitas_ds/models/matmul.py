@@ -30,7 +30,7 @@ def onednn_is_faster() -> bool:
     """Measure once whether the fp32 product of oneDNN is clearly faster than that of MKL on this CPU.
 
     This takes 50 ms of thread time, which excludes other processes. The ratio is 0.9 to 1.0 on some CPUs and about 2 on
-    others. The threshold lies between the two, where noise cannot decide: a resumed run must be bitwise equal.
+    others. The threshold is between the two, where noise cannot decide: a resumed run must be bitwise equal.
     """
     a, times = torch.ones(256, 256), dict[str, float]()
     kernels = {"onednn": lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), "mkl": lambda: a @ a}

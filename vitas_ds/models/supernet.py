@@ -22,8 +22,8 @@ class Supernet(nn.Module):
     The spec is an argument, not a state. It must be a network of ``space`` (``genome.encode`` checks this). Identity
     positions are skipped. A spec with fewer layers than positions uses the first blocks.
 
-    With ``class_token_only``, the last layer computes q, projection and MLP only for the class token, the only token
-    that the classifier reads. The logits are equal up to rounding, and the forward pass needs fewer MACs than
+    With ``class_token_only``, the last layer computes q, projection and MLP only for the class token: the
+    classifier reads no other token. The logits are equal up to rounding, and the forward pass needs fewer MACs than
     ``cost.macs`` counts. Use it for training and scoring. Without it, a forward pass executes exactly the MACs of the
     cost model.
     """
@@ -62,7 +62,7 @@ class Supernet(nn.Module):
         return cast(ElasticStem, self.stems[f"patch{spec.patch_size}"])
 
     def active_blocks(self, spec: SubnetSpec) -> list[tuple[ElasticBlock, LayerSpec]]:
-        """Return the blocks that the spec uses, in order, each with its ``LayerSpec``."""
+        """Return the active blocks of the spec, in order, each with its ``LayerSpec``."""
         blocks = cast(Iterable[ElasticBlock], self.blocks)
         return [(block, layer) for block, layer in zip(blocks, spec.layers, strict=False) if layer is not None]
 
@@ -85,7 +85,7 @@ class Supernet(nn.Module):
         return units
 
     def units_used(self, spec: SubnetSpec) -> set[str]:
-        """Return the names of the sampling units that a forward pass of the spec uses."""
+        """Return the names of the sampling units in a forward pass of the spec."""
         used = {f"patch{spec.patch_size}", "head"}
         for i, layer in enumerate(spec.layers):
             if layer is not None:

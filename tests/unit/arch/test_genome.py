@@ -1,4 +1,4 @@
-"""Genomes: round trips, canonical form, sampling, and a line for a spec that does not fit."""
+"""Genomes: round trips, canonical form, sampling, and errors for specs outside the space."""
 
 import json
 
@@ -15,12 +15,12 @@ from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 
-SEEN = settings(max_examples=80, deadline=None)
+EXAMPLES = settings(max_examples=80, deadline=None)
 NET_IDS = json.loads((FIXTURES / "published_nets.json").read_text())
 SPACES = {"vitas-f": SearchSpace(embed_dim=768, qkv_dim=2880, mlp_dim=2880, depth=13, identity=False)}
 
 
-@SEEN
+@EXAMPLES
 @given(spaces_and_specs())
 def test_decode_of_encode_is_the_spec(space_and_spec):
     space, spec = space_and_spec
@@ -29,7 +29,7 @@ def test_decode_of_encode_is_the_spec(space_and_spec):
     assert genome.decode(space, row) == spec
 
 
-@SEEN
+@EXAMPLES
 @given(st.data())
 def test_encode_of_decode_is_the_canonical_genome(data):
     space = data.draw(spaces())
@@ -37,27 +37,27 @@ def test_encode_of_decode_is_the_canonical_genome(data):
         spec = genome.decode(space, row)
         again = genome.encode(space, spec)
         assert genome.decode(space, again) == spec
-        left = genome.canonical(space, again[None])[0]
-        assert (left == genome.canonical(space, row[None])[0]).all()
-        assert (genome.encode(space, spec.canonical()) == left).all()
+        canonical = genome.canonical(space, again[None])[0]
+        assert (canonical == genome.canonical(space, row[None])[0]).all()
+        assert (genome.encode(space, spec.canonical()) == canonical).all()
 
 
-@SEEN
+@EXAMPLES
 @given(st.data())
-def test_canonical_is_idempotent_keeps_the_net_and_its_cost(data):
+def test_canonical_is_idempotent_and_keeps_network_and_cost(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 20))
     before = rows.copy()
-    left = genome.canonical(space, rows)
+    canonical = genome.canonical(space, rows)
     assert (rows == before).all()
-    assert (genome.canonical(space, left) == left).all()
+    assert (genome.canonical(space, canonical) == canonical).all()
     for price in (cost.macs, cost.vitas_flops, cost.params, cost.activations):
-        assert (price(genome.width_table(space, left)) == price(genome.width_table(space, rows))).all()
-    for a, b in zip(left, rows, strict=True):
+        assert (price(genome.width_table(space, canonical)) == price(genome.width_table(space, rows))).all()
+    for a, b in zip(canonical, rows, strict=True):
         assert genome.decode(space, a).canonical() == genome.decode(space, b).canonical()
 
 
-def test_aliases_have_one_canonical_form():
+def test_genomes_of_the_same_network_have_one_canonical_form():
     space = SearchSpace(depth=3)
     a, b = LayerSpec(3, 144, 144), LayerSpec(6, 288, 288)
     specs = [SubnetSpec(224, 16, 38, 1000, layers) for layers in ((None, a, b), (a, None, b), (a, b, None), (a, b))]
@@ -67,19 +67,22 @@ def test_aliases_have_one_canonical_form():
     assert (genome.canonical(space, other[None])[0] != rows[0]).any()
 
 
-@SEEN
+@EXAMPLES
 @given(st.data())
-def test_the_table_of_genomes_is_that_of_their_specs(data):
+def test_width_table_of_genomes_equals_that_of_their_specs(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 6))
-    from_rows, from_specs = genome.width_table(space, rows), WidthTable.from_specs([genome.decode(space, row) for row in rows])
+    from_rows, from_specs = (
+        genome.width_table(space, rows),
+        WidthTable.from_specs([genome.decode(space, row) for row in rows]),
+    )
     for name in ("patch_size", "embed_dim", "num_heads", "qkv_dim", "mlp_dim"):
         assert (getattr(from_rows, name) == getattr(from_specs, name)).all(), name
 
 
-@SEEN
+@EXAMPLES
 @given(st.data())
-def test_samples_are_nets_of_the_space(data):
+def test_samples_are_networks_of_the_space(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 30))
     assert rows.shape == (30, len(space.gene_sizes))
@@ -103,7 +106,7 @@ def test_genes_are_uniform_and_identities_follow_their_probability():
     assert (even == 4).mean() == pytest.approx(0.2, abs=0.01)
 
 
-def test_positions_that_get_a_layer_back_are_random():
+def test_positions_kept_for_min_depth_are_random():
     space = SearchSpace(depth=4, min_depth=2)
     rows = genome.sample(space, np.random.default_rng(0), 8000, 1.0)
     kept = rows[:, 2::3] < 4
@@ -112,21 +115,21 @@ def test_positions_that_get_a_layer_back_are_random():
 
 
 @pytest.mark.parametrize("name", ["vitas-a", "vitas-b", "vitas-e", "vitas-f"])
-def test_the_first_releases_genomes_are_the_published_nets(name):
+def test_genomes_of_the_first_release_are_the_published_networks(name):
     """Its genome lists all operators (patch, layers, norm, classifier), then all widths (embedding, q/k/v, MLP)."""
     space = SPACES.get(name, SearchSpace())
-    theirs = [int(word) for word in NET_IDS[name]["net_id"].split()]
-    operators, widths = theirs[: space.depth + 3], theirs[space.depth + 3 :]
+    net_id = [int(word) for word in NET_IDS[name]["net_id"].split()]
+    operators, widths = net_id[: space.depth + 3], net_id[space.depth + 3 :]
     layers = [(operators[1 + i], widths[1 + 2 * i], widths[2 + 2 * i]) for i in range(space.depth)]
     row = np.array([operators[0], widths[0], *[gene for layer in layers for gene in layer]])
-    own = published(name, first_release=True).spec
-    plain = tuple(x and LayerSpec(x.num_heads, x.qkv_dim, x.mlp_dim) for x in own.layers)
-    assert genome.decode(space, row) == SubnetSpec(224, own.patch_size, own.embed_dim, 1000, plain)
+    spec = published(name, first_release=True).spec
+    layers = tuple(x and LayerSpec(x.num_heads, x.qkv_dim, x.mlp_dim) for x in spec.layers)
+    assert genome.decode(space, row) == SubnetSpec(224, spec.patch_size, spec.embed_dim, 1000, layers)
     canonical = genome.canonical(space, row[None])[0]
     assert (genome.encode(space, published(name).spec) == canonical).all()
 
 
-def test_the_block_level_net_is_one_of_the_cell_space():
+def test_vitas_c_is_in_the_cell_space():
     space = SearchSpace(layout="cell", patch_sizes=(16,))
     assert list(genome.encode(space, published("vitas-c").spec)) == [0, 5, 0, 2, 4, 11]
     mixed = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), LayerSpec(6, 432, 720)))
@@ -138,7 +141,7 @@ BASE = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720),))
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         (SubnetSpec(192, 16, 230, 1000, BASE.layers), "image_size 192 is not one of [224]"),
         (SubnetSpec(224, 16, 230, 10, BASE.layers), "num_classes 10 is not one of [1000]"),
@@ -151,15 +154,15 @@ BASE = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720),))
         (SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720, 0.2),)), "layers[0].softmax_scale 0.2"),
     ],
 )
-def test_a_spec_that_does_not_fit_is_one_line(spec, says):
+def test_a_spec_outside_the_space_is_a_one_line_error(spec, message):
     with pytest.raises(UserError) as error:
         genome.encode(SearchSpace(), spec)
-    assert says in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@SEEN
+@EXAMPLES
 @given(st.data())
-def test_many_genomes_decode_and_encode_as_counted_by_hand(data):
+def test_decode_all_and_encode_all_match_a_plain_loop(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 4))
     specs = genome.decode_all(space, rows)
@@ -175,6 +178,6 @@ def test_many_genomes_decode_and_encode_as_counted_by_hand(data):
         patch, embed = space.patch_sizes[stem[0]], space.embed_widths[stem[1]]
         layers += [None] * (space.depth - depth)
         assert spec == SubnetSpec(space.image_size, patch, embed, space.num_classes, tuple(layers))
-    together = genome.encode_all(space, specs)
-    assert (together == [genome.encode(space, spec) for spec in specs]).all()
+    encoded = genome.encode_all(space, specs)
+    assert (encoded == [genome.encode(space, spec) for spec in specs]).all()
     assert genome.encode_all(space, []).shape == (0, rows.shape[1])

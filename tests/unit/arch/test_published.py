@@ -1,4 +1,4 @@
-"""The published nets against the tables of ViTAS and DeiT."""
+"""The published networks against the tables of ViTAS and DeiT."""
 
 import json
 
@@ -11,7 +11,7 @@ from vitas_ds.arch.space import WidthTable
 from vitas_ds.errors import UserError
 
 FACTS = json.loads((FIXTURES / "published_nets.json").read_text())
-# name: table's FLOPs, the first release's counter, exact MACs, parameters, top-1, top-5
+# name: FLOPs of the paper, FLOPs of the first release, exact MACs, parameters, top-1, top-5
 TABLE = {
     "vitas-a": ("858M", 858_652_480, 833_487_568, 3_679_478, 71.1, 89.8),
     "vitas-b": ("1.0G", 990_624_768, 958_618_176, 4_400_248, 72.4, 90.6),
@@ -23,17 +23,17 @@ TABLE = {
 }
 
 
-def test_all_of_them_are_there():
+def test_all_networks_of_the_tables_exist():
     assert set(names()) == set(TABLE)
     assert set(FACTS) - {"about"} == {name for name in TABLE if name.startswith("vitas")}
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_costs_are_the_tables(name):
-    flops, theirs, exact, count, top1, top5 = TABLE[name]
+def test_costs_match_the_tables(name):
+    flops, first_release, exact, count, top1, top5 = TABLE[name]
     net = published(name)
     table = WidthTable.from_specs([net.spec])
-    assert vitas_flops(table)[0] == theirs
+    assert vitas_flops(table)[0] == first_release
     assert params(table)[0] == count
     if name.startswith("vitas"):
         assert macs(table)[0] == exact
@@ -43,7 +43,7 @@ def test_costs_are_the_tables(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("vitas")])
-def test_every_layer_is_the_published_one(name):
+def test_layers_match_the_first_release(name):
     fact, spec = FACTS[name], published(name, first_release=True).spec
     assert (spec.image_size, spec.num_classes) == (224, 1000)
     assert (spec.patch_size, spec.embed_dim) == (fact["patch_size"], fact["embed_dim"])
@@ -53,8 +53,8 @@ def test_every_layer_is_the_published_one(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("vitas")])
-def test_the_first_releases_softmax_scale_is_embed_dim_over_heads(name):
-    """Its rebuilt nets use (embed_dim // heads) ** -0.5, which is not the head width; new nets use the head width."""
+def test_softmax_scale_of_the_first_release_is_embed_dim_over_heads(name):
+    """Retrained networks of the first release use (embed_dim // heads) ** -0.5, ours head_dim ** -0.5."""
     old = published(name, first_release=True).spec
     for layer in old.active:
         assert layer.softmax_scale == pytest.approx((old.embed_dim // layer.num_heads) ** -0.5, rel=1e-9)
@@ -67,18 +67,18 @@ def test_the_first_releases_softmax_scale_is_embed_dim_over_heads(name):
     ]
 
 
-def test_words_of_the_user(tmp_path):
+def test_find_spec(tmp_path):
     assert find_spec("vitas-c") == published("vitas-c").spec
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(published("vitas-a").spec.to_dict()))
     assert find_spec(str(path)) == published("vitas-a").spec
-    for word, says in (
+    for argument, message in (
         ("vitas-d", "neither a spec file nor a published network"),
         ("no/such.json", "no such spec file"),
         (str(tmp_path), "neither a spec file"),
     ):
-        with pytest.raises(UserError, match=says) as error:
-            find_spec(word)
-        assert word in str(error.value)
+        with pytest.raises(UserError, match=message) as error:
+            find_spec(argument)
+        assert argument in str(error.value)
     with pytest.raises(UserError, match="no such published network; choose from vitas-a"):
         published("vitas-d")

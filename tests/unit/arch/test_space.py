@@ -1,4 +1,4 @@
-"""Search spaces: the widths of the published ones, validity, extremes, size."""
+"""Search spaces: widths of the published spaces, validation, smallest and largest network, size."""
 
 import itertools
 import math
@@ -25,15 +25,15 @@ def test_the_1g_space_is_the_default():
     assert list(space.gene_sizes[:5]) == [3, 10, 5, 10, 10]
 
 
-def test_number_of_nets_of_the_1g_space():
-    """The paper's space counts each placing of the identities: 30 * 401 ** 16 = 1.3e43; distinct nets are fewer."""
+def test_number_of_networks_of_the_1g_space():
+    """The paper counts every placement of identities: 30 * 401 ** 16 = 1.3e43. There are fewer distinct networks."""
     assert pytest.approx(1.34e43, rel=0.01) == 30 * 401**16
     assert genome.count_subnets(SearchSpace()) == sum(30 * 400**depth for depth in range(1, 17))
 
 
 @settings(max_examples=25, deadline=None)
 @given(spaces(max_depth=2))
-def test_number_of_nets_is_that_of_all_genomes_listed(space):
+def test_number_of_networks_equals_that_of_all_enumerated_genomes(space):
     if math.prod(space.gene_sizes.tolist()) > 20_000:
         return
     rows = itertools.product(*(range(size) for size in space.gene_sizes))
@@ -43,7 +43,7 @@ def test_number_of_nets_is_that_of_all_genomes_listed(space):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_net_costs_between_the_smallest_and_the_largest(data):
+def test_costs_are_between_those_of_the_smallest_and_largest_network(data):
     space = data.draw(spaces())
     rows = data.draw(genomes(space, 50))
     table = genome.width_table(space, rows)
@@ -53,13 +53,13 @@ def test_every_net_costs_between_the_smallest_and_the_largest(data):
 
 
 @given(spaces())
-def test_every_net_of_a_valid_space_can_be_built(space):
+def test_every_network_of_a_valid_space_is_valid(space):
     for qkv, heads, patch in itertools.product(space.qkv_widths, space.num_heads, space.patch_sizes):
         check_spec(SubnetSpec(space.image_size, patch, space.embed_dim, 2, (LayerSpec(heads, qkv, 1),)))
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"patch_sizes": [15]}, "patch_sizes: 15 does not divide image_size 224"),
         ({"patch_sizes": [32, 16]}, "patch_sizes must be positive and strictly increasing"),
@@ -77,13 +77,13 @@ def test_every_net_of_a_valid_space_can_be_built(space):
         ({"num_classes": 1}, "num_classes"),
     ],
 )
-def test_impossible_spaces_are_refused(change, says):
+def test_invalid_spaces_are_errors(change, message):
     with pytest.raises(ValidationError) as error:
         SearchSpace(**change)
-    assert says in first_error(error.value)
+    assert message in first_error(error.value)
 
 
-def test_a_table_of_nets_with_other_image_sizes_is_not_made():
+def test_a_width_table_needs_equal_image_sizes():
     nets = [SubnetSpec(size, 16, 10, 5, (LayerSpec(1, 3, 3),)) for size in (32, 64)]
     with pytest.raises(AssertionError):
         WidthTable.from_specs(nets)

@@ -1,4 +1,4 @@
-"""Specs and spec.json: round trip, canonical form, and a line for every mistake."""
+"""Specs and spec.json: round trip, canonical form, and one-line errors."""
 
 import json
 
@@ -39,17 +39,17 @@ def test_dict_round_trip_is_the_canonical_spec(space_and_spec):
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n.startswith("vitas")])
-def test_imported_nets_keep_their_scale_and_eps(name, tmp_path):
+def test_imported_networks_keep_softmax_scale_and_eps(name, tmp_path):
     spec = published(name, first_release=True).spec
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec.to_dict()))
-    back = read_spec(path)
-    assert back == spec.canonical()
-    assert back.final_norm_eps == 1e-5
-    assert [layer.softmax_scale for layer in back.active] == [layer.softmax_scale for layer in spec.active]
+    read = read_spec(path)
+    assert read == spec.canonical()
+    assert read.final_norm_eps == 1e-5
+    assert [layer.softmax_scale for layer in read.active] == [layer.softmax_scale for layer in spec.active]
 
 
-def test_defaults_are_left_out_and_words_are_those_of_the_contract():
+def test_spec_json_has_fixed_keys_and_no_defaults():
     spec = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), None))
     assert spec.to_dict() == GOOD
     assert spec_from_dict(GOOD) == spec.canonical()
@@ -61,7 +61,7 @@ def layer(**change) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ([], "dictionary"),
         ({}, "image_size: Field required"),
@@ -78,25 +78,29 @@ def layer(**change) -> dict:
         (layer(softmax_scale=float("inf")), "layers.0.softmax_scale: Input should be a finite number"),
     ],
 )
-def test_mistakes_are_one_line_that_names_the_field(data, says, tmp_path):
+def test_errors_are_one_line_with_the_name_of_the_field(data, message, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(data))
     with pytest.raises(UserError) as error:
         read_spec(path)
     line = str(error.value)
-    assert line.startswith(f"{path}: ") and says in line and "\n" not in line
+    assert line.startswith(f"{path}: ") and message in line and "\n" not in line
 
 
-def test_files_that_are_no_spec(tmp_path):
+def test_invalid_spec_files(tmp_path):
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    for path, says in (("a.json", "not a JSON file"), ("b.json", "not a JSON file"), ("c.json", "no such spec file")):
-        with pytest.raises(UserError, match=says):
+    for path, message in (
+        ("a.json", "not a JSON file"),
+        ("b.json", "not a JSON file"),
+        ("c.json", "no such spec file"),
+    ):
+        with pytest.raises(UserError, match=message):
             read_spec(tmp_path / path)
     with pytest.raises(UserError, match="not a JSON file"):
         read_spec(tmp_path)
 
 
-def test_a_file_may_hold_the_spec_under_its_name(tmp_path):
+def test_a_file_may_contain_the_spec_under_a_key(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"score": 0.5, "spec": GOOD}))
     assert read_spec(tmp_path / "best.json") == spec_from_dict(GOOD)

@@ -1,4 +1,4 @@
-"""Which channels a width uses: use counts of every channel, by rule."""
+"""Sharing rules: the channels of each width, and use counts of all channels."""
 
 import pytest
 from hypothesis import given
@@ -11,24 +11,24 @@ EVEN = tuple(range(7, 71, 7))
 WIDTHS = st.sets(st.integers(1, 60), min_size=1, max_size=12).map(lambda s: tuple(sorted(s)))
 
 
-def listed(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
+def channel_list(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
     return [i for run in channel_slices(side, width, widths) for i in range(run.start, run.stop)]
 
 
 @given(WIDTHS, st.sampled_from(["left", "right", "cycle"]))
 def test_a_width_uses_as_many_distinct_channels(widths, side):
     for width in widths:
-        used = listed(side, width, widths)
+        used = channel_list(side, width, widths)
         assert len(used) == len(set(used)) == width
         assert set(used) <= set(range(widths[-1]))
-    assert sorted(listed(side, widths[-1], widths)) == list(range(widths[-1]))
+    assert sorted(channel_list(side, widths[-1], widths)) == list(range(widths[-1]))
 
 
 @given(WIDTHS)
-def test_ordinal_and_bilateral_are_the_ends(widths):
+def test_left_and_right_are_the_first_and_last_channels(widths):
     for width in widths:
-        assert listed("left", width, widths) == list(range(widths[-1]))[:width]
-        assert listed("right", width, widths) == list(range(widths[-1]))[widths[-1] - width :]
+        assert channel_list("left", width, widths) == list(range(widths[-1]))[:width]
+        assert channel_list("right", width, widths) == list(range(widths[-1]))[widths[-1] - width :]
 
 
 def test_ordinal_use_counts_fall_from_ten_to_one():
@@ -46,8 +46,8 @@ def test_cyclic_uses_each_channel_five_or_six_times():
     assert all(len(set(counts[i : i + 7])) == 1 for i in range(0, 70, 7))
 
 
-def test_use_counts_of_the_real_widths():
-    """Rounded widths are not quite even: bilateral stays within one of 11 at every channel, cyclic within 5 and 6."""
+def test_use_counts_of_rounded_widths():
+    """Rounded widths are not evenly spaced: bilateral uses each channel 10 to 12 times, cyclic 4 to 7 times."""
     widths = SearchSpace().embed_widths
     assert widths == (38, 77, 115, 154, 192, 230, 269, 307, 346, 384)
     assert max(use_counts("ordinal", widths)) == 10
@@ -56,7 +56,7 @@ def test_use_counts_of_the_real_widths():
     assert sum(use_counts("cyclic", widths)) == sum(widths)
 
 
-def test_cyclic_starts_where_its_layout_says():
+def test_start_of_cyclic_widths():
     """Width c starts at bin sum(j for j < c) mod 10 and wraps."""
     starts = [channel_slices("cycle", width, EVEN)[0].start // 7 for width in EVEN]
     assert starts == [sum(range(1, c)) % 10 for c in range(1, 11)]
@@ -68,6 +68,6 @@ def test_sides_of_the_rules():
     assert SIDES == {"ordinal": ("left",), "bilateral": ("left", "right"), "cyclic": ("cycle",)}
 
 
-def test_a_width_that_is_none_of_the_widths():
+def test_an_unknown_width_is_an_error():
     with pytest.raises(ValueError):
         channel_slices("cycle", 8, EVEN)

@@ -1,4 +1,4 @@
-"""Each sliced layer against torch's plain layer that holds the sliced weights, chosen by index lists."""
+"""Each elastic layer against the plain layer of torch with the sliced weights, selected by index lists."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ GRID = [(side, i) for side in SIDES for i in (0, 2, 3, 6, 9)]
 
 @pytest.fixture(params=[False, True], ids=["torch", "onednn"], autouse=True)
 def products(request):
-    """With torch's own products and with oneDNN's."""
+    """Run each test with the default products of torch and with oneDNN."""
     with torch.backends.mkldnn.flags(enabled=request.param):
         yield
 
@@ -35,7 +35,7 @@ def fill(module: nn.Module) -> nn.Module:
 
 
 def index(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
-    """The channels in use as a list, counted out by hand."""
+    """Return the active channels as a list, by a second implementation."""
     full = widths[-1]
     if side == "left":
         return list(range(width))
@@ -58,7 +58,7 @@ def plain(rows: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("widths", [SPACE.embed_widths, SearchSpace().embed_widths, (3, 7, 8, 12)])
-def test_channels_are_those_counted_by_hand(side, widths):
+def test_channel_slices_match_the_second_implementation(side, widths):
     for width in widths:
         runs = channel_slices(side, width, widths)
         assert [i for run in runs for i in range(run.start, run.stop)] == index(side, width, widths)
@@ -80,7 +80,7 @@ def test_linear(side, i):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 9, 30), (64, 33, 230), (5, 720, 48)])
-def test_the_plain_linear_is_torchs_with_its_gradients(shape):
+def test_linear_matches_torch_with_gradients(shape):
     *batch, in_, out = shape
     found = []
     for function in (linear, nn.functional.linear):
@@ -89,8 +89,8 @@ def test_the_plain_linear_is_torchs_with_its_gradients(shape):
         x, weight, bias = (torch.randn(s, generator=generator, requires_grad=True) for s in sizes)
         y = function(x, weight, bias)
         found.append((y, *torch.autograd.grad(y.square().sum(), (x, weight, bias))))
-    for ours, torchs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4 * float(torchs.detach().abs().max()))
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
 
 
 @pytest.mark.parametrize(("side", "i"), GRID)
@@ -133,16 +133,16 @@ def test_mlp(side, i):
 @pytest.mark.parametrize(("side", "i"), GRID)
 @pytest.mark.parametrize("mode", [0, 1, 2])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_attention_equals_torchs(side, i, mode, heads):
-    """``nn.MultiheadAttention`` of embedding width a, wrapped in the projections from and to the residual stream."""
+def test_attention_matches_torch(side, i, mode, heads):
+    """Reference: ``nn.MultiheadAttention`` with embed_dim a, between the projections of the residual stream."""
     attn = fill(ElasticAttention(SPACE, mode))
     a, D = SPACE.attn_widths[i], SPACE.embed_widths[9 - i]
     rows, embed = index(side, a, SPACE.attn_widths), index(side, D, SPACE.embed_widths)
-    own = {0: "", 1: "v", 2: "qk"}[mode]
+    private = {0: "", 1: "v", 2: "qk"}[mode]
     x = torch.randn(2, 5, D)
     q, k, v = (
         plain(attn.get_parameter(f"{p}{s}_weight")[rows][:, embed], attn.get_parameter(f"{p}{s}_bias")[rows])(x)
-        for p, s in ((p, heads if p in own else "") for p in "qkv")
+        for p, s in ((p, heads if p in private else "") for p in "qkv")
     )
     reference = nn.MultiheadAttention(a, heads, bias=False, batch_first=True)
     with torch.no_grad():
@@ -154,16 +154,18 @@ def test_attention_equals_torchs(side, i, mode, heads):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_one_run_is_a_view_and_no_copy():
+def test_a_single_slice_is_a_view():
     weight = torch.randn(20, 20)
-    cut = take_slices(weight, channel_slices("right", 10, SPACE.embed_widths), channel_slices("left", 4, SPACE.embed_widths))
+    cut = take_slices(
+        weight, channel_slices("right", 10, SPACE.embed_widths), channel_slices("left", 4, SPACE.embed_widths)
+    )
     assert cut.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("measured", [False, True], ids=["mkl", "onednn"])
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("needs", [False, True])
-def test_gradients_of_sides_are_those_of_torch_whoever_computes_them(measured, gelu, needs, monkeypatch):
+def test_gradients_of_both_sides_match_torch_with_either_library(measured, gelu, needs, monkeypatch):
     monkeypatch.setattr(matmul, "onednn_is_faster", lambda: measured)
     layer, both = fill(ElasticLinear(20, 30)), (0, 10)
     x = torch.randn(4, 3, 12, requires_grad=needs)
@@ -178,7 +180,7 @@ def test_gradients_of_sides_are_those_of_torch_whoever_computes_them(measured, g
                 nn.functional.linear(part, layer.weight[out][:, in_], layer.bias[out])
                 for part, (out,), (in_,) in zip(parts, sides[1], sides[0], strict=True)
             ])  # fmt: skip
-        wanted = [layer.weight, layer.bias, *([x] if needs else [])]
-        found.append((y, *torch.autograd.grad(y.square().sum(), wanted)))
-    for ours, torchs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+        inputs = [layer.weight, layer.bias, *([x] if needs else [])]
+        found.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Supernet and spec to the plain net: what is copied, and what stays shared."""
+"""Extraction of a subnet: weights, spec, precision and independence from the supernet."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def supernet() -> Supernet:
     return supernet.eval()
 
 
-def test_the_extracted_net_is_canonical_and_says_its_spec(supernet):
+def test_the_extracted_network_has_the_canonical_spec(supernet):
     net = extract(supernet, SPEC)
     assert net.spec == SPEC.canonical()
     assert len(net.blocks) == 2
@@ -28,7 +28,7 @@ def test_the_extracted_net_is_canonical_and_says_its_spec(supernet):
     assert extract(supernet.train(), SPEC).training
 
 
-def test_training_the_extracted_net_leaves_the_supernet_alone(supernet):
+def test_training_the_extracted_network_does_not_change_the_supernet(supernet):
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     net = extract(supernet, SPEC)
     with torch.no_grad():
@@ -38,21 +38,21 @@ def test_training_the_extracted_net_leaves_the_supernet_alone(supernet):
     assert all(torch.equal(value, supernet.state_dict()[name]) for name, value in before.items())
 
 
-def test_sides_are_different_nets(supernet):
+def test_sides_are_different_networks(supernet):
     left, right = extract(supernet, SPEC, "left"), extract(supernet, SPEC, "right")
     expected = supernet.blocks[0].mlp.fc1.weight
     assert torch.equal(left.blocks[0].mlp.fc1.weight, expected[:144, :10])
     assert torch.equal(right.blocks[0].mlp.fc1.weight, expected[-144:, -10:])
 
 
-def test_full_width_is_the_same_net_on_both_sides(supernet):
+def test_both_sides_are_equal_at_full_width(supernet):
     spec = SubnetSpec(16, 8, 20, 5, (LayerSpec(1, 60, 1440),))
     images = torch.randn(2, 3, 16, 16)
     left, right = supernet(images, spec)
     assert torch.equal(left, right)
 
 
-def test_the_extracted_net_has_the_supernets_precision(supernet):
+def test_the_extracted_network_has_the_dtype_of_the_supernet(supernet):
     images = torch.randn(2, 3, 16, 16).bfloat16()
     net = extract(supernet.bfloat16(), SPEC)
     assert {weight.dtype for weight in net.parameters()} == {torch.bfloat16}

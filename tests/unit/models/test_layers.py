@@ -1,4 +1,4 @@
-"""What both networks share: patches, attention, drop path, initial weights; against torch and timm."""
+"""Shared functions (patches, attention, drop path, initial weights) against torch and formulas."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_patch_embedding_is_a_convolution(size):
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_attention_is_the_formula(scale):
+def test_attention_matches_the_formula(scale):
     heads, a = 3, 12
     qkv = torch.randn(2, 5, 3 * a)
     out = []
@@ -61,24 +61,24 @@ def test_drop_path_rises_linearly_over_the_layers():
 @pytest.mark.parametrize("make", [lambda: VisionTransformer(SPEC), lambda: Supernet(SearchSpace(depth=2), "ordinal")])
 def test_initial_weights(make, std):
     model = make()
-    init_weights(model, 0, **({} if std == 0.02 else {"std": std}))  # 0.02 is what is not said
+    init_weights(model, 0, **({} if std == 0.02 else {"std": std}))  # 0.02 is the default
     for name, weight in model.named_parameters():
         value = weight.detach()
         if value.ndim == 4:
-            bound = value[0].numel() ** -0.5  # what nn.Conv2d draws within
+            bound = value[0].numel() ** -0.5  # as in nn.Conv2d
             assert value.abs().max() <= bound
             assert value.std() == pytest.approx(bound / 3**0.5, rel=0.05)
         elif value.ndim == 2:
-            wanted = value.shape[1] ** -0.5 if std is None else std
-            assert value.mean().abs() < 0.075 * wanted, name
-            assert value.std() == pytest.approx(wanted, rel=0.04), name
+            expected = value.shape[1] ** -0.5 if std is None else std
+            assert value.mean().abs() < 0.075 * expected, name
+            assert value.std() == pytest.approx(expected, rel=0.04), name
         elif "norm" in name and name.endswith("weight"):
             assert (value == 1).all()
         else:  # biases, class token, position embedding
             assert (value == 0).all(), name
 
 
-def test_plain_net_has_the_same_initial_weights_whatever_came_before():
+def test_initial_weights_do_not_depend_on_order_or_global_random_state():
     first, second = VisionTransformer(SPEC), VisionTransformer(SPEC)
     init_weights(first, seed=5)
     torch.randn(3)
@@ -87,7 +87,7 @@ def test_plain_net_has_the_same_initial_weights_whatever_came_before():
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
-def test_parameters_of_one_shape_do_not_get_the_same_values():
+def test_parameters_of_the_same_shape_get_different_values():
     model = VisionTransformer(SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),) * 2))
     init_weights(model, seed=0)
     for (name, a), b in zip(model.blocks[0].named_parameters(), model.blocks[1].parameters(), strict=True):
@@ -95,11 +95,11 @@ def test_parameters_of_one_shape_do_not_get_the_same_values():
             assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()) < 0.1, name
 
 
-@pytest.mark.parametrize("piece", [1, 60, 2**20])  # one head, two heads, all at once
+@pytest.mark.parametrize("chunk", [1, 60, 2**20])  # one head, two heads, all at once
 @pytest.mark.parametrize("queries", [1, 5])
-def test_attention_of_bf16_on_cpus_is_the_formula(piece, queries, monkeypatch):
-    """Output and gradients against float64's, as near as bf16's 8 bits allow."""
-    monkeypatch.setattr(layers._Bf16Attention, "CHUNK_ELEMENTS", piece)
+def test_bf16_attention_on_cpus_matches_float64(chunk, queries, monkeypatch):
+    """Output and gradients, within the precision of bf16's 8 bits."""
+    monkeypatch.setattr(layers._Bf16Attention, "CHUNK_ELEMENTS", chunk)
     heads, a = 3, 12
     q, k, v = (torch.randn(2, n, a, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (queries, 6, 7))
     v = v[:, :6]
@@ -116,7 +116,7 @@ def test_attention_of_bf16_on_cpus_is_the_formula(piece, queries, monkeypatch):
 
 @pytest.mark.parametrize("width", [1, 3, 5, 9, 16, 21, 30])  # of a head
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_attention_of_narrow_and_odd_heads_is_the_formula_with_its_gradients(width, scale):
+def test_attention_of_narrow_and_odd_heads_matches_the_formula_with_gradients(width, scale):
     found = []
     for formula in (False, True):
         generator = torch.Generator().manual_seed(0)
@@ -128,5 +128,5 @@ def test_attention_of_narrow_and_odd_heads_is_the_formula_with_its_gradients(wid
         else:
             y = attend(q, k, v, 3, scale)
         found.append((y, *torch.autograd.grad(y.square().sum(), (q, k, v))))
-    for ours, plain in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Which library multiplies matrices."""
+"""Matrix products of oneDNN and MKL, and the choice between them."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from vitas_ds.models import matmul
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
-def test_the_choice_for_gradients_is_the_same_on_a_busy_machine():
-    """A run that goes on has to choose as before, or it loses its bits."""
+def test_the_library_for_gradients_is_the_same_on_a_busy_machine():
+    """Otherwise, a resumed run would not be bitwise equal."""
     choose = matmul.onednn_is_faster.__wrapped__
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
     try:
@@ -25,7 +25,7 @@ def test_the_choice_for_gradients_is_the_same_on_a_busy_machine():
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_are_torchs(gradient, transposed):
+def test_products_match_torch(gradient, transposed):
     a, b, bias = torch.randn(7, 12), torch.randn(5, 12).T, torch.randn(5)
     b = b if transposed else b.contiguous()
     torch.testing.assert_close(matmul.product(a, b, bias, gradient=gradient), a @ b + bias)

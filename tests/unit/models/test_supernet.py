@@ -1,4 +1,4 @@
-"""The supernet: executed cost, exact extraction, gradients of the used slices alone, private parts."""
+"""The supernet: executed MACs, exact extraction, gradients of the used slices only, private attention."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ SMALL = SearchSpace(
 
 
 def make(space: SearchSpace, rule: str = "ordinal", mode: int = 2, seed: int = 0) -> Supernet:
-    """A supernet whose every value is random, biases too, so that no term vanishes."""
+    """Return a supernet with random values everywhere, including biases: no term vanishes."""
     supernet = Supernet(space, rule, mode)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -40,15 +40,18 @@ def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
 
 
 def same_on_any_cpu(together: torch.Tensor, alone: torch.Tensor, sides: int) -> None:
-    """A side beside another begins elsewhere in memory. With widths that keep no 64 bytes, as these tests draw them,
-    MKL's attention has another last bit there on some CPUs, for torch's own nets too."""
+    """Check that a side computed together with others equals the side computed alone.
+
+    Together, the side starts at another memory address. For widths that are not multiples of 64 bytes, as drawn here,
+    the last bit of MKL's attention depends on the address on some CPUs, also for the plain networks of torch.
+    """
     if sides == 1:
         assert torch.equal(together, alone)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def executed_macs(model: torch.nn.Module, *inputs) -> int:
-    """What torch's counter saw, halved; the math backend is the one whose attention it counts on a CPU."""
+    """Return half the FLOPs that torch counts. On a CPU, it counts attention only with the math backend."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*inputs)
     assert counter.get_total_flops() % 2 == 0
@@ -57,7 +60,7 @@ def executed_macs(model: torch.nn.Module, *inputs) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
-def test_executed_macs_are_encoded_macs_on_every_side(space_and_spec, rule, mode):
+def test_executed_macs_equal_the_cost_on_every_side(space_and_spec, rule, mode):
     space, spec = space_and_spec
     supernet, x = make(space, rule, mode), images(space, 1)
     for side in supernet.sides:
@@ -67,7 +70,7 @@ def test_executed_macs_are_encoded_macs_on_every_side(space_and_spec, rule, mode
     assert spec_macs(genome.decode(space, genome.encode(space, spec))) == spec_macs(spec)
 
 
-def test_an_identity_layer_does_not_move_the_widths_of_later_layers():
+def test_an_identity_does_not_shift_the_widths_of_later_layers():
     a, b, c = LayerSpec(1, 6, 3), LayerSpec(2, 60, 30), LayerSpec(2, 24, 27)
     for layers in ((None, b, c), (a, None, c), (a, b, None), (None, None, c)):
         spec = SubnetSpec(16, 4, 10, 5, layers)
@@ -80,7 +83,7 @@ def test_an_identity_layer_does_not_move_the_widths_of_later_layers():
 
 @settings(max_examples=60, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES), st.integers(0, 99))
-def test_supernet_equals_the_extracted_net_exactly(space_and_spec, rule, mode, seed):
+def test_supernet_and_extracted_network_are_bitwise_equal(space_and_spec, rule, mode, seed):
     space, spec = space_and_spec
     supernet, x = make(space, rule, mode, seed), images(space)
     with torch.no_grad():
@@ -94,7 +97,7 @@ def test_supernet_equals_the_extracted_net_exactly(space_and_spec, rule, mode, s
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_supernet_equals_the_extracted_net_exactly_at_full_size(rule):
+def test_supernet_and_extracted_network_are_bitwise_equal_at_full_size(rule):
     space = SearchSpace(depth=2)
     supernet = make(space, rule)
     spec = SubnetSpec(224, 32, 230, 1000, (LayerSpec(12, 1008, 720), LayerSpec(16, 432, 1296)))
@@ -105,10 +108,9 @@ def test_supernet_equals_the_extracted_net_exactly_at_full_size(rule):
 
 
 def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, torch.Tensor]:
-    """Which elements of each parameter a spec uses: those whose value shows up in the extracted net.
+    """Return a mask of each parameter: the elements whose values appear in the extracted network.
 
-    Every element carries its own number, so that this asks nothing of the code under test but the extraction,
-    which is proven by the logits.
+    Every element has a unique value. This relies only on the extraction, which the equality of logits verifies.
     """
     total = 0
     saved = [p.detach().clone() for p in supernet.parameters()]
@@ -129,7 +131,7 @@ def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, 
 
 @settings(max_examples=60, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
-def test_gradients_reach_exactly_the_used_slices(space_and_spec, rule, mode):
+def test_gradients_are_nonzero_in_the_used_slices_only(space_and_spec, rule, mode):
     space, spec = space_and_spec
     supernet, x = make(space, rule, mode), images(space, 3)
     for side in supernet.sides:
@@ -143,16 +145,16 @@ def test_gradients_reach_exactly_the_used_slices(space_and_spec, rule, mode):
             assert used[name].any(), name
             assert (weight.grad[~used[name]] == 0).all(), name
         units = supernet.units()
-        with_grad = {unit for unit, group in units.items() if any(p.grad is not None for p in group)}
-        assert with_grad == supernet.units_used(spec)
-        for unit in with_grad:
+        units_with_grad = {unit for unit, group in units.items() if any(p.grad is not None for p in group)}
+        assert units_with_grad == supernet.units_used(spec)
+        for unit in units_with_grad:
             assert all(p.grad is not None for p in units[unit]), unit
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_used_element_gets_a_gradient(rule, mode):
-    """Smooth logits of random weights: no gradient vanishes but that of k's bias, which softmax cancels."""
+    """No gradient of a smooth network with random weights is 0, except that of k's bias, which softmax cancels."""
     spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
     supernet = make(SMALL, rule, mode).double()
     for side in supernet.sides:
@@ -165,19 +167,19 @@ def test_every_used_element_gets_a_gradient(rule, mode):
 
 
 @pytest.mark.parametrize("patch", [14, 16, 32])
-def test_each_stem_learns_when_its_patch_size_is_used(patch):
+def test_only_the_stem_of_the_patch_size_gets_gradients(patch):
     space = SearchSpace(depth=1)
     supernet = make(space)
     spec = SubnetSpec(224, patch, 38, 1000, (LayerSpec(3, 144, 144),))
     supernet(images(space, 1), spec).square().sum().backward()
     for size in space.patch_sizes:
         for name, weight in supernet.stems[f"patch{size}"].named_parameters():
-            learns = weight.grad is not None and weight.grad.abs().sum() > 0
-            assert learns == (size == patch), (size, name)
+            has_gradient = weight.grad is not None and weight.grad.abs().sum() > 0
+            assert has_gradient == (size == patch), (size, name)
 
 
 def test_tokens_have_positions():
-    """Exchanging two patches must change the logits; with one embedding for all tokens it would not."""
+    """Swapping patches changes the logits, but not if all tokens have the same position embedding."""
     spec = SubnetSpec(16, 8, 20, 5, (LayerSpec(2, 60, 30),))
     supernet, x = make(SMALL), images(SMALL)
     swapped = torch.cat([x[:, :, 8:], x[:, :, :8]], 2)
@@ -199,8 +201,8 @@ def test_units_cover_every_parameter_once(space, rule, mode):
 
 
 @pytest.mark.parametrize(("mode", "private"), [(0, ""), (1, "v"), (2, "qk")])
-def test_private_parts_are_private(mode, private):
-    """Changing what one head count has for itself changes its logits and no other head count's."""
+def test_private_attention_belongs_to_one_head_count(mode, private):
+    """Changing a private weight changes the logits of its head count only."""
     one, two = (SubnetSpec(16, 8, 20, 5, (LayerSpec(h, 60, 30),)) for h in (1, 2))
     x = images(SMALL)
     for part in "qkv":
@@ -226,8 +228,8 @@ def test_class_token_and_positions_are_private_to_a_patch_size():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_row_is_q_or_k_or_v_at_every_width(rule):
-    """The values of q's weight appear in the q rows of every extracted net and in no k or v row; so for k and v."""
+def test_a_row_belongs_to_one_of_q_k_v_at_every_width(rule):
+    """The values of q's weight appear in the q rows of every extracted network only, likewise k and v."""
     supernet = make(SMALL, rule, mode=0)
     attn = supernet.blocks[0].attn
     with torch.no_grad():
@@ -240,18 +242,18 @@ def test_a_row_is_q_or_k_or_v_at_every_width(rule):
             assert torch.equal(rows, torch.arange(3.0).repeat_interleave(qkv_dim // 3)[:, None].expand(-1, 10))
 
 
-def test_softmax_scale_is_the_head_width_for_every_head_count():
-    """The scale that a spec may name differs from head_dim ** -0.5, the default, in what it computes."""
+def test_softmax_scale_defaults_to_head_dim_and_can_be_set():
+    """The default is head_dim ** -0.5. Another scale in the spec changes the logits."""
     for heads in (1, 2):
         spec = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30),))
-        written = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30, softmax_scale=(20 / heads) ** -0.5),))
+        explicit = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30, softmax_scale=(20 / heads) ** -0.5),))
         other = SubnetSpec(16, 8, 20, 5, (LayerSpec(heads, 60, 30, softmax_scale=20**-0.5 * 3),))
         supernet, x = make(SMALL), images(SMALL)
-        torch.testing.assert_close(supernet(x, spec), supernet(x, written), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(supernet(x, spec), supernet(x, explicit), rtol=1e-6, atol=1e-6)
         assert not torch.allclose(supernet(x, spec), supernet(x, other), atol=1e-4)
 
 
-def test_recomputed_blocks_give_the_same_gradients():
+def test_grad_checkpointing_gives_equal_gradients():
     spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
     grads = []
     for recompute in (False, True):
@@ -263,10 +265,10 @@ def test_recomputed_blocks_give_the_same_gradients():
     assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
 
 
-def test_initial_weights_depend_on_seed_and_name_alone():
+def test_initial_weights_depend_on_seed_and_name_only():
     reference = Supernet(SMALL, "ordinal")
     init_weights(reference, seed=3)
-    torch.manual_seed(99)  # another rank, another history
+    torch.manual_seed(99)  # another rank with another random state
     torch.randn(7)
     reordered = Supernet(SMALL, "cyclic")
     reordered._modules = dict(reversed(reordered._modules.items()))
@@ -281,8 +283,8 @@ def test_initial_weights_depend_on_seed_and_name_alone():
 
 @settings(max_examples=40, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
-def test_class_token_only_is_the_same_net_for_fewer_macs(space_and_spec, rule, mode):
-    """The last layer's q, attention, projection and MLP of the patches are left out, counted here by hand."""
+def test_class_token_only_gives_equal_logits_with_fewer_macs(space_and_spec, rule, mode):
+    """It skips q, attention, projection and MLP of the last layer for the patches; their MACs are counted by hand."""
     space, spec = space_and_spec
     supernet, x = make(space, rule, mode), images(space)
     with torch.no_grad():
@@ -295,14 +297,14 @@ def test_class_token_only_is_the_same_net_for_fewer_macs(space_and_spec, rule, m
             assert torch.equal(extract(supernet, spec, side)(x), alone)
             same_on_any_cpu(together, alone, len(supernet.sides))
     last, patches = spec.active[-1], spec.num_patches
-    left_out = 2 * spec.embed_dim * (last.attn_dim + last.mlp_dim) + 2 * (patches + 1) * last.attn_dim
-    saved = patches * left_out
+    per_patch = 2 * spec.embed_dim * (last.attn_dim + last.mlp_dim) + 2 * (patches + 1) * last.attn_dim
+    saved = patches * per_patch
     assert executed_macs(supernet, x[:1], spec) == len(supernet.sides) * (spec_macs(spec) - saved)
     assert executed_macs(extract(supernet, spec), x[:1]) == spec_macs(spec) - saved
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_class_token_only_has_the_same_gradients(rule):
+def test_class_token_only_gives_equal_gradients(rule):
     spec = SubnetSpec(16, 4, 10, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 42, 21)))
     grads = []
     for class_token_only in (False, True):
@@ -317,16 +319,16 @@ def test_class_token_only_has_the_same_gradients(rule):
 
 @settings(max_examples=40, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES))
-def test_gradients_are_those_of_the_extracted_nets(space_and_spec, rule, mode):
-    """All sides at once: each parameter's gradient is the sum of those of the plain nets that autograd computes."""
+def test_gradients_are_the_sum_over_the_extracted_networks(space_and_spec, rule, mode):
+    """All sides at once: the gradient of a parameter is the sum of the gradients of the plain networks of all sides."""
     space, spec = space_and_spec
     supernet, x = make(space, rule, mode).double(), images(space, 3).double()
     supernet(x, spec).square().sum().backward()
     found = {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}
     supernet.zero_grad()
     for side in supernet.sides:
-        cut = subnet_state_dict(supernet, spec, side)
-        loss = torch.func.functional_call(extract(supernet, spec, side), cut, x).square().sum()
+        tensors = subnet_state_dict(supernet, spec, side)
+        loss = torch.func.functional_call(extract(supernet, spec, side), tensors, x).square().sum()
         loss.backward()
     for name, p in supernet.named_parameters():
         assert (p.grad is None) == (name not in found), name

@@ -21,14 +21,14 @@ COSTS: Costs = {
 """The counted costs. A search may add ``latency``: the predicted picoseconds of a batch (``search.latency``)."""
 
 PS_PER_SECOND = 10**12
-MAX_LATENCY = 1000 * PS_PER_SECOND  # stands for no upper bound
+MAX_LATENCY = 1000 * PS_PER_SECOND  # means no upper bound
 
 Budget = dict[str, tuple[int, int]]
 """Smallest and largest allowed value of each bounded cost, both inclusive."""
 
 
 def from_config(search: config.Search, costs: Costs = COSTS) -> Budget:
-    """Return the budget of the ``search`` section: the bounds on those of ``costs`` that the section limits."""
+    """Return the budget of the ``search`` section. Costs without a bound in the section are absent."""
     bounds = {name: getattr(search, name) for name in costs if name != "latency"}
     budget = {name: (math.ceil(pair[0]), math.floor(pair[1])) for name, pair in bounds.items() if pair is not None}
     if "latency" in costs and search.seconds is not None:

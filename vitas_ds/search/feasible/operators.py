@@ -22,7 +22,7 @@ def key(row: np.ndarray) -> bytes:
 
 
 def new_rows(genomes: np.ndarray, seen: Set[bytes]) -> np.ndarray:
-    """Return the indices of the rows that are not in ``seen`` and do not repeat an earlier row."""
+    """Return the indices of rows not in ``seen``, without repeats of an earlier row."""
     first: dict[bytes, int] = {}
     for i, row in enumerate(genomes):
         first.setdefault(key(row), i)
@@ -132,7 +132,7 @@ def _depth(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
 
 
 def _add_missing_layers(space: SearchSpace, genomes: np.ndarray, rng: np.random.Generator) -> None:
-    """Fill canonical genomes that are too shallow with random layers up to ``min_layers``, in place."""
+    """Fill too shallow canonical genomes with random layers up to ``min_layers``, in place."""
     if space.layout == "cell":
         return
     identity = len(space.num_heads)
@@ -143,7 +143,7 @@ def _add_missing_layers(space: SearchSpace, genomes: np.ndarray, rng: np.random.
 
 
 def _rebuild(feasible: FeasibleSet, genomes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw feasible networks with the stem, depth and sums of widths that are closest to those of ``genomes``."""
+    """Draw feasible networks whose stem, depth and sums of widths are closest to those of ``genomes``."""
     space = feasible.space
     table, depth = genome.width_table(space, genomes), _depth(space, genomes)
     A, M = table.qkv_dim.sum(1) // 3, table.mlp_dim.sum(1)

@@ -231,7 +231,7 @@ def _closest(
 
 
 def _empty_message(closest: FeasibleSet) -> str:
-    """Format the error for an empty set from the single row that is closest to the budget."""
+    """Format the error for an empty set, whose only row is the one closest to the budget."""
     row = np.zeros(1, np.int64)
     values = {name: closest.cost(name, row, closest.start)[0] for name in closest.budget}
     costs = ", ".join(f"{name} {budgets.format_cost(name, value)}" for name, value in values.items())

@@ -74,7 +74,7 @@ def calibrate(
         path: File of the fitted predictor (``run.supernet_latency`` or ``run.search_latency``).
         device: The device to measure on.
         budget: Measure networks within this budget, spread evenly. It must not bound the latency itself.
-        any_device: Accept a predictor that was fitted on another device. For stages that measure nothing later.
+        any_device: Accept a predictor fitted on another device. For stages without later measurements.
 
     Raises:
         UserError: The saved predictor has another device, software version, batch size or precision.
@@ -107,7 +107,7 @@ def calibrate(
 
 
 def _read(path: Path, required: dict[str, Any]) -> dict[str, Any] | None:
-    """Read a saved predictor and check its setting; None if there is no file."""
+    """Read a saved predictor and check its setting; None without a file."""
     try:
         saved = json.loads(path.read_text())
         setting = saved["setting"]

@@ -1,4 +1,4 @@
-"""Latencies: measured on this machine, kept by setting, predicted on nets that were held out."""
+"""Measured latencies, the cache by setting, and the error of predictions on held-out networks."""
 
 import time
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 NETS = [sampling.draw(SearchSpace(), 0, step, 0.5) for step in range(60)]
 
 
-def test_a_larger_net_takes_longer():
+def test_a_larger_network_takes_longer():
     small, large = (genome.decode(SMALL, end(SMALL)) for end in (genome.smallest, genome.largest))
     assert macs(WidthTable.from_specs([large]))[0] > 40 * macs(WidthTable.from_specs([small]))[0]
     assert measure_latency(large, CPU, 16, "fp32", 10) > 2 * measure_latency(small, CPU, 16, "fp32", 10)
@@ -31,37 +31,40 @@ def test_outliers_are_dropped():
     assert drop_outliers(np.ones(5)).tolist() == [1] * 5
 
 
-def test_what_is_measured_is_kept_by_setting(tmp_path):
-    path, asked = tmp_path / "cache" / "latency.jsonl", []
+def test_the_cache_is_separate_for_each_setting(tmp_path):
+    path, measured = tmp_path / "cache" / "latency.jsonl", []
 
     def clock(spec):
-        asked.append(spec)
+        measured.append(spec)
         return time.perf_counter()
 
-    where = current_setting(CPU, 1, "fp32")
-    first = LatencyCache(path, where, clock).measure(NETS[:5])
+    setting = current_setting(CPU, 1, "fp32")
+    first = LatencyCache(path, setting, clock).measure(NETS[:5])
     with path.open("a") as file:
-        file.write('{"spec": {"ima')  # killed as it wrote
-    again = LatencyCache(path, where, clock)
-    assert again.measure(NETS[:5]).tolist() == first.tolist() and len(asked) == 5
-    assert again.measure(NETS[:6])[:5].tolist() == first.tolist() and len(asked) == 6
-    assert LatencyCache(path, where, clock).measure(NETS[:6]).tolist() == again.measure(NETS[:6]).tolist() and len(asked) == 6
-    for other in (current_setting(CPU, 2, "fp32"), current_setting(CPU, 1, "bf16"), where | {"torch": "other"}):
+        file.write('{"spec": {"ima')  # killed while writing
+    again = LatencyCache(path, setting, clock)
+    assert again.measure(NETS[:5]).tolist() == first.tolist() and len(measured) == 5
+    assert again.measure(NETS[:6])[:5].tolist() == first.tolist() and len(measured) == 6
+    assert (
+        LatencyCache(path, setting, clock).measure(NETS[:6]).tolist() == again.measure(NETS[:6]).tolist()
+        and len(measured) == 6
+    )
+    for other in (current_setting(CPU, 2, "fp32"), current_setting(CPU, 1, "bf16"), setting | {"torch": "other"}):
         LatencyCache(path, other, clock).measure(NETS[:1])
-    assert len(asked) == 9
+    assert len(measured) == 9
 
 
-def test_identity_positions_do_not_count_and_layers_add_up():
+def test_identities_take_no_time_and_layers_add_up():
     predictor = LatencyPredictor(np.arange(1.0, 11), 0, 1)
     padded, plain = WidthTable.from_specs(NETS), [WidthTable.from_specs([net.canonical()]) for net in NETS]
-    assert predictor(padded) == pytest.approx(np.concatenate([predictor(one) for one in plain]))
+    assert predictor(padded) == pytest.approx(np.concatenate([predictor(table) for table in plain]))
     layers = predictor.layer_seconds(padded)
     assert (layers[padded.num_heads == 0] == 0).all() and (layers[padded.num_heads > 0] > 0).all()
     matrix_products = layer_features(padded)[..., 1:4].sum(2)
     assert (matrix_products == layer_macs(padded)).all()
 
 
-def test_additive_latencies_are_found_again():
+def test_the_fit_recovers_additive_latencies():
     table, rng = WidthTable.from_specs(NETS), np.random.default_rng(0)
     true = LatencyPredictor(np.array([2e-4, 1e-12, 3e-12, 3e-5, 2e-12, 1e-12, 4e-12, 1e-10, 2e-10, 1e-11]), 0, 1)
     exact = fit_predictor(NETS, true(table))
@@ -72,19 +75,23 @@ def test_additive_latencies_are_found_again():
     assert (abs(noisy(others) / true(others) - 1)).mean() < 0.04
 
 
-def test_too_few_nets_are_told():
+def test_too_few_networks_are_an_error():
     with pytest.raises(UserError, match="needs at least 12 measured networks"):
         fit_predictor(NETS[:11], np.ones(11))
 
 
 @pytest.mark.slow
-def test_the_error_on_real_nets_is_small():
-    """48 nets of a laptop-sized space; a machine that is busy with other work cannot tell."""
+def test_the_error_on_measured_networks_is_small():
+    """48 networks of a small space. Skipped on a busy machine, whose measurements are too noisy."""
     space = SearchSpace(image_size=64, patch_sizes=(8, 16), embed_dim=192, depth=6, num_classes=100)
     nets = [sampling.draw(space, 0, step, 0.3) for step in range(48)]
     first, second = (np.array([measure_latency(net, CPU, 8, "fp32", 9, 1) for net in nets]) for _ in range(2))
     if abs(first / second - 1).mean() > 0.1:
-        pytest.skip(f"two measurements of a net differ by {abs(first / second - 1).mean():.0%}: the machine is busy")
+        pytest.skip(
+            f"two measurements of a network differ by {abs(first / second - 1).mean():.0%}: the machine is busy"
+        )
     predictor = fit_predictor(nets, np.minimum(first, second))
-    print(f"mean relative error {predictor.error:.3f}, rank correlation {predictor.correlation:.3f} on held-out nets")
+    print(
+        f"mean relative error {predictor.error:.3f}, rank correlation {predictor.correlation:.3f} on held-out networks"
+    )
     assert predictor.correlation > 0.9 and predictor.error < 0.15
