@@ -1,7 +1,7 @@
 """Functions of the supernet and the plain network: patches, attention, drop path, seeded initial weights."""
 # B batch, C = 3 image channels, H height, W width, p patch_size, N tokens (class token first), n = N - 1 patches
 # D embed_dim, h num_heads, d head_dim, a = h * d = qkv_dim / 3, M query tokens (N, or 1 for the class token)
-# f padded head_dim, X heads of one chunk
+# f padded head_dim, X chunk of the B * h heads
 
 from __future__ import annotations
 
