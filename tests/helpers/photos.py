@@ -1,4 +1,4 @@
-"""Helpers of the data tests: parts of real photographs, ranks without a process group, the first batches."""
+"""Helpers of the data tests: crops of real photographs, ranks without a process group, the first batches."""
 
 import itertools
 
@@ -12,13 +12,13 @@ from vitas_ds.distributed.comm import Ranks
 SIZES = [(500, 375), (375, 500), (333, 501), (640, 427), (97, 113), (300, 300), (257, 1000), (64, 48)]
 
 
-def alone(rank: int = 0, world_size: int = 1) -> Ranks:
-    """Rank ``rank`` of a job on the CPU."""
+def cpu_rank(rank: int = 0, world_size: int = 1) -> Ranks:
+    """Return rank ``rank`` of a job on the CPU."""
     return Ranks(rank, world_size, rank, torch.device("cpu"))
 
 
-def crop_of_photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A random part of a real photograph, scaled to the size asked for."""
+def photo_crop(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Return a random crop of a real photograph, resized to ``width`` x ``height``."""
     photos = load_sample_images().images
     photo = Image.fromarray(photos[rng.integers(len(photos))])
     left, top = rng.integers(0, 200), rng.integers(0, 150)
@@ -26,7 +26,7 @@ def crop_of_photograph(rng: np.random.Generator, width: int, height: int) -> Ima
 
 
 def take(batches, count):
-    """The first ``count`` batches as (images, labels, ids); the pipeline is closed."""
+    """Return the first ``count`` batches as (images, labels, ids) and close the pipeline."""
     taken = [(b.images, b.labels, b.ids) for b in itertools.islice(batches, count)]
     batches.close()
     return taken

@@ -1,7 +1,7 @@
-"""Images from folders or tar shards to batches, with NVIDIA DALI on GPUs and CPUs.
+"""Load images from folders or tar shards as batches, with NVIDIA DALI on GPUs and CPUs.
 
-``read_folder`` returns an ``ImageSet``; ``train_batches`` and ``eval_batches`` yield ``Batch`` objects. Only ``dali``
-imports DALI.
+``read_folder`` returns an ``ImageSet``; ``train_batches`` and ``eval_batches`` yield ``Batch`` objects. Only the
+modules ``dali``, ``dali_crop`` and ``dali_augment`` import DALI.
 
 May import: errors, config, distributed.
 """

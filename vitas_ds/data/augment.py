@@ -1,9 +1,12 @@
-"""The random numbers of augmentation, drawn in numpy, so that a batch is a pure function of (seed, step).
+"""Random numbers of augmentation, drawn with numpy. A batch is a pure function of (seed, step).
 
-The pixels are worked on in the DALI graph (``dali.py``), which has no randomness of its own. Only RandomErasing, which
-follows normalisation, is here whole. Each image of the run has a slot, ``step * global_batch + place``, and its draws
-are row ``slot`` of one endless Philox table: it comes out the same on any rank, and after any resume.
+The DALI graph (``dali.py``) transforms the pixels and has no randomness of its own. RandomErasing runs after
+normalisation and is implemented here completely.
+
+Each training image of a run has a slot, ``step * global_batch + position``. Its random numbers are row ``slot`` of an
+endless Philox table, so they do not depend on the number of ranks or on where a run was resumed.
 """
+# n images, B batch, H and W height and width in pixels
 
 from __future__ import annotations
 
@@ -16,26 +19,26 @@ from torch import Tensor
 
 from vitas_ds.config import Augment
 
-AUGMENT = 0xA06  # tag of the random stream, Philox's second key
-COLUMNS = 64  # uniform draws of a slot; a multiple of the 4 that a step of Philox's counter gives
-TRIES = 10  # of RandomResizedCrop and RandomErasing to find a box that fits
+AUGMENT = 0xA06  # tag of the random stream: the second word of Philox's key
+COLUMNS = 64  # uniform numbers per slot; a multiple of 4, because one step of Philox's counter yields 4
+TRIES = 10  # attempts of RandomResizedCrop and RandomErasing to find a box that fits
 
-# Operations of rand-m9-mstd0.5-inc1 in timm's order; 0 is reserved for "not applied"
+# Operations of rand-m9-mstd0.5-inc1 in timm's order; 0 means that no operation is applied.
 AUTO_CONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOR = range(1, 9)
 CONTRAST, BRIGHTNESS, SHARPNESS, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = range(9, 16)
-LAYERS = 2  # operations of RandAugment on an image
+LAYERS = 2  # RandAugment operations per image
 
 Draws = dict[str, np.ndarray]
 
 
 def uniforms(seed: int, first: int, count: int) -> np.ndarray:
-    """Rows [count, COLUMNS] of the run's table of uniform numbers in [0, 1), from slot ``first`` on."""
+    """Return rows ``first`` to ``first + count`` of the run's table: [count, COLUMNS] uniform numbers in [0, 1)."""
     bits = np.random.Philox(key=np.array([seed, AUGMENT], dtype=np.uint64), counter=first * COLUMNS // 4)
     return np.random.Generator(bits).random((count, COLUMNS))
 
 
 def draw(augment: Augment, image_size: int, seed: int, first: int, count: int) -> Draws:
-    """What the DALI graph needs for the images in slots ``first ... first + count``, an array [count, ...] a name."""
+    """Draw the inputs of the DALI graph for slots ``first`` to ``first + count``: arrays [count, ...] by name."""
     u = uniforms(seed, first, count)
     draws = _crop(augment, u[:, :22]) | {"flip": (u[:, 22] < augment.hflip).astype(np.int32)}
     if augment.color_jitter:
@@ -47,7 +50,7 @@ def draw(augment: Augment, image_size: int, seed: int, first: int, count: int) -
 
 
 def _crop(augment: Augment, u: np.ndarray) -> Draws:
-    """RandomResizedCrop: sides of the tries in units of sqrt(area of the image), and the place in [0, 1)."""
+    """RandomResizedCrop: box sides of each attempt in units of sqrt(H * W), and the box position in [0, 1)."""
     area = augment.scale[0] + (augment.scale[1] - augment.scale[0]) * u[:, :TRIES]
     low, high = np.log(augment.ratio)
     ratio = np.exp(low + (high - low) * u[:, TRIES : 2 * TRIES])
@@ -55,7 +58,7 @@ def _crop(augment: Augment, u: np.ndarray) -> Draws:
 
 
 def _jitter(strength: float, u: np.ndarray) -> Draws:
-    """ColorJitter: factors [n, 3] of brightness, contrast and saturation, and the order [n, 3] they come in."""
+    """ColorJitter: factors [n, 3] of brightness, contrast and saturation, and the order [n, 3] of the three."""
     low = max(0.0, 1 - strength)
     orders = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], dtype=np.int32)
     order = orders[(u[:, 3] * 6).astype(int)]
@@ -65,9 +68,10 @@ def _jitter(strength: float, u: np.ndarray) -> Draws:
 
 
 def _rand_augment(u: np.ndarray, image_size: int, layer: int) -> Draws:
-    """One operation an image: its number (0: none), its argument and, for the geometric ones, the matrix [n, 6].
+    """One operation per image: its number (0: none), its argument and, if geometric, its matrix.
 
-    As timm's: any of 15 with replacement, applied with probability 0.5, magnitude normal(9, 0.5) within [0, 10].
+    Follows timm: one of 15 operations with replacement, applied with probability 0.5, with a magnitude drawn from
+    normal(9, 0.5) and clipped to [0, 10].
     """
     chosen = 1 + (u[:, 0] * 15).astype(np.int32)
     normal = np.sqrt(-2 * np.log1p(-u[:, 2])) * np.cos(2 * math.pi * u[:, 3])
@@ -82,7 +86,7 @@ def _rand_augment(u: np.ndarray, image_size: int, layer: int) -> Draws:
 
 
 def op_value(op: np.ndarray, level: np.ndarray, signed: np.ndarray) -> np.ndarray:
-    """Argument [n] float32 of each operation at a level in [0, 1]; ``signed`` is +level or -level."""
+    """Return the argument [n] float32 of each operation for a level in [0, 1]; ``signed`` is +level or -level."""
     posterize_mask = 256 - 2.0 ** (8 - (4 - np.floor(level * 4)))  # keep 4 - int(4 level) bits
     enhance = np.maximum(0.1, 1 + 0.9 * signed)
     value = np.zeros(len(op))
@@ -93,16 +97,16 @@ def op_value(op: np.ndarray, level: np.ndarray, signed: np.ndarray) -> np.ndarra
 
 
 def op_matrix(op: np.ndarray, signed: np.ndarray, image_size: int) -> np.ndarray:
-    """Matrix [n, 2, 3] float32 from destination to source of the geometric operations; identity for the others.
+    """Return the destination-to-source matrices [n, 2, 3] float32 of geometric operations; identity for all others.
 
-    Up to 30 degrees about the centre, a shear of 0.3, a shift of 0.45 of the side.
+    The full level is a rotation by 30 degrees about the centre, a shear of 0.3, or a shift by 0.45 of the image size.
     """
     matrix = np.zeros((len(op), 2, 3))
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1
     angle = -np.radians(30 * signed)
     cos, sin, centre = np.cos(angle), np.sin(angle), image_size / 2
-    turn = np.stack([cos, sin, centre * (1 - cos - sin), -sin, cos, centre * (1 + sin - cos)], axis=1)
-    matrix = np.where((op == ROTATE)[:, None, None], turn.reshape(-1, 2, 3), matrix)
+    rotation = np.stack([cos, sin, centre * (1 - cos - sin), -sin, cos, centre * (1 + sin - cos)], axis=1)
+    matrix = np.where((op == ROTATE)[:, None, None], rotation.reshape(-1, 2, 3), matrix)
     matrix[:, 0, 1] += np.where(op == SHEAR_X, 0.3 * signed, 0)
     matrix[:, 1, 0] += np.where(op == SHEAR_Y, 0.3 * signed, 0)
     matrix[:, 0, 2] += np.where(op == TRANSLATE_X, 0.45 * signed * image_size, 0)
@@ -111,26 +115,26 @@ def op_matrix(op: np.ndarray, signed: np.ndarray, image_size: int) -> np.ndarray
 
 
 def erase_boxes(probability: float, image_size: int, seed: int, first: int, count: int) -> np.ndarray:
-    """RandomErasing's boxes [count, 4] int64 (top, left, height, width; zeros: none), as timm draws them.
+    """Draw the boxes of RandomErasing as timm does: [count, 4] int64 (top, left, height, width), zeros for no box.
 
-    Area 2 % to a third of the image, aspect 0.3 to 1 / 0.3 (arXiv 1708.04896).
+    The area is 2 % to a third of the image, the aspect ratio 0.3 to 1 / 0.3 (arXiv 1708.04896).
     """
     u = uniforms(seed, first, count)[:, 23:46]
     area = image_size**2 * (0.02 + (1 / 3 - 0.02) * u[:, 1 : 1 + TRIES])
     aspect = np.exp(math.log(0.3) + 2 * math.log(1 / 0.3) * u[:, 1 + TRIES : 1 + 2 * TRIES])
     height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
     fits = (height < image_size) & (width < image_size)
-    pick = np.arange(count), fits.argmax(axis=1)
-    size = np.stack([height[pick], width[pick]], axis=1)
-    at = np.floor(u[:, 21:23] * (image_size - size + 1))
+    first_fit = np.arange(count), fits.argmax(axis=1)
+    size = np.stack([height[first_fit], width[first_fit]], axis=1)
+    corner = np.floor(u[:, 21:23] * (image_size - size + 1))
     applied = (u[:, 0] < probability) & fits.any(axis=1)
-    return (np.concatenate([at, size], axis=1) * applied[:, None]).astype(np.int64)
+    return (np.concatenate([corner, size], axis=1) * applied[:, None]).astype(np.int64)
 
 
 def erase(images: Tensor, boxes: np.ndarray, seed: int, slots: Sequence[int]) -> None:
-    """Fill ``boxes`` [B, 4] of the normalised ``images`` [B, 3, H, W] in place with noise of mean 0 and deviation 1.
+    """Fill ``boxes`` [B, 4] of the normalised ``images`` [B, 3, H, W] in place with standard normal noise.
 
-    The noise is a function of (seed, slot) and of the device's kind.
+    The noise is a function of seed, slot and device type.
     """
     generator = torch.Generator(images.device)
     for i in np.flatnonzero(boxes[:, 2]).tolist():

@@ -1,5 +1,5 @@
-"""Search images, decoded once: uint8 in each rank's memory, on its device, or in one file that ranks map."""
-# n images
+"""Cache of decoded search images: uint8 in each rank's memory, on its device, or in a file that the ranks map."""
+# n images, H and W height and width in pixels
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 
 
-def decoded(images: ImageSet, data: Data, image_size: int, ranks: Ranks, folder: Path) -> Tensor:
-    """All images as ``decode_all`` gives them, uint8 [n, 3, H, W], where ``data.cache`` says. All ranks call it.
+def decode_cached(images: ImageSet, data: Data, image_size: int, ranks: Ranks, folder: Path) -> Tensor:
+    """Decode all images and keep them according to ``data.cache``. All ranks must call this function.
 
-    ``file`` keeps them in ``folder``, which all ranks see: rank 0 decodes, the others map the same pages. A later
-    search of the same images finds the file.
+    With ``data.cache=file``, rank 0 decodes into a file in ``folder``, which all ranks can read, and the ranks map the
+    same pages. A later search of the same images reuses the file.
+
+    Returns:
+        Pixels [n, 3, H, W] uint8, as from ``decode_all``.
 
     Raises:
-        UserError: the memory, the device's or the disk does not suffice, or an unreadable image, named.
+        UserError: There is not enough memory, device memory or disk space, or an image cannot be read.
     """
     shape = (len(images), 3, image_size, image_size)
     if data.cache == "device" and ranks.device.type == "cuda":
@@ -40,22 +43,22 @@ def decoded(images: ImageSet, data: Data, image_size: int, ranks: Ranks, folder:
 def _check_room(shape: tuple[int, ...], free: int, where: str) -> None:
     needed = torch.Size(shape).numel()
     if needed > free:
-        raise UserError(f"{where} has {free / 2**30:.1f} GiB free, the decoded search images take "
-                        f"{needed / 2**30:.1f} GiB; lower data.search_per_class, or another data.cache")  # fmt: skip
+        raise UserError(f"{where} has {free / 2**30:.1f} GiB free, but the decoded search images need "
+                        f"{needed / 2**30:.1f} GiB; lower data.search_per_class or change data.cache")  # fmt: skip
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
-    count = torch.Size(shape).numel()
-    return torch.from_file(str(path), shared=True, size=count, dtype=torch.uint8).view(shape)
+    size = torch.Size(shape).numel()
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8).view(shape)
 
 
 def _write(path: Path, shape: tuple[int, ...], images: ImageSet, data: Data, ranks: Ranks) -> None:
-    """Whole or absent: aside, then renamed."""
+    """Write the file atomically: decode into a temporary file, then rename it."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a page for which the disk has no room ends the process when it is written
+    # check the disk first: a write to a mapped page kills the process (SIGBUS) if the disk is full
     _check_room(shape, shutil.disk_usage(path.parent).free, f"data.cache=file: the disk of {path.parent}")
-    aside = path.with_name(f".{path.name}.tmp")
-    decode_all(images, data, shape[-1], ranks, out=_map(aside, shape))
-    aside.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    decode_all(images, data, shape[-1], ranks, out=_map(temporary, shape))
+    temporary.replace(path)

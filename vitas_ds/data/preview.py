@@ -1,4 +1,5 @@
-"""What the network sees, for a person: a grid of images with their labels."""
+"""Image grids: show the input of the network with its labels."""
+# B batch, C classes, H and W height and width in pixels
 
 from __future__ import annotations
 
@@ -9,18 +10,23 @@ import numpy as np
 from torch import Tensor
 
 from vitas_ds.config import Data
-from vitas_ds.data.sources import in_one_line
+from vitas_ds.data.sources import printable
 
 
-def grid(
+def save_grid(
     images: Tensor, labels: Tensor, classes: Sequence[str], path: str | Path, data: Data, columns: int = 8
 ) -> None:
-    """Write normalised ``images`` [B, 3, H, W] as a PNG, ``columns`` in a row, each below its class's name.
+    """Write a batch as a PNG, each image with its class name as the title.
 
     Args:
-        labels: [B] classes, or [B, C] soft targets, of which the two largest are named with their shares.
+        images: Normalised images [B, 3, H, W].
+        labels: Classes [B], or soft targets [B, C]: the two largest are shown with their weights.
+        classes: Class names.
+        path: The PNG file to write.
+        data: Source of the mean and standard deviation of the normalisation.
+        columns: Images per row.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, no global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display and changes no global state
     from matplotlib.figure import Figure
 
     mean, std = np.array(data.mean), np.array(data.std)
@@ -28,17 +34,18 @@ def grid(
     rows = -(-len(pixels) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, image in enumerate(pixels):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for i, image in enumerate(pixels):
+        axes = figure.add_subplot(rows, columns, i + 1)
         axes.imshow(image.clip(0, 1), interpolation="nearest")
-        axes.set_title(_title(labels[place], classes), fontsize=7, parse_math=False)
+        # class names may contain "$", which must not be parsed as a formula
+        axes.set_title(_title(labels[i], classes), fontsize=7, parse_math=False)
         axes.set_axis_off()
     figure.savefig(path, format="png", dpi=100)
 
 
 def _title(label: Tensor, classes: Sequence[str]) -> str:
     if label.ndim == 0:
-        return in_one_line(classes[int(label)])
-    shares, order = label.sort(descending=True)
-    names = [in_one_line(classes[int(i)]) for i in order[:2]]
-    return "\n".join(f"{name} {float(share):.0%}" for name, share in zip(names, shares[:2], strict=True))
+        return printable(classes[int(label)])
+    weights, order = label.sort(descending=True)
+    names = [printable(classes[int(i)]) for i in order[:2]]
+    return "\n".join(f"{name} {float(weight):.0%}" for name, weight in zip(names, weights[:2], strict=True))

@@ -1,4 +1,4 @@
-"""Which image comes when: a pure function of (seed, step), the same for any number of ranks, without state."""
+"""Order of the images: a pure function of (seed, step), without state and independent of the number of ranks."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from functools import lru_cache
 
 import numpy as np
 
-ORDER = 0x0D3  # tag of the random stream that shuffles
+ORDER = 0x0D3  # tag of the random stream of the shuffle
 
 
 def steps_per_epoch(n: int, views: int, global_batch: int) -> int:
-    """Optimizer steps of an epoch: ``n // global_batch``, the last incomplete batch is dropped.
+    """Return the optimizer steps of an epoch, ``n // global_batch``: the last incomplete batch is dropped.
 
-    With ``views`` > 1 an epoch is as long as without (as in DeiT, arXiv 2012.12877, 6): it shows 1 / views of the
-    images, each ``views`` times, and ``views`` epochs in a row show each image. 0 where there are too few images.
+    ``views`` does not change the length of an epoch (as in DeiT, arXiv 2012.12877, section 6). With ``views`` > 1 an
+    epoch shows 1 / ``views`` of the images, each ``views`` times; ``views`` consecutive epochs show every image. The
+    result is 0 if there are fewer images than a global batch.
     """
     return n // global_batch
 
 
 @lru_cache(maxsize=4)
-def _shuffled(n: int, seed: int, turn: int) -> np.ndarray:
-    return np.random.default_rng([seed, ORDER, turn]).permutation(n)
+def _shuffled(n: int, seed: int, cycle: int) -> np.ndarray:
+    return np.random.default_rng([seed, ORDER, cycle]).permutation(n)
 
 
 def batch_ids(n: int, views: int, global_batch: int, seed: int, step: int) -> np.ndarray:
-    """Indices [global_batch] of the images of global step ``step``.
+    """Return the image indices [global_batch] of global step ``step``.
 
-    A full permutation serves ``views`` epochs. Each image stands in it ``views`` times in a row, so that its views
-    meet in one batch, spread over it so that they meet on different ranks and mixing does not pair them.
+    One permutation serves a cycle of ``views`` epochs. The views of an image share a batch (or two, if ``views`` does
+    not divide ``global_batch``), but are spread over it: they reach different ranks, and mixing does not pair them.
     """
     steps = steps_per_epoch(n, views, global_batch)
-    turn, step_of_turn = divmod(step, steps * views)
-    slots = np.arange(step_of_turn * global_batch, (step_of_turn + 1) * global_batch)
+    cycle, step_of_cycle = divmod(step, steps * views)
+    slots = np.arange(step_of_cycle * global_batch, (step_of_cycle + 1) * global_batch)
     slots = np.concatenate([slots[first::views] for first in range(views)])
-    return _shuffled(n, seed, turn)[slots // views]
+    return _shuffled(n, seed, cycle)[slots // views]
 
 
-def share(total: int, rank: int, world_size: int) -> slice:
-    """The part of ``total`` items that is a rank's: contiguous, sizes differ by 1 at most, empty where too few."""
+def rank_slice(total: int, rank: int, world_size: int) -> slice:
+    """Return a rank's contiguous part of ``total`` items. Sizes differ by at most 1; some are 0 if items are few."""
     return slice(total * rank // world_size, total * (rank + 1) // world_size)

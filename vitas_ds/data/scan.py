@@ -1,9 +1,9 @@
-"""Finding images that cannot be read, before a training meets them.
+"""Find unreadable images before training.
 
-The first look reads a file's bytes and walks the structure of the format, at more than 10,000 files a second and core.
-It sees what is empty, cut off, not an image, or damaged so that the structure breaks. What looks odd is decoded.
-Damage that leaves the structure whole, such as some changed bytes, is seen by ``decode=True`` alone, which decodes
-everything, at some hundred files a second and core; what the decoder itself does not notice, nobody does.
+The fast check reads the bytes of a file and walks the structure of its format, at more than 10,000 files per second
+and core. It finds files that are empty, truncated, not images, or damaged in their structure. Suspicious files are
+decoded. Damage that keeps the structure intact, such as a few changed bytes, is only found with ``decode=True``, which
+decodes every file, at some hundred files per second and core. Damage that the decoder does not report is never found.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,39 +24,50 @@ from vitas_ds.data.shards import read_shard, shards_of
 from vitas_ds.data.sources import SUFFIXES
 from vitas_ds.errors import UserError
 
-Item = tuple[str, str, int, int]  # path, and for an image in a shard the shard, offset and size
-CHUNK = 500  # files that a worker takes at once
-LOOK_CLOSER = "look closer"
-MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in coded data; 0xFF00 is a byte 0xFF, D0 ... D7 are restarts
-SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # may stand between the scans of a JPEG
+CHUNK = 500  # files per task of a worker
+SUSPICIOUS = "suspicious"  # result of the fast check: decode the file to find out
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in coded data 0xFF00 is the byte 0xFF, and D0 ... D7 are restarts
+SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # allowed between the scans of a JPEG
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-BYTES = np.uint64(0x0101010101010101)  # times b: a word of 8 bytes b
+BYTES = np.uint64(0x0101010101010101)  # times b: a word with 8 bytes b
+
+
+class ImageFile(NamedTuple):
+    """An image to check: a file, or a member of a shard."""
+
+    path: str  # of a member: shard.tar/member.jpg
+    shard: str = ""  # path of the shard; empty for a file
+    offset: int = 0
+    size: int = 0
 
 
 def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
          progress: Callable[[int, int], None] | None = None) -> list[tuple[str, str]]:  # fmt: skip
-    """Absolute path and what is wrong with it, for each image below ``root`` that cannot be read.
-
-    An image in a tar shard is called ``shard.tar/member.jpg``; a shard that is no whole tar file, or has samples that a
-    training could not use, is named itself.
+    """Check all images below ``root``.
 
     Args:
-        threads: worker processes; 0: one a core.
-        decode: decode every file: slower, and finds more damage.
-        progress: called with the files done and the files in all.
+        root: Folder of images or of tar shards.
+        threads: Number of worker processes; 0: one per core.
+        decode: Decode every file. This is slower and finds more damage.
+        progress: Called with the number of checked files and the number of all files.
+
+    Returns:
+        Absolute path and reason for each unreadable image. An image of a tar shard is named ``shard.tar/member.jpg``.
+        A shard is listed itself if it is not a complete tar file or contains invalid samples.
 
     Raises:
-        UserError: no such folder, or no image in it.
+        UserError: The folder does not exist or contains no images.
     """
-    files, bad = _files(os.path.abspath(root))
+    files, bad = _list_files(os.path.abspath(root))
     if not files and not bad:
         missing = not os.path.isdir(root)
         raise UserError(f"{os.fspath(root)}: " + ("no such folder" if missing else f"no file in {' '.join(SUFFIXES)}"))
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     workers = min(threads or len(os.sched_getaffinity(0)), len(chunks) or 1)
     done = 0
+    # spawn: a forked child would inherit the locks of this process's threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for chunk, found in zip(chunks, pool.map(_check_items, chunks, [decode] * len(chunks)), strict=True):
+        for chunk, found in zip(chunks, pool.map(_check_files, chunks, [decode] * len(chunks)), strict=True):
             bad += found
             done += len(chunk)
             if progress:
@@ -63,21 +75,21 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     return bad
 
 
-def _files(root: str) -> tuple[list[Item], list[tuple[str, str]]]:
-    """All images below ``root``, or of the tar shards in it, which a training reads where there are no folders.
+def _list_files(root: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
+    """List the images below ``root``, and the unreadable shards with the reason.
 
-    And the shards that cannot be read, with the reason.
+    As in training, tar shards are read if ``root`` contains no folders.
     """
     found = []
     if os.path.isdir(root) and shards_of(root) and not any(entry.is_dir() for entry in os.scandir(root)):
-        return _in_shards(root)
+        return _list_shards(root)
     for folder, _, names in os.walk(root, followlinks=True):
-        found += [(os.path.join(folder, name), "", 0, 0) for name in names if name.lower().endswith(SUFFIXES)]
+        found += [ImageFile(os.path.join(folder, name)) for name in names if name.lower().endswith(SUFFIXES)]
     return sorted(found), []
 
 
-def _in_shards(root: str) -> tuple[list[Item], list[tuple[str, str]]]:
-    found: list[Item] = []
+def _list_shards(root: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
+    found: list[ImageFile] = []
     bad = []
     for shard in shards_of(root):
         path = os.path.join(root, shard)
@@ -86,49 +98,48 @@ def _in_shards(root: str) -> tuple[list[Item], list[tuple[str, str]]]:
         except UserError as error:
             bad.append((path, str(error).removeprefix(f"{path}: ")))
             continue
-        found += [(os.path.join(root, name), path, *span) for name, _, span in images]
+        found += [ImageFile(os.path.join(root, name), path, *span) for name, _, span in images]
     return sorted(found), bad
 
 
-def _read(item: Item) -> bytes:
-    path, shard, offset, size = item
-    with open(shard or path, "rb") as file:
-        file.seek(offset)
-        return file.read(size) if shard else file.read()
+def _read(file: ImageFile) -> bytes:
+    with open(file.shard or file.path, "rb") as stream:
+        stream.seek(file.offset)
+        return stream.read(file.size) if file.shard else stream.read()
 
 
-def _check_items(items: list[Item], decode: bool) -> list[tuple[str, str]]:
-    reasons = [check_file(item) for item in items]
-    closer = [i for i, why in enumerate(reasons) if why == LOOK_CLOSER or (decode and why is None)]
-    for i, reason in zip(closer, decode_each(items[i] for i in closer), strict=True):
+def _check_files(files: list[ImageFile], decode: bool) -> list[tuple[str, str]]:
+    reasons = [check_file(file) for file in files]
+    to_decode = [i for i, reason in enumerate(reasons) if reason == SUSPICIOUS or (decode and reason is None)]
+    for i, reason in zip(to_decode, decode_errors(files[i] for i in to_decode), strict=True):
         reasons[i] = reason
-    return [(item[0], reason) for item, reason in zip(items, reasons, strict=True) if reason]
+    return [(file.path, reason) for file, reason in zip(files, reasons, strict=True) if reason]
 
 
-def check_file(item: Item) -> str | None:
-    """:func:`check` of an image's bytes, or why they cannot be read."""
+def check_file(file: ImageFile) -> str | None:
+    """Return the result of ``check`` for a file, or the reason why it cannot be opened."""
     try:
-        return check(_read(item))
+        return check(_read(file))
     except OSError as error:
         return error.strerror or str(error)
 
 
 def check(content: bytes) -> str | None:
-    """What is wrong with an encoded image by its structure; None: nothing; LOOK_CLOSER: only decoding can tell."""
+    """Check the structure of an encoded image; return the problem, None, or SUSPICIOUS if it has to be decoded."""
     if not content:
         return "empty"
     if content.startswith(b"\xff\xd8"):
         return _check_jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return _check_png(content)
-    return LOOK_CLOSER
+    return SUSPICIOUS
 
 
 def _check_jpeg(content: bytes) -> str | None:
     at, frame, end = 2, False, len(content)
     while True:  # the header: segments of a marker and a length
         if at + 4 > end:
-            return "cut off in the header"
+            return "truncated in the header"
         marker = content[at + 1]
         if content[at] != 0xFF or marker < 0xC0:
             return "damaged header"
@@ -140,27 +151,27 @@ def _check_jpeg(content: bytes) -> str | None:
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker == 0xDA:
             break
-    return _check_coded(content, at) if frame else "damaged header: no frame"
+    return _check_coded_data(content, at) if frame else "damaged header: no frame"
 
 
-def _check_coded(content: bytes, at: int) -> str | None:
-    """The coded data of a JPEG from ``at`` on, to the end marker."""
-    odd = _has_run(content, at)
+def _check_coded_data(content: bytes, at: int) -> str | None:
+    """Check the coded data of a JPEG from byte ``at`` to the end marker."""
+    suspicious = _has_constant_word(content, at)
     while found := MARKER.search(content, at):
         at, marker = found.end(), content[found.end() - 1]
         if marker == 0xD9:
-            return LOOK_CLOSER if odd or at < len(content) else None
-        if marker == 0xFF:  # fill bytes may stand before a marker; in data they are damage
-            at, odd = at - 1, True
+            return SUSPICIOUS if suspicious or at < len(content) else None
+        if marker == 0xFF:  # fill bytes are allowed before a marker; in the data they are damage
+            at, suspicious = at - 1, True
         elif marker in SEGMENTS:
             at += int.from_bytes(content[at : at + 2], "big")
         else:
             return f"damaged: stray marker 0x{marker:02X} at byte {at - 2}"
-    return "cut off: no end marker"
+    return "truncated: no end marker"
 
 
-def _has_run(content: bytes, at: int) -> bool:
-    """Whether one byte fills a word, as in a lost disk block; coded pictures hardly do that, except of one colour."""
+def _has_constant_word(content: bytes, at: int) -> bool:
+    """Whether 8 aligned bytes are equal, as in a lost disk block. This is rare in coded images of several colours."""
     words = np.frombuffer(content, np.uint64, (len(content) - at) // 8, at)
     return bool((words == (words & np.uint64(0xFF)) * BYTES).any())
 
@@ -173,37 +184,41 @@ def _check_png(content: bytes) -> str | None:
         if stop + 4 > len(content):
             break
         if zlib.crc32(memoryview(content)[at + 4 : stop]) != int.from_bytes(content[stop : stop + 4], "big"):
-            return f"damaged: checksum of a chunk at byte {at}"
+            return f"damaged: wrong checksum of the chunk at byte {at}"
         if kind == b"IEND":
             return None
         at = stop + 4
-    return "cut off: no end chunk"
+    return "truncated: no end chunk"
 
 
-def decode_each(items: Iterable[Item]) -> list[str | None]:
-    """What the decoder says against each image, errors and warnings; None: nothing."""
-    items = list(items)
-    if not items:
+def decode_errors(files: Iterable[ImageFile]) -> list[str | None]:
+    """Decode each image and return the decoder's first error or warning, or None."""
+    files = list(files)
+    if not files:
         return []
-    from vitas_ds.data import dali  # not above: most workers do without, and start faster
+    from vitas_ds.data import dali  # not at the top: most workers do not need DALI and start faster without it
 
     reasons: list[str | None] = []
-    with _stderr() as said:
-        inputs = ({"bytes": [np.frombuffer(_read(item), np.uint8)]} for item in items)
+    with _captured_stderr() as read_new:
+        inputs = ({"bytes": [np.frombuffer(_read(file), np.uint8)]} for file in files)
         for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1)), inputs, "bytes"):
-            words = said()
-            reasons.append(None if readable and not words else f"not decodable: {words or 'unknown format'}")
+            message = read_new()
+            reasons.append(None if readable and not message else f"not decodable: {message or 'unknown format'}")
     return reasons
 
 
 @contextmanager
-def _stderr() -> Iterator[Callable[[], str]]:
-    """What C libraries write to this process's stderr: a function that gives what came since its last call."""
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Capture the stderr of this process, including that of C libraries.
+
+    Yields:
+        A function that returns the first line written since its last call, without prefixes.
+    """
     before = os.dup(2)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
 
-        def said() -> str:
+        def read_new() -> str:
             text = os.pread(file.fileno(), 4096, 0).decode(errors="replace")
             os.ftruncate(file.fileno(), 0)
             os.lseek(file.fileno(), 0, os.SEEK_SET)
@@ -211,7 +226,7 @@ def _stderr() -> Iterator[Callable[[], str]]:
             return re.sub(r"^(\[[^]]*\]\s*|global \S+ )*", "", first)[:100]
 
         try:
-            yield said
+            yield read_new
         finally:
             os.dup2(before, 2)
             os.close(before)

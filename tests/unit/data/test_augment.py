@@ -1,4 +1,4 @@
-"""Augmentation, operation by operation, against timm and torchvision on Pillow images; tolerances are of 255."""
+"""Compare each operation of the augmentation with timm and torchvision on Pillow images. Tolerances are of 255."""
 
 import numpy as np
 import pytest
@@ -10,19 +10,19 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as tv
 
-from tests.helpers.photos import alone, crop_of_photograph, take
+from tests.helpers.photos import cpu_rank, photo_crop, take
 from vitas_ds.config import Augment
 from vitas_ds.data import augment as aug
-from vitas_ds.data import dali, loader
+from vitas_ds.data import dali_augment, dali_crop, loader
 from vitas_ds.data.sources import read_folder
 
 SIZE = 224
-FILL = (124, 116, 104)  # timm's create_transform: the mean as a colour
-RECIPE = dali.Recipe(SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PHOTOS = [crop_of_photograph(np.random.default_rng(i), SIZE, SIZE) for i in range(6)]
+MEAN = (0.485, 0.456, 0.406)
+FILL = (124, 116, 104)  # the mean colour, as in timm's create_transform
+PHOTOS = [photo_crop(np.random.default_rng(i), SIZE, SIZE) for i in range(6)]
 NAMES = dict(enumerate(timm_aug._RAND_INCREASING_TRANSFORMS, start=1))
 GEOMETRIC = (aug.ROTATE, aug.SHEAR_X, aug.SHEAR_Y, aug.TRANSLATE_X, aug.TRANSLATE_Y)
-# mean and largest difference
+# limits of the mean and of the largest difference
 TOLERANCE = {
     aug.AUTO_CONTRAST: (0.1, 1), aug.EQUALIZE: (0.6, 1), aug.SHARPNESS: (0.6, 3),
     aug.COLOR: (0.05, 1), aug.CONTRAST: (0.05, 1), aug.BRIGHTNESS: (0.05, 1), **dict.fromkeys(GEOMETRIC, (0.6, 3)),
@@ -30,8 +30,7 @@ TOLERANCE = {
 
 
 def run_graph(function, photos, inputs):
-    """Outputs of ``function(image, *inputs)``, a graph, on Pillow images; ``inputs`` are arrays of one row an image."""
-
+    """Run the graph ``function(image, *inputs)`` on Pillow images; ``inputs`` are arrays with one row per image."""
     sources = [[np.asarray(photo) for photo in photos], *(list(rows) for rows, _ in inputs)]
     kinds = [types.UINT8, *(kind for _, kind in inputs)]
     ndims = [3, *(rows.ndim - 1 for rows, _ in inputs)]
@@ -45,22 +44,22 @@ def run_graph(function, photos, inputs):
     return [np.asarray(out.at(i)).astype(int) for i in range(len(photos))]
 
 
-def ours(op, level, sign):
-    """Each photograph after operation ``op`` at a level in [0, 1] with a sign."""
+def apply_ours(op, level, sign):
+    """Apply operation ``op`` to each photograph, at a level in [0, 1] with a sign."""
     ops = np.full(len(PHOTOS), op, dtype=np.int32)
     levels = np.full(len(PHOTOS), level)
     inputs = [
         (ops, types.INT32), (aug.op_value(ops, levels, sign * levels), types.FLOAT),
         (aug.op_matrix(ops, sign * levels, SIZE), types.FLOAT),
     ]  # fmt: skip
-    return run_graph(lambda *nodes: dali._rand_augment(*nodes, RECIPE), PHOTOS, inputs)
+    return run_graph(lambda *nodes: dali_augment.rand_augment(*nodes, MEAN), PHOTOS, inputs)
 
 
-def timms(op, level, sign, monkeypatch):
+def apply_timm(op, level, sign, monkeypatch):
     monkeypatch.setattr(timm_aug, "_randomly_negate", lambda value: sign * value)
     level_fn = timm_aug.LEVEL_TO_ARG[NAMES[op]]
     args = level_fn(10 * level, {}) if level_fn else ()
-    if op == aug.POSTERIZE:  # timm's crashes at random with Pillow 13
+    if op == aug.POSTERIZE:  # timm's function crashes at random with Pillow 13
         return [np.asarray(p) & (256 - 2 ** (8 - args[0])) for p in PHOTOS]
     function = timm_aug.NAME_TO_OP[NAMES[op]]
     return [np.asarray(function(p, *args, fillcolor=FILL, resample=Image.Resampling.BILINEAR)) for p in PHOTOS]
@@ -69,25 +68,27 @@ def timms(op, level, sign, monkeypatch):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("level", [0.75, 0.9, 1.0])
 @pytest.mark.parametrize("op", NAMES, ids=NAMES.values())
-def test_operation_is_timms(op, level, sign, monkeypatch):
+def test_operation_equals_timm(op, level, sign, monkeypatch):
     mean_limit, limit = TOLERANCE.get(op, (0, 0))
-    for mine, theirs, photo in zip(ours(op, level, sign), timms(op, level, sign, monkeypatch), PHOTOS, strict=True):
+    for mine, theirs, photo in zip(
+        apply_ours(op, level, sign), apply_timm(op, level, sign, monkeypatch), PHOTOS, strict=True
+    ):
         difference = np.abs(mine - theirs)
-        if op == aug.SHARPNESS:  # Pillow leaves the border of one pixel alone
+        if op == aug.SHARPNESS:  # Pillow does not change the outermost pixels
             difference = difference[1:-1, 1:-1]
         assert difference.mean() <= mean_limit, f"mean {difference.mean():.3f}, largest {difference.max()}"
         assert difference.max() <= limit
         assert (mine != np.asarray(photo)).mean() > 0.2 or op in (aug.AUTO_CONTRAST, aug.EQUALIZE)
 
 
-def test_no_operation_leaves_the_image():
-    for mine, photo in zip(ours(0, 0.9, 1), PHOTOS, strict=True):
+def test_op_0_keeps_the_image():
+    for mine, photo in zip(apply_ours(0, 0.9, 1), PHOTOS, strict=True):
         assert (mine == np.asarray(photo)).all()
 
 
-def test_auto_contrast_of_one_colour_leaves_it():
+def test_auto_contrast_keeps_a_constant_image():
     flat = [Image.new("RGB", (SIZE, SIZE), (7, 0, 255))]
-    (out,) = run_graph(lambda image: dali._auto_contrast(image), flat, [])
+    (out,) = run_graph(dali_augment.auto_contrast, flat, [])
     assert (out == np.asarray(flat[0])).all()
 
 
@@ -95,18 +96,18 @@ def test_auto_contrast_of_one_colour_leaves_it():
     ("op", "function"), [(0, tv.adjust_brightness), (1, tv.adjust_contrast), (2, tv.adjust_saturation)]
 )
 @pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
-def test_colour_jitter_is_torchvisions(op, function, factor):
+def test_color_jitter_equals_torchvision(op, function, factor):
     n = len(PHOTOS)
     inputs = [(np.full(n, op, np.int32), types.INT32), (np.full(n, factor, np.float32), types.FLOAT)]
-    for mine, photo in zip(run_graph(dali._jitter, PHOTOS, inputs), PHOTOS, strict=True):
+    for mine, photo in zip(run_graph(dali_augment.jitter, PHOTOS, inputs), PHOTOS, strict=True):
         assert np.abs(mine - np.asarray(function(photo, factor))).max() <= 1
 
 
-def test_rand_augment_draws_as_timm():
+def test_rand_augment_is_distributed_as_in_timm():
     draws = aug._rand_augment(aug.uniforms(0, 0, 150_000)[:, 46:51], 224, 0)
     op, value = draws["op0"], draws["value0"]
     assert np.bincount(op, minlength=16) / len(op) == pytest.approx([0.5] + [0.5 / 15] * 15, abs=0.002)
-    solarize = 256 - value[op == aug.SOLARIZE]  # int(25.6 magnitude): the magnitude to 1 / 25.6
+    solarize = 256 - value[op == aug.SOLARIZE]  # int(25.6 * magnitude): known to 1 / 25.6
     magnitude = solarize / 25.6
     expected = np.clip(np.random.default_rng(0).normal(9, 0.5, 10**6), 0, 10)
     assert magnitude.mean() + 0.5 / 25.6 == pytest.approx(expected.mean(), abs=0.03)
@@ -115,7 +116,7 @@ def test_rand_augment_draws_as_timm():
     assert (colour > 1).mean() == pytest.approx(0.5, abs=0.03) and colour.min() >= np.float32(0.1)
 
 
-def test_layers_are_drawn_apart():
+def test_layers_are_independent():
     draws = aug.draw(Augment(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.4), 224, 0, 0, 20_000)
     both = (draws["op0"] > 0) & (draws["op1"] > 0)
     assert both.mean() == pytest.approx(0.25, abs=0.015)
@@ -128,7 +129,7 @@ def test_layers_are_drawn_apart():
 
 
 def plain_crop(draws, row, height, width, ratio):
-    """torchvision's RandomResizedCrop.get_params with the same draws, as a loop."""
+    """Compute torchvision's RandomResizedCrop.get_params from the same draws, as a loop."""
     side = (height * width) ** 0.5
     for h_factor, w_factor in zip(draws["crop_h"][row], draws["crop_w"][row], strict=True):
         h, w = round(h_factor * side), round(w_factor * side)
@@ -141,11 +142,11 @@ def plain_crop(draws, row, height, width, ratio):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (1.0, 1.0)])
-def test_weak_recipe_is_torchvisions(tree, data, scale, threads):
-    """Crop, bicubic resize and flip are those of v2 on uint8 pixels to the last bit, with the same boxes."""
+def test_weak_recipe_equals_torchvision(tree, data, scale, threads):
+    """Crop, bicubic resize and flip equal v2 on uint8 pixels bitwise, for the same boxes."""
     images, augment = read_folder(tree), Augment(scale=scale, random_erasing=0)
     threaded = data.model_copy(update={"threads": threads})
-    batches = loader.train_batches(images, threaded, augment, SIZE, 7, 3, 0, alone())
+    batches = loader.train_batches(images, threaded, augment, SIZE, 7, 3, 0, cpu_rank())
     for step, (pixels, _, ids) in enumerate(take(batches, 6)):
         draws = aug.draw(augment, SIZE, 3, 7 * step, 7)
         for row, i in enumerate(ids.tolist()):
@@ -157,17 +158,17 @@ def test_weak_recipe_is_torchvisions(tree, data, scale, threads):
 
 
 @pytest.mark.parametrize("size", [(224, 224), (500, 375), (330, 97), (61, 64), (640, 200)])
-def test_resize_of_a_gpu_is_torchvisions(size):
-    """The operator that training on a GPU takes, here run on the CPU, against v2 on float pixels."""
-    photos = [crop_of_photograph(np.random.default_rng(i), *size) for i in range(3)]
-    for mine, photo in zip(run_graph(lambda image: dali._squeeze(image, SIZE), photos, []), photos, strict=True):
+def test_gpu_resize_is_close_to_torchvision(size):
+    """Compare the resize operator of GPU training, run on the CPU, with v2 on float pixels."""
+    photos = [photo_crop(np.random.default_rng(i), *size) for i in range(3)]
+    for mine, photo in zip(run_graph(lambda image: dali_crop.resize(image, SIZE), photos, []), photos, strict=True):
         image = v2.functional.pil_to_tensor(photo).float()
         theirs = v2.functional.resize(image, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True).clamp(0, 255)
-        difference = np.abs(mine - theirs.permute(1, 2, 0).numpy())[3:-3, 3:-3]  # DALI goes on beyond the edge
+        difference = np.abs(mine - theirs.permute(1, 2, 0).numpy())[3:-3, 3:-3]  # DALI repeats the border pixels
         assert difference.mean() < 0.4 and (difference > 1).mean() < 0.02
 
 
-def test_crops_are_distributed_as_torchvisions():
+def test_crops_are_distributed_as_in_torchvision():
     augment, height, width = Augment(), 300, 400
     draws = aug.draw(augment, 224, 0, 0, 4000)
     mine = np.array([plain_crop(draws, row, height, width, augment.ratio) for row in range(4000)])
@@ -182,23 +183,23 @@ def test_crops_are_distributed_as_torchvisions():
         )
 
 
-def test_erasing_is_distributed_as_timms():
+def test_erasing_is_distributed_as_in_timm():
     boxes = aug.erase_boxes(0.25, 64, 0, 0, 20_000)
     erased = boxes[boxes[:, 2] > 0]
     assert len(erased) / len(boxes) == pytest.approx(0.25, abs=0.01)
     assert (erased[:, 0] + erased[:, 2]).max() <= 64 and (erased[:, 1] + erased[:, 3]).max() <= 64
-    timms = RandomErasing(probability=1, mode="pixel", max_count=1, device="cpu")
+    timm_erasing = RandomErasing(probability=1, mode="pixel", max_count=1, device="cpu")
     shares = []
     for _ in range(1500):
         image = torch.full((3, 64, 64), 99.0)
-        timms(image)
+        timm_erasing(image)
         shares.append((image[0] != 99).float().mean().item())
     mine = erased[:, 2] * erased[:, 3] / 64**2
     quantiles = np.linspace(0.1, 0.9, 9)
     assert np.quantile(mine, quantiles) == pytest.approx(np.quantile(shares, quantiles), abs=0.02)
 
 
-def test_erase_fills_the_box_with_unit_noise_and_nothing_else():
+def test_erase_fills_only_the_box_with_unit_noise():
     images = torch.full((4, 3, 64, 64), 9.0)
     boxes = np.array([[0, 0, 0, 0], [3, 5, 40, 50], [0, 0, 0, 0], [10, 10, 50, 30]])
     aug.erase(images, boxes, 1, range(100, 104))
@@ -206,12 +207,12 @@ def test_erase_fills_the_box_with_unit_noise_and_nothing_else():
     noise = images[1, :, 3:43, 5:55]
     assert noise.mean().abs() < 0.05 and (noise.std() - 1).abs() < 0.05
     assert (images[1] == 9).sum() == 3 * (64 * 64 - 40 * 50)
-    alone_ = torch.full((1, 3, 64, 64), 9.0)
-    aug.erase(alone_, boxes[3:], 1, [103])
-    assert torch.equal(alone_[0], images[3])  # the noise goes with the slot, not with the place in the batch
+    single = torch.full((1, 3, 64, 64), 9.0)
+    aug.erase(single, boxes[3:], 1, [103])
+    assert torch.equal(single[0], images[3])  # the noise depends on the slot, not on the position in the batch
 
 
-def test_rows_of_the_table_do_not_depend_on_where_it_is_cut():
+def test_rows_of_the_table_do_not_depend_on_the_first_row():
     whole = aug.uniforms(3, 0, 40)
     assert (whole[17:29] == aug.uniforms(3, 17, 12)).all()
     assert (whole != aug.uniforms(4, 0, 40)).all() and len(np.unique(whole)) == whole.size

@@ -1,4 +1,4 @@
-"""The cache of decoded search images is the direct path bit for bit, wherever it lies."""
+"""Cached search images are bitwise equal to uncached ones, for every kind of cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from tests.helpers.digits import write_digits
 from vitas_ds.config import Data
-from vitas_ds.data.cache import decoded
+from vitas_ds.data.cache import decode_cached
 from vitas_ds.data.loader import eval_batches, normalise
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed.comm import Ranks
@@ -21,28 +21,28 @@ ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("where", ["memory", "device", "file"])
-def test_cached_images_are_the_direct_paths(tmp_path: Path, where: str) -> None:
+def test_cached_images_equal_uncached_ones(tmp_path: Path, where: str) -> None:
     images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
     data = Data(resize=28, eval_batch_size=7, threads=1, cache=where)
-    pixels = decoded(images, data, 28, ALONE, tmp_path)
+    pixels = decode_cached(images, data, 28, ALONE, tmp_path)
     direct = torch.cat([batch.images for batch in eval_batches(images, data, 28, 7, ALONE)])
     assert torch.equal(normalise(pixels, data), direct)
 
 
-def test_the_file_is_made_once_and_whole(tmp_path: Path) -> None:
+def test_the_file_is_written_once_and_completely(tmp_path: Path) -> None:
     images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
     data = Data(resize=28, eval_batch_size=7, threads=1, cache="file")
-    first = decoded(images, data, 28, ALONE, tmp_path / "cache")
+    first = decode_cached(images, data, 28, ALONE, tmp_path / "cache")
     files = list((tmp_path / "cache").iterdir())
     assert [f.stat().st_size for f in files] == [20 * 3 * 28 * 28]
     before = files[0].stat().st_mtime_ns
-    assert torch.equal(decoded(images, data, 28, ALONE, tmp_path / "cache"), first)
+    assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
     assert files[0].stat().st_mtime_ns == before
 
 
-def test_a_file_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_file_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
     data = Data(resize=3_000_000, threads=1, cache="file")
-    with pytest.raises(UserError, match=r"data.cache=file: the disk of .*cache has .* take 502914.. GiB; lower"):
-        decoded(images, data, 3_000_000, ALONE, tmp_path / "cache")
+    with pytest.raises(UserError, match=r"data.cache=file: the disk of .*cache has .* need 502914.. GiB; lower"):
+        decode_cached(images, data, 3_000_000, ALONE, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -1,8 +1,8 @@
-"""The GPU graph of each recipe, constructed and serialised without a GPU.
+"""Build and serialise the GPU graph of each recipe without a GPU.
 
-That catches unknown arguments, CPU operators given GPU data and GPU data as named arguments. Values are another
-matter: the CPU runs the same graph function in the other tests, the resize of a GPU too (test_augment.py), and
-tests/gpu compares both where there is a GPU.
+This finds unknown arguments, GPU data given to CPU operators, and GPU data in named arguments. It does not check
+values: the other tests run the same graph functions on the CPU, including the resize of the GPU graph
+(test_augment.py), and tests/gpu compares both devices if there is a GPU.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from vitas_ds.data import dali
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPES = {
     "evaluation": dali.Recipe(224, MEAN, STD, resize=256),
-    "evaluation to the edge": dali.Recipe(224, MEAN, STD, resize=224),
+    "evaluation with borders": dali.Recipe(224, MEAN, STD, resize=224),
     "cache": dali.Recipe(224, MEAN, STD, resize=256, uint8=True),
     "weak": dali.Recipe(224, MEAN, STD, augment=Augment()),
     "jitter": dali.Recipe(224, MEAN, STD, augment=Augment(color_jitter=0.4)),
@@ -30,6 +30,6 @@ def test_gpu_graph_serialises(name, source):
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.augment is None])
 def test_cpu_graph_has_no_gpu_operator(name):
-    """Of evaluation; those of training have a Python function on a CPU, which cannot be serialised."""
+    """Evaluation only: the CPU graphs of training contain a Python function, which cannot be serialised."""
     graph = dali.build(RECIPES[name], lambda: [], "file", 8, 2, None).serialize()
     assert b"mixed" not in graph and b"gpu" not in graph

@@ -1,4 +1,4 @@
-"""Mixing against torchvision v2 with the same share and box, and against its definition."""
+"""Mixing equals torchvision v2 for the same lam and box, and satisfies its definition."""
 
 import numpy as np
 import pytest
@@ -17,22 +17,22 @@ def batch(n=5, size=12, classes=7):
     return torch.randn(n, 3, size, size, generator=generator), torch.randint(classes, (n,), generator=generator)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_mixup_is_torchvisions(share):
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_mixup_equals_torchvision(lam):
     images, labels = batch()
     targets = one_hot(labels, 7).float()
-    params = {"labels": labels, "batch_size": 5, "lam": share}
+    params = {"labels": labels, "batch_size": 5, "lam": lam}
     v2_mixup = v2.MixUp(num_classes=7)
-    mixed, mixed_targets = mixing.mixup(images, targets, share)
+    mixed, mixed_targets = mixing.mixup(images, targets, lam)
     torch.testing.assert_close(mixed, v2_mixup.transform(images, params))
     torch.testing.assert_close(mixed_targets, v2_mixup.transform(labels, params))
 
 
 @given(st.floats(0, 1), st.floats(0, 0.999), st.floats(0, 0.999))
 @settings(max_examples=40, deadline=None)
-def test_cutmix_is_torchvisions(share, x, y):
+def test_cutmix_equals_torchvision(lam, x, y):
     images, labels = batch()
-    mixed, targets = mixing.cutmix(images, one_hot(labels, 7).float(), share, np.array([x, y]))
+    mixed, targets = mixing.cutmix(images, one_hot(labels, 7).float(), lam, np.array([x, y]))
     changed = (mixed != images).any(1).any(0).nonzero()
     box = (0, 0, 0, 0)
     if len(changed):
@@ -40,20 +40,20 @@ def test_cutmix_is_torchvisions(share, x, y):
         box = (left, top, right, bottom)
         assert left <= int(x * 12) <= right and top <= int(y * 12) <= bottom
     area = (box[2] - box[0]) * (box[3] - box[1]) / 144
-    assert area <= 1 - share + 1e-6
+    assert area <= 1 - lam + 1e-6
     params = {"labels": labels, "batch_size": 5, "box": box, "lam_adjusted": 1 - area}
     v2_cutmix = v2.CutMix(num_classes=7)
     assert torch.equal(mixed, v2_cutmix.transform(images, params))
     torch.testing.assert_close(targets, v2_cutmix.transform(labels, params))
 
 
-def test_cutmix_box_has_the_asked_area():
+def test_cutmix_box_has_the_requested_area():
     images, labels = batch(size=100)
     mixed, _ = mixing.cutmix(images, one_hot(labels, 7).float(), 0.75, np.array([0.5, 0.5]))
     assert (mixed != images).any(1).float().mean() == pytest.approx(0.25, abs=0.001)
 
 
-def test_smoothing_is_torchs():
+def test_smoothing_equals_torch():
     images, labels = batch()
     logits = torch.randn(5, 7)
     same, targets = mixing.mix(images, labels, Mixing(smoothing=0.1), 7, 0, 0, 0)
@@ -77,7 +77,7 @@ def test_mix_is_a_function_of_seed_step_and_rank(n, seed, step, rank):
         assert not torch.equal(first[0], other[0])
 
 
-def test_switch_chooses_between_both():
+def test_switch_prob_is_the_share_of_cutmix():
     images, labels = batch(4)
     neighbour = images.roll(1, 0)
 

@@ -1,4 +1,4 @@
-"""The picture shows the images that went in."""
+"""The grid contains the given images."""
 
 import numpy as np
 import torch
@@ -13,17 +13,19 @@ def test_grid_shows_the_colours(tmp_path):
     colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
     images = ((colours - mean) / std)[:, :, None, None].expand(3, 3, 16, 16)
-    preview.grid(images, torch.tensor([2, 0, 1]), ["ant", "bird", "naïve $x_"], tmp_path / "grid.png", data, columns=2)
+    preview.save_grid(
+        images, torch.tensor([2, 0, 1]), ["ant", "bird", "naïve $x_"], tmp_path / "grid.png", data, columns=2
+    )
     pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int).reshape(-1, 3)
     for colour in (colours * 255).int().numpy():
         assert (np.abs(pixels - colour) <= 1).all(1).mean() > 0.05
     soft = torch.tensor([[0.1, 0.9, 0], [0.5, 0.2, 0.3], [0, 0, 1]])
-    preview.grid(images, soft, ["ant", "bird", "cat"], tmp_path / "soft.png", data)
+    preview.save_grid(images, soft, ["ant", "bird", "cat"], tmp_path / "soft.png", data)
     assert Image.open(tmp_path / "soft.png").size[0] > 300
 
 
-def test_class_names_need_not_be_text(tmp_path):
-    images, name = torch.zeros(1, 3, 8, 8), "caf\udce9\nau lait"  # a folder's name in Latin-1, and a line break
-    preview.grid(images, torch.tensor([0]), [name], tmp_path / "grid.png", Data())
-    preview.grid(images, torch.tensor([[1.0, 0]]), [name, "b"], tmp_path / "soft.png", Data())
+def test_class_names_may_be_undecodable(tmp_path):
+    images, name = torch.zeros(1, 3, 8, 8), "caf\udce9\nau lait"  # a folder name in Latin-1, and a line break
+    preview.save_grid(images, torch.tensor([0]), [name], tmp_path / "grid.png", Data())
+    preview.save_grid(images, torch.tensor([[1.0, 0]]), [name, "b"], tmp_path / "soft.png", Data())
     assert preview._title(torch.tensor(0), [name]) == r"caf\udce9\nau lait"

@@ -1,4 +1,4 @@
-"""Counts over ranks, views and epochs."""
+"""Counts of images over ranks, views and epochs."""
 
 import numpy as np
 from hypothesis import given
@@ -8,7 +8,7 @@ from vitas_ds.data import sampler
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 12), st.integers(0, 99))
-def test_views_epochs_show_each_image_once_per_view(n, views, batch, seed):
+def test_a_cycle_of_epochs_shows_each_view_once(n, views, batch, seed):
     steps = sampler.steps_per_epoch(n, views, batch)
     assert steps == n // batch
     if steps == 0:
@@ -22,10 +22,10 @@ def test_views_epochs_show_each_image_once_per_view(n, views, batch, seed):
 
 
 @given(st.integers(1, 300), st.integers(1, 9))
-def test_shares_cover_everything_once(total, world_size):
-    shares = [sampler.share(total, rank, world_size) for rank in range(world_size)]
-    assert np.concatenate([np.arange(total)[s] for s in shares]).tolist() == list(range(total))
-    sizes = [s.stop - s.start for s in shares]
+def test_rank_slices_cover_all_items_once(total, world_size):
+    slices = [sampler.rank_slice(total, rank, world_size) for rank in range(world_size)]
+    assert np.concatenate([np.arange(total)[s] for s in slices]).tolist() == list(range(total))
+    sizes = [s.stop - s.start for s in slices]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -36,9 +36,9 @@ def test_order_is_a_full_shuffle_of_seed_and_epoch():
     first, again, second, other = epoch(1, 0), epoch(1, 0), epoch(1, 1), epoch(2, 0)
     assert (first == again).all() and sorted(first) == list(range(1000))
     assert all((a != b).mean() > 0.9 for a, b in ((first, second), (first, other), (first, np.arange(1000))))
-    assert np.abs(first - np.arange(1000)).mean() > 250  # a window shuffle moves less; 333 is expected
+    assert np.abs(first - np.arange(1000)).mean() > 250  # a shuffle within a window moves items less; 333 is expected
 
 
-def test_views_of_an_image_are_apart_in_a_batch():
+def test_views_of_an_image_are_spread_over_the_batch():
     ids = sampler.batch_ids(30, 3, 12, 0, 0)
     assert len(set(ids)) == 4 and (ids != np.roll(ids, 1)).all() and (ids != ids[::-1]).all()

@@ -1,4 +1,4 @@
-"""Sources against torchvision's ImageFolder; splits against their definition."""
+"""Image sets equal torchvision's ImageFolder; splits satisfy their definition."""
 
 import os
 import warnings
@@ -14,13 +14,13 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.errors import UserError
 
 
-def made_up(counts):
+def synthetic(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     paths = tuple(f"c{label}/{i}.jpg" for i, label in enumerate(labels))
     return ImageSet("root", paths, labels.astype(np.int64), tuple(f"c{i}" for i in range(len(counts))))
 
 
-def test_folder_is_torchvisions(tmp_path):
+def test_folder_equals_torchvision(tmp_path):
     for name in ("b/2.PNG", "b/deep/1.jpeg", "b/10.jpg", "a/x.webp", "a/notes.txt", "Z/é ü.JPG", "Z/a.gif", "top.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -29,7 +29,7 @@ def test_folder_is_torchvisions(tmp_path):
     assert list(ours.classes) == theirs.classes and len(ours) == 5
 
 
-def test_folder_mistakes(tmp_path):
+def test_invalid_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         sources.read_folder(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no class folders"):
@@ -37,11 +37,11 @@ def test_folder_mistakes(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "1.jpg").touch()
     (tmp_path / "void").mkdir()
-    with pytest.raises(UserError, match="void: class without an image"):
+    with pytest.raises(UserError, match="void: class has no images"):
         sources.read_folder(tmp_path)
 
 
-def test_excluded_images_are_left_out(tmp_path):
+def test_listed_images_are_excluded(tmp_path):
     names = ["a/1.jpg", "a/2.jpg", "b/ü.jpg", "b/4.jpg", os.fsdecode(b"b/\xff.jpg")]
     for name in names:
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +50,13 @@ def test_excluded_images_are_left_out(tmp_path):
     sources.write_list(["a/1.jpg", str(tmp_path / "set" / "b" / "ü.jpg"), names[-1]], listed)
     assert sources.read_folder(tmp_path / "set", listed).paths == ("a/2.jpg", "b/4.jpg")
     sources.write_list(["a/1.jpg", "a/2.jpg"], listed)
-    with pytest.raises(UserError, match=r"a: class without an image \(all 2 are in .*bad.txt"):
+    with pytest.raises(UserError, match=r"a: class has no images \(all 2 are in .*bad.txt"):
         sources.read_folder(tmp_path / "set", listed)
     with pytest.raises(UserError, match=r"data\.exclude"):
         sources.read_folder(tmp_path / "set", tmp_path / "none.txt")
 
 
-def test_an_excluded_image_is_found_however_it_is_spelled(tmp_path):
+def test_excluded_images_are_found_for_any_spelling(tmp_path):
     odd = "b/line\u2028separator.jpg"
     for name in ("a/1.jpg", "a/2.jpg", "a/3.jpg", "b/4.jpg", "b/5.jpg", odd):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +70,13 @@ def test_an_excluded_image_is_found_however_it_is_spelled(tmp_path):
         for root in ("set", "link"):
             assert sources.read_folder(tmp_path / root, listed).paths == ("a/3.jpg", "b/5.jpg")
     sources.write_list([*lines, "a/none.jpg", "/elsewhere/a/3.jpg"], listed)
-    with pytest.warns(UserWarning, match=r"data\.exclude: .*bad.txt: 2 of its lines name no image .* 'a/none.jpg'"):
+    with pytest.warns(UserWarning, match=r"data\.exclude: .*bad.txt: 2 lines match no image .* 'a/none.jpg'"):
         assert len(sources.read_folder(tmp_path / "set", listed)) == 2
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=5), st.integers(0, 2**32), st.data())
 def test_hold_out_takes_per_class(counts, seed, data):
-    images = made_up(counts)
+    images = synthetic(counts)
     per_class = data.draw(st.integers(1, min(counts) - 1))
     train, search = sources.hold_out(images, per_class, seed)
     assert np.bincount(search.labels, minlength=len(counts)).tolist() == [per_class] * len(counts)
@@ -89,14 +89,14 @@ def test_hold_out_takes_per_class(counts, seed, data):
 
 
 def test_hold_out_depends_on_the_seed_and_refuses_small_classes():
-    images = made_up([50, 50])
+    images = synthetic([50, 50])
     assert sources.hold_out(images, 10, 0)[1].paths != sources.hold_out(images, 10, 1)[1].paths
-    with pytest.raises(UserError, match="class c1 of root, which has 3 images; 2 or fewer"):
-        sources.hold_out(made_up([9, 3]), 3, 0)
+    with pytest.raises(UserError, match="class c1 of root, which has 3 images; use 2 or less"):
+        sources.hold_out(synthetic([9, 3]), 3, 0)
 
 
-def test_fingerprint_sees_names_labels_classes_and_order():
-    base = made_up([2, 2])
-    others = [made_up([1, 3]), made_up([2, 2, 1]), base.subset(np.array([1, 0, 2, 3])), base.subset(np.arange(3))]
+def test_fingerprint_depends_on_names_labels_classes_and_order():
+    base = synthetic([2, 2])
+    others = [synthetic([1, 3]), synthetic([2, 2, 1]), base.subset(np.array([1, 0, 2, 3])), base.subset(np.arange(3))]
     prints = {sources.fingerprint(images) for images in [base, *others]}
-    assert len(prints) == 5 and sources.fingerprint(made_up([2, 2])) in prints
+    assert len(prints) == 5 and sources.fingerprint(synthetic([2, 2])) in prints
