@@ -1,4 +1,4 @@
-"""Checkpoints as the first release wrote them."""
+"""Checkpoints in the format of the first release."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.helpers.paths import FIXTURES
 from vitas_ds.arch.published import published
 
 
-def keys(net: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the first release's net has, written out from its table alone."""
-    spec = published(net, first_release=True).spec
+def tensor_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a published network in the first release, written by hand from its table."""
+    spec = published(name, first_release=True).spec
     D = spec.embed_dim
     shapes = {
         "init_stem_Patch_init_0.0.cls_token": (1, 1, D),
@@ -36,11 +36,11 @@ def keys(net: str) -> dict[str, tuple[int, ...]]:
                 shapes |= {f"Block_Block_{i}.0.{norm}.{kind}": (D,) for kind in ("weight", "bias")}
     shapes |= {"Norm_Norm_0.0.weight": (D,), "Norm_Norm_0.0.bias": (D,)}
     shapes |= {"FC_FC_0.0.module.0.weight": (1000, D), "FC_FC_0.0.module.0.bias": (1000,)}
-    return {f"module.net.backbone_{name}": shape for name, shape in shapes.items()}
+    return {f"module.net.backbone_{key}": shape for key, shape in shapes.items()}
 
 
-def seeded(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The rule by which the fixture's weights were made."""
+def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the weights that were used to compute the logits of the fixture."""
     value = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
     norm_weight = key.endswith("weight") and (".norm" in key or "_Norm_" in key)
     return 1 + 0.1 * value if norm_weight else 0.05 * value
@@ -49,10 +49,12 @@ def seeded(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 FIXTURE = json.loads((FIXTURES / "first_release_logits.json").read_text())
 
 
-def tensors(net: str) -> dict[str, torch.Tensor]:
-    return {key: seeded(key, shape) for key, shape in keys(net).items()}
+def seeded_tensors(name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a published network, by tensor name of the first release."""
+    return {key: seeded_tensor(key, shape) for key, shape in tensor_shapes(name).items()}
 
 
-def write(path: Path, model: dict) -> Path:
+def write_checkpoint(path: Path, model: dict) -> Path:
+    """Write ``model`` in the format of the first release and return ``path``."""
     torch.save({"model": model, "optimizer": {"state": {}}, "epoch": 299}, path)
     return path

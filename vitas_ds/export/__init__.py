@@ -1,7 +1,7 @@
-"""Models outside of a run: the exported folder, its model card, and conversions.
+"""Models outside of a run: exported folders, model cards and conversions.
 
-``folder`` writes and reads an exported model, ``to_timm`` and ``to_onnx`` convert it, and ``first_release`` imports
-checkpoints of the method's first release.
+``folder`` writes and reads exported models, ``to_timm`` and ``to_onnx`` convert them, and ``first_release`` imports
+checkpoints of the first release of ViTAS.
 
 May import: errors, arch, config, distributed, data, models, run, engine.
 """

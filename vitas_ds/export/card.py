@@ -1,4 +1,7 @@
-"""A model card: Markdown with the YAML header that model hubs read. Nothing in it that was not measured. No torch."""
+"""Model cards: Markdown with the YAML header of model hubs. A card contains only measured numbers.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LICENSE = "apache-2.0"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A measured accuracy: shares in [0, 1] of ``images`` images of ``dataset``."""
+    """Measured accuracy in [0, 1] on ``images`` images of ``dataset``."""
 
     dataset: str
     images: int
@@ -28,13 +31,15 @@ def model_card(
     spec: SubnetSpec, name: str, facts: Mapping[str, object], accuracy: Accuracy | None = None,
     files: Mapping[str, str] | None = None, license: str = LICENSE,
 ) -> str:  # fmt: skip
-    """The card of a net.
+    """Return the model card of a network.
 
     Args:
-        facts: rows of its table, beside those that the spec gives.
-        accuracy: what was measured, for hubs to list.
-        files: what the folder holds beside the model itself, and how that was checked.
-        license: identifier of a license, as the hubs write it.
+        spec: The network.
+        name: Title of the card.
+        facts: Additional rows of the table.
+        accuracy: Measured accuracy, listed by model hubs.
+        files: Additional files of the folder, with a description and the result of their check.
+        license: Identifier of a license on model hubs.
     """
     rows = {
         "parameters": f"{spec_params(spec):,}",
@@ -51,7 +56,7 @@ def model_card(
 
 # {name}
 
-An image classifier: a vision transformer, written by vitas_ds, which implements
+A vision transformer for image classification, exported by vitas_ds, an implementation of
 [ViTAS](https://arxiv.org/abs/2106.13700).
 
 {_table(rows)}
@@ -64,12 +69,12 @@ from pathlib import Path
 from vitas_ds.tools.predict import predict
 
 here = Path("path/to/this/folder")
-predict(here, [Path("image.jpg")])   # the likeliest classes; images are prepared as preprocess.json says
+predict(here, [Path("image.jpg")])   # most likely classes; preprocessing as in preprocess.json
 model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {spec.image_size}, {spec.image_size}] to logits
 ```
 
-It needs the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder IMAGE ...` names what images show; with
-`--onnx` by `model.onnx`, where there is one.
+This requires the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder IMAGE ...` classifies images; with
+`--onnx`, it runs `model.onnx` if the folder contains it.
 
 ## Files
 
@@ -79,9 +84,9 @@ It needs the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder
 
 _FILES = {
     "`model.safetensors`": "weights, float32",
-    "`spec.json`": "every layer of the net",
-    "`preprocess.json`": "how an image is prepared, and the names of the classes",
-    "`config.json`": "the shape and the table above, for programs",
+    "`spec.json`": "architecture: the sizes of every layer",
+    "`preprocess.json`": "preprocessing and class names",
+    "`config.json`": "the table above in machine-readable form",
 }
 
 

@@ -1,4 +1,4 @@
-"""Import of the first release's checkpoints: ``.pth.tar`` -> the plain network with those weights."""
+"""Import checkpoints (``.pth.tar``) of the first release of ViTAS."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ STEM, BLOCK = "module.net.backbone_init_stem_Patch_init_0.0.", "module.net.backb
 NORM, HEAD = "module.net.backbone_Norm_Norm_0.0.", "module.net.backbone_FC_FC_0.0.module.0."
 
 
-def import_first_release(net: str, path: Path) -> VisionTransformer:
-    """The published net ``net`` with the weights of a first-release checkpoint; runs no code from the file.
+def import_first_release(name: str, path: Path) -> VisionTransformer:
+    """Build the published network ``name`` with the weights of a first-release checkpoint.
 
-    Its softmax scale, the 1e-5 of its final norm and its identity positions come with the spec.
+    No code from the file is executed. The softmax scale, the eps 1e-5 of the final norm and the positions of identity
+    layers come from the spec.
 
     Raises:
-        UserError: unreadable file, or one of another net: the first missing, extra or misshapen tensor is named.
+        UserError: The file cannot be read or contains another network. The message names the first wrong tensor.
     """
-    spec = published(net, first_release=True).spec
-    if not net.startswith("vitas"):
-        raise UserError(f"--net {net}: the first release has no checkpoint of it")
-    source = _read(path)
+    spec = published(name, first_release=True).spec
+    if not name.startswith("vitas"):
+        raise UserError(f"--net {name}: the first release has no checkpoint of this network")
+    tensors = _read(path)
     model = VisionTransformer(spec)
-    names, shapes = _names(spec), shapes_of(model.state_dict())
-    expected = {theirs: shapes[ours] for theirs, ours in names.items()}
-    check_shapes(f"{path}: not a checkpoint of {net}", shapes_of(source), expected)
-    model.load_state_dict({names[name]: value for name, value in source.items()})
+    new_names, shapes = _new_names(spec), shapes_of(model.state_dict())
+    expected = {old: shapes[new] for old, new in new_names.items()}
+    check_shapes(f"{path}: not a checkpoint of {name}", shapes_of(tensors), expected)
+    model.load_state_dict({new_names[old]: value for old, value in tensors.items()})
     return model.eval()
 
 
-def _names(spec: SubnetSpec) -> dict[str, str]:
-    """Tensor name of the first release -> ours. Its blocks are numbered by position, identities included."""
+def _new_names(spec: SubnetSpec) -> dict[str, str]:
+    """Map tensor names of the first release to ours. Its block numbers also count identity layers."""
     names = {f"{STEM}{n}": n for n in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")}
     positions = [i for i, layer in enumerate(spec.layers) if layer is not None]
     for i, position in enumerate(positions):
@@ -53,21 +54,21 @@ def _names(spec: SubnetSpec) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The ``model`` dict of a checkpoint, as float32 tensors."""
+    """Return the ``model`` dict of a checkpoint as float32 tensors."""
     try:
         with warnings.catch_warnings(action="ignore"):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # of a file that is no checkpoint, torch.load raises nearly anything
+    except Exception as error:  # torch.load raises many types of exceptions if the file is not a checkpoint
         found = re.search(r"(?i)unsupported (?:global|class)\W+(?:GLOBAL )?(\S+)", str(error))
         if found:
-            raise UserError(f"{path}: holds more than tensors, which is not loaded: {found[1]}") from None
-        raise UserError(f"{path}: not a torch checkpoint, or a damaged one ({type(error).__name__})") from None
+            raise UserError(f"{path}: contains objects other than tensors, which are not loaded: {found[1]}") from None
+        raise UserError(f"{path}: not a torch checkpoint, or damaged ({type(error).__name__})") from None
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
-        raise UserError(f"{path}: no dict of tensors under 'model', as the first release's checkpoints have")
+        raise UserError(f"{path}: no dict of tensors under the key 'model'; expected a checkpoint of the first release")
     for name, value in model.items():
         if not value.isfinite().all():
-            raise UserError(f"{path}: tensor {name} holds numbers that are not finite")
+            raise UserError(f"{path}: tensor {name} contains non-finite values")
     return {name: value.float() for name, value in model.items()}

@@ -1,4 +1,4 @@
-"""Exported folders: what is written is what is loaded, whole or not at all, and every misfit is one line."""
+"""Exported folders: round trip, atomic replacement, and one-line errors for every mismatch."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 
 import vitas_ds
-from tests.helpers.first_release import FIXTURE, tensors, write
+from tests.helpers.first_release import FIXTURE, seeded_tensors, write_checkpoint
 from tests.helpers.strategies import spaces_and_specs
 from vitas_ds.__main__ import main
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.export.card import Accuracy, model_card
-from vitas_ds.export.folder import Preprocess, read_facts, read_preprocess, whole_folder, write_model
+from vitas_ds.export.folder import Preprocess, atomic_folder, read_facts, read_preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 
@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 @settings(max_examples=25)
 @given(spaces_and_specs())
-def test_what_is_written_is_loaded(tmp_path_factory, space_and_spec):
+def test_round_trip(tmp_path_factory, space_and_spec):
     spec = space_and_spec[1]
     directory = tmp_path_factory.mktemp("any") / "net"
     model = make(spec).eval()
@@ -68,13 +68,13 @@ def test_loaded_model_in_another_precision(folder, dtype, atol):
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = vitas_ds.load(folder)(images)
-        found = vitas_ds.load(folder).to(dtype)(images)  # images may stay float32
+        found = vitas_ds.load(folder).to(dtype)(images)  # the images may be float32
     assert found.dtype == dtype and expected.abs().max() > 1
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=atol)
 
 
 def test_imported_first_release_round_trips(tmp_path, capsys):
-    checkpoint = write(tmp_path / "a.pth.tar", tensors("vitas-c"))
+    checkpoint = write_checkpoint(tmp_path / "a.pth.tar", seeded_tensors("vitas-c"))
     assert main(["import", "--net", "vitas-c", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "c")]) == 0
     model = vitas_ds.load(tmp_path / "c")
     assert model.spec.final_norm_eps == 1e-5 and model.spec.active[0].softmax_scale is not None
@@ -99,45 +99,45 @@ def _change_tensors(folder, change):
     save_file(values, folder / "model.safetensors")
 
 
-MISFITS = {
+MISMATCHES = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "not an exported model"),
     "no spec": (lambda f: (f / "spec.json").unlink(), "spec.json: no such spec file"),
     "spec is no JSON": (lambda f: (f / "spec.json").write_text("{"), "spec.json: not a JSON file"),
     "spec of another width": (
         lambda f: _change_spec(f, embed_dim=12),
-        "cls_token has shape [1, 1, 10], not [1, 1, 12]",
+        "cls_token has shape [1, 1, 10], expected [1, 1, 12]",
     ),
-    "spec of a giant": (lambda f: _change_spec(f, embed_dim=60_000), "cls_token has shape [1, 1, 10]"),
-    "spec beyond all bounds": (lambda f: _change_spec(f, embed_dim=10**12), "embed_dim: Input should be less than"),
+    "spec of a huge network": (lambda f: _change_spec(f, embed_dim=60_000), "cls_token has shape [1, 1, 10]"),
+    "spec outside of all bounds": (lambda f: _change_spec(f, embed_dim=10**12), "embed_dim: Input should be less than"),
     "spec with fewer layers": (
         lambda f: _change_spec(f, layers=[{"num_heads": 2, "qkv_dim": 12, "mlp_dim": 7}]),
-        "no place for tensor blocks.1.",
+        "unexpected tensor blocks.1.",
     ),
     "a tensor is missing": (lambda f: _change_tensors(f, lambda t: t.pop("head.bias")), "head.bias is missing"),
     "a tensor of integers": (
         lambda f: _change_tensors(f, lambda t: t.update({"norm.bias": t["norm.bias"].to(torch.int8)})),
         "norm.bias is int8",
     ),
-    "weights cut short": (
+    "weights truncated": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
-        "not a safetensors file, or a damaged one",
+        "not a safetensors file, or damaged",
     ),
     "weights empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "not a safetensors file"),
 }
 
 
-@pytest.mark.parametrize("kind", MISFITS)
-def test_misfits_are_one_line(folder, kind):
-    spoil, text = MISFITS[kind]
-    spoil(folder)
+@pytest.mark.parametrize("kind", MISMATCHES)
+def test_mismatches_are_one_line_errors(folder, kind):
+    damage, text = MISMATCHES[kind]
+    damage(folder)
     with pytest.raises(UserError) as error:
         vitas_ds.load(folder)
     assert text in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 class Trap:
-    """Makes a file, should it be unpickled."""
+    """A pickle that creates a folder if it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -160,14 +160,14 @@ def test_pickles_are_not_loaded(folder, tmp_path):
 def test_preprocess(folder):
     assert read_preprocess(folder) == Preprocess(20, classes=CLASSES)
     path = folder / "preprocess.json"
-    for text, complaint in (
+    for text, message in (
         ("{", "Invalid JSON"), ("[]", "object"), ('{"resize": "big"}', "resize"), ('{"std": [1, 2]}', "std.2"),
         ('{"std": [0, 1, 1]}', "std must be greater than 0"), ('{"resize": 0}', "resize"),
     ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(UserError) as error:
             read_preprocess(folder)
-        assert str(path) in str(error.value) and complaint in str(error.value) and "\n" not in str(error.value)
+        assert str(path) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
     path.unlink()
     with pytest.warns(UserWarning, match=r"preprocess\.json is missing"):
         assert read_preprocess(folder) == Preprocess()
@@ -183,12 +183,12 @@ def test_config_for_hubs(folder):
         assert read_facts(folder) == {}
 
 
-def test_folder_is_replaced_whole_or_stays(folder):
+def test_folder_is_replaced_atomically(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / "stale.txt").write_text("of the model before")
+    (folder / "stale.txt").write_text("of the previous model")
 
     def fail() -> None:
-        with whole_folder(folder) as aside:
+        with atomic_folder(folder) as aside:
             (aside / "half.txt").write_text("half")
             raise KeyboardInterrupt
 
@@ -200,8 +200,8 @@ def test_folder_is_replaced_whole_or_stays(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["net"]
 
 
-def test_modes_and_places(folder, tmp_path):
-    """Files are readable as the umask allows; a link is followed; where nothing can be written is one line."""
+def test_permissions_links_and_unwritable_places(folder, tmp_path):
+    """Permissions follow the umask, a symbolic link is followed, and an unwritable place is a one-line error."""
     modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
     (tmp_path / "probe").touch()
     assert modes == {(tmp_path / "probe").stat().st_mode & 0o777}
@@ -212,11 +212,11 @@ def test_modes_and_places(folder, tmp_path):
         write_model(make(), tmp_path / "probe" / "net", Preprocess(), "net", {})
 
 
-def test_killed_process_leaves_the_old_folder(folder):
+def test_a_killed_process_leaves_the_old_folder(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code = (
-        "import os, sys; from pathlib import Path; from vitas_ds.export.folder import whole_folder\n"
-        "with whole_folder(Path(sys.argv[1])) as aside: (aside / 'half').write_text('half'); os._exit(9)"
+        "import os, sys; from pathlib import Path; from vitas_ds.export.folder import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1])) as aside: (aside / 'half').write_text('half'); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60).returncode == 9
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -235,7 +235,7 @@ def test_card_is_valid_and_claims_no_accuracy(folder):
     assert f"| parameters | {count:,} |" in card.text
 
 
-def test_card_of_an_evaluated_net():
+def test_card_with_an_accuracy():
     accuracy = Accuracy("imagenet: val", 50_000, 0.747, 0.9213)
     text = model_card(SPEC, "a: 'b' #1", {"odd": "a|b\nc"}, accuracy, {"`model.onnx`": "opset 20"}, "mit")
     card = ModelCard(text)

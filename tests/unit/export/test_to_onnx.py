@@ -1,4 +1,4 @@
-"""Graphs of a network: onnxruntime and torch.export's program against the network itself."""
+"""Exported graphs: logits of onnxruntime and of the torch.export program equal the network's."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ SPEC = SubnetSpec(24, 8, 36, 9, (LayerSpec(2, 36, 50), LayerSpec(3, 45, 20, 0.3)
 
 
 def make(spec: SubnetSpec = SPEC) -> VisionTransformer:
-    """Random weights; attention far from even."""
+    """Return a network with random weights and non-uniform attention."""
     model = VisionTransformer(spec).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def noise(spec: SubnetSpec, batch: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A network, and its ONNX, int8 and program files."""
+    """Write a network as ONNX, int8 ONNX and program files."""
     folder, model = tmp_path_factory.mktemp("graphs"), make()
     program = to_onnx.trace(model)
     to_onnx.write_onnx(program, folder / "model.onnx", 20)
@@ -71,15 +71,15 @@ def test_opset_and_batch_axis(tmp_path, opset):
     shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim]
               for x in (proto.graph.input[0], proto.graph.output[0])]  # fmt: skip
     assert shapes == [["batch", 3, 24, 24], ["batch", 9]]
-    assert to_onnx.check(model, net, "model.onnx") < 1e-4
+    assert to_onnx.check_logits(model, net, "model.onnx") < 1e-4
     int8 = to_onnx.quantise(path, tmp_path / "int8.onnx")
-    apart, top = to_onnx.difference(model, int8)
-    assert 0 < apart < 0.1 * top
+    difference, largest = to_onnx.logit_difference(model, int8)
+    assert 0 < difference < 0.1 * largest
 
 
 @settings(max_examples=3)
 @given(spaces_and_specs())
-def test_any_net(tmp_path_factory, space_and_spec):
+def test_any_network(tmp_path_factory, space_and_spec):
     spec = space_and_spec[1]
     folder, model = tmp_path_factory.mktemp("any"), make(spec)
     program = to_onnx.trace(model)
@@ -93,17 +93,20 @@ def test_any_net(tmp_path_factory, space_and_spec):
                 torch.testing.assert_close(net(noise(spec, batch)), model(noise(spec, batch)), rtol=1e-5, atol=1e-4)
 
 
-def test_program_read_again(written):
+def test_program_round_trip(written):
     folder, model = written
     net = torch.export.load(folder / "model.pt2").module()
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # the program has torch's own products
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # the program uses torch's own matrix products
         for batch in (1, 5):
             assert torch.equal(net(noise(SPEC, batch)), model(noise(SPEC, batch)))
 
 
 class FakeInt8(TorchFunctionMode):
-    """Linear layers as dynamic quantisation defines them: activations in uint8 by their range (0 is in it) over the
-    whole tensor, weights in 7 bits by the largest of each row; sums are exact."""
+    """Simulate linear layers with dynamic quantisation.
+
+    Activations are uint8, scaled by the range of the whole tensor (including 0). Weights have 7 bits, scaled by the
+    largest weight of each row. Sums are exact.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not F.linear:
@@ -124,11 +127,11 @@ def test_int8_against_a_plain_simulation(written):
     found = to_onnx.open_onnx(folder / "model_int8.onnx")(images)
     with torch.no_grad():
         exact = model(images)
-        with FakeInt8(), torch.backends.mkldnn.flags(enabled=False):  # where it sees the products
+        with FakeInt8(), torch.backends.mkldnn.flags(enabled=False):  # otherwise the model does not call F.linear
             simulated = model(images)
     distance = (found - exact).abs().mean()
     assert 1e-4 < distance < 0.1 * exact.std()
-    assert (found - simulated).abs().mean() < 0.25 * distance  # what is left are values that fall between two steps
+    assert (found - simulated).abs().mean() < 0.25 * distance  # the rest are values that round differently
 
 
 def test_int8_weights(written):
@@ -140,7 +143,7 @@ def test_int8_weights(written):
     assert len(weights) == products
 
 
-def test_no_path_of_this_machine_is_written(written):
+def test_files_contain_no_path_of_this_machine(written):
     folder, _ = written
     archive = zipfile.ZipFile(folder / "model.pt2")
     texts = [archive.read(name) for name in archive.namelist()]
@@ -149,24 +152,24 @@ def test_no_path_of_this_machine_is_written(written):
         assert not re.findall(rb"[\w/]+\.py\b", text)
 
 
-def test_check_tells_another_net(written):
+def test_check_logits_detects_another_network(written):
     _, model = written
-    assert to_onnx.check(model, make(), "same") == 0
+    assert to_onnx.check_logits(model, make(), "same") == 0
     with pytest.raises(RuntimeError, match=r"other: logits differ by 2\.0e-04"):
-        to_onnx.check(model, lambda x: model(x) + 2e-4, "other")
+        to_onnx.check_logits(model, lambda x: model(x) + 2e-4, "other")
     with pytest.raises(RuntimeError, match="differ by nan"):
-        to_onnx.check(model, lambda x: model(x) * float("nan"), "other")
+        to_onnx.check_logits(model, lambda x: model(x) * float("nan"), "other")
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
-def test_missing_package_is_one_line(written, tmp_path, monkeypatch, missing):
-    monkeypatch.setitem(sys.modules, missing, None)  # python's own sign of a module that is not to be found
+def test_a_missing_package_is_a_one_line_error(written, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # marks a module as not installed
     with pytest.raises(UserError, match=rf"^{missing}: not installed; pip install -e '\.\[export\]'$"):
         to_onnx.write_onnx(to_onnx.trace(written[1]), tmp_path / "model.onnx", 20)
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_are_not_ours(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.onnx: no such file"):
         to_onnx.open_onnx(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no protobuf")

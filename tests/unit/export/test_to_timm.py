@@ -1,4 +1,4 @@
-"""Networks in timm's terms: logits against timm's own VisionTransformer."""
+"""Conversion to timm: logits equal those of timm's VisionTransformer."""
 
 import os
 
@@ -17,7 +17,7 @@ from vitas_ds.models.vit import VisionTransformer
 
 
 def make(spec: SubnetSpec) -> VisionTransformer:
-    """Random weights; attention far from even, so that the softmax scale matters."""
+    """Return a network with random weights and non-uniform attention, to make the softmax scale matter."""
     model = VisionTransformer(spec).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def compare(model: VisionTransformer, other: torch.nn.Module, atol: float = 1e-4
     st.sampled_from([None, 0.05, 0.4, 1.3]),
     st.sampled_from([1e-6, 1e-5]),
 )
-def test_any_net_of_like_layers(heads, head_dim, embed_dim, mlp_dim, depth, scale, eps):
+def test_any_network_with_identical_layers(heads, head_dim, embed_dim, mlp_dim, depth, scale, eps):
     layer = LayerSpec(heads, 3 * heads * head_dim, mlp_dim, scale)
     model = make(SubnetSpec(16, 8, embed_dim, 10, (layer,) * depth, eps))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -61,7 +61,7 @@ def test_any_net_of_like_layers(heads, head_dim, embed_dim, mlp_dim, depth, scal
 
 
 @pytest.mark.parametrize("name", ["deit-ti", "vitas-c"])
-def test_published_nets_of_like_layers(name):
+def test_published_networks_with_identical_layers(name):
     model = make(published(name, first_release=True).spec)
     net = to_timm(model)
     assert net.plain == (name == "deit-ti")
@@ -69,7 +69,7 @@ def test_published_nets_of_like_layers(name):
     compare(model, build_timm(net), atol=1e-3)
 
 
-def test_weights_of_an_unscaled_net_are_not_touched():
+def test_weights_with_the_default_scale_do_not_change():
     model = make(published("deit-ti").spec)
     net = to_timm(model)
     assert net.kwargs["mlp_ratio"] == 4.0
@@ -77,11 +77,11 @@ def test_weights_of_an_unscaled_net_are_not_touched():
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n not in ("vitas-c", "deit-ti", "deit-s")])
-def test_nets_of_unlike_layers_are_refused(name):
+def test_networks_with_different_layers_are_refused(name):
     with torch.device("meta"):
         model = VisionTransformer(published(name).spec)
-    says = r"layers that are all alike, but layers\[1\]\.\w+ is \d+ and layers\[0\]"
-    with pytest.raises(UserError, match=says) as error:
+    message = r"requires identical layers, but layers\[1\]\.\w+ is \d+ and layers\[0\]"
+    with pytest.raises(UserError, match=message) as error:
         to_timm(model)
     assert "\n" not in str(error.value)
 
@@ -90,7 +90,7 @@ PLAIN = SubnetSpec(32, 8, 48, 7, (LayerSpec(4, 144, 100),) * 3)
 OWN = SubnetSpec(32, 8, 46, 7, (LayerSpec(3, 72, 100, 0.3),) * 3, 1e-5)
 
 
-def test_timm_builds_a_plain_net_from_the_folder(tmp_path):
+def test_timm_builds_a_plain_network_from_the_folder(tmp_path):
     model = make(PLAIN)
     write_timm(model, tmp_path / "timm", Preprocess(resize=37, mean=(0.5, 0.4, 0.3), classes=("a",) * 7))
     other = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
@@ -102,7 +102,7 @@ def test_timm_builds_a_plain_net_from_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("spec", [PLAIN, OWN])
-def test_the_readme_builds_the_net(spec, tmp_path, monkeypatch):
+def test_the_readme_builds_the_network(spec, tmp_path, monkeypatch):
     model = make(spec)
     write_timm(model, tmp_path, Preprocess())
     assert (tmp_path / "config.json").exists() == (spec is PLAIN)
