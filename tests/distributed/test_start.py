@@ -1,4 +1,4 @@
-"""Where a training starts from: own checkpoint, given one, given weights, scratch; and which checkpoints stay."""
+"""Where training starts: own checkpoint, `resume_from`, `init_weights`, scratch; and which checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
 
 def train(folder: Path, name: str, *overrides: str) -> str:
-    words = [f"run.dir={folder}/runs", f"run.name={name}", f"data.train={folder}/digits/train", "supernet.save_every=5"]
-    return run_stage("train-supernet", [str(TINY), *words, *overrides], "alone", 1)
+    args = [f"run.dir={folder}/runs", f"run.name={name}", f"data.train={folder}/digits/train", "supernet.save_every=5"]
+    return run_stage("train-supernet", [str(TINY), *args, *overrides], "alone", 1)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and a run of 20 steps that keeps every tenth."""
+    """Folder with images, and a run of 20 steps that keeps the checkpoints of steps 10 and 20."""
     folder = tmp_path_factory.mktemp("origin")
     write_digits(folder / "digits")
-    words = ["supernet.keep=1", "supernet.keep_every=10", "supernet.keep_best=false"]
-    assert "starting from scratch" in train(folder, "first", *words)
+    args = ["supernet.keep=1", "supernet.keep_every=10", "supernet.keep_best=false"]
+    assert "starting from scratch" in train(folder, "first", *args)
     return folder
 
 
-def given(folder: Path) -> Path:
+def middle_checkpoint(folder: Path) -> Path:
     return folder / "runs" / "first" / "supernet" / "checkpoints" / "step-00000010"
 
 
@@ -44,55 +44,58 @@ def weights(folder: Path, name: str):
 
 
 def test_retention(trained: Path) -> None:
-    assert sorted(path.name for path in given(trained).parent.iterdir()) == ["step-00000010", "step-00000020"]
+    assert sorted(path.name for path in middle_checkpoint(trained).parent.iterdir()) == [
+        "step-00000010",
+        "step-00000020",
+    ]
 
 
-def test_a_given_checkpoint_is_gone_on_from(trained: Path) -> None:
-    output = train(trained, "second", f"supernet.resume_from={given(trained)}")
-    assert f"going on from step 10 of 20 of {given(trained)}" in output
-    ours, theirs = weights(trained, "second"), weights(trained, "first")
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+def test_resume_from_another_run(trained: Path) -> None:
+    output = train(trained, "second", f"supernet.resume_from={middle_checkpoint(trained)}")
+    assert f"resuming at step 10 of 20 from {middle_checkpoint(trained)}" in output
+    resumed, expected = weights(trained, "second"), weights(trained, "first")
+    assert all((resumed[name] == expected[name]).all() for name in expected)
 
 
-def test_given_weights_start_at_step_0(trained: Path) -> None:
+def test_init_weights_start_at_step_0(trained: Path) -> None:
     file = trained / "runs" / "first" / "supernet" / "weights.safetensors"
     output = train(trained, "third", f"supernet.init_weights={file}", "supernet.lr=1e-12", "supernet.epochs=1")
-    assert f"starting with the weights of {file}" in output and "train-supernet: 10 steps" in output
-    ours, theirs = weights(trained, "third"), weights(trained, "first")
-    assert all((ours[name] - theirs[name]).abs().max() < 1e-9 for name in theirs)
+    assert f"starting from the weights in {file}" in output and "train-supernet: 10 steps" in output
+    started, expected = weights(trained, "third"), weights(trained, "first")
+    assert all((started[name] - expected[name]).abs().max() < 1e-9 for name in expected)
 
 
-def test_order(trained: Path, tmp_path: Path) -> None:
-    checkpoints, file = given(trained).parent, tmp_path / "model.safetensors"
+def test_order_of_origins(trained: Path, tmp_path: Path) -> None:
+    checkpoints, file = middle_checkpoint(trained).parent, tmp_path / "model.safetensors"
     shutil.copy(trained / "runs" / "first" / "supernet" / "weights.safetensors", file)
 
     def find(own: Path, **fields: str) -> Origin:
-        return resume.find(own, config.Training(**fields), "supernet")
+        return resume.find_origin(own, config.Training(**fields), "supernet")
 
     newest = checkpoints / "step-00000020"
-    assert find(checkpoints, resume_from=str(given(trained))) == Origin(newest, own=True)
+    assert find(checkpoints, resume_from=str(middle_checkpoint(trained))) == Origin(newest, own=True)
     assert find(checkpoints, init_weights=str(file)) == Origin(newest, own=True)
-    assert find(tmp_path, resume_from=str(given(trained))) == Origin(given(trained))
+    assert find(tmp_path, resume_from=str(middle_checkpoint(trained))) == Origin(middle_checkpoint(trained))
     assert find(tmp_path, resume_from=str(checkpoints)) == Origin(newest)
     assert find(tmp_path, init_weights=str(file)) == find(tmp_path, init_weights=str(tmp_path)) == Origin(weights=file)
-    assert find(tmp_path, init_weights=str(given(trained))) == Origin(weights=given(trained))
+    assert find(tmp_path, init_weights=str(middle_checkpoint(trained))) == Origin(weights=middle_checkpoint(trained))
     assert find(tmp_path) == Origin()
 
 
-def test_mistakes(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"supernet.resume_from: .*no checkpoint"):
-        resume.find(tmp_path, config.Training(resume_from=str(tmp_path)), "supernet")
-    with pytest.raises(UserError, match=r"retrain.init_weights: /nowhere: no checkpoint, no .safetensors"):
-        resume.find(tmp_path, config.Training(init_weights="/nowhere"), "retrain")
-    torn = shutil.copytree(given(trained), tmp_path / "step-00000010")
+def test_user_errors(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"supernet.resume_from: .*: not a checkpoint"):
+        resume.find_origin(tmp_path, config.Training(resume_from=str(tmp_path)), "supernet")
+    with pytest.raises(UserError, match=r"retrain.init_weights: /nowhere: not a checkpoint, a .safetensors file"):
+        resume.find_origin(tmp_path, config.Training(init_weights="/nowhere"), "retrain")
+    torn = shutil.copytree(middle_checkpoint(trained), tmp_path / "step-00000010")
     (torn / "shard-00000.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"supernet.resume_from: not a whole checkpoint: .*shard-00000"):
-        resume.find(tmp_path / "own", config.Training(resume_from=str(torn)), "supernet")
-    with pytest.raises(UserError, match="cannot be read as weights"):
+    with pytest.raises(UserError, match=r"supernet.resume_from: damaged checkpoint: .*shard-00000"):
+        resume.find_origin(tmp_path / "own", config.Training(resume_from=str(torn)), "supernet")
+    with pytest.raises(UserError, match="cannot read weights"):
         resume.load_weights(Supernet(load(str(TINY), []).space, "bilateral", 2), torn / "state.json")
     other = Supernet(load(str(TINY), ["space.mlp_dim=128"]).space, "bilateral", 2)
-    for path in (given(trained), trained / "runs" / "first" / "supernet" / "weights.safetensors"):
-        with pytest.raises(UserError, match=r"of another network: \S*mlp\S* is .* there and .* here"):
+    for path in (middle_checkpoint(trained), trained / "runs" / "first" / "supernet" / "weights.safetensors"):
+        with pytest.raises(UserError, match=r"of another network: tensor \S*mlp\S* has shape .*, expected"):
             resume.load_weights(other, path)
     with pytest.raises(UserError, match="keep_every 7 is not a multiple of save_every 5"):
         load(str(TINY), ["supernet.save_every=5", "supernet.keep_every=7"])

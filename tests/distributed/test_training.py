@@ -1,4 +1,4 @@
-"""Training under real launchers against plain torch in one process (toy_supernet.reference)."""
+"""Training under real launchers. Reference: plain torch in one process (`toy_supernet.reference`)."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from worker import STAGES
 
 from tests.helpers.launching import launch, slurm
 
-CLOSE = 1e-6  # 8 AdamW steps of lr 1e-2; the distance to filling zeros in is 1e-2
+CLOSE = 1e-6  # after 8 AdamW steps of lr 1e-2; with zeros as gradients of unused weights, the distance is 1e-2
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
-def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("seen")
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("results")
     launcher = "deepspeed" if request.param == 2 else "alone"
     result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=300)
     return result | {"ranks": request.param}
 
 
-def test_every_stage_equals_plain_torch(seen: Any) -> None:
-    assert len(seen["table"]) == 6 * (2 * 2 * 2 + 4)
-    for row in seen["table"]:
+def test_every_stage_equals_plain_torch(results: Any) -> None:
+    assert len(results["table"]) == 6 * (2 * 2 * 2 + 4)
+    for row in results["table"]:
         print(row)
         assert not row["moved"], row
         if row["precision"] == "fp32":
             assert row["weights"] < CLOSE and row["ema"] < CLOSE and row["norms"] < CLOSE, row
-            assert row["zero_grads"] > 1e-3  # the reference can tell the two apart
-        else:  # sums in another order, rounded to 8 bits
+            assert row["zero_grads"] > 1e-3  # the tolerance distinguishes the two
+        else:  # sums in another order, rounded to 8 bits of mantissa
             assert row["norms"] < 1e-2 and row["weights"] < 2e-2 and row["ema"] < 2e-2, row
 
 
-def test_the_supernet_equals_plain_torch(seen: Any) -> None:
-    assert [row["zero"] for row in seen["supernet"]] == list(STAGES)
-    for row in seen["supernet"]:
+def test_the_supernet_equals_plain_torch(results: Any) -> None:
+    assert [row["zero"] for row in results["supernet"]] == list(STAGES)
+    for row in results["supernet"]:
         print(row)
         assert row["weights"] < 5e-5, row  # 6 steps of lr 1e-2
 
 
-def test_resume_is_bitwise(seen: Any) -> None:
-    assert [row["zero"] for row in seen["resume"]] == list(STAGES)
-    for row in seen["resume"]:
+def test_resume_is_bitwise(results: Any) -> None:
+    assert [row["zero"] for row in results["resume"]] == list(STAGES)
+    for row in results["resume"]:
         assert row["state"] == {"epoch": 1}
         assert row["norms"] and not row["differ"], row
         assert row["buffer"] == 0.5
-        assert row["saved"] == 0 and row["ema"] == 0, row  # consolidated = the engine's, exactly
+        assert row["saved"] == 0 and row["ema"] == 0, row  # consolidated weights equal those of the engine
 
 
-def test_a_nonfinite_gradient_moves_nothing_and_all_ranks_know(seen: Any) -> None:
-    assert [row["zero"] for row in seen["nonfinite"]] == list(STAGES)
-    for row in seen["nonfinite"]:
-        assert len(row["norms"]) == seen["ranks"] and not set(row["norms"]) - {"inf", "nan"}, row
+def test_all_ranks_skip_a_step_with_a_nonfinite_gradient(results: Any) -> None:
+    assert [row["zero"] for row in results["nonfinite"]] == list(STAGES)
+    for row in results["nonfinite"]:
+        assert len(row["norms"]) == results["ranks"] and not set(row["norms"]) - {"inf", "nan"}, row
         assert not row["moved"] and not row["later"], row
 
 
-def test_loss_scale(seen: Any) -> None:
-    assert [row["zero"] for row in seen["loss_scale"]] == list(STAGES)
-    for row in seen["loss_scale"]:
+def test_loss_scale(results: Any) -> None:
+    assert [row["zero"] for row in results["loss_scale"]] == list(STAGES)
+    for row in results["loss_scale"]:
         assert row["norms"] and not row["differ"], row
         assert row["overflow"] in ("inf", "nan") and row["halved"] and not row["moved"], row
 
 
-def test_another_number_of_ranks_and_another_stage(tmp_path: Path) -> None:
+def test_resume_with_another_number_of_ranks_and_zero_stage(tmp_path: Path) -> None:
     chains = [("zero1", "zero1", "zero1"), ("zero3", "zero0", "zero2_offload")]
     rows = []
     for i, ranks in enumerate((2, 1, 2)):
-        words = (str(tmp_path), str(3 * i), str(3 * i + 3), *(chain[i] for chain in chains))
+        args = (str(tmp_path), str(3 * i), str(3 * i + 3), *(chain[i] for chain in chains))
         launcher = "torchrun" if ranks == 2 else "alone"
-        rows.append(launch(tmp_path / "out.json", "go_on", *words, ranks=ranks, launcher=launcher))
+        rows.append(launch(tmp_path / "out.json", "continue_training", *args, ranks=ranks, launcher=launcher))
     for chain in zip(*rows, strict=True):
         assert [row["loaded"] for row in chain] == [None, "step-00000003", "step-00000006"]
         assert [row["world_size"] for row in chain] == [2, 1, 2]
@@ -78,11 +78,11 @@ def test_another_number_of_ranks_and_another_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["alone", "deepspeed", "torchrun", "srun"])
-def test_ranks_talk_under_every_launcher(tmp_path: Path, launcher: str) -> None:
+def test_collectives_under_every_launcher(tmp_path: Path, launcher: str) -> None:
     out = tmp_path / "out.json"
     n = 1 if launcher == "alone" else 2
-    heard = slurm(out, "talk") if launcher == "srun" else launch(out, "talk", ranks=n, launcher=launcher)
-    assert heard["ranks"] == [[rank, rank, n] for rank in range(n)]
-    assert heard["sum"] == sum(range(1, n + 1))
-    assert heard["broadcast"] == [{"from": 0}] * n and heard["from_main"] == [0] * n
-    assert all("division" in error for error in heard["errors"])
+    result = slurm(out, "collectives") if launcher == "srun" else launch(out, "collectives", ranks=n, launcher=launcher)
+    assert result["ranks"] == [[rank, rank, n] for rank in range(n)]
+    assert result["sum"] == sum(range(1, n + 1))
+    assert result["broadcast"] == [{"from": 0}] * n and result["from_main"] == [0] * n
+    assert all("division" in error for error in result["errors"])

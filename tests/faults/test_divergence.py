@@ -47,7 +47,7 @@ def test_training_stops_and_names_the_step(diverged: tuple[list[str], Path, str]
     assert "Traceback" not in output
     (line,) = (line for line in output.splitlines() if line.startswith("vitas "))
     print(line)
-    found = re.search(r"in 2 steps in a row, the last step (\d+): .* rank.*; net \d+ wide, \d deep", line)
+    found = re.search(r"in 2 steps in a row, the last step (\d+): .* rank.*; subnet embed_dim \d+, depth \d", line)
     assert found and "(1 of 2 in a row): step" in output
     record = json.loads((run / "supernet" / "divergence.json").read_text())
     first, last = record["steps"]
@@ -83,12 +83,12 @@ def test_replay_repeats_loss_and_norm_of_the_run(diverged: tuple[list[str], Path
     file = tmp_path / "divergence.json"
     file.write_text(json.dumps(record | {"steps": [good]}))
     refused = replay(args, str(file))
-    assert refused.returncode == 2 and "not the record" in refused.stderr
+    assert refused.returncode == 2 and "not a divergence record" in refused.stderr
     for row in good["ranks"]:
         row["images"] = []
     file.write_text(json.dumps(record | {"steps": [good]}))
     refused = replay(args, str(file))
-    assert refused.returncode == 2 and "are others than at the time" in refused.stderr
+    assert refused.returncode == 2 and "this step has other images than in the record" in refused.stderr
     for rank, row in enumerate(good["ranks"]):
         row["images"] = images_of_step(args, 1)[8 * rank : 8 * rank + 8]
     file.write_text(json.dumps(record | {"steps": [good]}))

@@ -30,12 +30,12 @@ KILLS = (  # ZeRO stage, step, rank to kill, during the save of the step or afte
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    uninterrupted = launch(tmp_path / "a.json", "hardy", _folder(tmp_path, "a"), STEPS)
+    uninterrupted = launch(tmp_path / "a.json", "train_to_end", _folder(tmp_path, "a"), STEPS)
     assert {row.split()[0] for row in uninterrupted} == {zero for zero, *_ in KILLS}  # every ZeRO stage
     folder, rng = _folder(tmp_path, "b"), random.Random(0)
     for nth, (zero, step, victim, inside) in enumerate(KILLS):
         launcher = ("deepspeed", "torchrun")[nth % 2]
-        job, _ = start_task(tmp_path / "b.json", "hardy", folder, STEPS, launcher=launcher)
+        job, _ = start_task(tmp_path / "b.json", "train_to_end", folder, STEPS, launcher=launcher)
         try:
             _wait_for(Path(folder, zero), step, inside)
             time.sleep(0 if inside else rng.random() * 0.05)
@@ -46,7 +46,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
                 os.killpg(job.pid, signal.SIGKILL)
         assert job.returncode != 0
         assert not (tmp_path / "b.json").exists()
-    assert launch(tmp_path / "b.json", "hardy", folder, STEPS) == uninterrupted
+    assert launch(tmp_path / "b.json", "train_to_end", folder, STEPS) == uninterrupted
 
 
 def _folder(tmp_path: Path, name: str) -> str:

@@ -83,7 +83,7 @@ def test_a_failed_node_ends_the_job_which_resumes_later(tmp_path: Path, pair: li
     job = start(tmp_path, first, args)
     rest, _ = job.communicate(timeout=240)
     assert job.returncode == 0, rest
-    assert "going on from step" in rest
+    assert "resuming at step" in rest
     run_stage("train-supernet", [*args, "run.name=uninterrupted"])
     resumed, expected = (
         load_file(tmp_path / name / "supernet" / "weights.safetensors") for name in ("tiny", "uninterrupted")

@@ -1,4 +1,4 @@
-"""The engine on a GPU: the arithmetic that was asked for, and the same bits twice."""
+"""The engine on a GPU: computes in the configured precision, and deterministically."""
 
 import pytest
 import torch
@@ -29,10 +29,10 @@ def ranks():
 
 
 def test_bf16_reaches_the_network(ranks):
-    """DeepSpeed disables autocast that is active outside of its forward pass."""
+    """DeepSpeed disables an autocast context that is active when its forward pass starts."""
     engine = toy.start(toy.Case(precision="bf16"), ranks)
     x, _ = toy.batch_of(0, 4)
-    assert engine(x.to(CUDA), toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
+    assert engine(x.to(CUDA), toy.subnets_of(0, 1)[0]).dtype == torch.bfloat16
 
 
 def gradients(supernet: Supernet, images: Tensor, labels: Tensor, precision: str) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def gradients(supernet: Supernet, images: Tensor, labels: Tensor, precision: str
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_deterministic_gradients_repeat_bitwise(precision):
-    """257 tokens: with more than one block of keys, attention's backward pass adds with atomics by default."""
+    """257 tokens: with more than one block of keys, the backward pass of attention uses atomic adds by default."""
     supernet = Supernet(SPACE, "bilateral")
     init_weights(supernet, 0)
     supernet.to(CUDA)

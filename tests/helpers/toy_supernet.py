@@ -1,4 +1,5 @@
-"""A toy supernet whose steps use different parameters, and the same training in plain torch, in one process."""
+"""A toy supernet whose steps use different parameters, and its reference: the same training in plain torch."""
+# B batch, D width
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from vitas_ds.engine.engine import Engine
 from vitas_ds.engine.precision import autocast
 
 STEMS, LAYERS, WIDTH, CLASSES = 2, 3, 24, 5
-Net = tuple[int, tuple[int, ...], int]  # stem, layers, units of width used in each layer (elastic: a slice)
+Subnet = tuple[int, tuple[int, ...], int]  # stem, layers, number of output channels of each layer
 
 
 class Toy(nn.Module):
-    """Alternate stems, layers that may be skipped and that are sliced, a norm and a head that every net uses."""
+    """Alternative stems, layers that can be skipped and sliced, and a norm and a head that all subnets use."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -30,8 +31,8 @@ class Toy(nn.Module):
         self.head = nn.Linear(WIDTH, CLASSES)
         self.register_buffer("scale", torch.tensor([0.5]))
 
-    def forward(self, x: Tensor, net: Net) -> Tensor:
-        stem, layers, width = net
+    def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
+        stem, layers, width = subnet
         x = self.stems[stem](x)
         for i in layers:
             norm, linear = self.layers[i]
@@ -44,21 +45,21 @@ class Toy(nn.Module):
         units |= {f"layer{i}": list(layer.parameters()) for i, layer in enumerate(self.layers)}
         return units | {"head": [*self.norm.parameters(), *self.head.parameters()]}
 
-    def used(self, net: Net) -> set[str]:
-        return {f"stem{net[0]}", "head"} | {f"layer{i}" for i in net[1]}
+    def units_used(self, subnet: Subnet) -> set[str]:
+        return {f"stem{subnet[0]}", "head"} | {f"layer{i}" for i in subnet[1]}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table."""
+    """A training configuration."""
 
     zero: str = "zero1"
     precision: str = "fp32"
     clip: float = 0.0
     accumulate: int = 1
-    nets: int = 1  # nets of a step: their losses are averaged, with a backward pass for each
+    subnets: int = 1  # subnets per step; their losses are averaged, with one backward pass for each
     joint: bool = False  # one backward pass of the summed losses instead
-    forwards_first: bool = False  # both forward passes before the first backward pass
+    forwards_first: bool = False  # all forward passes before the first backward pass
     ema: float = 0.0
     steps: int = 8
     batch: int = 16
@@ -72,7 +73,7 @@ class Case:
         return config.Engine(zero=self.zero, precision=self.precision)
 
 
-def nets_of(step: int, count: int) -> list[Net]:
+def subnets_of(step: int, count: int) -> list[Subnet]:
     rng = torch.Generator().manual_seed(1000 + step)
     draw = lambda high: int(torch.randint(high, (), generator=rng))  # noqa: E731
     return [(draw(STEMS), tuple(i for i in range(LAYERS) if draw(2)), (12, 18, WIDTH)[draw(3)]) for _ in range(count)]
@@ -93,18 +94,18 @@ def start(case: Case, ranks: Ranks) -> Engine:
 
 
 def train(engine: Engine, case: Case, first: int, last: int) -> list[float]:
-    """Steps [first, last); the gradient norm of each."""
+    """Train steps [first, last). Returns the gradient norm of each."""
     return [train_step(engine, case, step) for step in range(first, last)]
 
 
 def train_step(engine: Engine, case: Case, step: int) -> float:
-    ranks, nets = engine.ranks, nets_of(step, case.nets)
+    ranks, subnets = engine.ranks, subnets_of(step, case.subnets)
     share = case.batch // ranks.world_size
     x, y = (t[ranks.rank * share :][:share].chunk(case.accumulate) for t in batch_of(step, case.batch))
     for part in range(case.accumulate):
         losses = (
-            nn.functional.cross_entropy(engine(x[part], net).float(), y[part]) / (case.accumulate * len(nets))
-            for net in nets
+            nn.functional.cross_entropy(engine(x[part], subnet).float(), y[part]) / (case.accumulate * len(subnets))
+            for subnet in subnets
         )
         if case.forwards_first:
             losses = list(losses)
@@ -113,13 +114,13 @@ def train_step(engine: Engine, case: Case, step: int) -> float:
         else:
             for loss in losses:
                 engine.backward(loss)
-    return engine.step(set().union(*(engine.model.used(net) for net in nets)), lr_of(step))
+    return engine.step(set().union(*(engine.model.units_used(subnet) for subnet in subnets)), lr_of(step))
 
 
 def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
-    """Weights, averaged weights and gradient norms of torch.optim.AdamW on the whole batch.
+    """Train with torch.optim.AdamW on the whole batch. Returns weights, averaged weights and gradient norms.
 
-    A gradient that is None leaves its parameter untouched; ``zero_grads`` fills zeros in, which must differ.
+    AdamW skips a parameter whose gradient is None. ``zero_grads`` replaces None by zeros, which gives other weights.
     """
     model, training, norms = Toy(), case.training(), []
     flat = [p for p in model.parameters() if p.ndim < 2]
@@ -128,11 +129,11 @@ def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], 
     ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     for step in range(case.steps):
         x, y = batch_of(step, case.batch)
-        nets = nets_of(step, case.nets)
+        subnets = subnets_of(step, case.subnets)
         adamw.zero_grad()
         with autocast(case.precision, torch.device("cpu")):
-            logits = [model(x, net) for net in nets]
-        sum(nn.functional.cross_entropy(out.float(), y) / len(nets) for out in logits).backward()
+            logits = [model(x, subnet) for subnet in subnets]
+        sum(nn.functional.cross_entropy(out.float(), y) / len(subnets) for out in logits).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         norms.append(float(nn.utils.get_total_norm(grads)))
         if case.clip:
@@ -148,21 +149,21 @@ def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], 
     return {name: p.detach().clone() for name, p in model.named_parameters()}, ema, norms
 
 
-def names_unused(engine: Engine, case: Case, step: int) -> set[str]:
-    """Parameters that a step does not use."""
-    used = set().union(*(engine.model.used(net) for net in nets_of(step, case.nets)))
+def unused_names(engine: Engine, case: Case, step: int) -> set[str]:
+    """Return the names of the parameters that a step does not use."""
+    used = set().union(*(engine.model.units_used(subnet) for subnet in subnets_of(step, case.subnets)))
     unit_of = {p: unit for unit, params in engine.model.units().items() for p in params}
     return {name for name, p in engine.model.named_parameters() if unit_of[p] not in used}
 
 
-def everything(engine: Engine) -> dict[str, Tensor]:
-    """All that training goes on from: every kind of tensor, and the clocks."""
-    clocks = {f"steps/{unit}": torch.tensor(float(n)) for unit, n in engine.optimizer.steps.items()}
-    return clocks | {f"{kind}/{name}": t for kind in engine.kinds for name, t in whole(engine, kind).items()}
+def full_state(engine: Engine) -> dict[str, Tensor]:
+    """Return everything that the next steps depend on: all kinds of tensors, and the step counts."""
+    counts = {f"steps/{unit}": torch.tensor(float(n)) for unit, n in engine.optimizer.steps.items()}
+    return counts | {f"{kind}/{name}": t for kind in engine.kinds for name, t in gather_tensors(engine, kind).items()}
 
 
-def whole(engine: Engine, kind: str = "weight") -> dict[str, Tensor]:
-    """A kind of tensor of all parameters, put together from the parts of all ranks."""
+def gather_tensors(engine: Engine, kind: str = "weight") -> dict[str, Tensor]:
+    """Assemble a kind of tensor of all parameters from the parts of all ranks."""
     rows = [
         (p.name, p.source, tensor.detach().view(-1)[p.offset : p.offset + p.length].clone())
         for owner, tensor in engine.tensors(kind).items()
@@ -175,6 +176,6 @@ def whole(engine: Engine, kind: str = "weight") -> dict[str, Tensor]:
     return out
 
 
-def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def max_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a)

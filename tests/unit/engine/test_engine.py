@@ -38,7 +38,7 @@ def test_deepspeed_does_not_disable_autocast(ranks: comm.Ranks) -> None:
     before = torch.is_autocast_enabled("cuda")
     torch.set_autocast_enabled("cuda", True)  # as autocast does on a GPU
     try:
-        assert engine(x, toy.nets_of(0, 1)[0]).dtype == torch.bfloat16
+        assert engine(x, toy.subnets_of(0, 1)[0]).dtype == torch.bfloat16
     finally:
         torch.set_autocast_enabled("cuda", before)
 
@@ -91,10 +91,10 @@ def test_a_step_changes_only_the_units_of_the_subnet(ranks: comm.Ranks, zero: st
     layer = LayerSpec(num_heads=2, qkv_dim=60, mlp_dim=40)
     spec = SubnetSpec(16, 8, 20, 4, (layer, None, layer))
     used = model.units_used(spec)
-    before = toy.whole(engine)
+    before = toy.gather_tensors(engine)
     engine.backward(engine(torch.randn(2, 3, 16, 16), spec).sum(0).square().mean())
     engine.step(used, 1e-2)
-    after = toy.whole(engine)
+    after = toy.gather_tensors(engine)
     for name in before:
         same = torch.equal(before[name], after[name])
         assert same == (unit_of_name[name] not in used), name
@@ -121,8 +121,8 @@ def test_grad_checkpointing_does_not_change_the_weights(ranks: comm.Ranks, zero:
         for _ in range(3):
             engine.backward((engine(images) - 1).square().mean())
             engine.step({"all"}, 1e-2)
-        weights.append(toy.whole(engine))
-    assert toy.distance(*weights) < 1e-6
+        weights.append(toy.gather_tensors(engine))
+    assert toy.max_difference(*weights) < 1e-6
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero1"])

@@ -41,7 +41,7 @@ def test_a_new_engine_loads_the_whole_state(saved: Path) -> None:
     engine, reference = (toy.start(CASE, comm.init("cpu")) for _ in range(2))
     toy.train(reference, CASE, 0, 3)
     assert checkpoint.load(engine, path) == {"images": 48, "note": ["ü", None]}
-    a, b = toy.everything(engine), toy.everything(reference)
+    a, b = toy.full_state(engine), toy.full_state(reference)
     assert a.keys() == b.keys() and not [name for name in a if not torch.equal(a[name], b[name])]
     for name, p in engine.model.named_parameters():
         assert torch.equal(p, a[f"weight/{name}"]), name
@@ -95,4 +95,4 @@ def test_averages_start_at_the_weights_of_a_checkpoint_without_averages(tmp_path
         consolidate(path, ema=True)
     averaging = toy.start(CASE, ranks)
     checkpoint.load(averaging, path)
-    assert toy.distance(toy.whole(averaging, "ema"), toy.whole(plain)) == 0
+    assert toy.max_difference(toy.gather_tensors(averaging, "ema"), toy.gather_tensors(plain)) == 0

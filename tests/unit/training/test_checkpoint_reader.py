@@ -25,14 +25,14 @@ def test_consolidation_is_exact(saved: Path, engine: Engine, tmp_path: Path, ema
     write_consolidated(saved / "step-00000003", out, ema)
     net = toy.Toy(seed=1)
     net.load_state_dict(load_file(out))
-    expected = toy.whole(engine, "ema" if ema else "weight")
+    expected = toy.gather_tensors(engine, "ema" if ema else "weight")
     for name, p in net.named_parameters():
         assert p.dtype == torch.float32 and torch.equal(p, expected[name])
     assert [path.name for path in out.parent.iterdir()] == ["model.safetensors"]
     x, _ = toy.batch_of(0, 4)
     other = toy.Toy()
     other.load_state_dict(expected | {"scale": torch.tensor([0.5])})
-    assert torch.equal(net(x, toy.nets_of(0, 1)[0]), other(x, toy.nets_of(0, 1)[0]))
+    assert torch.equal(net(x, toy.subnets_of(0, 1)[0]), other(x, toy.subnets_of(0, 1)[0]))
 
 
 @pytest.mark.slow
