@@ -41,10 +41,13 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
-from vitas_ds.search.loop import Result, search
+from vitas_ds.search.loop import run_loop
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring import racing
+from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import in_memory
-from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
 from vitas_ds.training import losses, sampling
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -99,8 +102,8 @@ def trained(cfg: Config, images: ImageSet, steps: int) -> Supernet:
     for step in range(steps):
         ids = torch.from_numpy(rng.integers(0, len(images), cfg.supernet.batch_size))
         adamw.zero_grad()
-        for net in sampling.nets_of_step(cfg.space, cfg.supernet, 0, step, prob):
-            losses.loss_of(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
+        for net in sampling.subnets_of_step(cfg.space, cfg.supernet, 0, step, prob):
+            losses.cross_entropy(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
         adamw.step()
     return supernet.eval()
 
@@ -119,17 +122,17 @@ def compared(
     )  # fmt: skip
     found, rows = {}, []
     for name in ("search", "search with racing"):
-        rules_ = racing.Race(looks(scorer), args.racing, in_memory()) if "racing" in name else None
+        rules_ = racing.Race(split_rounds(scorer), args.racing, in_memory()) if "racing" in name else None
         found[name], seconds, first = searched(cfg, scorer, rules_)
-        forward = sum(entry.score.images for entry in found[name].entries)
-        rows.append({"what": name, "CPU seconds": seconds + decoding, "best score": found[name].best.score.value,
+        forward = sum(candidate.images for candidate in found[name].candidates)
+        rows.append({"what": name, "CPU seconds": seconds + decoding, "best score": found[name].best.value,
                      "images scored": forward, "best found after": first + decoding})  # fmt: skip
-    full = found["search"].entries
+    full = found["search"].candidates
     chosen = [full[i] for i in np.linspace(0, len(full) - 1, args.sample).astype(int)]
     begin = clock()
     scores = [from_jpegs(supernet, images, cfg.data, entry.spec) for entry in chosen]
     seconds = (clock() - begin) / len(chosen) * len(full)
-    apart = max(abs(score - entry.score.value) for score, entry in zip(scores, chosen, strict=True))
+    apart = max(abs(score - entry.value) for score, entry in zip(scores, chosen, strict=True))
     assert apart <= 1 / len(images), f"the plain scores differ by {apart}"  # an image on the edge may fall either way
     plain_row = {"what": f"one by one, from JPEGs (of {args.sample})", "CPU seconds": seconds,
                  "best score": rows[0]["best score"], "images scored": rows[0]["images scored"],
@@ -141,10 +144,12 @@ def compared(
 def searched(cfg: Config, scorer: Scorer, rules_: racing.Race | None) -> tuple[Result, float, float]:
     """The result, its CPU seconds, and those until its best net was scored (to the end of that generation)."""
     begin, history = clock(), []
-    found = search(
-        cfg.space, cfg.search, scorer, in_memory(), 0, lambda told: history.append((told.generation, clock() - begin)),
-        scorer.images, rules_,
-    )  # fmt: skip
+    found = run_loop(
+        SearchProblem(cfg.space, cfg.search, 0),
+        Evaluator(scorer, in_memory(), scorer.images),
+        rules_,
+        lambda summary: history.append((summary.generation, clock() - begin)),
+    )
     return found, clock() - begin, dict(history)[found.best.generation]
 
 

@@ -1,7 +1,7 @@
-"""Runs inside a launcher: ``search_worker.py FOLDER MEMBERS KILL_AFTER RACING``: a search with a real supernet.
+"""Run a search with a real supernet, started by a launcher: ``search_worker.py FOLDER GROUP_SIZE KILL_AFTER RACING``.
 
-Ranks in groups of MEMBERS share a candidate. After KILL_AFTER new scores (0: never) all ranks end as if killed.
-RACING is the confidence of a race, whose looks are counted as scores; 0: there is none.
+Groups of GROUP_SIZE ranks share a candidate; 0 for one group of all ranks. After KILL_AFTER new scores, all ranks exit
+as if killed; 0 for never. RACING is the confidence of racing, where each round counts as a score; 0 for no racing.
 """
 
 import os
@@ -16,11 +16,14 @@ from vitas_ds.distributed import comm
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.finalists import rescore
-from vitas_ds.search.loop import ranked, search
+from vitas_ds.search.loop import run_loop
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import write_results
+from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import open_ledger
-from vitas_ds.search.scoring.racing import Race
-from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
+from vitas_ds.search.scoring.racing import Race, Round
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
 
 SPACE = SearchSpace(
     image_size=32, num_classes=10, patch_sizes=(8, 16), embed_dim=64, depth=4, num_heads=(1, 2, 4),
@@ -28,7 +31,7 @@ SPACE = SearchSpace(
 )  # fmt: skip
 
 
-def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
+def main(folder: Path, group_size: int, kill_after: int, racing: float) -> None:
     ranks = comm.init("cpu", 60)
     torch.manual_seed(0)
     supernet = Supernet(SPACE, "bilateral")
@@ -40,27 +43,28 @@ def main(folder: Path, members: int, kill_after: int, racing: float) -> None:
     def scorer(count: int) -> Scorer:
         order = balanced_order(labels.numpy(), count, 0)
         prepare = lambda x: x.float() / 64 - 2  # noqa: E731
-        return Scorer(supernet, pixels, labels, prepare, order, ranks, 16, ranks_per_candidate=members)
+        return Scorer(supernet, pixels, labels, prepare, order, ranks, 16, ranks_per_candidate=group_size)
 
-    def broken(score):
+    def dying(score):
         def scores(specs):
+            nonlocal count
             for value in score(specs):
-                if kill_after and known[0] == kill_after:
+                if kill_after and count == kill_after:
                     os._exit(0)
-                known[0] += 1
+                count += 1
                 yield value
 
         return scores
 
-    used, full, known, rules = scorer(40), scorer(0), [0], None
+    partial, full, count, race = scorer(40), scorer(0), 0, None
     run = RunDir(folder)
     ledger = open_ledger(run.ledger, {"supernet": "a"}, is_main=ranks.is_main)
     if racing:
-        parts = [(images, broken(score)) for images, score in looks(used)]
-        rules = Race(parts, racing, open_ledger(run.races, {"supernet": "a"}, is_main=ranks.is_main))
+        rounds = [Round(r.images, dying(r.score)) for r in split_rounds(partial)]
+        race = Race(rounds, racing, open_ledger(run.races, {"supernet": "a"}, is_main=ranks.is_main))
     cfg = Search(algorithm="nsga2", population=7, generations=3, macs=(100_000, 800_000), images=40, top_k=3)
-    result = search(SPACE, cfg, broken(used), ledger, 0, images=40, race=rules)
-    top = rescore(ranked(result.entries)[: cfg.top_k], full, ledger, full.images)
+    result = run_loop(SearchProblem(SPACE, cfg, 0), Evaluator(dying(partial), ledger, 40), race)
+    top = rescore(ranked(result.candidates)[: cfg.top_k], Evaluator(full, ledger, full.images))
     if ranks.is_main:
         write_results(run, result, top)
     comm.close()

@@ -1,4 +1,4 @@
-"""A scorer on a small supernet."""
+"""Scorers with a small supernet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small supernet trained on real digits with plain torch, and the digits that it has not seen."""
+"""A small supernet trained on real digits with plain torch, and held-out digits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUDGET = (50_000, 400_000)
 
 @dataclass(frozen=True)
 class Trained:
-    """``pixels`` uint8 [597, 3, 8, 8] and ``images`` are held out."""
+    """A trained supernet and the held-out images; ``pixels`` is uint8 [597, 3, 8, 8]."""
 
     supernet: Supernet
     pixels: Tensor
@@ -33,17 +33,17 @@ class Trained:
 
 
 def prepare(pixels: Tensor) -> Tensor:
-    """What the supernet takes of uint8 pixels."""
+    """Convert uint8 pixels to the supernet's input."""
     return pixels.float() / 127.5 - 1
 
 
 @cache
 def trained(steps: int = 300, batch: int = 64, lr: float = 3e-3) -> Trained:
-    """One random net a step, AdamW, on 1,200 digits."""
-    known = load_digits()
-    order = np.random.default_rng(0).permutation(len(known.target))
-    x = torch.from_numpy((known.images[order] * 15.9).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
-    y = torch.from_numpy(known.target[order]).long()
+    """Train with one random subnet per step and AdamW on 1,200 digits."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    x = torch.from_numpy((digits.images[order] * 15.9).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
+    y = torch.from_numpy(digits.target[order]).long()
     supernet = Supernet(SPACE, "ordinal")
     init_weights(supernet, 0)
     optimizer = torch.optim.AdamW(supernet.parameters(), lr, weight_decay=0.0)

@@ -1,9 +1,9 @@
-"""The search as pymoo sees it: asks for generations of genomes, tells what they are worth. The sole pymoo import.
+"""Search algorithms behind an ask-and-tell interface. The only module that imports pymoo.
 
-pymoo draws from one ``numpy`` generator that it seeds itself and hands to every operator, so that the same seed and
-the same scores give the same generations.
+pymoo seeds one ``numpy`` generator and passes it to every operator: the same seed and the same scores give the same
+generations.
 """
-# K nets, G genes, F objectives (lower is better)
+# K genomes, G genes, F objectives (lower is better), P survivors
 
 from __future__ import annotations
 
@@ -29,201 +29,223 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.problems.static import StaticProblem
 from pymoo.util.nds.non_dominated_sorting import find_non_dominated
 
-from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.search.feasible import operators
-from vitas_ds.search.feasible.table import Feasible
+from vitas_ds.search.feasible.table import FeasibleSet
+from vitas_ds.search.problem import SearchProblem
 
-HALF = 0.5 - 1e-6  # a gene's values are the integers within half of its bounds, to the ends as well
+HALF = 0.5 - 1e-6  # value v of a gene is the interval v +- HALF; below 0.5, to round to a valid value at the bounds
+CHILDREN_PER_PLACE = 8  # children generated for each place that the surrogate fills
 
-
-POOL = 8  # children made for each one that is taken, where half of a generation is taken by its expected values
-
-Expect = Callable[[np.ndarray], np.ndarray]
-"""The objectives [K, F] that canonical genomes [K, G] are expected to have."""
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""Predicts the objective values [K, F] of canonical genomes [K, G]."""
 
 
 class Algorithm(Protocol):
-    """What proposes generations."""
+    """Proposes generations of genomes."""
 
     @property
-    def feasible(self) -> float:
-        """Share of the last generation's proposals that were inside the budget before they were mended."""
+    def feasible_share(self) -> float:
+        """Share of the last generation's proposals that were within the budget before repair."""
 
     def ask(self) -> np.ndarray:
-        """The next generation: canonical genomes [K, G], inside the budget and new; none when none is left."""
+        """Return the next generation: new canonical genomes within the budget, [K, G]; none if none are left."""
 
-    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
-        """The objectives [K, F] of the generation asked for last, each to be lowered; only rows that are ``whole`` may
-        survive, a race has dropped the others.
+    def tell(self, values: np.ndarray, complete: np.ndarray) -> None:
+        """Set the objective values of the last generation.
+
+        Args:
+            values: Objective values, [K, F].
+            complete: Rows that may survive, bool [K]. Racing has dropped the others.
         """
 
     def survivors(self) -> np.ndarray:
-        """[P, F] the objectives that the next generation competes with."""
+        """Return the objective values [P, F] of the survivors, the rivals of the next generation."""
 
-    def guide(self, expect: Expect | None) -> None:
-        """Have the next generations proposed in part by what is expected of them."""
+    def set_surrogate(self, predict: Predictor | None) -> None:
+        """Set the surrogate that chooses a part of the next generations; None for none."""
 
 
-def algorithm(inside: Feasible, cfg: config.Search, seed: int) -> Algorithm:
-    """The algorithm that ``search.algorithm`` names."""
-    return RandomSearch(inside, cfg.population, seed) if cfg.algorithm == "random" else Evolution(inside, cfg, seed)
+def make_algorithm(problem: SearchProblem) -> Algorithm:
+    """Return the algorithm named by ``search.algorithm``."""
+    return RandomSearch(problem) if problem.cfg.algorithm == "random" else Evolution(problem)
 
 
 class RandomSearch:
-    """The baseline: every generation is a fresh even sample of the nets inside the budget."""
+    """Random search: every generation is a new stratified sample of the subnets within the budget. A baseline."""
 
-    def __init__(self, inside: Feasible, population: int, seed: int) -> None:
-        self.inside, self.population, self.rng = inside, population, np.random.default_rng(seed)
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem, self.rng = problem, np.random.default_rng(problem.seed)
         self.seen: set[bytes] = set()
-        self.feasible = 1.0
+        self.feasible_share = 1.0
+        self.feasible = problem.feasible
 
     def ask(self) -> np.ndarray:
-        genomes = operators.fresh(self.inside, self.population, self.rng, self.seen)
+        """Return a new sample, [K, G]."""
+        genomes = operators.sample_distinct(self.feasible, self.problem.cfg.population, self.rng, self.seen)
         self.seen.update(map(operators.key, genomes))
         return genomes
 
-    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
-        pass
+    def tell(self, values: np.ndarray, complete: np.ndarray) -> None:
+        """Ignore the values."""
 
     def survivors(self) -> np.ndarray:
+        """Return no rivals: random search selects no survivors."""
         return np.zeros((0, 1))
 
-    def guide(self, expect: Expect | None) -> None:
-        pass
+    def set_surrogate(self, predict: Predictor | None) -> None:
+        """Ignore the surrogate."""
 
 
 class Evolution:
-    """pymoo's GA or NSGA-II with the first release's operators, two-point crossover and polynomial mutation, and with
-    nets that are drawn anew in each generation.
+    """pymoo's GA or NSGA-II (Deb et al., 2002), with random subnets in each generation.
+
+    Crossover (two-point) and mutation (polynomial) are those of the first release.
     """
 
-    def __init__(self, inside: Feasible, cfg: config.Search, seed: int) -> None:
-        self.problem = GenomeProblem(inside, 1 + len(objectives(cfg)))
-        mend, new = MendGenomes(), OnlyNew(self.problem.seen)
-        kind = GA if cfg.algorithm == "ga" else NSGA2
-        self.algorithm = kind(cfg.population, sample, repair=mend, eliminate_duplicates=new, output=None)
+    def __init__(self, problem: SearchProblem) -> None:
+        cfg = problem.cfg
+        self.problem = GenomeProblem(problem.feasible, 1 + len(problem.objectives))
+        repair, duplicates = RepairGenomes(), DropSeen(self.problem.seen)
+        algorithm = GA if cfg.algorithm == "ga" else NSGA2
+        self.algorithm = algorithm(
+            cfg.population, sample_genomes, repair=repair, eliminate_duplicates=duplicates, output=None
+        )
         crossover, mutation = TwoPointCrossover(prob=cfg.crossover_prob), PM(prob=1.0, eta=cfg.mutation_eta)
-        selection = self.algorithm.mating.selection
-        self.algorithm.mating = FullMating(
-            selection,
+        self.algorithm.mating = MatingWithRandom(
+            self.algorithm.mating.selection,
             crossover,
             mutation,
             cfg.random_fraction,
-            repair=mend,
-            eliminate_duplicates=new,
+            repair=repair,
+            eliminate_duplicates=duplicates,
             n_max_iterations=20,
         )
-        self.algorithm.setup(self.problem, seed=seed, termination=NoTermination())
+        self.algorithm.setup(self.problem, seed=problem.seed, termination=NoTermination())
         self.asked = Population.empty()
 
     @property
-    def feasible(self) -> float:
-        return self.problem.unmended / max(self.problem.proposed, 1)
+    def feasible_share(self) -> float:
+        """Share of the last generation's proposals that needed no repair."""
+        return self.problem.unrepaired / max(self.problem.proposed, 1)
 
     def ask(self) -> np.ndarray:
-        self.problem.proposed = self.problem.unmended = 0
+        """Return the next generation, [K, G]."""
+        self.problem.proposed = self.problem.unrepaired = 0
         asked = self.algorithm.ask()
         self.asked = Population.empty() if asked is None else asked
-        genomes = np.array([one.X for one in self.asked], np.int64).reshape(-1, self.problem.n_var)
+        genomes = np.array([individual.X for individual in self.asked], np.int64).reshape(-1, self.problem.n_var)
         self.problem.seen.update(map(operators.key, genomes))
         return genomes
 
-    def tell(self, values: np.ndarray, whole: np.ndarray) -> None:
-        told = self.asked[whole]
-        Evaluator().eval(StaticProblem(self.problem, F=values[whole]), told)
-        self.algorithm.tell(infills=told)
+    def tell(self, values: np.ndarray, complete: np.ndarray) -> None:
+        """Set the objective values and select the survivors. Incomplete rows never reach pymoo."""
+        infills = self.asked[complete]
+        Evaluator().eval(StaticProblem(self.problem, F=values[complete]), infills)
+        self.algorithm.tell(infills=infills)
 
     def survivors(self) -> np.ndarray:
-        pop = self.algorithm.pop if self.algorithm.is_initialized else ()
-        return np.array([one.F for one in pop], float).reshape(-1, self.problem.n_obj)
+        """Return the objective values of pymoo's population."""
+        population = self.algorithm.pop if self.algorithm.is_initialized else ()
+        return np.array([individual.F for individual in population], float).reshape(-1, self.problem.n_obj)
 
-    def guide(self, expect: Expect | None) -> None:
-        self.problem.expect = expect
-
-
-def objectives(cfg: config.Search) -> tuple[str, ...]:
-    """The costs that are lowered beside the score: those of ``search.objectives``, for NSGA-II at least the MACs."""
-    return (tuple(cfg.objectives) or ("macs",)) if cfg.algorithm == "nsga2" else ()
+    def set_surrogate(self, predict: Predictor | None) -> None:
+        """Set the surrogate for the next matings."""
+        self.problem.predict = predict
 
 
 class GenomeProblem(Problem):
-    """Genes as reals that round to a gene's values; what leaves ``MendGenomes`` is integer and inside the budget."""
+    """pymoo's view of the problem: real-valued genes that ``RepairGenomes`` rounds to feasible genomes.
 
-    def __init__(self, inside: Feasible, n_obj: int) -> None:
-        sizes = inside.space.gene_sizes
+    Attributes:
+        feasible: Subnets within the budget.
+        seen: Keys of all genomes that were asked for.
+        predict: Surrogate, if there is one.
+        proposed: Number of proposals in this generation, duplicates included.
+        unrepaired: Number of these that were within the budget.
+    """
+
+    def __init__(self, feasible: FeasibleSet, n_obj: int) -> None:
+        sizes = feasible.space.gene_sizes
         super().__init__(n_var=len(sizes), n_obj=n_obj, xl=np.full(len(sizes), -HALF), xu=sizes - 1 + HALF)
-        self.inside = inside
-        self.seen: set[bytes] = set()  # every genome asked for so far
-        self.expect: Expect | None = None
-        self.proposed, self.unmended = 0, 0  # of this generation, repeats included
+        self.feasible = feasible
+        self.seen: set[bytes] = set()
+        self.predict: Predictor | None = None
+        self.proposed, self.unrepaired = 0, 0
 
 
-def sample(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
-    """The initial population."""
-    return Population.new("X", operators.fresh(problem.inside, count, random_state, problem.seen))
+def sample_genomes(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
+    """Return the initial population."""
+    return Population.new("X", operators.sample_distinct(problem.feasible, count, random_state, problem.seen))
 
 
-class MendGenomes(Repair):
-    """Round, put into canonical form, bring inside the budget."""
+class RepairGenomes(Repair):
+    """Rounds genes, converts genomes to canonical form, and moves them into the budget."""
 
     def _do(self, problem: GenomeProblem, X: np.ndarray, random_state: np.random.Generator, **_: Any) -> np.ndarray:
-        proposed = genome.canonical(problem.inside.space, np.around(X).astype(np.int64))
-        mended = operators.repair(problem.inside, proposed, random_state)
+        proposed = genome.canonical(problem.feasible.space, np.around(X).astype(np.int64))
+        repaired = operators.repair(problem.feasible, proposed, random_state)
         problem.proposed += len(proposed)
-        problem.unmended += int((mended == proposed).all(1).sum())
-        return mended
+        problem.unrepaired += int((repaired == proposed).all(1).sum())
+        return repaired
 
 
-class OnlyNew(DuplicateElimination):
-    """Drop repeats: of each other, of the other populations, and of all that was ever asked for."""
+class DropSeen(DuplicateElimination):
+    """Drops duplicates within a population, of other populations, and of all genomes that were asked for."""
 
     def __init__(self, seen: set[bytes]) -> None:
         super().__init__()
         self.seen = seen
 
     def do(self, pop: Population, *others: Population, **_: Any) -> Population:
-        known = self.seen.union(operators.key(one.X) for other in others for one in other)
-        return pop[operators.distinct(pop.get("X"), known)]
+        """Return the new individuals of ``pop``."""
+        known = self.seen.union(operators.key(individual.X) for other in others for individual in other)
+        return pop[operators.new_rows(pop.get("X"), known)]
 
 
-class FullMating(Mating):
-    """Mating in which fresh nets are a share of each generation, and fill it up where there are too few new children.
+class MatingWithRandom(Mating):
+    """Mating that adds random subnets to each generation.
 
-    Where values are expected, half of the generation are the most promising of many more children.
+    Random subnets are a fixed share of a generation. They also fill it up if mating finds too few new children. With a
+    surrogate, half of the generation is the most promising part of a larger number of children.
     """
 
-    def __init__(self, selection: Selection, crossover: Crossover, mutation: Mutation, fresh: float, **more: Any):
-        super().__init__(selection, crossover, mutation, **more)
-        self.fresh = fresh
+    def __init__(
+        self, selection: Selection, crossover: Crossover, mutation: Mutation, random_fraction: float, **kwargs: Any
+    ) -> None:
+        super().__init__(selection, crossover, mutation, **kwargs)
+        self.random_fraction = random_fraction
 
     def do(self, problem: GenomeProblem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
-        promising = 0 if problem.expect is None else n_offsprings // 2
-        plain = n_offsprings - promising - min(round(self.fresh * n_offsprings), n_offsprings - promising)
-        children = super().do(problem, pop, plain + POOL * promising, **kwargs)
-        if problem.expect is not None and len(children) > plain + promising:
-            expected = problem.expect(np.array([one.X for one in children[plain:]], np.int64))
-            children = children[np.r_[:plain, plain + best_of(expected, promising)]]
-        known = problem.seen.union(operators.key(one.X) for one in children)
-        more = operators.fresh(problem.inside, n_offsprings - len(children), kwargs["random_state"], known)
-        return Population.merge(children, Population.new("X", more)) if len(more) else children
+        """Return the offspring."""
+        promising = 0 if problem.predict is None else n_offsprings // 2
+        n_random = min(round(self.random_fraction * n_offsprings), n_offsprings - promising)
+        plain = n_offsprings - promising - n_random
+        children = super().do(problem, pop, plain + CHILDREN_PER_PLACE * promising, **kwargs)
+        if problem.predict is not None and len(children) > plain + promising:
+            predicted = problem.predict(np.array([child.X for child in children[plain:]], np.int64))
+            children = children[np.r_[:plain, plain + select_best(predicted, promising)]]
+        known = problem.seen.union(operators.key(child.X) for child in children)
+        missing = n_offsprings - len(children)
+        random = operators.sample_distinct(problem.feasible, missing, kwargs["random_state"], known)
+        return Population.merge(children, Population.new("X", random)) if len(random) else children
 
 
-def front(values: np.ndarray) -> np.ndarray:
-    """The places of the rows of [K, F] that no other row dominates; equal rows are all kept."""
+def non_dominated(values: np.ndarray) -> np.ndarray:
+    """Return the indices of the rows of [K, F] that no other row dominates. Equal rows are all included."""
     return find_non_dominated(values)
 
 
-def best_of(values: np.ndarray, count: int) -> np.ndarray:
-    """``count`` places of the rows of [K, F], front by front, each front by its first column."""
-    left, taken = np.arange(len(values)), list[int]()
-    while len(taken) < count and len(left):
-        best = left[front(values[left])]
-        taken += best[np.argsort(values[best, 0], kind="stable")].tolist()
-        left = np.setdiff1d(left, best)
-    return np.array(taken[:count], np.int64)
+def select_best(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of ``count`` rows of [K, F], front by front, each front sorted by its first column."""
+    remaining, selected = np.arange(len(values)), list[int]()
+    while len(selected) < count and len(remaining):
+        front = remaining[non_dominated(values[remaining])]
+        selected += front[np.argsort(values[front, 0], kind="stable")].tolist()
+        remaining = np.setdiff1d(remaining, front)
+    return np.array(selected[:count], np.int64)
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
-    """The volume between the rows of [K, F] and the reference point; rows beyond it add nothing."""
+    """Return the volume between the rows of [K, F] and the reference point. Rows beyond the point add nothing."""
     return float(HV(ref_point=reference)(values))

@@ -1,52 +1,51 @@
-"""What a search has to beat: random search at as many scores, and uniform nets, at the same budget."""
+"""Baselines of a search within the same budget: random search with as many scores, and uniform subnets."""
+# K genomes, G genes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
-from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible import operators
-from vitas_ds.search.feasible.table import feasible
-from vitas_ds.search.loop import ranked, search
-from vitas_ds.search.scoring.candidates import ScoreFunction, candidates, scored
-from vitas_ds.search.scoring.ledger import Entry, Ledger
+from vitas_ds.search.loop import run_loop
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import ranked
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.evaluation import Evaluator
 
 
-def baselines(
-    space: SearchSpace,
-    cfg: config.Search,
-    score: ScoreFunction,
-    ledger: Ledger,
-    seed: int,
-    images: int = 0,
-    costs: budgets.Costs = budgets.COSTS,
-) -> dict[str, list[Entry]]:
-    """Candidates of each baseline, best first, scored as the search scores: ``random`` and ``uniform``.
+def score_baselines(problem: SearchProblem, evaluator: Evaluator) -> dict[str, list[Candidate]]:
+    """Score the candidates of each baseline.
 
-    ``ledger`` is one of their own, which may borrow from the search's. ``uniform`` is missing where the space has
-    uniform nets only, or none of them is inside the budget.
+    Args:
+        problem: The search's problem.
+        evaluator: Scores as the search does, with a ledger of its own that may reuse the search's scores.
+
+    Returns:
+        Candidates, best first, of ``random`` and ``uniform``. ``uniform`` is missing if the space contains only uniform
+        subnets, or none within the budget.
     """
-    random = cfg.model_copy(update={"algorithm": "random", "objectives": (), "surrogate": 0.0})
-    found = {"random": ranked(search(space, random, score, ledger, seed, images=images, costs=costs).entries)}
-    uniform = uniform_nets(space, cfg, seed, costs)
+    cfg = problem.cfg.model_copy(update={"algorithm": "random", "objectives": (), "surrogate": 0.0})
+    found = {"random": ranked(run_loop(replace(problem, cfg=cfg), evaluator).candidates)}
+    uniform = uniform_genomes(problem)
     if len(uniform):
-        found["uniform"] = ranked(list(scored(candidates(space, uniform, 1, costs), score, ledger, images)))
+        found["uniform"] = ranked(list(evaluator(problem.price(uniform, 1))))
     return found
 
 
-def uniform_nets(space: SearchSpace, cfg: config.Search, seed: int, costs: budgets.Costs = budgets.COSTS) -> np.ndarray:
-    """Up to a population of nets inside the budget whose layers are all alike, as genomes [K, G] of ``space``."""
-    empty = np.zeros((0, len(space.gene_sizes)), np.int64)
+def uniform_genomes(problem: SearchProblem) -> np.ndarray:
+    """Return up to a population of subnets within the budget whose layers are all equal, as genomes [K, G]."""
+    space, none = problem.space, np.zeros((0, len(problem.space.gene_sizes)), np.int64)
     if space.layout == "cell":
-        return empty
-    cells = SearchSpace(**space.model_dump() | {"layout": "cell"})
+        return none
+    cell_space = SearchSpace(**space.model_dump() | {"layout": "cell"})
     try:
-        inside = feasible(cells, budgets.of_config(cfg, costs), costs)
+        feasible = replace(problem, space=cell_space).feasible
     except UserError:
-        return empty
-    nets = operators.fresh(inside, cfg.population, np.random.default_rng([seed, 0xCE]))
-    return np.array([genome.encode(space, genome.decode(cells, net)) for net in nets])
+        return none
+    genomes = operators.sample_distinct(feasible, problem.cfg.population, np.random.default_rng([problem.seed, 0xCE]))
+    return np.array([genome.encode(space, genome.decode(cell_space, row)) for row in genomes])

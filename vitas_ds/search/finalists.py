@@ -1,61 +1,70 @@
-"""Measure and score the best candidates again at the end of a search."""
+"""Check the best candidates at the end of a search: measure their latency, score them on all search images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import budget as budgets
-from vitas_ds.search.feasible.budget import PICO, Budget
-from vitas_ds.search.latency.calibration import Timing
-from vitas_ds.search.loop import Result, ranked, result_of, whole
-from vitas_ds.search.scoring.candidates import ScoreFunction, scored
-from vitas_ds.search.scoring.ledger import Entry, Ledger
+from vitas_ds.search.feasible.budget import PS_PER_SECOND
+from vitas_ds.search.latency.calibration import LatencyModel
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import Result, fully_scored, make_result, ranked
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.evaluation import Evaluator
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A search's result after its front and best nets were measured; ``dropped`` are those found outside."""
+    """Result of a search after measuring the latency of its front and its best candidates.
+
+    Attributes:
+        result: The result without the dropped candidates.
+        seconds: Measured latencies by subnet, see ``LatencyCache``.
+        dropped: Candidates that measured outside the budget.
+    """
 
     result: Result
-    seconds: dict[str, float]  # by net, see ``Latencies``
-    dropped: list[Entry]
+    seconds: dict[str, float]
+    dropped: list[Candidate]
 
 
-def confirm(result: Result, objectives: Sequence[str], best: int, timing: Timing, budget: Budget) -> Confirmed:
-    """Measure the front and the ``best`` first nets; those outside leave, and who takes their place is measured too.
+def confirm(result: Result, problem: SearchProblem, timing: LatencyModel) -> Confirmed:
+    """Measure the front and the ``search.top_k`` best candidates, and drop those outside the latency budget.
+
+    Candidates that replace dropped ones are measured as well, until all are within the budget.
 
     Raises:
-        UserError: no candidate is inside by measurement.
+        UserError: No candidate measures within the budget.
     """
-    low, high = budget.get("latency", (0, budgets.LONGEST))
-    entries, dropped = result.entries, list[Entry]()
+    low, high = problem.budget.get("latency", (0, budgets.MAX_LATENCY))
+    candidates, dropped = result.candidates, list[Candidate]()
     while True:
-        wanted = list({e.spec: e for e in [*result.pareto, *ranked(whole(entries))[:best]]}.values())
-        seconds = timing.measured([e.spec for e in wanted])
-        out = [e for e, s in zip(wanted, seconds.tolist(), strict=True) if not low <= s * PICO <= high]
-        if not out:
-            return Confirmed(result, timing.measured.known, dropped)
-        dropped += out
-        gone = {e.spec for e in out}
-        entries = [e for e in entries if e.spec not in gone]
-        if all(e.score.images != result.best.score.images for e in entries):
-            raise UserError(_none_inside(dropped, timing, low, high))
-        result = result_of(entries, objectives)
+        best = ranked(fully_scored(candidates))[: problem.cfg.top_k]
+        finalists = list({c.spec: c for c in [*result.pareto, *best]}.values())
+        seconds = timing.cache.measure([c.spec for c in finalists])
+        outside = [c for c, s in zip(finalists, seconds.tolist(), strict=True) if not low <= s * PS_PER_SECOND <= high]
+        if not outside:
+            return Confirmed(result, timing.cache.seconds, dropped)
+        dropped += outside
+        specs = {c.spec for c in outside}
+        candidates = [c for c in candidates if c.spec not in specs]
+        if all(c.images != result.best.images for c in candidates):
+            raise UserError(_none_confirmed(dropped, timing, low, high))
+        result = make_result(candidates, problem.objectives)
 
 
-def _none_inside(dropped: list[Entry], timing: Timing, low: int, high: int) -> str:
-    seconds = timing.measured([e.spec for e in dropped]) * PICO
-    nearest = seconds[np.argmin(np.maximum(low - seconds, seconds - high))]
+def _none_confirmed(dropped: list[Candidate], timing: LatencyModel, low: int, high: int) -> str:
+    picoseconds = timing.cache.measure([c.spec for c in dropped]) * PS_PER_SECOND
+    nearest = picoseconds[np.argmin(np.maximum(low - picoseconds, picoseconds - high))]
     return (
-        f"{budgets.describe({'latency': (low, high)})}: no candidate is inside by measurement; the nearest takes "
-        f"{budgets.amount('latency', nearest)}, and the prediction is {timing.predictor.error:.1%} off on average"
+        f"{budgets.format_budget({'latency': (low, high)})}: no candidate measures within it; the nearest takes "
+        f"{budgets.format_cost('latency', nearest)}, and predictions are off by {timing.predictor.error:.1%} on average"
     )
 
 
-def rescore(entries: list[Entry], score: ScoreFunction, ledger: Ledger, images: int) -> list[Entry]:
-    """The same nets scored on another number of images (the best few on all of them), best first."""
-    return ranked(list(scored([(e.spec, e.costs, e.generation) for e in entries], score, ledger, images)))
+def rescore(candidates: list[Candidate], evaluator: Evaluator) -> list[Candidate]:
+    """Score candidates again with another evaluator (on all search images); return them best first."""
+    return ranked(list(evaluator(candidates)))

@@ -1,8 +1,8 @@
-"""A search as pictures, drawn anew after each generation: front, hypervolume, and which choices survive.
+"""Figures of a search: front, progress, and surviving choices.
 
-search/figures/front.png         every candidate by cost and score, the front with its standard errors
+search/figures/front.png         score of each candidate against its costs, front with standard errors
 search/figures/progress.png      hypervolume, best and mean score of each generation
-search/figures/survivors.png     share of each choice among the survivors, generation by generation
+search/figures/survivors.png     share of each choice among the survivors of each generation
 """
 
 from __future__ import annotations
@@ -18,92 +18,95 @@ from matplotlib.ticker import MaxNLocator
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.search.loop import Progress, hypervolume, ranked, result_of
-from vitas_ds.search.scoring.ledger import Entry
+from vitas_ds.run.files import replacing
+from vitas_ds.search.loop import GenerationSummary
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import hypervolume, make_result, ranked
+from vitas_ds.search.scoring.candidate import Candidate
 
 COLUMNS = (
     "generation", "score", "stderr", "images", "macs", "vitas_flops", "params", "activations", "predicted_latency",
     "depth", "patch_size", "embed_dim",
 )  # fmt: skip
 
+AXES = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}  # label, unit
 
-def draw(progress: Progress, space: SearchSpace, population: int, folder: Path) -> dict[str, Path]:
-    """Write the pictures of a search so far into ``folder``, whole or not at all; name -> path."""
-    folder.mkdir(parents=True, exist_ok=True)
+
+def save_figures(summary: GenerationSummary, problem: SearchProblem, folder: Path) -> dict[str, Path]:
+    """Draw the search so far and write the figures atomically. Return their paths by name."""
     figures = {
-        "front": front_figure(progress.entries, progress.most),
-        "progress": progress_figure(progress.entries, progress.most),
-        "survivors": survivors_figure(space, progress.entries, population),
+        "front": front_figure(summary.candidates, summary.max_costs),
+        "progress": progress_figure(summary.candidates, summary.max_costs),
+        "survivors": survivors_figure(problem.space, summary.candidates, problem.cfg.population),
     }
+    paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        aside = folder / f".{name}.tmp.png"
-        figure.savefig(aside, dpi=110)
-        aside.replace(folder / f"{name}.png")
-    return {name: folder / f"{name}.png" for name in figures}
+        with replacing(paths[name]) as aside:
+            figure.savefig(aside, dpi=110, format="png")
+    return paths
 
 
-def rows(entries: list[Entry]) -> list[list[Any]]:
-    """A table of candidates, one row each, of ``COLUMNS``."""
-    found = []
-    for entry in entries:
-        known = entry.to_dict() | {name: getattr(entry.spec, name) for name in ("depth", "patch_size", "embed_dim")}
-        found.append([known.get(name) for name in COLUMNS])
-    return found
+def table_rows(candidates: list[Candidate]) -> list[list[Any]]:
+    """Return one table row of ``COLUMNS`` per candidate."""
+    rows = []
+    for candidate in candidates:
+        spec = {name: getattr(candidate.spec, name) for name in ("depth", "patch_size", "embed_dim")}
+        values = candidate.to_dict() | spec
+        rows.append([values.get(name) for name in COLUMNS])
+    return rows
 
 
-UNITS = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}
-
-
-def front_figure(entries: list[Entry], costs: Iterable[str] = ("macs",)) -> Figure:
-    """Score against each cost: all candidates, darker with the generation, and the best score up to each cost."""
+def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",)) -> Figure:
+    """Plot the scores against each cost, with the generation as color and the front as a line."""
     costs = tuple(costs)
     figure = Figure(figsize=(1 + 5.5 * len(costs), 4.5), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, cost in zip(panels, costs, strict=True):
-        name, unit = UNITS.get(cost, (f"{cost} [M]".replace("macs", "MACs"), 1e-6))
-        xs, ys = ([e.costs[cost] * unit for e in entries], [e.score.value for e in entries])
-        dots = axes.scatter(xs, ys, c=[e.generation for e in entries], s=12, cmap="viridis_r", linewidths=0)
-        _stairs(axes, result_of(entries, (cost,)).pareto, cost, unit, max(xs))
-        axes.set_xlabel(name)
+        label, unit = AXES.get(cost, (f"{cost} [M]".replace("macs", "MACs"), 1e-6))
+        xs, ys = ([c.costs[cost] * unit for c in candidates], [c.value for c in candidates])
+        dots = axes.scatter(xs, ys, c=[c.generation for c in candidates], s=12, cmap="viridis_r", linewidths=0)
+        _plot_front(axes, make_result(candidates, (cost,)).pareto, cost, unit, max(xs))
+        axes.set_xlabel(label)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("score on the search images")
     panels[-1].legend(loc="lower right")
     figure.colorbar(dots, ax=panels, label="generation", ticks=MaxNLocator(integer=True))
-    figure.suptitle(f"{len(entries):,} candidates")
+    figure.suptitle(f"{len(candidates):,} candidates")
     return figure
 
 
-def _stairs(axes: Axes, front: list[Entry], cost: str, unit: float, end: float) -> None:
-    """The front, flat from each net to the next more expensive one."""
-    xs, ys = ([e.costs[cost] * unit for e in front], [e.score.value for e in front])
+def _plot_front(axes: Axes, front: list[Candidate], cost: str, unit: float, end: float) -> None:
+    """Plot the front as steps: constant from each candidate to the next more expensive one."""
+    xs, ys = ([c.costs[cost] * unit for c in front], [c.value for c in front])
     axes.plot([*xs, end], [*ys, ys[-1]], color="tab:red", lw=1.2, drawstyle="steps-post")
-    errors = [e.score.stderr or 0.0 for e in front]
+    errors = [c.stderr or 0.0 for c in front]
     label = "best up to this cost, standard error"
     axes.errorbar(xs, ys, yerr=errors, color="tab:red", fmt="o", ms=4, elinewidth=0.7, capsize=2, label=label)
 
 
-def progress_figure(entries: list[Entry], most: dict[str, float]) -> Figure:
-    """Best and mean score, and hypervolume, by generation."""
+def progress_figure(candidates: list[Candidate], max_costs: dict[str, float]) -> Figure:
+    """Plot best score, mean score and hypervolume of each generation."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     scores, volume = figure.subplots(2, 1, sharex=True)
-    generations = np.array([entry.generation for entry in entries])
-    value = np.array([entry.score.value for entry in entries])
+    generations = np.array([c.generation for c in candidates])
+    values = np.array([c.value for c in candidates])
     steps = np.unique(generations)
-    scores.plot(steps, [value[generations <= g].max() for g in steps], marker=".", label="best so far")
-    scores.plot(steps, [value[generations == g].mean() for g in steps], marker=".", label="mean of the generation")
+    scores.plot(steps, [values[generations <= g].max() for g in steps], marker=".", label="best so far")
+    scores.plot(steps, [values[generations == g].mean() for g in steps], marker=".", label="mean of the generation")
     scores.set_ylabel("score on the search images")
     scores.legend(loc="best")
-    volume.plot(steps, [hypervolume([e for e in entries if e.generation <= g], most) for g in steps], marker=".")
-    volume.set(xlabel="generation", ylabel=f"hypervolume: score, {', '.join(most)}")
+    volumes = [hypervolume([c for c in candidates if c.generation <= g], max_costs) for g in steps]
+    volume.plot(steps, volumes, marker=".")
+    volume.set(xlabel="generation", ylabel=f"hypervolume: score, {', '.join(max_costs)}")
     volume.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (scores, volume):
         axes.grid(alpha=0.25)
     return figure
 
 
-def survivors_figure(space: SearchSpace, entries: list[Entry], population: int) -> Figure:
-    """A picture for each choice: its values upwards, generations to the right, darker the more survivors have it."""
-    shares = survivors(space, entries, population)
+def survivors_figure(space: SearchSpace, candidates: list[Candidate], population: int) -> Figure:
+    """Plot the share of each value of each choice among the survivors, one panel per choice."""
+    shares = survivor_shares(space, candidates, population)
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     for axes, (name, (choices, share)) in zip(figure.subplots(2, 3).flat, shares.items(), strict=True):
         extent = (0.5, len(share) + 0.5, -0.5, len(choices) - 0.5)
@@ -112,35 +115,39 @@ def survivors_figure(space: SearchSpace, entries: list[Entry], population: int) 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
         figure.colorbar(image).ax.tick_params(labelsize=7)
-    figure.suptitle(f"What the {population} best nets so far are made of: share of each choice")
+    figure.suptitle(f"Share of each choice among the {population} best candidates so far")
     return figure
 
 
-def survivors(
-    space: SearchSpace, entries: list[Entry], population: int
+def survivor_shares(
+    space: SearchSpace, candidates: list[Candidate], population: int
 ) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
-    """Each choice's values and their shares [generations, values] among the best ``population`` nets so far."""
+    """Return the values of each choice and their shares among the ``population`` best candidates so far.
+
+    Returns:
+        For each choice, its values and an array [generations, values].
+    """
     choices: dict[str, tuple[int, ...]] = {
         "patch size": space.patch_sizes,
         "embedding width": space.embed_widths,
-        "layers": tuple(range(space.fewest_layers, space.depth + 1)),
+        "layers": tuple(range(space.min_layers, space.depth + 1)),
         "heads of a layer": space.num_heads,
         "q/k/v width of a layer": space.qkv_widths,
         "MLP width of a layer": space.mlp_widths,
     }
     shares: dict[str, list[np.ndarray]] = {name: [] for name in choices}
-    for generation in sorted({entry.generation for entry in entries}):
-        best = ranked([entry for entry in entries if entry.generation <= generation])[:population]
-        taken = [_taken(entry.spec) for entry in best]
+    for generation in sorted({c.generation for c in candidates}):
+        best = ranked([c for c in candidates if c.generation <= generation])[:population]
+        chosen = [_chosen_values(c.spec) for c in best]
         for i, (name, allowed) in enumerate(choices.items()):
-            all_taken = np.array([value for one in taken for value in one[i]])
-            counts = (all_taken[:, None] == np.array(allowed)).sum(0)
+            values = np.array([value for choice in chosen for value in choice[i]])
+            counts = (values[:, None] == np.array(allowed)).sum(0)
             shares[name].append(counts / max(counts.sum(), 1))
     return {name: (choices[name], np.array(share)) for name, share in shares.items()}
 
 
-def _taken(spec: SubnetSpec) -> tuple[list[int], ...]:
-    """What a net has of each choice, in the order of ``survivors``."""
+def _chosen_values(spec: SubnetSpec) -> tuple[list[int], ...]:
+    """Return the values of each choice, in the order of ``survivor_shares``."""
     layers = spec.active
     heads, qkv, mlp = ([getattr(x, name) for x in layers] for name in ("num_heads", "qkv_dim", "mlp_dim"))
     return [spec.patch_size], [spec.embed_dim], [spec.depth], heads, qkv, mlp

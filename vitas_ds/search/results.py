@@ -1,8 +1,7 @@
-"""What a search hands on: ``best.json`` and ``pareto.json``, and how a net is picked from them."""
+"""Write the results of a search (``best.json``, ``pareto.json``, ``baselines.json``) and select a subnet from them."""
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,90 +9,102 @@ from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import write_json
-from vitas_ds.search.feasible.budget import amount
-from vitas_ds.search.loop import Result
-from vitas_ds.search.scoring.ledger import Entry, read_entries
-from vitas_ds.search.selector import Bound, parse
+from vitas_ds.run.files import read_json, write_json
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.search.feasible.budget import format_cost
+from vitas_ds.search.ranking import Result
+from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 
 
 def write_results(
-    folder: Path,
+    run: RunDir,
     result: Result,
-    top: list[Entry],
+    top: list[Candidate],
     seconds: dict[str, float] | None = None,
-    dropped: Sequence[Entry] = (),
+    dropped: Sequence[Candidate] = (),
 ) -> None:
-    """Write ``pareto.json`` (the front, cheapest first) and ``best.json``.
+    """Write ``pareto.json`` (the front, cheapest first) and ``best.json`` (the first candidate of ``top``).
 
-    ``best.json`` is the first of ``top``, the best few scored again on all search images, best first; under ``top`` it
-    lists all of them with their ranks, under ``searched_on`` how many images the search itself scored on, and under
-    ``dropped`` the nets that measured outside the budget. ``seconds`` are measured latencies by net: they stand as
-    ``latency`` beside ``predicted_latency``.
+    ``best.json`` has further fields: ``top`` lists the best candidates with their ranks, ``searched_on`` is the number
+    of images that the search scored on, and ``dropped`` lists the candidates that measured outside the budget.
+
+    Args:
+        run: The run.
+        result: Result of the search.
+        top: The best candidates, scored again on all search images, best first.
+        seconds: Measured latencies by subnet, written as ``latency`` in addition to ``predicted_latency``.
+        dropped: Candidates that measured outside the budget.
     """
 
-    def row(entry: Entry) -> dict[str, Any]:
-        measured = (seconds or {}).get(entry.spec.key())
-        return entry.to_dict() | ({} if measured is None else {"latency": measured})
+    def row(candidate: Candidate) -> dict[str, Any]:
+        measured = (seconds or {}).get(candidate.spec.key())
+        return candidate.to_dict() | ({} if measured is None else {"latency": measured})
 
-    write_json(folder / "pareto.json", [row(entry) | {"index": i} for i, entry in enumerate(result.pareto)])
-    searched = {entry.spec: entry for entry in result.entries}
-    rows = [
-        row(entry) | {"rank": rank, "search_score": searched[entry.spec].score.value}
-        for rank, entry in enumerate(top, 1)
-    ]
-    lists = {"top": rows, "dropped": [row(entry) for entry in dropped]}
-    write_json(folder / "best.json", rows[0] | {"searched_on": result.best.score.images} | lists)
+    write_json(run.pareto, [row(candidate) | {"index": i} for i, candidate in enumerate(result.pareto)])
+    search_scores = {candidate.spec: candidate.value for candidate in result.candidates}
+    rows = [row(c) | {"rank": rank, "search_score": search_scores[c.spec]} for rank, c in enumerate(top, 1)]
+    lists = {"top": rows, "dropped": [row(candidate) for candidate in dropped]}
+    write_json(run.best, rows[0] | {"searched_on": result.best.images} | lists)
 
 
-def write_baselines(folder: Path, found: dict[str, list[Entry]]) -> None:
-    """Write ``baselines.json``: of each baseline, how many nets were scored, and the best of them."""
-    rows = {name: {"scored": len(entries), "best": entries[0].to_dict()} for name, entries in found.items()}
-    write_json(folder / "baselines.json", rows)
+def write_baselines(run: RunDir, baselines: dict[str, list[Candidate]]) -> None:
+    """Write ``baselines.json``: the number of candidates and the best one of each baseline."""
+    rows = {name: {"scored": len(found), "best": found[0].to_dict()} for name, found in baselines.items()}
+    write_json(run.baselines, rows)
 
 
-def select(folder: Path, choice: str) -> SubnetSpec:
-    """The net that a choice names: ``search:best`` (``search:best[2]``: the second best), ``search:pareto[3]`` (counted
-    from 0, cheapest first), or the best-scored one within a bound: ``search:macs<1.3G``, ``search:latency<5m``
-    (predicted milliseconds).
+def select(run: RunDir, choice: str) -> SubnetSpec:
+    """Return the subnet named by a choice.
+
+    Args:
+        run: The run of the search.
+        choice: ``search:best`` (``search:best[2]`` is the second best), ``search:pareto[3]`` (counted from 0, cheapest
+            first), or the candidate with the best score within a bound: ``search:macs<1.3G``, ``search:latency<5m``
+            (predicted latency in milliseconds).
 
     Raises:
-        UserError: the search has no results yet, the choice is none of these, or nothing fits it.
+        UserError: The search has no results yet, the choice is invalid, or no candidate matches it.
     """
-    wanted = parse(choice)
-    if isinstance(wanted, Bound):
-        return _within(folder, choice, wanted)
-    name, index = wanted.list, wanted.index
-    path = folder / f"{name}.json"
+    parsed = parse_choice(choice)
+    return _select_below(run, choice, parsed) if isinstance(parsed, Bound) else _select_entry(run, choice, parsed)
+
+
+def _select_entry(run: RunDir, choice: str, entry: ListEntry) -> SubnetSpec:
+    path = run.best if entry.name == "best" else run.pareto
     data = _read(path)
-    rows, first = (data["top"], 1) if name == "best" else (data, 0)
-    if not first <= index < first + len(rows):
+    rows, first = (data["top"], 1) if entry.name == "best" else (data, 0)
+    if not first <= entry.index < first + len(rows):
         last = first + len(rows) - 1
-        raise UserError(f"retrain.spec: {choice}: {path} has {name}[{first}] to {name}[{last}]")
-    return spec_from_dict(rows[index - first]["spec"], f"{path}: {choice}")
+        raise UserError(f"retrain.spec: {choice}: {path} has {entry.name}[{first}] to {entry.name}[{last}]")
+    return spec_from_dict(rows[entry.index - first]["spec"], f"{path}: {choice}")
 
 
-def _within(folder: Path, choice: str, bound: Bound) -> SubnetSpec:
-    """The best of the nets that the search scored on its own number of images and that cost less than the bound."""
+def _select_below(run: RunDir, choice: str, bound: Bound) -> SubnetSpec:
+    """Return the best candidate below the bound, among those scored on as many images as the search used."""
     name = bound.cost
-    best = _read(folder / "best.json")
-    gone = [row["spec"] for row in best.get("dropped", ())]
-    entries = [e for e in read_entries(folder / "ledger.jsonl") if e.score.images == best["searched_on"]]
-    entries = [e for e in entries if name in e.costs and e.spec.to_dict() not in gone]
-    if not entries:
-        raise UserError(f"retrain.spec: {choice}: the search has no {name} of its candidates")
-    compare: Callable[[Any, Any], bool] = operator.le if bound.included else operator.lt
-    fits = [entry for entry in entries if compare(entry.costs[name], bound.limit)]
-    if not fits:
-        least = amount(name, min(entry.costs[name] for entry in entries))
-        raise UserError(f"retrain.spec: {choice}: no candidate of the search fits; the least {name} is {least}")
-    return min(fits, key=lambda entry: (-entry.score.value, entry.costs[name])).spec
+    best = _read(run.best)
+    dropped = [row["spec"] for row in best.get("dropped", ())]
+    candidates = [
+        c
+        for c in read_ledger(run.ledger)
+        if c.images == best["searched_on"] and name in c.costs and c.spec.to_dict() not in dropped
+    ]
+    if not candidates:
+        raise UserError(f"retrain.spec: {choice}: the search did not compute {name}")
+    compare: Callable[[Any, Any], bool] = operator.le if bound.inclusive else operator.lt
+    matches = [c for c in candidates if compare(c.costs[name], bound.limit)]
+    if not matches:
+        smallest = format_cost(name, min(c.costs[name] for c in candidates))
+        raise UserError(
+            f"retrain.spec: {choice}: no candidate of the search matches; the smallest {name} is {smallest}"
+        )
+    return min(matches, key=lambda c: (-c.value, c.costs[name])).spec
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"retrain.spec: {path} is missing: the search of this run is not done") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+    data = read_json(path, None)
+    if data is None:
+        raise UserError(f"retrain.spec: {path} does not exist: the search of this run has not finished")
+    return data

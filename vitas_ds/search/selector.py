@@ -1,4 +1,7 @@
-"""Which net of a search is meant by a word: ``search:best``, ``search:pareto[3]``, ``search:macs<1.3G``. No torch."""
+"""Parse the choice of a search result: ``search:best``, ``search:pareto[3]``, ``search:macs<1.3G``.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,50 @@ import re
 from dataclasses import dataclass
 
 from vitas_ds.errors import UserError
-from vitas_ds.search.feasible.budget import COSTS, PICO
+from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 
 ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
 UNITS = {"": 1, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A place in a list: ``best`` is counted from 1, ``pareto`` from 0."""
+class ListEntry:
+    """An entry of ``best`` (counted from 1) or ``pareto`` (counted from 0)."""
 
-    list: str
+    name: str
     index: int
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The best net of less ``cost`` than ``limit`` (of a latency picoseconds); of so much too, if ``included``."""
+    """The best candidate below a bound on one cost.
+
+    Attributes:
+        cost: Name of the cost.
+        inclusive: Whether the limit itself is allowed.
+        limit: The bound; in picoseconds for the latency.
+    """
 
     cost: str
-    included: bool
+    inclusive: bool
     limit: float
 
 
-def parse(word: str) -> Listed | Bound:
-    """The choice that ``retrain.spec`` states. Raises ``UserError`` if it is none."""
-    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", word)
-    listed = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", word)
-    if listed and word != "search:pareto":
-        return Listed(listed[1], int(listed[2]) if listed[2] else 1)
+def parse_choice(text: str) -> ListEntry | Bound:
+    """Parse a value of ``retrain.spec`` that starts with ``search:``.
+
+    Raises:
+        UserError: ``text`` is not a valid choice.
+    """
+    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", text)
+    entry = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", text)
+    if entry and text != "search:pareto":
+        return ListEntry(entry[1], int(entry[2]) if entry[2] else 1)
     if not bound:
-        raise UserError(f"retrain.spec: {word!r} names no net; {ALLOWED}")
-    cost, sign, number, unit = bound.groups()
+        raise UserError(f"retrain.spec: {text!r} does not name a candidate; {ALLOWED}")
+    cost, operator, number, unit = bound.groups()
     try:
         limit = float(number) * UNITS[unit]
     except ValueError:
-        raise UserError(f"retrain.spec: {word}: {number} is not a number") from None
-    return Bound(cost, sign == "<=", limit * (PICO if cost == "latency" else 1))
+        raise UserError(f"retrain.spec: {text}: {number} is not a number") from None
+    return Bound(cost, operator == "<=", limit * (PS_PER_SECOND if cost == "latency" else 1))

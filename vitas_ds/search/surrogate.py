@@ -1,8 +1,9 @@
-"""A regressor on the scores so far, which proposes candidates where it has shown that it can rank nets.
+"""Predict scores from genomes, to propose candidates. Used only after it has shown that it can rank candidates.
 
-Ridge regression on what a genome says: each gene's choice, the share of each choice among the layers, and the costs.
+The model is a ridge regression. Its features are the choice of each gene, the share of each choice among the layers,
+and the costs.
 """
-# K nets, G genes, P features, A strengths
+# K genomes, G genes, P features, F objectives (lower is better)
 
 from __future__ import annotations
 
@@ -13,60 +14,93 @@ from scipy.stats import spearmanr
 
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
+from vitas_ds.distributed.comm import from_main
 from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.scoring.candidate import Candidate
 
-FOLDS = 5
-LEAST = 20  # nets, below which nothing is fitted
-STRENGTHS = 10.0 ** np.arange(-1, 5)  # of the penalty
+FOLDS = 5  # of the cross-validation
+MIN_SAMPLES = 20  # no fit with fewer scores
+PENALTIES = 10.0 ** np.arange(-1, 5)
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """``mean + (features - centre) @ weights``."""
+    """Ridge regression: ``mean + (features - center) @ weights``."""
 
-    centre: np.ndarray  # [P]
+    center: np.ndarray  # [P]
     weights: np.ndarray  # [P]
     mean: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        return self.mean + (features - self.centre) @ self.weights
+        """Predict the scores [K] of features [K, P]."""
+        return self.mean + (features - self.center) @ self.weights
 
 
-def features(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
-    """[K, P] of canonical genomes; no feature is larger than a few units."""
+@dataclass(frozen=True)
+class Surrogate:
+    """Predicts objective values from genomes. All ranks call it with the same genomes."""
+
+    problem: SearchProblem
+    model: Ridge
+
+    def __call__(self, genomes: np.ndarray) -> np.ndarray:
+        """Predict the objective values [K, F] of canonical genomes [K, G]."""
+        problem = self.problem
+        # Rank 0 predicts: rounding may differ between nodes, but all ranks must propose the same candidates.
+        scores = from_main(lambda: self.model(genome_features(problem.space, genomes)))
+        costs = budgets.compute_costs(problem.space, genomes, problem.objectives, problem.costs)
+        return np.stack([-scores, *(value.astype(float) for value in costs.values())], 1)
+
+
+def fit_surrogate(problem: SearchProblem, candidates: list[Candidate]) -> tuple[Surrogate | None, float]:
+    """Fit a surrogate to all candidates so far; see ``fit_model``. Rank 0 fits, and all ranks get its model."""
+    genomes = np.array([c.genome for c in candidates], np.int64)
+    scores = np.array([c.final_value for c in candidates])
+    model, correlation = from_main(lambda: fit_model(problem.space, genomes, scores, problem.seed))
+    return (None if model is None else Surrogate(problem, model)), correlation
+
+
+def genome_features(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
+    """Return the features of canonical genomes, [K, P]. All features are of order one."""
     sizes = space.gene_sizes
     chosen = [(genomes[:, [g]] == np.arange(size)).astype(float) for g, size in enumerate(sizes)]
-    table = genome.columns(space, genomes)
-    depth = np.maximum((table.heads > 0).sum(1, keepdims=True), 1)
-    choices = ((table.heads, space.num_heads), (table.qkv, space.qkv_widths), (table.mlp, space.mlp_widths))
+    table = genome.width_table(space, genomes)
+    depth = np.maximum((table.num_heads > 0).sum(1, keepdims=True), 1)
+    choices = ((table.num_heads, space.num_heads), (table.qkv_dim, space.qkv_widths), (table.mlp_dim, space.mlp_widths))
     shares = [(widths[..., None] == np.array(allowed)).sum(1) / depth for widths, allowed in choices]
-    costs = np.stack([np.log(np.maximum(value, 1)) for value in budgets.prices(space, genomes).values()], 1)
+    costs = np.stack([np.log(np.maximum(value, 1)) for value in budgets.compute_costs(space, genomes).values()], 1)
     return np.concatenate([*chosen, *shares, depth / space.depth, costs], 1)
 
 
-def ridge(known: np.ndarray, scores: np.ndarray) -> Ridge:
-    """The fit whose strength of the penalty has the least leave-one-out error."""
-    centre, mean = known.mean(0), float(scores.mean())
-    U, s, Vt = np.linalg.svd(known - centre, full_matrices=False)
+def fit_ridge(features: np.ndarray, scores: np.ndarray) -> Ridge:
+    """Fit a ridge regression with the penalty that has the smallest leave-one-out error."""
+    center, mean = features.mean(0), float(scores.mean())
+    U, s, Vt = np.linalg.svd(features - center, full_matrices=False)
     kept = s > 1e-9 * max(s[0], 1e-9)
     U, s, Vt = U[:, kept], s[kept], Vt[kept]
     target = scores - mean
     errors = []
-    for strength in STRENGTHS:
-        shrunk = U * (s**2 / (s**2 + strength))
+    for penalty in PENALTIES:
+        shrunk = U * (s**2 / (s**2 + penalty))
         left_out = (target - shrunk @ (U.T @ target)) / (1 - 1 / len(scores) - (shrunk * U).sum(1))
         errors.append((left_out**2).mean())
-    strength = STRENGTHS[int(np.argmin(errors))]
-    return Ridge(centre, Vt.T @ (s / (s**2 + strength) * (U.T @ target)), mean)
+    penalty = PENALTIES[int(np.argmin(errors))]
+    return Ridge(center, Vt.T @ (s / (s**2 + penalty) * (U.T @ target)), mean)
 
 
-def fit(space: SearchSpace, genomes: np.ndarray, scores: np.ndarray, seed: int) -> tuple[Ridge | None, float]:
-    """The regressor of some scored nets, and its rank correlation on nets held out of it (five folds); 0: too few."""
-    if len(scores) < LEAST or np.ptp(scores) == 0:
+def fit_model(space: SearchSpace, genomes: np.ndarray, scores: np.ndarray, seed: int) -> tuple[Ridge | None, float]:
+    """Fit a ridge regression to scored genomes [K, G].
+
+    Returns:
+        The model and its rank correlation (Spearman) in a five-fold cross-validation; None and 0 if there are too few
+        scores or all are equal.
+    """
+    if len(scores) < MIN_SAMPLES or np.ptp(scores) == 0:
         return None, 0.0
-    known, told = features(space, genomes), np.zeros(len(scores))
+    features, predicted = genome_features(space, genomes), np.zeros(len(scores))
     fold = np.random.default_rng([seed, 0x51]).permutation(len(scores)) % FOLDS
     for i in range(FOLDS):
-        told[fold == i] = ridge(known[fold != i], scores[fold != i])(known[fold == i])
-    correlation = float(spearmanr(told, scores).statistic) if np.ptp(told) else 0.0
-    return ridge(known, scores), correlation
+        predicted[fold == i] = fit_ridge(features[fold != i], scores[fold != i])(features[fold == i])
+    correlation = float(spearmanr(predicted, scores).statistic) if np.ptp(predicted) else 0.0
+    return fit_ridge(features, scores), correlation

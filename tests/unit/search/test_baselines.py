@@ -1,60 +1,67 @@
-"""The baselines score inside the same budget, and a search beats them where there is something to find."""
+"""Baselines: within the budget, and worse than the search on a score with structure."""
 
 import json
 
 import pytest
 
-from tests.helpers.searches import BUDGET, CELL, SMALL, all_inside, each, likeness, noise
+from tests.helpers.searches import BUDGET, CELL, SMALL, all_within_budget, each, likeness, noise, search
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
-from vitas_ds.search.baselines import baselines
-from vitas_ds.search.loop import search
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.search.baselines import score_baselines
+from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.results import write_baselines
+from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import in_memory, open_ledger
 
 CFG = Search(population=30, generations=15, macs=BUDGET)
 
 
 def rugged(spec) -> float:
-    """Likes layers to take turns, which no uniform net does."""
-    turns = sum(a.mlp_dim != b.mlp_dim for a, b in zip(spec.active, spec.active[1:], strict=False))
-    return likeness(spec) + turns / 10
+    """Return a score that is higher if neighboring layers differ, which uniform subnets cannot reach."""
+    changes = sum(a.mlp_dim != b.mlp_dim for a, b in zip(spec.active, spec.active[1:], strict=False))
+    return likeness(spec) + changes / 10
 
 
-def test_both_baselines_are_inside_the_budget_and_beaten():
+def baselines(space, cfg, score, ledger, seed):
+    return score_baselines(SearchProblem(space, cfg, seed), Evaluator(score, ledger))
+
+
+def test_both_baselines_are_within_the_budget_and_worse_than_the_search():
     found = baselines(SMALL, CFG, each(rugged), in_memory(), 0)
-    assert {name: len(entries) for name, entries in found.items()} == {"random": 450, "uniform": 30}
-    for entries in found.values():
-        assert all_inside(SMALL, CFG, entries)
-        assert entries[0].score.value == max(e.score.value for e in entries)
-    assert all(len(set(e.spec.layers)) == 1 for e in found["uniform"])
-    best = search(SMALL, CFG, each(rugged), in_memory(), 0).best.score.value
-    assert best > max(entries[0].score.value for entries in found.values())
+    assert {name: len(candidates) for name, candidates in found.items()} == {"random": 450, "uniform": 30}
+    for candidates in found.values():
+        assert all_within_budget(SMALL, CFG, candidates)
+        assert candidates[0].value == max(c.value for c in candidates)
+    assert all(len(set(c.spec.layers)) == 1 for c in found["uniform"])
+    best = search(SMALL, CFG, each(rugged), in_memory(), 0).best.value
+    assert best > max(candidates[0].value for candidates in found.values())
 
 
-def test_what_is_written(tmp_path):
+def test_written_baselines(tmp_path):
     found = baselines(SMALL, CFG, each(rugged), in_memory(), 0)
-    write_baselines(tmp_path, found)
-    told = json.loads((tmp_path / "baselines.json").read_text())
-    assert {name: row["scored"] for name, row in told.items()} == {"random": 450, "uniform": 30}
-    assert told["uniform"]["best"]["score"] == found["uniform"][0].score.value
+    run = RunDir(tmp_path)
+    write_baselines(run, found)
+    written = json.loads(run.baselines.read_text())
+    assert {name: row["scored"] for name, row in written.items()} == {"random": 450, "uniform": 30}
+    assert written["uniform"]["best"]["score"] == found["uniform"][0].value
 
 
-def test_scores_of_the_search_are_not_paid_twice(tmp_path):
+def test_scores_of_the_search_are_reused(tmp_path):
     tiny = SearchSpace(**SMALL.model_dump() | {"depth": 2, "patch_sizes": (8,), "num_heads": (1,), "ratios": (0.5, 1)})
-    cfg, asked = Search(population=20, generations=20), []
+    cfg, calls = Search(population=20, generations=20), []
 
     def score(specs):
-        asked.extend(specs)
+        calls.extend(specs)
         return map(noise, specs)
 
     search(tiny, cfg, score, open_ledger(tmp_path / "ledger.jsonl", {}), 0)
-    once = len(asked)
+    once = len(calls)
     baselines(tiny, cfg, score, open_ledger(tmp_path / "baselines.jsonl", {}, reuse=tmp_path / "ledger.jsonl"), 0)
-    assert len(asked) == once == 40  # all nets there are
+    assert len(calls) == once == 40  # all subnets of the space
 
 
-def test_where_no_uniform_net_exists_there_is_no_such_baseline():
+def test_no_uniform_baseline_without_uniform_subnets():
     assert set(baselines(CELL, CFG, each(noise), in_memory(), 0)) == {"random"}
     value = search(SMALL, CFG, each(rugged), in_memory(), 0).best.costs["macs"]
     narrow = CFG.model_copy(update={"macs": (value, value + 1), "generations": 1})
@@ -62,8 +69,8 @@ def test_where_no_uniform_net_exists_there_is_no_such_baseline():
     assert len(found["random"]) == 30 and "uniform" not in found
 
 
-def test_a_baseline_is_a_function_of_its_seed():
+def test_a_baseline_depends_on_its_seed_only():
     runs = [baselines(SMALL, CFG, each(noise), in_memory(), seed) for seed in (1, 1, 2)]
-    assert [e.spec for e in runs[0]["uniform"]] == [e.spec for e in runs[1]["uniform"]]
-    assert [e.spec for e in runs[0]["uniform"]] != [e.spec for e in runs[2]["uniform"]]
+    assert [c.spec for c in runs[0]["uniform"]] == [c.spec for c in runs[1]["uniform"]]
+    assert [c.spec for c in runs[0]["uniform"]] != [c.spec for c in runs[2]["uniform"]]
     assert runs[0]["random"][0].score == pytest.approx(runs[1]["random"][0].score)

@@ -1,59 +1,62 @@
-"""What the pictures show, and that they are there."""
+"""Figures of a search and the numbers in them."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.searches import BUDGET, SMALL, each, likeness
+from tests.helpers.searches import BUDGET, SMALL, each, likeness, search
 from vitas_ds.config import Search
-from vitas_ds.search.loop import hypervolume, ranked, search
-from vitas_ds.search.plots import COLUMNS, draw, rows, survivors
-from vitas_ds.search.scoring.ledger import Score, in_memory
+from vitas_ds.search.plots import COLUMNS, save_figures, survivor_shares, table_rows
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import hypervolume, ranked
+from vitas_ds.search.scoring.candidate import Score
+from vitas_ds.search.scoring.ledger import in_memory
+
+CFG = Search(population=20, generations=6, macs=BUDGET)
 
 
 @pytest.fixture(scope="module")
-def told():
-    progress = []
-    cfg = Search(population=20, generations=6, macs=BUDGET)
-    search(SMALL, cfg, each(lambda s: Score(likeness(s), 0.01)), in_memory(), 0, progress.append)
-    return progress[-1]
+def summary():
+    summaries = []
+    search(SMALL, CFG, each(lambda s: Score(likeness(s), 0.01)), in_memory(), 0, summaries.append)
+    return summaries[-1]
 
 
-def test_every_picture_is_written(told, tmp_path):
-    paths = draw(told, SMALL, 20, tmp_path / "figures")
+def test_every_figure_is_written(summary, tmp_path):
+    paths = save_figures(summary, SearchProblem(SMALL, CFG, 0), tmp_path / "figures")
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["front.png", "progress.png", "survivors.png"]
     for path in paths.values():
-        assert len(np.unique(np.asarray(Image.open(path)))) > 20  # something is drawn
+        assert len(np.unique(np.asarray(Image.open(path)))) > 20  # not blank
 
 
-def test_the_hypervolume_is_that_of_a_hand_count(told):
-    """The area under the stairs of the best score at each cost; it never falls."""
-    generations = [[e for e in told.entries if e.generation <= g] for g in range(1, 7)]
-    found = [hypervolume(entries, told.most) for entries in generations]
+def test_the_hypervolume_is_the_area_computed_by_hand(summary):
+    """It is the area below the best score at each cost, and it never decreases."""
+    generations = [[e for e in summary.candidates if e.generation <= g] for g in range(1, 7)]
+    found = [hypervolume(candidates, summary.max_costs) for candidates in generations]
     assert found == sorted(found)
-    most = told.most["macs"]
-    assert BUDGET[1] * 0.99 < most <= BUDGET[1]
-    xs = np.sort([e.costs["macs"] for e in told.entries])
-    best = [max(e.score.value for e in told.entries if e.costs["macs"] <= x) for x in xs]
-    widths = np.diff([*xs, most]) / most
+    max_macs = summary.max_costs["macs"]
+    assert BUDGET[1] * 0.99 < max_macs <= BUDGET[1]
+    xs = np.sort([e.costs["macs"] for e in summary.candidates])
+    best = [max(e.value for e in summary.candidates if e.costs["macs"] <= x) for x in xs]
+    widths = np.diff([*xs, max_macs]) / max_macs
     assert found[-1] == pytest.approx((widths * best).sum())
 
 
-def test_survivors_are_the_best_so_far(told):
-    shares = survivors(SMALL, told.entries, 20)
+def test_survivors_are_the_best_candidates_so_far(summary):
+    shares = survivor_shares(SMALL, summary.candidates, 20)
     assert [values for values, _ in shares.values()][:2] == [SMALL.patch_sizes, SMALL.embed_widths]
     for values, share in shares.values():
         assert share.shape == (6, len(values)) and share.sum(1) == pytest.approx(np.ones(6))
-    best = ranked(told.entries)[:20]
+    best = ranked(summary.candidates)[:20]
     depth = np.bincount([e.spec.depth for e in best], minlength=7)[1:] / 20
     assert shares["layers"][1][-1] == pytest.approx(depth)
     heads = [layer.num_heads for e in best for layer in e.spec.layers]
     assert shares["heads of a layer"][1][-1] == pytest.approx([np.mean(np.array(heads) == h) for h in (1, 2, 4)])
 
 
-def test_the_table_has_a_row_for_each_candidate(told):
-    table = rows(told.entries)
+def test_the_table_has_one_row_per_candidate(summary):
+    table = table_rows(summary.candidates)
     assert len(table) == 120 and {len(row) for row in table} == {len(COLUMNS)}
     first = dict(zip(COLUMNS, table[0], strict=True))
-    entry = told.entries[0]
-    assert (first["generation"], first["score"], first["depth"]) == (1, entry.score.value, entry.spec.depth)
+    candidate = summary.candidates[0]
+    assert (first["generation"], first["score"], first["depth"]) == (1, candidate.value, candidate.spec.depth)

@@ -1,4 +1,4 @@
-"""Searches of a trained supernet: what a race keeps, a whole session, and the nets that retrain takes from it."""
+"""Searches with a trained supernet: racing, a complete session, and the subnets that retrain selects from it."""
 
 import json
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.searches import search
 from tests.helpers.trained import BUDGET, SPACE, prepare, trained
-from vitas_ds.arch.space import columns_of
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.config import Config, Search
 from vitas_ds.distributed.comm import Ranks
@@ -16,11 +17,11 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import LiveTracker
-from vitas_ds.search.loop import ranked, search
-from vitas_ds.search.scoring.ledger import in_memory, read_entries
-from vitas_ds.search.scoring.racing import Race, line, report
-from vitas_ds.search.scoring.scorer import Scorer, balanced_order, looks
-from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.ranking import ranked
+from vitas_ds.search.scoring.ledger import in_memory, read_ledger
+from vitas_ds.search.scoring.racing import Race, format_report, report
+from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
+from vitas_ds.search.session import ScoringInputs, open_session, run_search
 from vitas_ds.stages.retrain import chosen_spec
 
 pytestmark = pytest.mark.slow
@@ -36,28 +37,28 @@ def scorer() -> Scorer:
     return Scorer(known.supernet, known.pixels, labels, prepare, order, ALONE, 50)
 
 
-def test_the_supernet_has_learned_and_nets_differ(scorer):
+def test_the_supernet_has_learned_and_subnets_differ(scorer):
     cfg = Search(algorithm="random", population=10, generations=1)
-    scores = [e.score.value for e in search(SPACE, cfg, scorer, in_memory(), 0, images=400).entries]
+    scores = [e.value for e in search(SPACE, cfg, scorer, in_memory(), 0, images=400).candidates]
     assert max(scores) > 0.6 and max(scores) - min(scores) > 0.1
 
 
-def test_a_race_finds_the_best_that_full_scoring_finds(scorer):
-    """At 95 % confidence, with fewer forward passes; the early looks rank the survivors nearly as full scores do."""
+def test_racing_finds_the_same_best_candidate_as_full_scoring(scorer):
+    """At 95 % confidence, with fewer forward passes. Early rounds rank the survivors almost as the full scores do."""
     cfg = Search(population=12, generations=6, macs=BUDGET)
     off = search(SPACE, cfg, scorer, in_memory(), 0, images=400)
-    race = Race(looks(scorer), 0.95, in_memory())
+    race = Race(split_rounds(scorer), 0.95, in_memory())
     on = search(SPACE, cfg, scorer, in_memory(), 0, images=400, race=race)
     assert on.best.score == off.best.score
-    full = {e.spec: e.score for e in off.entries}
-    both = [e for e in on.entries if e.score.images == 400 and e.spec in full]
+    full = {e.spec: e.score for e in off.candidates}
+    both = [e for e in on.candidates if e.images == 400 and e.spec in full]
     assert len(both) > 12 and all(full[e.spec] == e.score for e in both)
-    told = report(race, on.entries)
-    print(off.best.score.value, on.best.score.value, line(told))
-    computed = sum(e.score.images for e in on.entries)
-    assert told["saved"] == pytest.approx(1 - computed / (400 * len(on.entries))) and told["saved"] > 0.02
-    agreement = [look["correlation"] for look in told["looks"]]
-    assert [look["images"] for look in told["looks"]] == [50, 100, 200]
+    summary = report(race, on.candidates)
+    print(off.best.value, on.best.value, format_report(summary))
+    computed = sum(e.images for e in on.candidates)
+    assert summary["saved"] == pytest.approx(1 - computed / (400 * len(on.candidates))) and summary["saved"] > 0.02
+    agreement = [look["correlation"] for look in summary["looks"]]
+    assert [look["images"] for look in summary["looks"]] == [50, 100, 200]
     assert agreement[0] > 0.5 and agreement[-1] > 0.8 and agreement[-1] == max(agreement)
 
 
@@ -71,15 +72,13 @@ def open_one(folder, tracker=None, **search_fields):
     run = RunDir(folder)
     folder.mkdir(exist_ok=True)
     tracker = tracker or LiveTracker(run, "search", 32, 0, Tracker(), 0.0)
-    session = open_session(
-        config, run, ALONE, tracker, known.supernet, "trained", known.images, known.pixels, prepare
-    )  # fmt: skip
-    return config, run, session
+    inputs = ScoringInputs(known.supernet, "trained", known.images, known.pixels, prepare)
+    return config, run, open_session(config, run, ALONE, tracker, inputs)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A whole search: two costs to lower, a budget on throughput, racing, a predictor, baselines."""
+    """A complete search: two costs as objectives, a throughput budget, racing, a surrogate, baselines."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     config, run, session = open_one(
         folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch_size=4,
@@ -88,7 +87,7 @@ def done(tmp_path_factory):
     return config, run, run_search(session)
 
 
-def test_a_session_tells_what_it_found(done):
+def test_headline_numbers_agree_with_the_files(done):
     _, run, numbers = done
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
     assert numbers["scored"] == 32 and numbers["front"] == len(front)
@@ -98,8 +97,8 @@ def test_a_session_tells_what_it_found(done):
     assert numbers["latency"]["nets"] == 12 and 0 <= numbers["latency"]["error"] < 2
     assert numbers["racing"]["confidence"] == 0.9 and len(numbers["racing"]["looks"]) >= 1
     assert numbers["surrogate"]["threshold"] == 0.2 and 0 < numbers["hypervolume"] < 1
-    assert set(json.loads((run.search / "baselines.json").read_text())) == {"random", "uniform"}
-    assert sorted(p.name for p in (run.search / "figures").iterdir()) == ["front.png", "progress.png", "survivors.png"]
+    assert set(json.loads(run.baselines.read_text())) == {"random", "uniform"}
+    assert sorted(p.name for p in run.figures.iterdir()) == ["front.png", "progress.png", "survivors.png"]
 
 
 def test_each_generation_has_a_record(done):
@@ -112,25 +111,25 @@ def test_each_generation_has_a_record(done):
     assert rows[-1]["surrogate"] == numbers["surrogate"]["correlation"]
 
 
-def test_a_second_start_scores_nothing_and_ends_the_same(done, capsys):
+def test_a_second_start_scores_nothing_and_has_the_same_result(done, capsys):
     config, run, numbers = done
     before = [path.read_text() for path in (run.ledger, run.best, run.pareto)]
     _, _, session = open_one(run.path, **config.search.model_dump(exclude_unset=True))
     again = run_search(session)
     assert again == numbers
     assert [path.read_text().count("\n") for path in (run.ledger,)] == [before[0].count("\n")]
-    told = [[{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(text)["top"]]
+    tops = [[{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(text)["top"]]
             for text in (before[1], run.best.read_text())]  # fmt: skip
-    assert told[0] == told[1]
+    assert tops[0] == tops[1]
     assert "cached 1 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("choice", ["search:best", "search:best[2]", "search:pareto[1]", "search:macs<200K"])
-def test_retrain_takes_a_net_of_the_search(done, choice):
+def test_retrain_selects_a_subnet_of_the_search(done, choice):
     config, run, _ = done
     recipe = config.model_copy(update={"retrain": config.retrain.model_copy(update={"spec": choice})})
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
-    entries = [e for e in read_entries(run.ledger) if e.score.images == 200 and e.costs["macs"] < 200_000]
+    entries = [e for e in read_ledger(run.ledger) if e.images == 200 and e.costs["macs"] < 200_000]
     wanted = {
         "search:best": best["spec"], "search:best[2]": best["top"][1]["spec"], "search:pareto[1]": front[1]["spec"],
         "search:macs<200K": ranked(entries)[0].spec.to_dict(),
@@ -139,7 +138,7 @@ def test_retrain_takes_a_net_of_the_search(done, choice):
 
 
 @pytest.mark.parametrize("choice", ["search:pareto[999]", "search:best[9]", "search:macs<1", "search:nothing"])
-def test_a_net_that_is_not_there_is_one_line(done, choice):
+def test_a_missing_subnet_is_a_one_line_error(done, choice):
     config, run, _ = done
     recipe = config.model_copy(update={"retrain": config.retrain.model_copy(update={"spec": choice})})
     with pytest.raises(UserError, match=r"^retrain\.spec: ") as error:
@@ -147,19 +146,21 @@ def test_a_net_that_is_not_there_is_one_line(done, choice):
     assert "\n" not in str(error.value)
 
 
-def test_a_throughput_that_no_net_has_is_one_line(tmp_path):
+def test_an_impossible_throughput_is_a_one_line_error(tmp_path):
     _, _, session = open_one(tmp_path, throughput=(1e9, 2e9), latency_batch_size=4, latency_nets=12)
-    with pytest.raises(UserError, match=r"search\.latency .* no net of the space is inside; the nearest has") as error:
+    with pytest.raises(
+        UserError, match=r"search\.latency .* no network of the space is within the budget; the closest has"
+    ) as error:
         run_search(session)
     assert "\n" not in str(error.value)
     assert not session.ledger.own
 
 
-def test_finds_are_inside_the_budget_by_measurement(tmp_path):
-    """A range that cuts through the nets that exist."""
+def test_results_measure_within_the_budget(tmp_path):
+    """The latency budget excludes some of the candidates."""
     _, _, session = open_one(tmp_path / "a", latency_batch_size=4, latency_nets=12, throughput=(1, 1e6), generations=1)
-    predicted = [session.timing.predictor(columns_of([e.spec]))[0] for e in
-                 search(SPACE, session.config.search, session.used, session.ledger, 0, images=200).entries]  # fmt: skip
+    result = search(SPACE, session.config.search, session.scorer, session.ledger, 0, images=200)
+    predicted = [session.timing.predictor(WidthTable.from_specs([c.spec]))[0] for c in result.candidates]
     low, high = np.quantile(predicted, [0.1, 0.8]).tolist()
     _, run, session = open_one(
         tmp_path / "b", latency_batch_size=4, latency_nets=12, latency=(low, high), generations=2

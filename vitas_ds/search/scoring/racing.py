@@ -1,10 +1,11 @@
-"""Racing: candidates are scored on growing shares of the search images, and hopeless ones are dropped on the way.
+"""Racing: score candidates on growing shares of the search images and drop hopeless ones on the way.
 
-After each look the final scores of those still running are forecast from the nets that have seen all images
-(forecast.py), and who has too small a chance to be among the survivors of the generation (survival.py) is dropped: a
-net that would have survived is lost with a probability of at most 1 - ``confidence``, shared evenly among the looks.
+After each round, the final scores of the candidates still in the race are predicted from fully scored candidates
+(surrogate.py). A candidate that is too unlikely to be among the survivors of the generation (survival.py) is dropped.
+A candidate that would have survived is dropped with a probability of at most 1 - ``confidence``, divided evenly among
+the rounds.
 """
-# K candidates, P survivors so far, F objectives (lower is better)
+# N images, K candidates, P fully scored candidates, F objectives (lower is better)
 
 from __future__ import annotations
 
@@ -19,145 +20,175 @@ from scipy.stats import spearmanr
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed.comm import from_main
-from vitas_ds.search.scoring.candidates import Candidate, ScoreFunction, scored
-from vitas_ds.search.scoring.ledger import Entry, Ledger, Score, key, score_of
-from vitas_ds.search.scoring.surrogate import forecast
-from vitas_ds.search.scoring.survival import hopeless
+from vitas_ds.search.scoring.candidate import Candidate, Score, objective_values, score_from_counts
+from vitas_ds.search.scoring.evaluation import Evaluator, ScoreFunction
+from vitas_ds.search.scoring.ledger import Ledger
+from vitas_ds.search.scoring.surrogate import predict_final_scores
+from vitas_ds.search.scoring.survival import Selection, hopeless
 
-LOOKS = 8  # batches or more that the images are cut into, so that an eighth can be looked at
-SHARES = (8, 4, 2, 1)  # parts of the images at the end of each look
-PARTNERS = 64  # nets that have seen all images, of which the others are told
+MIN_BATCHES = 8  # the images are split into at least this many batches, to allow a first round of an eighth of them
+DIVISORS = (8, 4, 2, 1)  # the rounds end after 1/8, 1/4, 1/2 and all of the images
+MAX_REFERENCES = 64  # fully scored candidates that predictions are based on
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a race.
+
+    Attributes:
+        images: Number of images that the round adds.
+        score: Scores subnets on these images only, with ``Score.points``.
+    """
+
+    images: int
+    score: ScoreFunction
 
 
 @dataclass(frozen=True)
 class Race:
-    """``parts``: of each look, how many images it adds, and what scores nets on these alone, points included.
+    """Scores candidates in rounds.
 
-    ``looks`` is a ledger of its own for the sums over the first looks; a search that was killed repeats none.
+    Attributes:
+        rounds: The rounds, in order.
+        confidence: Probability of keeping a candidate that would have survived.
+        ledger: Scores after each round, separate from the search's ledger. A resumed search repeats no round.
     """
 
-    parts: list[tuple[int, ScoreFunction]]
+    rounds: list[Round]
     confidence: float
-    looks: Ledger
+    ledger: Ledger
 
     @property
     def images(self) -> int:
-        """Images of all looks together."""
-        return sum(images for images, _ in self.parts)
+        """Number of images of all rounds."""
+        return sum(r.images for r in self.rounds)
+
+    @property
+    def _level(self) -> float:
+        """Probability, per round, of dropping a candidate that would have survived."""
+        return (1 - self.confidence) / max(len(self.rounds) - 1, 1)
 
     def run(
-        self,
-        nets: list[Candidate],
-        ledger: Ledger,
-        past: Sequence[Entry],
-        rivals: np.ndarray,
-        places: int,
-        objectives: Sequence[str],
-    ) -> tuple[list[Entry], np.ndarray]:
-        """The candidates with their scores, on all images or on those of the look after which they were dropped, and
-        [K] the scores that they have or would be expected to have on all.
+        self, candidates: list[Candidate], ledger: Ledger, previous: Sequence[Candidate], selection: Selection
+    ) -> list[Candidate]:
+        """Score candidates on all images or until they are dropped.
 
         Args:
-            ledger: where the scores go; of it, only those borrowed from another search spare a net the race, so that
-                a search that was killed drops the same nets again.
-            past: earlier candidates.
-            rivals: [P, F] the survivors so far: minus the score, and the ``objectives``.
-            places: how many survive.
+            candidates: Candidates without scores.
+            ledger: The search's ledger, for the results. Scores in it that are reused from another search replace the
+                race. The search's own scores do not: a resumed search must drop the same candidates again.
+            previous: Candidates of earlier generations.
+            selection: Survivors so far, with the objectives as columns.
+
+        Returns:
+            The candidates with the score of their last round; ``predicted`` is set for those that were dropped.
         """
-        entries = [_borrowed(net, ledger, self.images) for net in nets]
-        costs = np.array([[float(price[name]) for name in objectives] for _, price, _ in nets])
-        expected = np.array([np.nan if entry is None else entry.score.value for entry in entries])
-        sure = np.concatenate([-expected[:, None], costs], 1)[~np.isnan(expected)]
-        rivals, known = np.concatenate([rivals.reshape(-1, sure.shape[1]), sure]), self._partners(past)
-        running, level = np.flatnonzero(np.isnan(expected)), (1 - self.confidence) / max(len(self.parts) - 1, 1)
-        for seen, (_, score) in zip(accumulate(n for n, _ in self.parts), self.parts, strict=True):
-            looked = self._look([nets[i] for i in running], [entries[i] for i in running], score, seen)
-            for i, entry in zip(running, looked, strict=True):
-                entries[i], expected[i] = entry, entry.score.value
-            if seen < self.images and len(running):
-                rules = costs[running], rivals, places, level
-                expected[running], lost = from_main(partial(_judge, [e.score for e in looked], known, *rules))
-                running = running[~lost]
-        done = [replace(entry, score=replace(entry.score, points=None)) for entry in entries if entry is not None]
-        for entry in done:
-            ledger.add(entry)
-        return done, expected
+        candidates = [replace(c, score=ledger.find_reused(c.spec, self.images)) for c in candidates]
+        reused = objective_values([c for c in candidates if c.score is not None], selection.objectives)
+        rivals = np.concatenate([selection.rivals.reshape(-1, reused.shape[1]), reused])
+        selection, reference = replace(selection, rivals=rivals), self._reference_points(previous)
+        running = [i for i, c in enumerate(candidates) if c.score is None]
+        for images, round_ in zip(accumulate(r.images for r in self.rounds), self.rounds, strict=True):
+            scored = self._score_round([candidates[i] for i in running], round_.score, images)
+            if images < self.images and scored:
+                scored = _drop_hopeless(scored, reference, selection, self._level)
+            for i, candidate in zip(running, scored, strict=True):
+                candidates[i] = candidate
+            running = [i for i in running if candidates[i].predicted is None]
+        candidates = [_without_points(c) for c in candidates]
+        for candidate in candidates:
+            ledger.add(candidate)
+        return candidates
 
-    def _partners(self, past: Sequence[Entry]) -> np.ndarray:
-        """[N, P] what the last nets that have seen all images earned on each; P is 0 as long as there is none."""
-        whole = (self.looks.find(e.spec, self.images) for e in reversed(past) if e.score.images == self.images)
-        found = list(islice((score for score in whole if score is not None and score.points), PARTNERS))
-        return _points(found) if found else np.zeros((self.images, 0))
+    def _reference_points(self, previous: Sequence[Candidate]) -> np.ndarray:
+        """Return the points of the latest fully scored candidates on each image, [N, P]."""
+        full = (self.ledger.find(c.spec, self.images) for c in reversed(previous) if c.images == self.images)
+        scores = list(islice((score for score in full if score is not None and score.points), MAX_REFERENCES))
+        return _points(scores) if scores else np.zeros((self.images, 0))
 
-    def _look(self, nets: list[Candidate], before: list[Entry | None], score: ScoreFunction, seen: int) -> list[Entry]:
-        """One look at running nets: their scores on all images seen so far. Their seconds add up."""
-        past = {net[0]: entry for net, entry in zip(nets, before, strict=True)}
+    def _score_round(self, candidates: list[Candidate], score: ScoreFunction, images: int) -> list[Candidate]:
+        """Score candidates on the images of one round; return their scores on all ``images`` seen so far."""
+        earlier = {c.spec: c.score for c in candidates}
 
-        def with_past(specs: list[SubnetSpec]) -> Iterator[float | Score]:
+        def cumulative(specs: list[SubnetSpec]) -> Iterator[float | Score]:
             for spec, new in zip(specs, score(specs), strict=True):
-                earlier = past[spec]
-                yield new if earlier is None else _sum(earlier.score, new)
+                before = earlier[spec]
+                yield new if before is None else _add(before, new)
 
-        entries = scored(nets, with_past, self.looks, seen)
-        return [
-            replace(entry, seconds=entry.seconds + (earlier.seconds if earlier else 0.0))
-            for entry, earlier in zip(entries, before, strict=True)
-        ]
+        scored = Evaluator(cumulative, self.ledger, images)(candidates)
+        return [replace(new, seconds=new.seconds + old.seconds) for new, old in zip(scored, candidates, strict=True)]
+
+
+def _drop_hopeless(
+    candidates: list[Candidate], reference: np.ndarray, selection: Selection, level: float
+) -> list[Candidate]:
+    """Set ``predicted`` for the candidates to drop. Rank 0 decides."""
+    means, dropped = from_main(partial(_judge, candidates, reference, selection, level))
+    return [
+        replace(candidate, predicted=mean) if drop else candidate
+        for candidate, mean, drop in zip(candidates, means.tolist(), dropped, strict=True)
+    ]
 
 
 def _judge(
-    scores: list[Score], known: np.ndarray, costs: np.ndarray, rivals: np.ndarray, places: int, level: float
+    candidates: list[Candidate], reference: np.ndarray, selection: Selection, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[K] the expected final scores, and which nets are hopeless."""
-    outlook = forecast(_points(scores), known)
-    return outlook.means, hopeless(outlook, costs, rivals, places, level)
+    """Return the predicted final scores [K] and which candidates are hopeless [K]."""
+    scores = predict_final_scores(_points([c.score for c in candidates if c.score is not None]), reference)
+    costs = objective_values(candidates, selection.objectives)[:, 1:]
+    return scores.means, hopeless(scores, costs, selection, level)
 
 
 def _points(scores: Sequence[Score]) -> np.ndarray:
-    """[n, K] the share of its sides that each net had right on each image."""
+    """Return the share of correct sides for each image and candidate, [n, K]."""
     digits = [np.frombuffer((score.points or "").encode(), np.uint8) - ord("0") for score in scores]
     sides = [score.counts[3] // score.counts[2] for score in scores if score.counts]
     return np.stack(digits, 1) / np.array(sides)
 
 
-def _sum(a: Score, b: float | Score) -> Score:
-    """The score on the images of both."""
+def _add(a: Score, b: float | Score) -> Score:
+    """Return the score on the images of both scores."""
     assert isinstance(b, Score) and a.counts and b.counts and a.points and b.points, "racing needs points"
-    return replace(score_of(*(x + y for x, y in zip(a.counts, b.counts, strict=True))), points=a.points + b.points)
+    counts = (x + y for x, y in zip(a.counts, b.counts, strict=True))
+    return replace(score_from_counts(*counts), points=a.points + b.points)
 
 
-def _borrowed(net: Candidate, ledger: Ledger, images: int) -> Entry | None:
-    score = ledger.borrowed.get(key(net[0], images))
-    return None if score is None else Entry(*net[:2], score, net[2])
+def _without_points(candidate: Candidate) -> Candidate:
+    assert candidate.score is not None
+    return replace(candidate, score=replace(candidate.score, points=None))
 
 
-def ends(images: int, batch_size: int) -> list[int]:
-    """Where the looks end: ``SHARES`` of the images, in whole batches."""
+def round_ends(images: int, batch_size: int) -> list[int]:
+    """Return the number of images seen at the end of each round, in whole batches."""
     batches = -(-images // batch_size)
-    return sorted({min(-(-batches // share) * batch_size, images) for share in SHARES})
+    return sorted({min(-(-batches // divisor) * batch_size, images) for divisor in DIVISORS})
 
 
-def report(race: Race, entries: list[Entry]) -> dict[str, Any]:
-    """What the race spared, and how the scores of its looks rank the nets that were scored on all images.
+def report(race: Race, candidates: list[Candidate]) -> dict[str, Any]:
+    """Return the savings of a race and how well partial scores rank the candidates.
 
-    ``saved`` is the share of forward passes that were not computed; ``looks`` has, for each look but the last, the
-    rank correlation (Spearman) with full scoring over the survivors (null: fewer than three, or all alike).
+    Returns:
+        ``saved`` is the share of forward passes that were not computed. ``looks`` contains, for each round but the
+        last, the rank correlation (Spearman) between the scores after this round and the full scores, over the
+        survivors; it is None for fewer than three survivors or if all scores are equal.
     """
-    whole = [entry for entry in entries if entry.score.images == race.images]
+    full = [c for c in candidates if c.images == race.images]
     looks = []
-    for seen in list(accumulate(images for images, _ in race.parts))[:-1]:
-        pairs = [(s.value, e.score.value) for e in whole if (s := race.looks.find(e.spec, seen)) is not None]
-        early, full = np.array(pairs).reshape(-1, 2).T
-        sure = len(pairs) > 2 and np.ptp(early) > 0 and np.ptp(full) > 0
-        correlation = float(spearmanr(early, full).statistic) if sure else None
-        looks.append({"images": seen, "nets": len(pairs), "correlation": correlation})
-    saved = 1 - sum(entry.score.images for entry in entries) / (race.images * len(entries))
-    return {"confidence": race.confidence, "saved": saved, "survivors": len(whole), "looks": looks}
+    for images in list(accumulate(r.images for r in race.rounds))[:-1]:
+        pairs = [(s.value, c.value) for c in full if (s := race.ledger.find(c.spec, images)) is not None]
+        early, final = np.array(pairs).reshape(-1, 2).T
+        defined = len(pairs) > 2 and np.ptp(early) > 0 and np.ptp(final) > 0
+        correlation = float(spearmanr(early, final).statistic) if defined else None
+        looks.append({"images": images, "nets": len(pairs), "correlation": correlation})
+    saved = 1 - sum(c.images for c in candidates) / (race.images * len(candidates))
+    return {"confidence": race.confidence, "saved": saved, "survivors": len(full), "looks": looks}
 
 
-def line(told: dict[str, Any]) -> str:
-    """A ``report`` in words."""
-    known = [look for look in told["looks"] if look["correlation"] is not None]
-    looks = [f"{look['images']} images: {look['correlation']:.3f}" for look in known]
-    agreement = f"; rank correlation with full scores, {told['survivors']} survivors: " + ", ".join(looks)
-    return f"racing: {told['saved']:.1%} of forward passes spared" + (agreement if looks else "")
+def format_report(report: dict[str, Any]) -> str:
+    """Return the report as one line for the console."""
+    text = f"racing: {report['saved']:.1%} of forward passes saved"
+    known = [look for look in report["looks"] if look["correlation"] is not None]
+    if not known:
+        return text
+    correlations = ", ".join(f"{look['images']} images: {look['correlation']:.3f}" for look in known)
+    return f"{text}; rank correlation with full scores over {report['survivors']} survivors: {correlations}"

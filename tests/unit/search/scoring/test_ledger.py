@@ -1,17 +1,20 @@
-"""The ledger on disk, and what is picked from a search's results."""
+"""The ledger on disk, and selecting from the results of a search."""
 
 import json
 
 import pytest
 
-from tests.helpers.searches import BUDGET, SMALL, each, noise
+from tests.helpers.searches import BUDGET, SMALL, each, noise, search
 from vitas_ds.arch.spec import read_spec
 from vitas_ds.config import Search
 from vitas_ds.errors import UserError
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.finalists import rescore
-from vitas_ds.search.loop import ranked, search
+from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select, write_results
-from vitas_ds.search.scoring.ledger import Score, open_ledger, read_entries
+from vitas_ds.search.scoring.candidate import Score
+from vitas_ds.search.scoring.evaluation import Evaluator
+from vitas_ds.search.scoring.ledger import open_ledger, read_ledger
 
 SCORING = {"supernet": "a", "search.side_rule": "accuracy_mean"}
 
@@ -22,28 +25,29 @@ def scored(images: int):
 
 @pytest.fixture
 def done(tmp_path):
-    """The folder of a finished search, and its result."""
+    """The run folder of a finished search, its result, and the candidates scored again."""
     cfg = Search(population=10, generations=4, macs=BUDGET, images=50)
-    ledger = open_ledger(tmp_path / "ledger.jsonl", SCORING)
+    ledger = open_ledger(RunDir(tmp_path).ledger, SCORING)
     result = search(SMALL, cfg, scored(50), ledger, 0, images=50)
-    full = rescore(ranked(result.entries)[:5], each(lambda s: Score(1 - noise(s), 0.01, 100)), ledger, 100)
-    write_results(tmp_path, result, full)
-    return tmp_path, result, full
+    evaluator = Evaluator(each(lambda s: Score(1 - noise(s), 0.01, 100)), ledger, 100)
+    full = rescore(ranked(result.candidates)[:5], evaluator)
+    write_results(RunDir(tmp_path), result, full)
+    return RunDir(tmp_path), result, full
 
 
-def test_a_line_holds_the_whole_candidate(done):
-    folder, result, _ = done
-    lines = [json.loads(line) for line in (folder / "ledger.jsonl").open()]
+def test_a_line_holds_the_complete_candidate(done):
+    run, result, _ = done
+    lines = [json.loads(line) for line in run.ledger.open()]
     assert len(lines) == 45
-    first = result.entries[0]
+    first = result.candidates[0]
     assert lines[0]["spec"] == first.spec.to_dict() and lines[0]["scoring"] == SCORING
     assert [lines[0][k] for k in ("macs", "vitas_flops", "params", "activations")] == list(first.costs.values())
-    assert [lines[0][k] for k in ("score", "stderr", "images")] == [first.score.value, 0.01, 50]
+    assert [lines[0][k] for k in ("score", "stderr", "images")] == [first.value, 0.01, 50]
     assert [line["generation"] for line in lines[:40]] == [g for g in (1, 2, 3, 4) for _ in range(10)]
-    assert [e.score for e in read_entries(folder / "ledger.jsonl")[:40]] == [e.score for e in result.entries]
+    assert [c.score for c in read_ledger(run.ledger)[:40]] == [c.score for c in result.candidates]
 
 
-def test_a_line_is_on_disk_before_the_next_score_is_asked_for(tmp_path):
+def test_a_line_is_on_disk_before_the_next_score(tmp_path):
     path = tmp_path / "deeper" / "ledger.jsonl"
 
     def score(specs):
@@ -55,52 +59,52 @@ def test_a_line_is_on_disk_before_the_next_score_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("name", SCORING)
-def test_scores_of_other_settings_are_refused(done, name):
-    folder = done[0]
+def test_scores_with_other_settings_are_an_error(done, name):
+    run = done[0]
     with pytest.raises(UserError, match=rf"ledger.jsonl: line 1: scored with {name} '.*', this search has 'other'"):
-        open_ledger(folder / "ledger.jsonl", SCORING | {name: "other"})
+        open_ledger(run.ledger, SCORING | {name: "other"})
     with pytest.raises(UserError, match="scored with"):
-        open_ledger(folder / "new.jsonl", SCORING | {name: "other"}, reuse=folder / "ledger.jsonl")
+        open_ledger(run.path / "new.jsonl", SCORING | {name: "other"}, reuse=run.ledger)
 
 
-def test_a_missing_ledger_to_reuse_is_told(tmp_path):
+def test_a_missing_ledger_to_reuse_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl: no such ledger"):
         open_ledger(tmp_path / "l.jsonl", SCORING, reuse=tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (b"nonsense", "line 2: not a JSON object"),
-        (b"[1]", "line 2: not an entry"),
+        (b"[1]", "line 2: not a scored candidate"),
         (b'{"spec": {}}', "line 2: image_size: Field required"),
     ],
 )
-def test_a_broken_line_in_the_middle_is_named(done, line, told):
-    path = done[0] / "ledger.jsonl"
+def test_the_error_names_a_broken_line(done, line, message):
+    path = done[0].ledger
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         open_ledger(path, SCORING)
 
 
-def test_a_cost_that_a_line_lacks_is_counted(done):
-    path = done[0] / "ledger.jsonl"
-    before = read_entries(path)
+def test_a_missing_cost_is_computed(done):
+    path = done[0].ledger
+    before = read_ledger(path)
     lines = [json.loads(line) for line in path.open()]
     path.write_text("".join(json.dumps(line | {"activations": None}) + "\n" for line in lines))
-    with pytest.raises(UserError, match="line 1: not an entry"):
-        read_entries(path)
+    with pytest.raises(UserError, match="line 1: not a scored candidate"):
+        read_ledger(path)
     path.write_text("".join(json.dumps({k: v for k, v in x.items() if k != "activations"}) + "\n" for x in lines))
-    assert read_entries(path) == before
+    assert read_ledger(path) == before
 
 
-def test_a_torn_line_is_cut_off(done):
-    path = done[0] / "ledger.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])  # all but the end of the line
+def test_an_incomplete_last_line_is_removed(done):
+    path = done[0].ledger
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])  # without the last newline
     open_ledger(path, SCORING)
-    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+    assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:-1])
 
 
 def test_only_the_main_rank_writes(tmp_path):
@@ -110,52 +114,52 @@ def test_only_the_main_rank_writes(tmp_path):
     assert ledger.find(result.best.spec, 0) == result.best.score
 
 
-def test_results_by_rank_front_and_bound(done):
-    folder, result, full = done
-    assert read_spec(folder / "best.json") == full[0].spec
-    for rank, entry in enumerate(full, 1):
-        assert select(folder, f"search:best[{rank}]") == entry.spec
-    assert select(folder, "search:best") == full[0].spec
-    for i, entry in enumerate(result.pareto):
-        assert select(folder, f"search:pareto[{i}]") == entry.spec
-    costs = sorted(entry.costs["macs"] for entry in result.entries)
+def test_select_by_rank_front_and_bound(done):
+    run, result, full = done
+    assert read_spec(run.best) == full[0].spec
+    for rank, candidate in enumerate(full, 1):
+        assert select(run, f"search:best[{rank}]") == candidate.spec
+    assert select(run, "search:best") == full[0].spec
+    for i, candidate in enumerate(result.pareto):
+        assert select(run, f"search:pareto[{i}]") == candidate.spec
+    costs = sorted(candidate.costs["macs"] for candidate in result.candidates)
     limit = costs[20]
-    inside = [e for e in result.entries if e.costs["macs"] < limit]
-    assert select(folder, f"search:macs<{limit}") == ranked(inside)[0].spec
-    assert select(folder, f"search:macs<={costs[0]}") in {e.spec for e in result.entries if e.costs["macs"] == costs[0]}
-    assert select(folder, "search:params<1M") == result.best.spec == select(folder, "search:vitas_flops < 0.01G")
+    below = [c for c in result.candidates if c.costs["macs"] < limit]
+    assert select(run, f"search:macs<{limit}") == ranked(below)[0].spec
+    assert select(run, f"search:macs<={costs[0]}") in {c.spec for c in result.candidates if c.costs["macs"] == costs[0]}
+    assert select(run, "search:params<1M") == result.best.spec == select(run, "search:vitas_flops < 0.01G")
 
 
-def test_results_tell_search_score_and_full_score(done):
-    folder, result, full = done
-    best = json.loads((folder / "best.json").read_text())
+def test_results_contain_search_score_and_full_score(done):
+    run, result, full = done
+    best = json.loads(run.best.read_text())
     assert best["searched_on"] == 50 and best["images"] == 100 and best["rank"] == 1
-    assert [row["score"] for row in best["top"]] == [entry.score.value for entry in full]
+    assert [row["score"] for row in best["top"]] == [candidate.value for candidate in full]
     assert best["search_score"] == noise(full[0].spec)
-    front = json.loads((folder / "pareto.json").read_text())
+    front = json.loads(run.pareto.read_text())
     assert [row["index"] for row in front] == list(range(len(result.pareto)))
     assert [row["macs"] for row in front] == sorted(row["macs"] for row in front)
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
-        ("search:nothing", "names no net; allowed: search:best"),
-        ("search:pareto", "names no net"),
+        ("search:nothing", "does not name a candidate; allowed: search:best"),
+        ("search:pareto", "does not name a candidate"),
         ("search:best[0]", r"has best\[1\] to best\[5\]"),
         ("search:best[6]", r"has best\[1\] to best\[5\]"),
         ("search:pareto[99]", r"has pareto\[0\] to pareto\["),
-        ("search:macs<1", "no candidate of the search fits; the least macs is"),
+        ("search:macs<1", "no candidate of the search matches; the smallest macs is"),
         ("search:macs<1.2.3G", "1.2.3 is not a number"),
-        ("search:speed<1", "names no net"),
+        ("search:speed<1", "does not name a candidate"),
     ],
 )
-def test_a_choice_that_names_no_net_is_told(done, choice, told):
-    with pytest.raises(UserError, match=told):
+def test_an_invalid_choice_is_an_error(done, choice, message):
+    with pytest.raises(UserError, match=message):
         select(done[0], choice)
 
 
-def test_selecting_before_the_search_is_done_is_told(tmp_path):
+def test_selecting_before_the_search_has_finished_is_an_error(tmp_path):
     for choice in ("search:best", "search:pareto[0]", "search:macs<1G"):
-        with pytest.raises(UserError, match="is missing: the search of this run is not done"):
-            select(tmp_path, choice)
+        with pytest.raises(UserError, match="does not exist: the search of this run has not finished"):
+            select(RunDir(tmp_path), choice)
