@@ -1,4 +1,4 @@
-"""Every stage under the deepspeed launcher with two ranks, on real images, and what a run leaves behind."""
+"""All stages under the deepspeed launcher with two ranks on real images, and the files of the run."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def words_of(folder: Path, *overrides: str) -> list[str]:
 
 
 def stage(name: str, folder: Path, *overrides: str, launcher: str = "deepspeed", ranks: int = 2) -> str:
-    """Run a stage of the tests' recipe to its good end; returns what it printed."""
+    """Run a stage of the test recipe, which must succeed; return its output."""
     return run_stage(name, words_of(folder, *overrides), launcher, ranks)
 
 
-def alone(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command in one process, whatever its exit status."""
-    line = [sys.executable, "-m", "vitas_ds", name, *words]
-    return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
+def run_command(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in one process, with any exit status."""
+    command = [sys.executable, "-m", "vitas_ds", name, *words]
+    return subprocess.run(command, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and a run of all stages."""
+    """A folder with images and a run in which all stages have finished."""
     folder = tmp_path_factory.mktemp("main")
     write_digits(folder / "digits")
     for name in STAGES:
@@ -65,12 +65,12 @@ def test_summary_and_ledger(done: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert set(STAGES) <= set(summary)
     assert summary["train-supernet"]["steps"] == 2 * ((240 - 80) // 16)
-    assert summary["retrain"]["steps"] == 2 * (240 // 16)  # the search images come back
+    assert summary["retrain"]["steps"] == 2 * (240 // 16)  # including the search images
     assert summary["evaluate"]["images"] == 100
     assert summary["retrain"]["top1"] == summary["evaluate"]["top1"] <= summary["evaluate"]["top5"]
     lines = [json.loads(line) for line in (run / "search" / "ledger.jsonl").read_text().splitlines()]
     specs = [json.dumps(line["spec"]) for line in lines]
-    assert len(specs) == len(set(specs)) == 12  # never the same net twice
+    assert len(specs) == len(set(specs)) == 12  # no candidate is scored twice
     for line in lines:
         spec = spec_from_dict(line["spec"])
         assert 1.5e5 <= line["macs"] == spec_macs(spec) <= 4.0e5
@@ -80,12 +80,12 @@ def test_summary_and_ledger(done: Path) -> None:
     assert read_spec(run / "retrain" / "spec.json") == spec_from_dict(best["spec"])
 
 
-def test_what_the_networks_saw_is_pictured(done: Path) -> None:
+def test_pictures_of_the_input_images(done: Path) -> None:
     for stage in ("supernet", "retrain"):
         assert (done / "runs" / "tiny" / stage / "images.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_metrics_have_each_step_once(done: Path) -> None:
+def test_metrics_have_every_step_once(done: Path) -> None:
     lines = [json.loads(line) for line in (done / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     for name in ("train-supernet", "retrain"):
         steps = [line["step"] for line in lines if line["stage"] == name]
@@ -96,14 +96,14 @@ def test_metrics_have_each_step_once(done: Path) -> None:
 
 def test_search_images_are_not_trained_on(done: Path) -> None:
     run = done / "runs" / "tiny"
-    held = set((run / "search_images.txt").read_text().splitlines())
+    held_out = set((run / "search_images.txt").read_text().splitlines())
     train, search = hold_out(read_folder(done / "digits" / "train"), 8, 3)
-    assert held == set(search.paths) and len(held) == 80
-    assert not held & set(train.paths)
+    assert held_out == set(search.paths) and len(held_out) == 80
+    assert not held_out & set(train.paths)
     assert json.loads((run / "classes.json").read_text()) == {str(i): i for i in range(10)}
 
 
-def test_exported_model_gives_the_accuracy_that_evaluate_found(done: Path) -> None:
+def test_exported_model_has_the_accuracy_of_evaluate(done: Path) -> None:
     export = done / "runs" / "tiny" / "export"
     assert {"model.safetensors", "spec.json", "README.md"} <= {path.name for path in export.iterdir()}
     model = vitas_ds.load(export)
@@ -120,32 +120,32 @@ def test_exported_model_gives_the_accuracy_that_evaluate_found(done: Path) -> No
     assert f"{hits / 100:.2%}" in (export / "README.md").read_text()
 
 
-def test_started_again_nothing_is_done_twice(done: Path) -> None:
+def test_restarted_stages_change_no_file(done: Path) -> None:
     run = done / "runs" / "tiny"
     watched = [path for path in sorted(run.rglob("*")) if path.name in ("weights.safetensors", "ledger.jsonl")]
     watched += sorted((run / "retrain").rglob("*.safetensors"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched}
     assert len(before) >= 4
     for name in STAGES:
-        begun = time.monotonic()
-        output = alone(name, *words_of(done))
+        start = time.monotonic()
+        output = run_command(name, *words_of(done))
         assert output.returncode == 0, output.stderr
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - start < 30
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched} == before
 
 
 def test_training_equals_plain_torch_on_the_same_batches(done: Path) -> None:
-    """Two ranks, ZeRO 1, DALI and all, against one process with torch's AdamW, where no gradient is no update."""
+    """Two ranks with ZeRO 1 and DALI equal one process with torch's AdamW, which skips weights without a gradient."""
     resolved = load(str(TINY), [f"data.train={done}/digits/train"])
     expected = plain_losses(resolved)
-    found = _losses(done / "runs" / "tiny")
+    recorded = _losses(done / "runs" / "tiny")
     windows = [expected[0:5], expected[5:10], expected[10:15], expected[15:20]]
-    for window, loss in zip(windows, found, strict=True):
+    for window, loss in zip(windows, recorded, strict=True):
         assert loss == pytest.approx(sum(window) / 5, abs=2e-5)
 
 
 def plain_losses(resolved: config.Config) -> list[float]:
-    """Loss of each step of the supernet stage, from its definition."""
+    """Return the loss of each step of train-supernet, computed with plain torch."""
     cfg, seed = resolved.supernet, resolved.run.seed
     images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, seed)
     net = Supernet(resolved.space, "bilateral", 2)
@@ -179,18 +179,18 @@ def plain_losses(resolved: config.Config) -> list[float]:
 
 
 @pytest.mark.parametrize("launcher, ranks", [("alone", 1), ("torchrun", 2)])
-def test_supernet_training_is_the_same_under_every_launcher(done: Path, launcher: str, ranks: int) -> None:
-    """Also with one rank: the same batches, the same nets, so the same losses but for the order of sums."""
+def test_losses_are_equal_under_every_launcher(done: Path, launcher: str, ranks: int) -> None:
+    """Batches and subnets are equal, also with one rank: losses differ only by the order of sums."""
     stage("train-supernet", done, f"run.name={launcher}", launcher=launcher, ranks=ranks)
     ours, theirs = (_losses(done / "runs" / name) for name in (launcher, "tiny"))
     assert len(ours) == len(theirs) == 4
-    # CutMix draws its boxes for each rank's share, so that one rank with all images mixes otherwise than two
+    # CutMix draws its boxes per rank: one rank with all images mixes differently from two.
     tolerance = 1e-5 if ranks == 2 else 0.1
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < tolerance
 
 
-def test_the_checkpoint_of_the_lowest_loss_stays(done: Path) -> None:
-    """A learning rate at which this training gets worse and worse."""
+def test_checkpoint_of_the_lowest_loss_is_kept(done: Path) -> None:
+    """With this learning rate the loss increases."""
     words = ["run.name=worse", "supernet.lr=0.5", "supernet.save_every=2", "supernet.keep=1"]
     output = stage("train-supernet", done, *words, launcher="alone", ranks=1)
     (kept, last) = sorted((done / "runs" / "worse" / "supernet" / "checkpoints").iterdir())
@@ -199,7 +199,7 @@ def test_the_checkpoint_of_the_lowest_loss_stays(done: Path) -> None:
     assert losses[0] < losses[1] and losses[0] < 3
 
 
-def test_search_of_a_supernet_trained_by_two_ranks_on_one(done: Path) -> None:
+def test_search_with_one_rank_equals_search_with_two(done: Path) -> None:
     weights = done / "runs" / "tiny" / "supernet" / "weights.safetensors"
     stage("search", done, "run.name=lone", f"search.checkpoint={weights}", launcher="alone", ranks=1)
     ledgers = [done / "runs" / name / "search" / "ledger.jsonl" for name in ("tiny", "lone")]
@@ -216,8 +216,8 @@ def _losses(run: Path) -> list[float]:
 
 
 def refused(stage_name: str, folder: Path, *overrides: str) -> str:
-    """The one line with which a mistake is refused."""
-    result = alone(stage_name, *words_of(folder, *overrides))
+    """Return the one-line error of a stage that must fail."""
+    result = run_command(stage_name, *words_of(folder, *overrides))
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("vitas ")]
@@ -225,7 +225,7 @@ def refused(stage_name: str, folder: Path, *overrides: str) -> str:
     return lines[0]
 
 
-def test_mistakes_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path) -> None:
+def test_user_errors_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path) -> None:
     run = done / "runs" / "tiny"
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert "data.train" in refused("train-supernet", done, "data.train=/nowhere")
@@ -242,7 +242,7 @@ def test_mistakes_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_folders_that_do_not_fit(done: Path, tmp_path: Path) -> None:
+def test_folders_with_different_or_empty_classes(done: Path, tmp_path: Path) -> None:
     for name in ("train", "val"):
         os.makedirs(tmp_path / "digits" / name)
         for label in range(10):
@@ -255,7 +255,7 @@ def test_folders_that_do_not_fit(done: Path, tmp_path: Path) -> None:
     assert "train/3" in refused("train-supernet", tmp_path, "run.name=empty")
 
 
-def test_a_spec_of_the_space_round_trips(done: Path) -> None:
+def test_exported_spec_is_in_the_space(done: Path) -> None:
     space: SearchSpace = load(str(TINY), []).space
     spec = read_spec(done / "runs" / "tiny" / "export" / "spec.json")
     assert genome.decode(space, genome.encode(space, spec)).canonical() == spec

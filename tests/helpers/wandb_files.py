@@ -1,4 +1,4 @@
-"""What W&B keeps of an offline run, read back from its own file."""
+"""Read the file of an offline W&B run."""
 
 import json
 import struct
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def records(folder: Path) -> Iterator[Any]:
-    """Every record of an offline run: protocol buffers in blocks of 32 KiB, as in LevelDB's log."""
+    """Yield every record of an offline run: protocol buffers in blocks of 32 KiB, as in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("run-*.wandb")
@@ -20,24 +20,24 @@ def records(folder: Path) -> Iterator[Any]:
         size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
         part += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # whole, or last part
+        if kind in (1, 4):  # a complete record, or its last part
             yield wandb_internal_pb2.Record.FromString(part)
             part = b""
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The rows that were logged."""
+    """Return the logged rows."""
     rows = [record.history.item for record in records(folder) if record.WhichOneof("record_type") == "history"]
     return [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row} for row in rows]
 
 
 def run_of(folder: Path) -> Any:
-    """The run's own record: id, group, job type, name."""
+    """Return the record of the run itself: id, group, job type, name."""
     return next(record.run for record in records(folder) if record.WhichOneof("record_type") == "run")
 
 
 def artifacts(folder: Path) -> list[tuple[str, str]]:
-    """(kind, name) of each artifact."""
+    """Return (kind, name) of each artifact."""
     kept = [r.request.log_artifact.artifact for r in records(folder) if r.request.HasField("log_artifact")]
     kept += [record.artifact for record in records(folder) if record.WhichOneof("record_type") == "artifact"]
     return [(artifact.type, artifact.name) for artifact in kept]

@@ -19,7 +19,7 @@ COLORS = (1, 2)
 
 
 def render(first: RunDir, second: RunDir) -> str:
-    """Return the page as text; sections of which neither run has data are left out."""
+    """Return the page as text; sections without data are omitted."""
     runs = (first, second)
     names, configs = names_of(runs), (read_config(first), read_config(second))
     return page.render(

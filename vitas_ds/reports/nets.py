@@ -22,7 +22,7 @@ HEADER = ("network", "accuracy", "MACs", "ViTAS FLOPs", "parameters", "layers", 
 
 @dataclass(frozen=True)
 class Network:
-    """A network with its name and its accuracy, if that is known."""
+    """A network with its name and, if known, its accuracy."""
 
     name: str
     spec: SubnetSpec
@@ -65,7 +65,7 @@ def section(networks: list[Network], config: Config) -> dict[str, Any]:
 
 
 def own_networks(run: RunDir) -> list[Network]:
-    """Return the retrained network and the best three candidates; one that is both is listed once."""
+    """Return the retrained network and the best three candidates; equal networks are listed once."""
     top = json.loads(run.best.read_text())["top"][: len(CANDIDATES)] if run.best.exists() else []
     found = [
         Network(name, spec_from_dict(row["spec"]), f"search score {row['score']:.1%}")

@@ -21,7 +21,7 @@ MAX_POINTS = 300  # of a scatter plot
 
 
 def render(run: RunDir) -> str:
-    """Return the page as text; sections of stages that have not run are left out."""
+    """Return the page as text; sections without data are omitted."""
     config, starts, metrics = read_config(run), read_starts(run), read_metrics(run)
     return page.render(
         "run.html.j2",

@@ -41,7 +41,7 @@ def progress_chart(metrics: Rows) -> str:
 
 
 def hypervolume_chart(metrics: Rows) -> str:
-    """Draw the hypervolume that the front dominates."""
+    """Draw the hypervolume dominated by the front."""
     series = [Series("hypervolume", *values_of(metrics, "search", "hypervolume"), 3, dots=True)]
     return chart("Hypervolume of the front", series, SEEN, Axis("hypervolume"))
 

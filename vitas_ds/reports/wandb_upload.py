@@ -30,12 +30,7 @@ def send(config: Config, run: RunDir) -> None:
     Raises:
         UserError: W&B is not installed, disabled by WANDB_MODE, or fails; or the run has no metrics yet.
     """
-    if config.tracking.wandb == "disabled":
-        config = _with_mode(config, "auto")
-    if find_spec("wandb") is None:
-        raise UserError("--to-wandb: wandb is not installed; pip install -r requirements.txt")
-    if wandb_mode(config) == "disabled":
-        raise UserError("--to-wandb: WANDB_MODE is disabled in this environment")
+    config = _enabled(config)
     rows = read_metrics(run)
     if not rows:
         raise UserError(f"--to-wandb: {run.metrics} is missing or empty; run a stage first")
@@ -52,9 +47,19 @@ def send(config: Config, run: RunDir) -> None:
     except BaseException:
         write_json(run.wandb_ids, previous)
         raise
-    # Name the folders one by one: wandb/ also has those that the stages wrote themselves.
+    # Name the folders one by one: wandb/ also contains the runs written by the stages themselves.
     target = f"offline; to send them: wandb sync {shlex.join(map(str, offline))}" if offline else "online"
     print(f"W&B: {len(rows):,} records of {', '.join(stages)}, {target}")
+
+
+def _enabled(config: Config) -> Config:
+    if config.tracking.wandb == "disabled":
+        config = _with_mode(config, "auto")
+    if find_spec("wandb") is None:
+        raise UserError("--to-wandb: wandb is not installed; pip install -r requirements.txt")
+    if wandb_mode(config) == "disabled":
+        raise UserError("--to-wandb: WANDB_MODE is disabled in this environment; unset it")
+    return config
 
 
 def _with_mode(config: Config, mode: str) -> Config:

@@ -39,7 +39,7 @@ def training_images(config: Config) -> ImageSet:
 
 
 def split_training_images(config: Config) -> tuple[ImageSet, ImageSet]:
-    """Return the images that the supernet trains on, and the search images."""
+    """Split ``data.train`` into the training images of the supernet and the search images."""
     return hold_out(training_images(config), config.data.search_per_class, config.run.seed)
 
 

@@ -64,7 +64,7 @@ def find(run: str, overrides: list[str]) -> Config:
     """Return the configuration of a run, given as its folder, its recipe, or its name below ``run.dir``.
 
     Raises:
-        UserError: There is no such run.
+        UserError: The run does not exist.
     """
     if (Path(run) / "config.yaml").is_file():
         return _from_folder(Path(run), overrides)

@@ -58,7 +58,7 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
     """Return the spec to train, with the image size and the number of classes of the recipe.
 
     Raises:
-        UserError: There is no such spec, or the run has started to train another one.
+        UserError: The spec is missing or invalid, or the run already trains another one.
     """
     choice = config.retrain.spec
     found = select(run_dir, choice) if choice.startswith("search:") else find_spec(choice)

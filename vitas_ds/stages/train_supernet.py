@@ -95,7 +95,7 @@ def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None
     The budget is ``supernet.throughput`` or ``supernet.macs``, else that of the search: MACs first, then seconds.
 
     Returns:
-        The probability; None if there is no budget, or no identity in the space.
+        The probability; None without a budget or without identities in the space.
     """
     supernet, search, space = config.supernet, config.search, config.space
     if not space.identity:

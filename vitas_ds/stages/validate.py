@@ -24,7 +24,7 @@ NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 
 def check(config: Config, stage: str, ranks: int) -> None:
-    """Check what a stage needs, and warn about settings that it ignores.
+    """Check the inputs of a stage, and warn about ignored settings.
 
     Args:
         config: The resolved configuration.
@@ -46,7 +46,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
         _warn_ignored(config.supernet, config.search)
-        _check_choice(config)  # now: after the search, an invalid retrain.spec would have cost days
+        _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
 
@@ -68,7 +68,7 @@ def _check_search(search: Search, ranks: int) -> None:
 
 
 def _check_choice(config: Config) -> None:
-    """Check that ``retrain.spec`` is a spec, or something that the search will find."""
+    """Check that ``retrain.spec`` is a valid spec or a valid choice of a search result."""
     spec, top_k = config.retrain.spec, config.search.top_k
     if not spec.startswith("search:"):
         find_spec(spec)
@@ -86,7 +86,7 @@ def _check_choice(config: Config) -> None:
 
 
 def _check_folders(config: Config, stage: str) -> None:
-    """Check that the image folders exist and have the same classes, as many as the space."""
+    """Check that the image folders exist and have the same classes, ``space.num_classes`` of them."""
     required = {"data.train": stage in NEEDS_TRAIN, "data.val": stage == "evaluate"}
     classes = {}
     for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
@@ -113,7 +113,7 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
 
 
 def _warn_ignored(supernet: Supernet, search: Search) -> None:
-    """Warn about settings that have no effect together with other settings."""
+    """Warn about settings without effect."""
     one_subnet = "supernet.sampling is single, it needs sandwich"
     one_side = "supernet.sharing has one side"
     sandwich = supernet.sampling == "sandwich"

@@ -14,7 +14,7 @@ def run(args: argparse.Namespace) -> int:
     """Write ``args.out`` from ``args.checkpoint``, a checkpoint or a folder of checkpoints, and print the source.
 
     Raises:
-        UserError: There is no complete checkpoint, it has no averaged weights (``--ema``), or the file cannot be
+        UserError: No complete checkpoint was found, it has no averaged weights (``--ema``), or the file cannot be
             written.
     """
     path = _choose(args.checkpoint, args.best)

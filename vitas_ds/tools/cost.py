@@ -52,8 +52,8 @@ def cost_json(spec: SubnetSpec, layers: bool = False) -> dict[str, Any]:
         layers: Add ``layers``: for each layer its widths, MACs, parameters and activations.
 
     Returns:
-        ``macs`` (exact), ``vitas_flops`` (the count of the first release), ``params``, and ``activations``: bytes that
-        the forward pass of a training step keeps in float32 (see ``cost.activations``).
+        ``macs`` (exact), ``vitas_flops`` (the count of the first release), ``params``, and ``activations``: bytes kept
+        by the forward pass of a training step in float32 (see ``cost.activations``).
     """
     table = WidthTable.from_specs([spec.canonical()])
     counts = {name: int(getattr(cost, name)(table)[0]) for name in ("macs", "vitas_flops", "params", "activations")}
@@ -122,7 +122,7 @@ def si(value: float) -> str:
 
 
 def _paper(net: str) -> str:
-    """Return the numbers that the paper of a published network reports."""
+    """Return the FLOPs and accuracies reported for a published network."""
     if net not in published.names():
         return ""
     row = published.published(net)

@@ -1,4 +1,4 @@
-"""``vitas doctor``: check whether this machine can run each stage, and print a fix for what is missing.
+"""``vitas doctor``: check whether this machine can run each stage, and print a fix for each missing part.
 
 Each library runs a small piece of work in its own process: a library that crashes on import becomes a row of the table
 and does not end the command.
@@ -103,7 +103,7 @@ def doctor(folder: Path) -> list[Row]:
 
 
 def missing_parts(stage: str, rows: list[Row]) -> list[str]:
-    """Return the missing parts that a stage needs."""
+    """Return the missing parts among those of a stage."""
     missing = {row.part for row in rows if row.state == "missing"}
     return [part for part in STAGES[stage] if part in missing]
 
@@ -166,7 +166,7 @@ def declared_requirements() -> list[Requirement]:
 
 
 def version_problem(package: str, accepted: SpecifierSet | None) -> str:
-    """Return what is wrong with the installed version of a package; empty if nothing is."""
+    """Describe the problem with the installed version of a package; empty if there is none."""
     try:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -246,7 +246,7 @@ def cores() -> Row:
 
 
 def memory() -> Row:
-    """Return the memory of the machine, or the limit of the container if that is lower."""
+    """Return the memory of the machine, or the container's limit if it is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():

@@ -161,7 +161,7 @@ def files() -> dict[Path, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the files, or list those that are out of date."""
+    """Write the files, or list the outdated ones."""
     parser = argparse.ArgumentParser(prog="python -m vitas_ds.tools.document", description="generate parts of docs/")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file is out of date")
     args = parser.parse_args(argv)

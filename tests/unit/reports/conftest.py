@@ -1,4 +1,4 @@
-"""Fixtures of the report's tests."""
+"""Fixtures of the report tests."""
 
 from tests.helpers.runs import config, run
 

@@ -1,4 +1,4 @@
-"""The stage export on a small net that has learnt its images: what it writes, measures and claims."""
+"""Stage export on a small network that has learned its images: files, measurements and model card."""
 
 import hashlib
 import json
@@ -29,8 +29,8 @@ from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
 TINY = FIXTURES / "tiny.yaml"
-ALIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),) * 2)
-UNLIKE = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64), LayerSpec(4, 48, 32)))
+EQUAL_LAYERS = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),) * 2)
+UNEQUAL_LAYERS = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64), LayerSpec(4, 48, 32)))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def one_job():
     comm.close()
 
 
-def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:
-    """A net that knows most of the images: accuracies of random nets say nothing."""
+def trained_model(spec: SubnetSpec, root: Path) -> VisionTransformer:
+    """Return a network that classifies most images: the accuracy of a random one would prove nothing."""
     model = VisionTransformer(spec)
     init_weights(model, 0)
     data = load(str(TINY), []).data
@@ -61,11 +61,13 @@ def learnt(spec: SubnetSpec, root: Path) -> VisionTransformer:
 
 @pytest.fixture
 def words(tmp_path, digits):
-    """A run whose stage retrain has ended, as words of the command line."""
+    """Command-line words of a run in which the stage retrain has finished."""
     words = [str(TINY), f"run.dir={tmp_path}/runs", f"data.train={digits}/train", f"data.val={digits}/val"]
     run = open_run(load(words[0], words[1:]), True, stage="retrain")
     preprocess = Preprocess(28, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple(map(str, range(10))))
-    write_model(learnt(ALIKE, digits), run.retrain_model, preprocess, "tiny", {"accuracy": "not evaluated"})
+    write_model(
+        trained_model(EQUAL_LAYERS, digits), run.retrain_model, preprocess, "tiny", {"accuracy": "not evaluated"}
+    )
     return words
 
 
@@ -88,14 +90,14 @@ TIMM = {"timm/model.safetensors", "timm/config.json", "timm/README.md"}
 
 
 @pytest.mark.slow
-def test_everything(words, capsys):
+def test_all_files(words, capsys):
     assert main(["export", *words, "export.onnx=true", "export.int8=true", "export.program=true"]) == 0
     run = run_of(words)
     assert names(run.export) == PLAIN | TIMM | {"model.onnx", "model_int8.onnx", "model.pt2"}
     model = vitas_ds.load(run.export)
     with_timm = timm.create_model(f"local-dir:{run.export}/timm", pretrained=True).eval()
     assert compare(model, with_timm) < 1e-4
-    with torch.backends.mkldnn.flags(enabled=False):  # the program has torch's own products
+    with torch.backends.mkldnn.flags(enabled=False):  # the program uses torch's own matrix products
         assert compare(model, torch.export.load(run.export / "model.pt2").module()) == 0
     found = read_summary(run)["export"]
     assert found["dir"] == str(run.export) and found["bytes"] == os.path.getsize(run.export / "model.safetensors")
@@ -106,7 +108,7 @@ def test_everything(words, capsys):
     assert int8["images"] == 100 and int8["change"] == pytest.approx(int8["int8_top1"] - int8["top1"])
     assert f"top-1 {int8['int8_top1']:.2%}, float32 {int8['top1']:.2%}, of the same 100 images" in card
     paths = sorted(str(path) for path in Path(words[3].partition("=")[2]).rglob("*.jpg"))
-    for file, key in ((run.export, "top1"), (run.export / "model_int8.onnx", "int8_top1")):  # counted by the tool
+    for file, key in ((run.export, "top1"), (run.export / "model_int8.onnx", "int8_top1")):  # count with the tool
         capsys.readouterr()
         assert main(["predict", str(file), *paths, "--top", "1", "--json"]) == 0
         answers = json.loads(capsys.readouterr().out)
@@ -114,14 +116,14 @@ def test_everything(words, capsys):
         assert hits / 100 == int8[key] > 0.5
 
 
-def test_card_claims_what_was_measured_with_these_weights(words):
+def test_card_states_only_results_of_these_weights(words):
     run = run_of(words)
     assert main(["export", *words]) == 0
     card = ModelCard((run.export / "README.md").read_text())
     assert "| accuracy | not evaluated |" in card.text and card.data.eval_results is None
     digest = hashlib.sha256(run.retrain_weights.read_bytes()).hexdigest()
     measured = {"top1": 0.81, "top5": 0.97, "images": 100, "val": "/a/b/val", "sha256": digest}
-    update_summary(run, "evaluate", measured | {"sha256": "0" * 64})  # of another net
+    update_summary(run, "evaluate", measured | {"sha256": "0" * 64})  # of other weights
     assert main(["export", *words]) == 0
     assert "not evaluated" in (run.export / "README.md").read_text()
     update_summary(run, "evaluate", measured)
@@ -130,7 +132,7 @@ def test_card_claims_what_was_measured_with_these_weights(words):
     assert "| top-1 / top-5 | 81.00% / 97.00% of 100 images |" in card.text and card.data.license == "cc-by-4.0"
     assert [(r.dataset_name, r.metric_value) for r in card.data.eval_results] == [("b/val", 0.81), ("b/val", 0.97)]
     assert "budget: 150,000 to 400,000 MACs" in card.text and "2 epochs in batches of 16" in card.text
-    assert str(Path(words[2].partition("=")[2]).parent) not in card.content  # of this machine only folder names
+    assert str(Path(words[2].partition("=")[2]).parent) not in card.content  # no paths of this machine
 
 
 def test_evaluate_then_export(words):
@@ -141,28 +143,28 @@ def test_evaluate_then_export(words):
     assert top1 > 0.5 and f"| {top1:.2%} / " in (run.export / "README.md").read_text()
 
 
-def test_twice_and_smaller(words, capsys):
+def test_second_export_keeps_earlier_files(words, capsys):
     words = [*words, f"export.model={run_of(words).retrain_model}", "run.name=blind", 'data.val=""']
     run = RunDir(run_of(words).path.with_name("blind"))
     assert main(["export", *words, "export.onnx=true", "export.int8=true"]) == 0
     assert "its accuracy is not measured" in (run.export / "README.md").read_text()
     assert set(read_summary(run)["export"]["checks"]["int8"]) == {"apart", "bytes"}
     before = read_summary(run)["export"], (run.export / "model_int8.onnx").stat().st_mtime_ns
-    assert main(["export", *words]) == 0  # asked for less: what is there stays
+    assert main(["export", *words]) == 0  # with fewer options: existing files are kept
     assert (read_summary(run)["export"], (run.export / "model_int8.onnx").stat().st_mtime_ns) == before
     assert "done already" in capsys.readouterr().out
     assert main(["export", *words, "export.license=mit", "export.timm=false"]) == 0
     assert names(run.export) == PLAIN | {"model.onnx", "model_int8.onnx"}
-    assert set(read_summary(run)["export"]["checks"]) == {"onnx", "int8"}  # nothing is said of files that are gone
+    assert set(read_summary(run)["export"]["checks"]) == {"onnx", "int8"}  # no entries of deleted files
     assert {path.name for path in run.path.iterdir()} >= {"export"} and not list(run.path.glob(".export*"))
 
 
 def test_another_folder_keeps_its_facts(words, digits, tmp_path, capsys):
     other = tmp_path / "other"
-    write_model(learnt(UNLIKE, digits), other, Preprocess(28), "other", {"weights": "from elsewhere"})
+    write_model(trained_model(UNEQUAL_LAYERS, digits), other, Preprocess(28), "other", {"weights": "from elsewhere"})
     assert main(["export", *words, f"export.model={other}"]) == 0
     run, output = run_of(words), capsys.readouterr()
-    assert names(run.export) == PLAIN and "export: no timm/: timm's VisionTransformer has layers" in output.out
+    assert names(run.export) == PLAIN and "export: no timm/: timm's VisionTransformer requires identical layers" in output.out
     card = (run.export / "README.md").read_text()
     assert "| weights | from elsewhere |" in card and "epochs" not in card and "| accuracy | not evaluated |" in card
     assert (run.export / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -173,7 +175,7 @@ def test_another_folder_keeps_its_facts(words, digits, tmp_path, capsys):
     card = (run.export / "README.md").read_text()
     assert "| top-1 / top-5 | 50.00% / 70.00% of 9 images |" in card and "not evaluated" not in card
     card = ModelCard(card).text
-    assert main(["export", *words, f"export.model={run.export}"]) == 0  # onto itself: the facts stay
+    assert main(["export", *words, f"export.model={run.export}"]) == 0  # onto itself: the facts are kept
     assert ModelCard((run.export / "README.md").read_text()).text == card
     assert main(["export", *words, f"export.model={other}", "export.timm=false"]) == 0
     assert "timm" not in capsys.readouterr().out.splitlines()[-1]
@@ -187,7 +189,7 @@ def refused(words: list[str], capsys) -> str:
 
 
 @pytest.mark.slow
-def test_mistakes_are_one_line_and_leave_the_export_alone(words, tmp_path, capsys, monkeypatch):
+def test_user_errors_are_one_line_and_keep_the_export(words, tmp_path, capsys, monkeypatch):
     run = run_of(words)
     assert main(["export", *words]) == 0
     before = {path: path.stat().st_mtime_ns for path in run.export.rglob("*")}

@@ -72,5 +72,7 @@ def test_supernet_of_another_seed_is_an_error(trained: Path) -> None:
 
 
 def test_supernet_without_a_list_is_a_warning(trained: Path) -> None:
-    with pytest.warns(UserWarning, match=r"no search_images.txt .* the search may score on images that the supernet has learned"):
+    with pytest.warns(
+        UserWarning, match=r"no search_images.txt .* the search may score on images that the supernet has learned"
+    ):
         assert len(images_of(recipe(trained, "run.name=other", f"search.checkpoint={trained}/w.safetensors"))) == 80

@@ -69,7 +69,7 @@ def test_python_without_packages():
     assert "packages" in done.stdout and "MISSING" in done.stdout and "cannot run" in done.stdout
     done = run("config", "quickstart")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "is not installed; python -m vitas_ds doctor says" in done.stderr
+    assert "is not installed; python -m vitas_ds doctor lists what is missing" in done.stderr
 
 
 def test_launcher_belongs_to_this_python(monkeypatch, tmp_path):
