@@ -1,8 +1,8 @@
 """Save and load training checkpoints, independent of ZeRO stage and number of ranks.
 
 Every rank writes its shard into a temporary folder. When all files are on disk, one rename publishes the checkpoint, so
-it is always complete. Loading runs no code from the files: there is no pickle. ``checkpoint_files`` describes the
-format. All ranks must see the same folder.
+it is always complete. Loading runs no code from the files, because they contain no pickle. ``checkpoint_files``
+describes the format. All ranks must see the same folder.
 """
 
 from __future__ import annotations

@@ -105,9 +105,9 @@ def mean_cost(space: SearchSpace, identity_prob: float | None, model: CostModel 
 def fit_identity_prob(space: SearchSpace, low: float, high: float, model: CostModel = MACS) -> float:
     """Find the identity probability at which random subnets cost (low + high) / 2 on average.
 
-    The first release increases the probability by 0.01 until the mean is inside of the budget. This is a root finder
+    The first release increases the probability by 0.01 until the mean is inside the budget. This is a root finder
     on common random numbers. If no probability reaches the middle, the closest one (0 or 0.99) is returned, with a
-    warning if its mean is outside of the budget. For a space without identity, the result is 0.
+    warning if its mean is outside the budget. For a space without identity, the result is 0.
 
     Args:
         space: The search space.
