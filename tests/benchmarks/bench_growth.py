@@ -74,7 +74,7 @@ def _step(supernet: Supernet, net: SubnetSpec, batch: int, device: torch.device)
     size, classes = supernet.space.image_size, supernet.space.num_classes
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.arange(batch, device=device) % classes
     supernet.zero_grad()
-    losses.loss_of(supernet(images, net), labels, "loss_mean").backward()
+    losses.cross_entropy(supernet(images, net), labels, "loss_mean").backward()
 
 
 def _timed(args: argparse.Namespace, device: torch.device, space: SearchSpace) -> list[dict[str, Any]]:
