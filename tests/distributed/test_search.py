@@ -77,8 +77,5 @@ def test_all_ranks_have_the_latencies_of_rank_0(tmp_path):
         launching.wait_for_process(launching.start_process(command, launching.environment()), command, 120)
         latencies += [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
         assert len((tmp_path / "latency.jsonl").read_text().splitlines()) == 15
-    assert (
-        latencies[0] == latencies[1] == latencies[2]
-        and min(latencies[0]["measured"]) > 0
-        and latencies[0]["numbers"]["nets"] == 12
-    )
+    assert latencies[0] == latencies[1] == latencies[2]
+    assert min(latencies[0]["measured"]) > 0 and latencies[0]["numbers"]["nets"] == 12

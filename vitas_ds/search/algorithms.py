@@ -46,7 +46,7 @@ class Algorithm(Protocol):
 
     @property
     def feasible_share(self) -> float:
-        """Share of the last generation's proposals that were within the budget before repair."""
+        """Share of the last generation's proposals that needed no repair to be within the budget."""
 
     def ask(self) -> np.ndarray:
         """Return the next generation: new canonical genomes within the budget, [K, G]; none if none are left."""
@@ -126,7 +126,7 @@ class Evolution:
 
     @property
     def feasible_share(self) -> float:
-        """Share of the last generation's proposals that needed no repair."""
+        """Share of the last generation's proposals that needed no repair to be within the budget."""
         return self.problem.unrepaired / max(self.problem.proposed, 1)
 
     def ask(self) -> np.ndarray:
@@ -159,10 +159,10 @@ class GenomeProblem(Problem):
 
     Attributes:
         feasible: Subnets within the budget.
-        seen: Keys of all genomes that were asked for.
+        seen: Keys of all genomes returned by ``ask``.
         predict: Surrogate, if there is one.
         proposed: Number of proposals in this generation, duplicates included.
-        unrepaired: Number of these that were within the budget.
+        unrepaired: Number of these that needed no repair.
     """
 
     def __init__(self, feasible: FeasibleSet, n_obj: int) -> None:
@@ -191,7 +191,7 @@ class RepairGenomes(Repair):
 
 
 class DropSeen(DuplicateElimination):
-    """Drops duplicates within a population, of other populations, and of all genomes that were asked for."""
+    """Drops duplicates: within a population, of other populations, and of all genomes returned by ``ask``."""
 
     def __init__(self, seen: set[bytes]) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class MatingWithRandom(Mating):
 
 
 def non_dominated(values: np.ndarray) -> np.ndarray:
-    """Return the indices of the rows of [K, F] that no other row dominates. Equal rows are all included."""
+    """Return the indices of the non-dominated rows of [K, F]. Equal rows are all included."""
     return find_non_dominated(values)
 
 

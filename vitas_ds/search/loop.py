@@ -1,8 +1,8 @@
 """Run the generations of a search.
 
 The sequence of candidates is a pure function of the seed and the scores. A resumed search runs through the same
-generations: it takes known scores from the ledger and computes the others. No random state is saved, and a search that
-was killed ends with the same result as an uninterrupted one.
+generations: it takes known scores from the ledger and computes the others. No random state is saved, and a killed
+search ends with the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitas_ds.search.algorithms import Algorithm, make_algorithm
+from vitas_ds.search.algorithms import make_algorithm
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import Result, make_result
 from vitas_ds.search.scoring.candidate import Candidate, objective_values
@@ -33,7 +33,7 @@ class GenerationSummary:
         candidates: Candidates of all generations so far.
         new: Candidates of this generation.
         images: Number of search images of a full score; 0 if scores are not measured on images.
-        feasible_share: Share of this generation's proposals that were within the budget before repair.
+        feasible_share: Share of this generation's proposals that needed no repair to be within the budget.
         seconds: Duration of this generation.
         max_costs: Largest feasible value of each cost of the front: reference point of the hypervolume.
         correlation: Rank correlation of the surrogate that proposed this generation, on held-out candidates; None
@@ -93,7 +93,12 @@ def run_loop(
         genomes = algorithm.ask()
         if not len(genomes):
             break  # every subnet within the budget is scored
-        new = _score(problem.price(genomes, generation), problem, evaluator, race, algorithm, candidates)
+        new = problem.price(genomes, generation)
+        if race is None or cfg.algorithm == "random":
+            new = list(evaluator(new))
+        else:
+            selection = Selection(algorithm.survivors(), cfg.population, problem.objectives)
+            new = race.run(new, evaluator.ledger, candidates, selection)
         algorithm.tell(objective_values(new, problem.objectives), np.array([c.images == evaluator.images for c in new]))
         candidates += new
         if on_generation is not None:
@@ -106,16 +111,6 @@ def run_loop(
             surrogate, correlation = fit_surrogate(problem, candidates)
             algorithm.set_surrogate(surrogate if correlation >= cfg.surrogate else None)
     return make_result(candidates, problem.objectives)
-
-
-def _score(
-    new: list[Candidate], problem: SearchProblem, evaluator: Evaluator, race: Race | None, algorithm: Algorithm,
-    previous: list[Candidate],
-) -> list[Candidate]:  # fmt: skip
-    if race is None or problem.cfg.algorithm == "random":
-        return list(evaluator(new))
-    selection = Selection(algorithm.survivors(), problem.cfg.population, problem.objectives)
-    return race.run(new, evaluator.ledger, previous, selection)
 
 
 def _warn_ignored(problem: SearchProblem, race: Race | None) -> None:

@@ -1,4 +1,4 @@
-"""Predict scores from genomes, to propose candidates. Used only after it has shown that it can rank candidates.
+"""Predict scores from genomes, to propose candidates. Used only while it ranks held-out candidates well.
 
 The model is a ridge regression. Its features are the choice of each gene, the share of each choice among the layers,
 and the costs.

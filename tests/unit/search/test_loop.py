@@ -126,7 +126,7 @@ def test_ten_thousand_candidates_are_feasible_and_distinct():
     @given(budgeted(), st.sampled_from([*ALGORITHMS, "surrogate"]), st.integers(0, 1000))
     def check(problem, algorithm, seed):
         nonlocal total
-        space, budget = algorithms
+        space, budget = problem
         name, threshold = ("ga", 0.01) if algorithm == "surrogate" else (algorithm, 0.0)
         cfg = Search(algorithm=name, surrogate=threshold, population=100, generations=3, **budget)
         seen = []
@@ -183,7 +183,6 @@ def test_a_killed_search_resumes_to_the_same_result(tmp_path, algorithm, torn):
     cfg = Search(algorithm=algorithm, population=10, generations=8, macs=BUDGET)
     unbroken = search(SMALL, cfg, each(noise), open_ledger(tmp_path / "unbroken.jsonl", {"supernet": "a"}), 5)
     path, calls = tmp_path / "broken.jsonl", []
-
     for end in (0, 1, 11, 28, 58, 1000):
         try:
             result = search(SMALL, cfg, dying(each(noise), calls, end), open_ledger(path, {"supernet": "a"}), 5)
@@ -234,8 +233,8 @@ def test_an_impossible_budget_is_an_error_before_any_score():
     def score(specs):
         raise AssertionError
 
-    says = r"^search.macs \[1, 9\]: no network of the space is within the budget; .* macs [\d,]+: patch_size"
-    with pytest.raises(UserError, match=says):
+    message = r"^search.macs \[1, 9\]: no network of the space is within the budget; .* macs [\d,]+: patch_size"
+    with pytest.raises(UserError, match=message):
         search(SMALL, Search(macs=(1, 9)), score, in_memory(), 0)
 
 

@@ -31,13 +31,13 @@ def test_every_figure_is_written(summary, tmp_path):
 
 def test_the_hypervolume_is_the_area_computed_by_hand(summary):
     """It is the area below the best score at each cost, and it never decreases."""
-    generations = [[e for e in summary.candidates if e.generation <= g] for g in range(1, 7)]
+    generations = [[c for c in summary.candidates if c.generation <= g] for g in range(1, 7)]
     found = [hypervolume(candidates, summary.max_costs) for candidates in generations]
     assert found == sorted(found)
     max_macs = summary.max_costs["macs"]
     assert BUDGET[1] * 0.99 < max_macs <= BUDGET[1]
-    xs = np.sort([e.costs["macs"] for e in summary.candidates])
-    best = [max(e.value for e in summary.candidates if e.costs["macs"] <= x) for x in xs]
+    xs = np.sort([c.costs["macs"] for c in summary.candidates])
+    best = [max(c.value for c in summary.candidates if c.costs["macs"] <= x) for x in xs]
     widths = np.diff([*xs, max_macs]) / max_macs
     assert found[-1] == pytest.approx((widths * best).sum())
 
@@ -48,9 +48,9 @@ def test_survivors_are_the_best_candidates_so_far(summary):
     for values, share in shares.values():
         assert share.shape == (6, len(values)) and share.sum(1) == pytest.approx(np.ones(6))
     best = ranked(summary.candidates)[:20]
-    depth = np.bincount([e.spec.depth for e in best], minlength=7)[1:] / 20
+    depth = np.bincount([c.spec.depth for c in best], minlength=7)[1:] / 20
     assert shares["layers"][1][-1] == pytest.approx(depth)
-    heads = [layer.num_heads for e in best for layer in e.spec.layers]
+    heads = [layer.num_heads for c in best for layer in c.spec.layers]
     assert shares["heads of a layer"][1][-1] == pytest.approx([np.mean(np.array(heads) == h) for h in (1, 2, 4)])
 
 

@@ -31,15 +31,15 @@ ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    known = trained()
-    labels = torch.from_numpy(known.images.labels)
-    order = balanced_order(known.images.labels, 400, 0)
-    return Scorer(known.supernet, known.pixels, labels, prepare, order, ALONE, 50)
+    model = trained()
+    labels = torch.from_numpy(model.images.labels)
+    order = balanced_order(model.images.labels, 400, 0)
+    return Scorer(model.supernet, model.pixels, labels, prepare, order, ALONE, 50)
 
 
 def test_the_supernet_has_learned_and_subnets_differ(scorer):
     cfg = Search(algorithm="random", population=10, generations=1)
-    scores = [e.value for e in search(SPACE, cfg, scorer, in_memory(), 0, images=400).candidates]
+    scores = [c.value for c in search(SPACE, cfg, scorer, in_memory(), 0, images=400).candidates]
     assert max(scores) > 0.6 and max(scores) - min(scores) > 0.1
 
 
@@ -50,20 +50,20 @@ def test_racing_finds_the_same_best_candidate_as_full_scoring(scorer):
     race = Race(split_rounds(scorer), 0.95, in_memory())
     on = search(SPACE, cfg, scorer, in_memory(), 0, images=400, race=race)
     assert on.best.score == off.best.score
-    full = {e.spec: e.score for e in off.candidates}
-    both = [e for e in on.candidates if e.images == 400 and e.spec in full]
-    assert len(both) > 12 and all(full[e.spec] == e.score for e in both)
+    full = {c.spec: c.score for c in off.candidates}
+    both = [c for c in on.candidates if c.images == 400 and c.spec in full]
+    assert len(both) > 12 and all(full[c.spec] == c.score for c in both)
     summary = report(race, on.candidates)
     print(off.best.value, on.best.value, format_report(summary))
-    computed = sum(e.images for e in on.candidates)
+    computed = sum(c.images for c in on.candidates)
     assert summary["saved"] == pytest.approx(1 - computed / (400 * len(on.candidates))) and summary["saved"] > 0.02
-    agreement = [look["correlation"] for look in summary["looks"]]
+    correlations = [look["correlation"] for look in summary["looks"]]
     assert [look["images"] for look in summary["looks"]] == [50, 100, 200]
-    assert agreement[0] > 0.5 and agreement[-1] > 0.8 and agreement[-1] == max(agreement)
+    assert correlations[0] > 0.5 and correlations[-1] > 0.8 and correlations[-1] == max(correlations)
 
 
 def open_one(folder, tracker=None, **search_fields):
-    known = trained()
+    model = trained()
     fields = {"population": 8, "generations": 4, "macs": BUDGET, "top_k": 3, "images": 200, **search_fields}
     config = Config.model_validate({
         "run": {"name": folder.name, "dir": str(folder.parent)}, "space": SPACE.model_dump(),
@@ -72,14 +72,14 @@ def open_one(folder, tracker=None, **search_fields):
     run = RunDir(folder)
     folder.mkdir(exist_ok=True)
     tracker = tracker or LiveTracker(run, "search", 32, 0, Tracker(), 0.0)
-    inputs = ScoringInputs(known.supernet, "trained", known.images, known.pixels, prepare)
+    inputs = ScoringInputs(model.supernet, "trained", model.images, model.pixels, prepare)
     return config, run, open_session(config, run, ALONE, tracker, inputs)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A complete search: two costs as objectives, a throughput budget, racing, a surrogate, baselines."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
+    folder = tmp_path_factory.mktemp("runs") / "complete"
     config, run, session = open_one(
         folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch_size=4,
         latency_nets=12, racing=0.9, surrogate=0.2, baselines=True,
@@ -129,12 +129,12 @@ def test_retrain_selects_a_subnet_of_the_search(done, choice):
     config, run, _ = done
     recipe = config.model_copy(update={"retrain": config.retrain.model_copy(update={"spec": choice})})
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
-    entries = [e for e in read_ledger(run.ledger) if e.images == 200 and e.costs["macs"] < 200_000]
-    wanted = {
+    entries = [c for c in read_ledger(run.ledger) if c.images == 200 and c.costs["macs"] < 200_000]
+    expected = {
         "search:best": best["spec"], "search:best[2]": best["top"][1]["spec"], "search:pareto[1]": front[1]["spec"],
         "search:macs<200K": ranked(entries)[0].spec.to_dict(),
     }[choice]  # fmt: skip
-    assert chosen_spec(recipe, run) == spec_from_dict(wanted)
+    assert chosen_spec(recipe, run) == spec_from_dict(expected)
 
 
 @pytest.mark.parametrize("choice", ["search:pareto[999]", "search:best[9]", "search:macs<1", "search:nothing"])

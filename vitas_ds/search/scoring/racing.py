@@ -1,9 +1,9 @@
 """Racing: score candidates on growing shares of the search images and drop hopeless ones on the way.
 
 After each round, the final scores of the candidates still in the race are predicted from fully scored candidates
-(surrogate.py). A candidate that is too unlikely to be among the survivors of the generation (survival.py) is dropped.
-A candidate that would have survived is dropped with a probability of at most 1 - ``confidence``, divided evenly among
-the rounds.
+(surrogate.py). Candidates with too small a probability of surviving the generation are dropped (survival.py). The
+probability of dropping a candidate that would have survived is at most 1 - ``confidence``, divided evenly among the
+rounds.
 """
 # N images, K candidates, P fully scored candidates, F objectives (lower is better)
 
@@ -75,13 +75,13 @@ class Race:
 
         Args:
             candidates: Candidates without scores.
-            ledger: The search's ledger, for the results. Scores in it that are reused from another search replace the
-                race. The search's own scores do not: a resumed search must drop the same candidates again.
+            ledger: The search's ledger, for the results. Candidates with a score reused from another search skip the
+                race. Those with a score of this search do not: a resumed search must drop the same ones again.
             previous: Candidates of earlier generations.
             selection: Survivors so far, with the objectives as columns.
 
         Returns:
-            The candidates with the score of their last round; ``predicted`` is set for those that were dropped.
+            The candidates with the score of their last round, and with ``predicted`` if they were dropped.
         """
         candidates = [replace(c, score=ledger.find_reused(c.spec, self.images)) for c in candidates]
         reused = objective_values([c for c in candidates if c.score is not None], selection.objectives)

@@ -9,11 +9,11 @@ from sklearn.linear_model import Ridge
 from vitas_ds.search.scoring.surrogate import EXTRA_VARIANCE, PENALTIES, predict_final_scores
 
 
-def answers(nets: int, images: int = 800, common: float = 0.3, seed: int = 0) -> np.ndarray:
+def answers(candidates: int, images: int = 800, common: float = 0.3, seed: int = 0) -> np.ndarray:
     """Draw correct (1) and wrong (0) answers, [N, K]. ``common`` is the spread of the images' difficulty."""
     rng = np.random.default_rng([seed, 1])
     ease = np.random.default_rng(seed).normal(0, common, (images, 1))
-    return (rng.random((images, nets)) < rng.uniform(0.4, 0.6, nets) + ease).astype(float)
+    return (rng.random((images, candidates)) < rng.uniform(0.4, 0.6, candidates) + ease).astype(float)
 
 
 def test_without_reference_it_is_the_mean_with_the_finite_population_error():
