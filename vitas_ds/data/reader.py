@@ -17,6 +17,7 @@ from vitas_ds.config import Data
 from vitas_ds.data import augment as aug
 from vitas_ds.data import dali
 from vitas_ds.data.sources import ImageSet, printable
+from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,5 +141,4 @@ class Reader:
 
 def local_ranks(ranks: Ranks) -> int:
     """Return the number of ranks on this node according to the launcher, or else the number of all ranks."""
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name)), ranks.world_size)
+    return launcher.read().local_world_size or ranks.world_size
