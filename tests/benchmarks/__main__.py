@@ -1,9 +1,10 @@
-"""All benchmarks, one after the other: tables on the screen, text and JSON in a folder.
+"""Run all benchmarks one after the other: print tables, and write text and JSON to a folder.
 
     python -m tests.benchmarks [--out benchmarks] [--only supernet growth] [--quick] [--device cuda]
 
-About two hours on one core; ``--quick`` takes a few minutes and tells whether they run, not how fast anything is. With
-``--device cuda`` those that know a device use it; not yet run on a GPU. Exit status 1 if one of them failed.
+This takes about two hours on one core. ``--quick`` takes a few minutes and only checks that the benchmarks run; its
+timings are meaningless. With ``--device cuda``, the benchmarks that support it use the GPU (not yet run on a GPU). The
+exit status is 1 if a benchmark failed.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ ON_DEVICE = ("supernet", "growth")
 
 
 def main() -> int:
-    """Run what the flags say."""
+    """Parse the command line and run the selected benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder for what they write")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="output folder")
     parser.add_argument("--only", nargs="+", choices=list(QUICK), default=list(QUICK))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="cpu")
@@ -43,16 +44,16 @@ def main() -> int:
 
 
 def run(name: str, args: argparse.Namespace) -> int:
-    """One benchmark; what it prints goes to the screen and to ``NAME.txt``."""
-    words = [sys.executable, "-m", f"tests.benchmarks.{FILES[name]}", *(QUICK[name] if args.quick else [])]
+    """Run one benchmark; print its output and write it to ``NAME.txt``. Return its exit status."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{FILES[name]}", *(QUICK[name] if args.quick else [])]
     if name in ON_DEVICE:
-        words += ["--device", args.device]
+        command += ["--device", args.device]
     if name == "growth":
-        words += ["--out", str(args.out / "growth")]
+        command += ["--out", str(args.out / "growth")]
     elif name not in ("data", "engine"):
-        words += ["--json", str(args.out / f"{name}.json")]
-    print(f"\n== {' '.join(words[1:])}", flush=True)
-    job = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        command += ["--json", str(args.out / f"{name}.json")]
+    print(f"\n== {' '.join(command[1:])}", flush=True)
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert job.stdout is not None
     with (args.out / f"{name}.txt").open("w") as file:
         for line in job.stdout:

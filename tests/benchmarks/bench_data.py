@@ -1,9 +1,9 @@
-"""Images a second and core: the DALI path beside torchvision + timm on the same files, interleaved.
+"""Images per CPU second: DALI against torchvision and timm on the same files, interleaved.
 
     python tests/benchmarks/bench_data.py [--images 400] [--rounds 3]
 
-Files are like ImageNet's, 500 x 375 at about 100 KB, cut from two photographs. Rates are per second of CPU time over
-all threads, so that other work on the machine hardly shows.
+The files are similar to ImageNet: crops of 500 x 375 from two photographs, about 100 KB each. Rates are per second of
+CPU time over all threads, which other processes on the machine hardly affect.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 def make_files(root: Path, count: int) -> None:
-    """JPEGs of 500 x 375 with some grain, so that they weigh what ImageNet's do."""
+    """Write JPEGs of 500 x 375, with noise to match the file size of ImageNet."""
     rng = np.random.default_rng(0)
     photos = load_sample_images().images
     for i in range(count):
@@ -41,13 +41,13 @@ def make_files(root: Path, count: int) -> None:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the ended children."""
+    """Return the CPU time of this process and of its finished children."""
     parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
-def ours(root: Path, augment: Augment | None):
-    """Batches of the DALI path; ``augment`` None: evaluation."""
+def dali_batches(root: Path, augment: Augment | None):
+    """Return batches from DALI; without ``augment``, those of evaluation."""
     images, data = read_folder(root), Data(threads=1)
     if augment is None:
         return loader.eval_batches(images, data, SIZE, BATCH, ALONE)
@@ -55,12 +55,12 @@ def ours(root: Path, augment: Augment | None):
 
 
 def posterize(image: Image.Image, bits: int, **_) -> Image.Image:
-    """timm's, which fails for 0 bits with Pillow 13."""
+    """Replace timm's function, which fails for 0 bits with Pillow 13."""
     return image.point(lambda value: value & (256 - 2 ** (8 - bits)))
 
 
-def timms(root: Path, policy: str | None):
-    """Batches of timm's transforms on Pillow images, in this process: no cost of workers is counted against it."""
+def timm_batches(root: Path, policy: str | None):
+    """Return batches from timm's transforms on Pillow images, in this process: without the cost of workers."""
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
     transform = create_transform(
         SIZE, is_training=True, auto_augment=policy, interpolation="bicubic", re_prob=0.25, re_mode="pixel",
@@ -70,7 +70,7 @@ def timms(root: Path, policy: str | None):
 
 
 def rate(batches, count: int) -> float:
-    """Images a CPU-second of the batches after the first, in which things are set up."""
+    """Return images per CPU second. The first batch is not counted: it includes the setup."""
     next(batches)
     start = cpu_seconds()
     taken = sum(BATCH for _ in itertools.islice(batches, count))
@@ -78,7 +78,7 @@ def rate(batches, count: int) -> float:
 
 
 def main() -> None:
-    """Print the table: the median of the rounds."""
+    """Print a table with the median of the rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -90,28 +90,28 @@ def main() -> None:
         size = sum(f.stat().st_size for f in root.rglob("*.jpg")) / args.images
         steps = args.images // BATCH - 2
         cases = {
-            "evaluation: DALI": lambda: ours(root, None),
-            "weak: DALI": lambda: ours(root, Augment()),
-            "weak: timm": lambda: timms(root, None),
-            "full: DALI": lambda: ours(root, Augment(rand_augment=FULL)),
-            "full: timm": lambda: timms(root, FULL),
+            "evaluation: DALI": lambda: dali_batches(root, None),
+            "weak: DALI": lambda: dali_batches(root, Augment()),
+            "weak: timm": lambda: timm_batches(root, None),
+            "full: DALI": lambda: dali_batches(root, Augment(rand_augment=FULL)),
+            "full: timm": lambda: timm_batches(root, FULL),
         }
         rates: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(args.rounds):
             for name, make in cases.items():
                 rates[name].append(rate(make(), steps))
-        files = [(str(file), "", 0, 0) for file in root.rglob("*.jpg")]
+        files = [scan.ImageFile(str(file)) for file in root.rglob("*.jpg")]
         start = cpu_seconds()
         assert not any(scan.check_file(file) for file in files * 5)
         scanned = 5 * len(files) / (cpu_seconds() - start)
-        scan.decode_each(files[:1])
+        scan.decode_errors(files[:1])
         start = cpu_seconds()
-        assert not any(scan.decode_each(files))
+        assert not any(scan.decode_errors(files))
         decoded = len(files) / (cpu_seconds() - start)
-    print(f"| {args.images} JPEGs of 500 x 375, {size / 1e3:.0f} KB | images a CPU-second |\n|---|---|")
+    print(f"| {args.images} JPEGs of 500 x 375, {size / 1e3:.0f} KB | images per CPU second |\n|---|---|")
     for name, values in rates.items():
         print(f"| {name} | {np.median(values):.0f} ({min(values):.0f} ... {max(values):.0f}) |")
-    print(f"| decode only: DALI, one by one | {decoded:.0f} |\n| scan | {scanned:.0f} |")
+    print(f"| decoding only: DALI, one by one | {decoded:.0f} |\n| scan | {scanned:.0f} |")
     for recipe in ("weak", "full"):
         print(f"{recipe}: {np.median(rates[f'{recipe}: DALI']) / np.median(rates[f'{recipe}: timm']):.2f} x timm")
 

@@ -1,9 +1,10 @@
-"""What is no arithmetic: specs drawn, priced, encoded a second, a first generation, and the Python around a step.
+"""Overhead outside of the network: rates of sampling and encoding specs, a first generation, and Python per step.
 
     python -m tests.benchmarks.bench_rates [--rounds 5] [--steps 40] [--json bench_rates.json]
 
-CPU time of one thread. The step is the quickstart's: its supernet, batch and engine on one rank, without the data. Its
-bookkeeping is what ``training.py`` and the engine do beside the network, the reduction and AdamW's kernel; goal: 2 %.
+All times are CPU time of one thread. The step is that of the quickstart (supernet, batch and engine on one rank),
+without data loading. Its bookkeeping is the work of the trainer and the engine in addition to the network, the
+reduction and AdamW's kernel; the goal is 2 %.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.digits import write_digits
 
 from tests.benchmarks.timing import table, where, write
+from tests.helpers.digits import write_digits
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.data.loader import Batch
@@ -37,11 +38,11 @@ from vitas_ds.training.schedule import cosine_lr
 from vitas_ds.training.task import compute_gradients
 
 BUDGET = {"vitas_flops": (900_000_000, 1_000_000_000)}
-Works = dict[str, tuple[int, Callable[[], Any]]]
+Functions = dict[str, tuple[int, Callable[[], Any]]]
 
 
 def main() -> None:
-    """Run what the flags say."""
+    """Parse the command line and run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
@@ -61,24 +62,24 @@ def main() -> None:
     write(args.json, {"arguments": vars(args), "where": where(torch.device("cpu"))} | found)
 
 
-def best(work: Callable[[], Any], rounds: int) -> float:
-    """CPU seconds of the fastest of some calls."""
+def fastest(function: Callable[[], Any], rounds: int) -> float:
+    """Return the CPU seconds of the fastest call."""
     times = []
     for _ in range(rounds):
         begin = time.process_time()
-        work()
+        function()
         times.append(time.process_time() - begin)
     return min(times)
 
 
 def rates(space: SearchSpace, rounds: int, count: int = 20_000) -> list[dict[str, Any]]:
-    """Specs a second of the 1G space."""
+    """Return specs per second in the 1G space."""
     drawn = genome.sample(space, np.random.default_rng(0), count)
     few = drawn[:1000]
     columns, specs = genome.width_table(space, drawn), genome.decode_all(space, few)
-    works: Works = {
+    functions: Functions = {
         "drawn": (count, lambda: genome.sample(space, np.random.default_rng(1), count)),
-        "brought into canonical form": (count, lambda: genome.canonical(space, drawn)),
+        "converted to canonical form": (count, lambda: genome.canonical(space, drawn)),
         "genomes priced: MACs": (count, lambda: cost.macs(genome.width_table(space, drawn))),
         "genomes priced: all costs": (count, lambda: budget.compute_costs(space, drawn)),
         "tables priced: MACs": (count, lambda: cost.macs(columns)),
@@ -88,25 +89,27 @@ def rates(space: SearchSpace, rounds: int, count: int = 20_000) -> list[dict[str
         "specs encoded, one by one": (len(few), lambda: [genome.encode(space, spec) for spec in specs]),
         "specs turned into tables": (len(few), lambda: WidthTable.from_specs(specs)),
     }
-    return [{"what": name, "a second": round(n / best(work, rounds))} for name, (n, work) in works.items()]
+    return [
+        {"what": name, "a second": round(n / fastest(function, rounds))} for name, (n, function) in functions.items()
+    ]
 
 
 def first_generation(rounds: int) -> list[dict[str, Any]]:
-    """50 nets inside a budget: the table of all nets inside, made once a search, and the draw from it."""
+    """Time the table of all subnets inside a budget, which a search builds once, and drawing 50 subnets from it."""
     space = SearchSpace()
     inside = feasible_set(space, BUDGET)
-    works = {
-        "nets inside the budget, as a table": lambda: feasible_set(space, BUDGET),
-        "50 feasible nets": lambda: operators.sample_distinct(inside, 50, np.random.default_rng(0)),
+    functions = {
+        "table of all subnets inside the budget": lambda: feasible_set(space, BUDGET),
+        "50 feasible subnets": lambda: operators.sample_distinct(inside, 50, np.random.default_rng(0)),
     }
-    return [{"what": name, "ms": best(work, rounds) * 1e3} for name, work in works.items()]
+    return [{"what": name, "ms": fastest(function, rounds) * 1e3} for name, function in functions.items()]
 
 
 def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
-    """Milliseconds of a step of the quickstart, and of its bookkeeping."""
+    """Return the milliseconds of a step of the quickstart and of its bookkeeping."""
     write_digits(folder, 60, 1)
-    words = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}", "data.search_per_class=10"]
-    cfg = load("quickstart", words)
+    paths = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}"]
+    cfg = load("quickstart", [*paths, "data.search_per_class=10"])
     ranks = comm.init("cpu", 60)
     images, _ = split_training_images(cfg)
     task = train_supernet.make_task(cfg, run_of(cfg), ranks, images)
@@ -114,21 +117,21 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
     size = cfg.supernet.batch_size
     batch = Batch(torch.randn(size, 3, 28, 28), torch.randint(10, (size,)), torch.arange(size))
 
-    def timed(work: Callable[[int], Any], first: int) -> float:
+    def median_ms(function: Callable[[int], Any], first: int) -> float:
         times = []
         for step in range(first, first + steps):
             begin = time.process_time()
-            work(step)
+            function(step)
             times.append(time.process_time() - begin)
         return statistics.median(times) * 1e3
 
     with Watchdog(folder / "life", "train-supernet", ranks, 600) as watch:
         parts: dict[str, Callable[[int], Any]] = {
-            "nets of the step": lambda step: [task.subnets(step) for _ in range(3)],
+            "subnets of the step": lambda step: [task.subnets(step) for _ in range(3)],
             "units in use": lambda step: task.units_used(7),
             "learning rate": lambda step: cosine_lr(cfg.supernet, step, 10),
-            "signs of life": lambda step: (watch.at(step, "waiting for data"), watch.at(step, "computing")),
-            "choice of what AdamW moves": lambda step: [
+            "watchdog": lambda step: (watch.at(step, "waiting for data"), watch.at(step, "computing")),
+            "parameters that AdamW updates": lambda step: [
                 view[0] in engine.optimizer.active for views in engine.optimizer._views.values() for view in views
             ],
         }
@@ -137,8 +140,8 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
             compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
             engine.step(task.units_used(step), 1e-3)
 
-        whole = timed(train_step, 0)
-        times = {name: timed(work, 1000 * (i + 1)) for i, (name, work) in enumerate(parts.items())}
+        whole = median_ms(train_step, 0)
+        times = {name: median_ms(function, 1000 * (i + 1)) for i, (name, function) in enumerate(parts.items())}
     comm.close()
     times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times
     return [{"what": name, "ms": value, "share": f"{value / whole:.2%}"} for name, value in times.items()]

@@ -1,16 +1,17 @@
-"""A whole search against scoring each of its candidates fully, one by one, from JPEGs.
+"""A complete search against scoring each of its candidates on all images, one by one, from JPEGs.
 
     python -m tests.benchmarks.bench_search [--candidates 2000] [--images 400] [--json bench_search.json]
-    python -m tests.benchmarks.bench_search --candidates 200 --images 100     a try, some minutes
+    python -m tests.benchmarks.bench_search --candidates 200 --images 100     a few minutes, to try it
 
-The quickstart's space and budget on digits, with a supernet trained for ``--steps`` steps. Searched twice with the
-same seed, without and with racing. The reference is what the first release does: for each candidate the images are
-decoded again, and each side is run by the plain formulation (plain.py). It scores the candidates of the search without
-racing, so that its best score is that search's; ``--sample`` of them are scored so and timed, the others are taken to
-cost as much on average; the sampled scores must agree. CPU seconds.
+The search uses the space and budget of the quickstart on digits, and a supernet trained for ``--steps`` steps. It runs
+twice with the same seed, without and with racing. The reference follows the first release: it decodes the images again
+for each candidate, and runs each side with the plain formulation (plain.py). It scores the candidates of the search
+without racing, hence its best score is the same. Only ``--sample`` candidates are scored and timed; the cost of the
+others is extrapolated from their mean. The sampled scores must agree. All times are CPU seconds.
 
-The last table carries this over to 224 pixels and nets of 0.9G to 1.0G of the 1G space, where decoding and forward
-pass have another ratio: seconds an image are measured there, and the share of images that racing spared is kept.
+The last table projects the result to 224 pixels and subnets of 0.9G to 1.0G of the 1G space, where the ratio of
+decoding to the forward pass differs. Seconds per image are measured there; the share of images that racing saves is
+kept.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.digits import write_digits
 from torch import Tensor
 
 from tests.benchmarks import plain
 from tests.benchmarks.bench_data import make_files
-from tests.benchmarks.bench_supernet import _nets
+from tests.benchmarks.bench_supernet import subnets_in_budget
 from tests.benchmarks.timing import table, where, write
+from tests.helpers.digits import write_digits
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config, Data
@@ -55,7 +56,7 @@ clock = time.process_time
 
 
 def main() -> None:
-    """Run what the flags say."""
+    """Parse the command line and run the benchmark."""
     args = _arguments()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,13 +68,13 @@ def main() -> None:
         everything = read_folder(cfg.data.train)
         rank_in_class = np.arange(len(everything)) % (args.images // 10 + args.learned)
         held = rank_in_class < args.images // 10
-        supernet = trained(cfg, everything.subset(np.flatnonzero(~held)), args.steps)
-        rows, spared = compared(cfg, supernet, everything.subset(np.flatnonzero(held)), args)
+        supernet = train(cfg, everything.subset(np.flatnonzero(~held)), args.steps)
+        rows, saved = compare(cfg, supernet, everything.subset(np.flatnonzero(held)), args)
     print(table(rows), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        carried = carried_over(Path(folder), spared, args.large_images)
-    print(f"\ncarried over to 224 pixels, ms an image and candidate\n{table(carried)}")
-    result = {"arguments": vars(args), "where": where(ALONE.device), "search": rows, "carried over": carried}
+        projected = project(Path(folder), saved, args.large_images)
+    print(f"\nprojected to 224 pixels, in ms per image and candidate\n{table(projected)}")
+    result = {"arguments": vars(args), "where": where(ALONE.device), "search": rows, "carried over": projected}
     write(args.json, result)
 
 
@@ -82,17 +83,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--population", type=int, default=50)
     parser.add_argument("--images", type=int, default=400, help="search images, a multiple of 10")
-    parser.add_argument("--learned", type=int, default=100, help="training images a class")
-    parser.add_argument("--steps", type=int, default=600, help="of the supernet's training")
+    parser.add_argument("--learned", type=int, default=100, help="training images per class")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of the supernet")
     parser.add_argument("--racing", type=float, default=0.95, help="search.racing of the second search")
-    parser.add_argument("--sample", type=int, default=10, help="candidates that the reference is timed on")
+    parser.add_argument("--sample", type=int, default=10, help="candidates that are scored with the reference")
     parser.add_argument("--large-images", type=int, default=16, help="images at 224 pixels")
     parser.add_argument("--json", default="bench_search.json")
     return parser.parse_args()
 
 
-def trained(cfg: Config, images: ImageSet, steps: int) -> Supernet:
-    """The quickstart's supernet after some steps of torch's AdamW."""
+def train(cfg: Config, images: ImageSet, steps: int) -> Supernet:
+    """Train the quickstart's supernet with torch's AdamW."""
     supernet = Supernet(cfg.space, cfg.supernet.sharing, cfg.supernet.private_attention, class_token_only=True)
     init_weights(supernet, 0)
     pixels = normalise(decode_all(images, cfg.data, cfg.space.image_size, ALONE), cfg.data)
@@ -108,10 +109,10 @@ def trained(cfg: Config, images: ImageSet, steps: int) -> Supernet:
     return supernet.eval()
 
 
-def compared(
+def compare(
     cfg: Config, supernet: Supernet, images: ImageSet, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], float]:
-    """Both searches and the reference; and the share of images that racing spared."""
+    """Run both searches and the reference; return their rows and the share of images that racing saved."""
     begin = clock()
     pixels = decode_all(images, cfg.data, cfg.space.image_size, ALONE)
     decoding = clock() - begin
@@ -122,8 +123,8 @@ def compared(
     )  # fmt: skip
     found, rows = {}, []
     for name in ("search", "search with racing"):
-        rules_ = racing.Race(split_rounds(scorer), args.racing, in_memory()) if "racing" in name else None
-        found[name], seconds, first = searched(cfg, scorer, rules_)
+        race = racing.Race(split_rounds(scorer), args.racing, in_memory()) if "racing" in name else None
+        found[name], seconds, first = run_search(cfg, scorer, race)
         forward = sum(candidate.images for candidate in found[name].candidates)
         rows.append({"what": name, "CPU seconds": seconds + decoding, "best score": found[name].best.value,
                      "images scored": forward, "best found after": first + decoding})  # fmt: skip
@@ -132,8 +133,9 @@ def compared(
     begin = clock()
     scores = [from_jpegs(supernet, images, cfg.data, entry.spec) for entry in chosen]
     seconds = (clock() - begin) / len(chosen) * len(full)
-    apart = max(abs(score - entry.value) for score, entry in zip(scores, chosen, strict=True))
-    assert apart <= 1 / len(images), f"the plain scores differ by {apart}"  # an image on the edge may fall either way
+    difference = max(abs(score - entry.value) for score, entry in zip(scores, chosen, strict=True))
+    # rounding may change the prediction of one image
+    assert difference <= 1 / len(images), f"the plain scores differ by {difference}"
     plain_row = {"what": f"one by one, from JPEGs (of {args.sample})", "CPU seconds": seconds,
                  "best score": rows[0]["best score"], "images scored": rows[0]["images scored"],
                  "best found after": seconds}  # fmt: skip
@@ -141,57 +143,57 @@ def compared(
     return rows, 1 - rows[2]["images scored"] / rows[1]["images scored"]
 
 
-def searched(cfg: Config, scorer: Scorer, rules_: racing.Race | None) -> tuple[Result, float, float]:
-    """The result, its CPU seconds, and those until its best net was scored (to the end of that generation)."""
+def run_search(cfg: Config, scorer: Scorer, race: racing.Race | None) -> tuple[Result, float, float]:
+    """Return the result, its CPU seconds, and those until the generation of the best candidate was scored."""
     begin, history = clock(), []
     found = run_loop(
         SearchProblem(cfg.space, cfg.search, 0),
         Evaluator(scorer, in_memory(), scorer.images),
-        rules_,
+        race,
         lambda summary: history.append((summary.generation, clock() - begin)),
     )
     return found, clock() - begin, dict(history)[found.best.generation]
 
 
 def from_jpegs(supernet: Supernet, images: ImageSet, data: Data, spec: SubnetSpec) -> float:
-    """The accuracy of a candidate, mean over the sides, as the first release scores it."""
-    right = 0
+    """Score a candidate like the first release: mean accuracy over the sides, with images decoded from JPEGs."""
+    correct = 0
     with torch.inference_mode():
         for batch in eval_batches(images, data, supernet.space.image_size, data.eval_batch_size, ALONE):
-            right += int((plain.logits(supernet, batch.images, spec).argmax(-1) == batch.labels).sum())
-    return right / len(images) / len(supernet.sides)
+            correct += int((plain.logits(supernet, batch.images, spec).argmax(-1) == batch.labels).sum())
+    return correct / len(images) / len(supernet.sides)
 
 
-def carried_over(root: Path, spared: float, count: int) -> list[dict[str, Any]]:
-    """Milliseconds an image of a candidate at 224 pixels, a net of each patch size."""
+def project(root: Path, saved: float, count: int) -> list[dict[str, Any]]:
+    """Measure milliseconds per image and candidate at 224 pixels, for one subnet of each patch size."""
     make_files(root, count)
     images, data = read_folder(root), Data(threads=1)
-    with timed() as decoding:
+    with cpu_timer() as decoding:
         pixels = torch.cat([batch.images for batch in eval_batches(images, data, 224, count, ALONE)])
     space, rows = SearchSpace(), []
     supernet = Supernet(space, "bilateral", class_token_only=True).eval()
     init_weights(supernet, 0)
-    for net in _nets(space, list(space.patch_sizes)):
-        plainly = _milliseconds(lambda x, net=net: plain.logits(supernet, x, net), pixels)
+    for net in subnets_in_budget(space, list(space.patch_sizes)):
+        plain_ms = _milliseconds(lambda x, net=net: plain.logits(supernet, x, net), pixels)
         ours = _milliseconds(lambda x, net=net: supernet(x, net), pixels)
         decode = decoding[0] / count * 1e3
-        share = ours / (decode + plainly)
-        rows.append({"net": f"patch {net.patch_size}", "decoding": decode, "plain": plainly, "ours": ours,
-                     "share": share, "with racing": share * (1 - spared)})  # fmt: skip
+        share = ours / (decode + plain_ms)
+        rows.append({"net": f"patch {net.patch_size}", "decoding": decode, "plain": plain_ms, "ours": ours,
+                     "share": share, "with racing": share * (1 - saved)})  # fmt: skip
     return rows
 
 
 def _milliseconds(forward: Any, pixels: Tensor) -> float:
     with torch.inference_mode():
         forward(pixels)
-        with timed() as seconds:
+        with cpu_timer() as seconds:
             forward(pixels)
     return seconds[0] / len(pixels) * 1e3
 
 
 @contextmanager
-def timed() -> Iterator[list[float]]:
-    """CPU seconds of what is inside, in a list."""
+def cpu_timer() -> Iterator[list[float]]:
+    """Measure the CPU seconds of the block; yield a list with the result."""
     found, begin = [0.0], clock()
     yield found
     found[0] = clock() - begin

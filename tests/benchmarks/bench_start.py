@@ -1,9 +1,9 @@
-"""How long until something happens: ``--help``, and a stage on two ranks from its command to its first step.
+"""Start-up time: ``--help``, and stages on two ranks from the command to the first step.
 
     python -m tests.benchmarks.bench_start [--ranks 2] [--rounds 3] [--launcher deepspeed] [--json bench_start.json]
 
-Digits, the quickstart's recipe. On a busy machine look at the CPU seconds (all processes of the command, to its end)
-rather than at the clock. Goals: 0.3 s and 15 s; nothing may be compiled on the way, which is checked.
+The stages run the quickstart recipe on digits. On a busy machine, use the CPU seconds (all processes of the command,
+until its end) instead of the wall-clock time. The goals are 0.3 s and 15 s. Nothing may be compiled, which is checked.
 """
 
 from __future__ import annotations
@@ -19,61 +19,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.digits import write_digits
 
-from tests import launching
 from tests.benchmarks.timing import table, where, write
+from tests.helpers import launching
+from tests.helpers.digits import write_digits
 
 
 def main() -> None:
-    """Run what the flags say."""
+    """Parse the command line and run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="the median counts")
+    parser.add_argument("--rounds", type=int, default=3, help="the median is reported")
     parser.add_argument("--launcher", default="deepspeed", choices=["deepspeed", "torchrun"])
     parser.add_argument("--json", default="bench_start.json")
     args = parser.parse_args()
-    rows = [commands(words, args.rounds) for words in (["--help"], ["--version"], ["config", "quickstart"])]
+    rows = [time_command(arguments, args.rounds) for arguments in (["--help"], ["--version"], ["config", "quickstart"])]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_digits(root, 24, 2)
         for name in ("train-supernet", "retrain"):
-            found = [stage(root, f"{name}{i}", name, args.launcher, args.ranks) for i in range(args.rounds)]
+            found = [time_stage(root, f"{name}{i}", name, args.launcher, args.ranks) for i in range(args.rounds)]
             rows.append(sorted(found, key=lambda row: row["seconds"])[len(found) // 2])
     print(table(rows))
     write(args.json, {"arguments": vars(args), "where": where(torch.device("cpu")), "start": rows})
 
 
-def commands(words: list[str], rounds: int) -> dict[str, Any]:
-    """A command that starts nothing."""
+def time_command(arguments: list[str], rounds: int) -> dict[str, Any]:
+    """Time a command that starts no stage."""
     times = []
-    for _ in range(rounds + 1):  # the first one warms the disk's cache
-        before, begin = children(), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "vitas_ds", *words], check=True, capture_output=True)
-        times.append((time.perf_counter() - begin, children() - before))
+    for _ in range(rounds + 1):  # the first one warms the disk cache
+        before, begin = children_cpu(), time.perf_counter()
+        subprocess.run([sys.executable, "-m", "vitas_ds", *arguments], check=True, capture_output=True)
+        times.append((time.perf_counter() - begin, children_cpu() - before))
     seconds, cpu = sorted(times[1:])[rounds // 2]
-    return {"what": " ".join(words), "seconds": seconds, "CPU seconds": cpu, "compiled files": 0}
+    return {"what": " ".join(arguments), "seconds": seconds, "CPU seconds": cpu, "compiled files": 0}
 
 
-def stage(root: Path, run: str, name: str, launcher: str, ranks: int) -> dict[str, Any]:
-    """A stage of one step: seconds from its command to the record of that step, and the CPU time to its end."""
-    words = [
+def time_stage(root: Path, run: str, name: str, launcher: str, ranks: int) -> dict[str, Any]:
+    """Time a stage with one step: seconds from its command to the record of that step, and CPU time until its end."""
+    overrides = [
         "quickstart", f"data.train={root}/train", f"data.val={root}/val", f"run.dir={root}", f"run.name={run}",
         "data.search_per_class=4", "tracking.wandb=disabled", "retrain.spec=" + str(_spec(root)),
     ]  # fmt: skip
-    one = ("epochs=1", "batch_size=200", "log_every=1", "warmup_epochs=0")  # an epoch of one step
-    words += [f"{part}.{key}" for part in ("supernet", "retrain") for key in one]
+    one = ("epochs=1", "batch_size=200", "log_every=1", "warmup_epochs=0")  # one epoch of one step
+    overrides += [f"{part}.{key}" for part in ("supernet", "retrain") for key in one]
     built = root / f"{run}-extensions"
-    line, before, begin = launching.stage_command(name, words, launcher, ranks), children(), time.perf_counter()
-    job = launching.start_process(line, launching.environment(TORCH_EXTENSIONS_DIR=str(built)))
+    command = launching.stage_command(name, overrides, launcher, ranks)
+    before, begin = children_cpu(), time.perf_counter()
+    job = launching.start_process(command, launching.environment(TORCH_EXTENSIONS_DIR=str(built)))
     metrics, first = root / run / "metrics.jsonl", None
     while job.poll() is None and first is None:
         first = time.perf_counter() if metrics.exists() and '"loss"' in metrics.read_text() else None
         time.sleep(0.02)
-    launching.wait_for_process(job, line, 600)
+    launching.wait_for_process(job, command, 600)
     seconds = (first or time.perf_counter()) - begin
     files = sum(len(names) for _, _, names in os.walk(built))
-    return {"what": f"{name}, {ranks} ranks", "seconds": seconds, "CPU seconds": children() - before,
+    return {"what": f"{name}, {ranks} ranks", "seconds": seconds, "CPU seconds": children_cpu() - before,
             "compiled files": files}  # fmt: skip
 
 
@@ -85,8 +86,8 @@ def _spec(root: Path) -> Path:
     return path
 
 
-def children() -> float:
-    """CPU seconds of the processes that this one started and that have ended, with theirs."""
+def children_cpu() -> float:
+    """Return the CPU seconds of all finished child processes and their children."""
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime
 

@@ -1,13 +1,13 @@
-"""Speed of supernet, scoring and fixed net against the plain formulation (plain.py) and timm, in one process.
+"""Speed of supernet, scoring and retraining against the plain formulation (plain.py) and timm, in one process.
 
     python -m tests.benchmarks.bench_supernet                          full size, about 12 minutes on one core
-    python -m tests.benchmarks.bench_supernet --batch 4 --rounds 1     a try, about a minute
+    python -m tests.benchmarks.bench_supernet --batch 4 --rounds 1     about a minute, to try it
     python -m tests.benchmarks.bench_supernet --device cuda            not yet run on a GPU
 
-Nets of 0.9G to 1.0G FLOPs of the 1G space, one of each patch size. Loss and gradients are checked before anything is
-timed. Each row is interleaved with the plain one it is compared to, and with a large matrix product of the same dtype:
-the share of the peak is the MACs a second, as the spec says them, over those of that product. On a CPU seconds are CPU
-time.
+The subnets have 0.9G to 1.0G FLOPs of the 1G space, one of each patch size. Loss and gradients are checked before the
+timing. Each measurement is interleaved with its plain counterpart and with a large matrix product of the same dtype.
+The share of the peak is the MACs per second (computed from the spec) relative to that product. On a CPU, seconds are
+CPU time.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    """Run what the flags say."""
+    """Parse the command line and run the benchmark."""
     args = _arguments()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     torch.manual_seed(0)
     space = SearchSpace(image_size=args.image)
-    nets = _nets(space, args.patches)
+    nets = subnets_in_budget(space, args.patches)
     images = torch.randn(args.batch, 3, args.image, args.image, device=device)
     labels = torch.randint(space.num_classes, (args.batch,), device=device)
     result: dict[str, Any] = {"arguments": vars(args), "where": where(device), "nets": [net.to_dict() for net in nets]}
@@ -55,11 +55,11 @@ def main() -> None:
     for part, run in parts.items():
         if part in args.only:
             rows = [row for net in nets for row in run(space, net)]
-            result[part] = rows = rows + _summed(rows)
+            result[part] = rows = rows + _aggregate(rows)
             print(f"\n{part}\n{table(rows)}", flush=True)
     if "fixed" in args.only:
         result["fixed"] = bench.fixed()
-        print(f"\nfixed net\n{table(result['fixed'])}", flush=True)
+        print(f"\nretraining\n{table(result['fixed'])}", flush=True)
     write(args.json, result)
 
 
@@ -67,20 +67,20 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--image", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=3, help="timed repeats; the median counts")
+    parser.add_argument("--rounds", type=int, default=3, help="timed repetitions; the median is reported")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--patches", type=int, nargs="+", default=[14, 16, 32], help="a net of each")
+    parser.add_argument("--patches", type=int, nargs="+", default=[14, 16, 32], help="one subnet of each patch size")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="fp32 alone on an old CPU"
+        "--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="use only fp32 on CPUs without bf16"
     )
     parser.add_argument("--only", nargs="+", default=["step", "scoring", "memory", "fixed"])
-    parser.add_argument("--json", default="bench_supernet.json", help="empty: no file")
+    parser.add_argument("--json", default="bench_supernet.json", help="output file; empty: none")
     return parser.parse_args()
 
 
-def _nets(space: SearchSpace, patches: list[int]) -> list[SubnetSpec]:
-    """The first random net of each patch size between 0.9G and 1.0G of the first release's FLOPs."""
+def subnets_in_budget(space: SearchSpace, patches: list[int]) -> list[SubnetSpec]:
+    """Return the first random subnet of each patch size with 0.9G to 1.0G FLOPs as counted by the first release."""
     found = genome.sample(space, np.random.default_rng(0), 20000, identity_prob=0.35)
     flops = cost.vitas_flops(genome.width_table(space, found))
     if space.image_size == 224:
@@ -88,43 +88,43 @@ def _nets(space: SearchSpace, patches: list[int]) -> list[SubnetSpec]:
     return [genome.decode(space, found[found[:, 0] == space.patch_sizes.index(patch)][0]) for patch in patches]
 
 
-def _summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each name over all nets: sums of seconds, their ratio; the most memory."""
-    out = []
+def _aggregate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Aggregate the rows of each name over all subnets: sum of seconds, their ratios, largest memory."""
+    aggregated = []
     for name in dict.fromkeys(row["what"] for row in rows):
         group = [row for row in rows if row["what"] == name]
         row: dict[str, Any] = {"net": "all", "what": name}
         if "MB" in group[0]:
-            out.append(row | {"MB": max(r["MB"] for r in group)})
+            aggregated.append(row | {"MB": max(r["MB"] for r in group)})
             continue
-        ours, plainly = [r["seconds"] for r in group], [r["seconds"] * r["plain/ours"] for r in group]
+        ours, plain_seconds = [r["seconds"] for r in group], [r["seconds"] * r["plain/ours"] for r in group]
         row["seconds"] = sum(ours)
         for key in ("plain/ours", "plain fp32/ours", "of peak"):
             row[key] = np.average([r[key] for r in group], weights=ours)
-        row["plain, of peak"] = np.average([r["plain, of peak"] for r in group], weights=plainly)
-        out.append({name: row[name] for name in group[0]})
-    return out
+        row["plain, of peak"] = np.average([r["plain, of peak"] for r in group], weights=plain_seconds)
+        aggregated.append({name: row[name] for name in group[0]})
+    return aggregated
 
 
 class _Bench:
-    """The measurements, on one batch."""
+    """Measurements on one batch."""
 
     def __init__(self, args: argparse.Namespace, device: torch.device, images: Tensor, labels: Tensor) -> None:
         self.args, self.device, self.images, self.labels = args, device, images, labels
         self.products = {name: large_product(device, DTYPES[name]) for name in args.dtypes}
 
     def supernet(self, space: SearchSpace, sharing: str) -> Supernet:
-        """As the stages build it."""
+        """Build the supernet like the stages."""
         supernet = Supernet(space, sharing, class_token_only=True)  # type: ignore[arg-type]
         init_weights(supernet, 0)
         return supernet.to(self.device)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """BCNet's; of one side it is AutoSlim's."""
+        """Return the loss of BCNet, or of AutoSlim for one side."""
         return losses.cross_entropy(logits, self.labels[: logits.shape[1]], "loss_mean")
 
     def step(self, model: torch.nn.Module, forward: Forward, dtype: str) -> Callable[[], None]:
-        """A forward and a backward pass."""
+        """Return a function that runs a forward and a backward pass."""
 
         def run() -> None:
             model.zero_grad()
@@ -135,7 +135,7 @@ class _Bench:
         return run
 
     def score(self, forward: Forward, dtype: str) -> Callable[[], None]:
-        """A forward pass and the right answers of it."""
+        """Return a function that runs a forward pass and counts correct predictions."""
 
         def run() -> None:
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
@@ -144,21 +144,21 @@ class _Bench:
         return run
 
     def steps(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
-        """BCNet and AutoSlim, fp32 and bf16."""
+        """Time steps of BCNet and AutoSlim in fp32 and bf16."""
         rows = []
         for name, sharing in (("BCNet", "bilateral"), ("AutoSlim", "ordinal")):
             supernet = self.supernet(space, sharing)
             with torch.backends.cudnn.flags(allow_tf32=False):  # the plain patch embedding is a convolution
                 found = plain.check(supernet, self.images[:4], net, self.loss)
             assert found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE, found
-            rows += self._compared(supernet, net, name, 3, partial(self.step, supernet))
+            rows += self._compare(supernet, net, name, 3, partial(self.step, supernet))
         return rows
 
     def scoring(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
-        """Both sides of a candidate."""
-        return self._compared(self.supernet(space, "bilateral").eval(), net, "scoring", 1, self.score)
+        """Time the scoring of both sides of a candidate."""
+        return self._compare(self.supernet(space, "bilateral").eval(), net, "scoring", 1, self.score)
 
-    def _compared(
+    def _compare(
         self, supernet: Supernet, net: SubnetSpec, name: str, passes: int,
         make: Callable[[Forward, str], Callable[[], None]],
     ) -> list[dict[str, Any]]:  # fmt: skip
@@ -181,7 +181,7 @@ class _Bench:
         ]  # fmt: skip
 
     def memory(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
-        """Most memory of a BCNet step above weights and gradients."""
+        """Measure the peak memory of a BCNet step above weights and gradients."""
         supernet, rows = self.supernet(space, "bilateral"), []
         forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
         for dtype in self.args.dtypes:
@@ -191,7 +191,7 @@ class _Bench:
         return rows
 
     def fixed(self) -> list[dict[str, Any]]:
-        """Retraining: DeiT-S of timm and ours, half of the batch."""
+        """Time a retraining step of DeiT-S, timm's and ours, with half of the batch."""
         images, size = self.images[: max(1, len(self.images) // 2)], self.args.image
         labels = self.labels[: len(images)]
         spec = published("deit-s").spec

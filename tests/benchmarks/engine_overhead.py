@@ -1,9 +1,10 @@
-"""Time of a step under DeepSpeed against plain torch (DDP on several ranks), the same net, interleaved step by step.
+"""Step time under DeepSpeed against plain torch (DDP on several ranks) for the same network, interleaved.
 
     python tests/benchmarks/engine_overhead.py [STAGES]          one rank
     torchrun --nproc_per_node 2 tests/benchmarks/engine_overhead.py
 
-A vit_tiny (5.5 M parameters) as the fixed net of retrain, batch 16 a rank, AdamW, clipping: medians, and their ratio.
+The network is a vit_tiny (5.5 M parameters) as in retrain, with batch size 16 per rank, AdamW and gradient clipping.
+The result is the median step times and their ratio.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SPEC = SubnetSpec(224, 16, 192, 1000, (LayerSpec(3, 576, 768),) * 12)
 BATCH, STEPS, IMAGE = 16, 12, 224
 
 
-def plain(net: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
-    """A step of torch's own: fused AdamW, gradient clipping, DDP where there is somebody to talk to."""
+def torch_step(net: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
+    """Return a training step in torch: fused AdamW, gradient clipping, and DDP if there are several ranks."""
     wrapped = nn.parallel.DistributedDataParallel(net) if ranks.world_size > 1 else net
     adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
 
@@ -43,8 +44,8 @@ def plain(net: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
     return step
 
 
-def ours(net: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
-    """A step of the engine's."""
+def engine_step(net: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
+    """Return a training step with the engine."""
     training = config.Training(batch_size=BATCH * ranks.world_size, clip_grad=1.0)
     units = {name: list(child.parameters()) for name, child in net.named_children()}
     units["rest"] = [p for name, p in net.named_parameters() if "." not in name]
@@ -59,13 +60,18 @@ def ours(net: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor
 
 
 def main(stages: list[str]) -> dict[str, float]:
-    """Ratio of the median step times, by stage. Raises ``UserError`` for a stage that there is not."""
+    """Print the step times and return their ratio to torch, by ZeRO stage.
+
+    Raises:
+        UserError: A ZeRO stage does not exist.
+    """
     for stage in stages:
         zero_stage(config.Engine(zero=stage))
     ranks = comm.init("cpu", timeout=120)
     torch.manual_seed(0)
     net = VisionTransformer(SPEC)
-    steps = {"torch": plain(copy.deepcopy(net), ranks)} | {z: ours(copy.deepcopy(net), z, ranks) for z in stages}
+    steps = {"torch": torch_step(copy.deepcopy(net), ranks)}
+    steps |= {stage: engine_step(copy.deepcopy(net), stage, ranks) for stage in stages}
     times: dict[str, list[float]] = {name: [] for name in steps}
     images = torch.randn(BATCH, 3, IMAGE, IMAGE)
     for i in range(STEPS + 2):
@@ -86,5 +92,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:] or ["zero0", "zero1", "zero2", "zero3"])
     except UserError as error:
-        console.say(f"engine_overhead: {error}")
+        console.print_once(f"engine_overhead: {error}")
         sys.exit(2)

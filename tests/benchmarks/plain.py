@@ -1,7 +1,7 @@
-"""The supernet as one would first write it, on the same parameters: the reference that speed is measured against.
+"""Plain formulation of the supernet on the same parameters: the reference of the speed measurements.
 
-Contiguous slices, the patch embedding as a convolution, softmax attention written out, autograd's own gradients (each
-slice's padded with zeros to full size), one full pass for each side. ``check`` holds the product to it.
+It uses contiguous slices, a convolution as the patch embedding, explicit softmax attention, autograd's gradients (each
+slice is padded with zeros to full size), and one full pass per side. ``check`` compares the supernet with it.
 """
 # B batch, N tokens, D embedding width, h heads
 
@@ -20,7 +20,7 @@ from vitas_ds.models.supernet import Supernet
 
 
 def logits(supernet: Supernet, images: Tensor, spec: SubnetSpec) -> Tensor:
-    """[B, 3, H, W] -> [S, B, classes], one side after the other."""
+    """Return the logits [S, B, classes] of images [B, 3, H, W], one side after the other."""
     return torch.stack([_side(supernet, images, spec, side) for side in supernet.sides])
 
 
@@ -74,9 +74,9 @@ def _columns(weight: Tensor, runs: Slices) -> Tensor:
 def check(
     supernet: Supernet, images: Tensor, spec: SubnetSpec, loss_of: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:
-    """Relative differences of loss and gradients (largest element over the reference's largest, by parameter).
+    """Return the relative differences of loss and gradients (per parameter: largest difference over largest element).
 
-    ``k``'s bias is left out: softmax cancels it, so that its gradient is rounding.
+    The bias of ``k`` is excluded: softmax cancels it, and its gradient is only rounding error.
     """
     losses, grads = [], []
     for forward in (lambda: logits(supernet, images, spec), lambda: supernet(images, spec)):

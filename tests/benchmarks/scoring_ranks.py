@@ -1,8 +1,9 @@
-"""Scoring on some ranks: seconds for the same candidates, by the clock and in CPU time; started by bench_growth.
+"""Time the scoring of the same candidates on several ranks, in wall-clock and CPU time. bench_growth starts this.
 
     torchrun --nproc_per_node 2 -m tests.benchmarks.scoring_ranks NETS IMAGES SIZE [DEVICE]
 
-Nets of the 1G space on random images of SIZE pixels, one thread a rank. Rank 0 prints a JSON object.
+It scores NETS subnets of the 1G space on random images of SIZE pixels, with one thread per rank. Rank 0 prints a JSON
+object.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vitas_ds.search.scoring.scorer import Scorer
 
 
 def main(count: int, images: int, size: int, device: str) -> None:
-    """Score, and print what it took."""
+    """Score the subnets and print the times."""
     ranks = comm.init(device, 600)
     torch.set_num_threads(1)
     space = SearchSpace(image_size=size)
@@ -34,7 +35,7 @@ def main(count: int, images: int, size: int, device: str) -> None:
         supernet, pixels, torch.zeros(images, dtype=torch.int64), lambda x: x / 255, np.arange(images), ranks
     )
     nets = genome.decode_all(space, genome.sample(space, np.random.default_rng(0), count))
-    nets = sorted(nets, key=cost.spec_macs)  # those scored side by side take about as long, as in a narrow budget
+    nets = sorted(nets, key=cost.spec_macs)  # subnets scored at the same time cost the same, as in a narrow budget
     list(scorer(nets[: ranks.world_size]))
     comm.barrier()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, peak memory, and a record of where it was measured."""
+"""Helpers of the benchmarks: interleaved timing, peak memory, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Step = Callable[[], Any]
 
 
 def seconds(steps: Mapping[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each step, taken in turns so that a change of the machine's pace meets all of them.
+    """Return the median seconds of each step. Steps alternate, and thus share changes of the machine's speed.
 
-    On the CPU this is CPU time over all threads: other work on the machine hardly shows.
+    On a CPU this is CPU time over all threads, which other processes hardly affect.
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(rounds + 1):  # the first one warms up
+    for i in range(rounds + 1):  # the first one is a warm-up
         for name, step in steps.items():
             _wait(device)
             begin = clock()
@@ -43,7 +43,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_bytes(step: Step, device: torch.device) -> int:
-    """Most memory that a step holds above what was held before it; on the CPU resident memory, looked at each ms."""
+    """Return the peak memory of a step above the memory before it; on a CPU resident memory, sampled every ms."""
     step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -72,14 +72,14 @@ def _resident() -> int:
 
 
 def _trim() -> None:
-    """Give what the allocator keeps back to the system, so that the base is what is in use."""
+    """Return free memory from the allocator to the system. Otherwise the base would include it."""
     import ctypes
 
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def where(device: torch.device) -> dict[str, Any]:
-    """Machine, versions and commit."""
+    """Return machine, versions and commit."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
@@ -93,13 +93,13 @@ def where(device: torch.device) -> dict[str, Any]:
 
 
 def large_product(device: torch.device, dtype: torch.dtype, size: int = 2048) -> tuple[Step, int]:
-    """A square matrix product, the most that can be hoped for, and its multiply-accumulates."""
+    """Return a square matrix product, as the upper bound of speed, and its multiply-accumulates."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return lambda: a @ b, size**3
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of the same keys as aligned columns."""
+    """Format rows with the same keys as aligned columns."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
     sizes = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(f"{cell:{size}}" for cell, size in zip(row, sizes, strict=True)) for row in cells)
@@ -110,7 +110,7 @@ def _cell(value: Any) -> str:
 
 
 def write(path: str | None, result: dict[str, Any]) -> None:
-    """Write the result as JSON, if a path is given."""
+    """Write the result as JSON if a path is given."""
     if path:
         Path(path).write_text(json.dumps(result, indent=2) + "\n")
-        print(f"written: {path}")
+        print(f"wrote {path}")
