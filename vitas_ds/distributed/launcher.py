@@ -58,7 +58,7 @@ def read(env: Mapping[str, str] = os.environ) -> Launch:
             return _from_slurm(env)
     master = env.get("MASTER_ADDR") if env.get("RANK") else None
     return Launch(
-        rank=_number(env, "RANK", 0), world_size=_count(env, "WORLD_SIZE", 1), local_rank=_number(env, "LOCAL_RANK", 0),
+        rank=_number(env, "RANK", 0), world_size=_number(env, "WORLD_SIZE", 1, minimum=1), local_rank=_number(env, "LOCAL_RANK", 0),
         local_world_size=_local_world_size(env), master_addr=master,
         master_port=_number(env, "MASTER_PORT") if master else None,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def _from_slurm(env: Mapping[str, str]) -> Launch:
         # rank 0 is not on the launching node if srun is called from a login node
         master = first_host(env["SLURM_STEP_NODELIST"])
     return Launch(
-        _number(env, "SLURM_PROCID"), _count(env, "SLURM_STEP_NUM_TASKS"), _number(env, "SLURM_LOCALID"),
+        _number(env, "SLURM_PROCID"), _number(env, "SLURM_STEP_NUM_TASKS"), _number(env, "SLURM_LOCALID"),
         _local_world_size(env), master, _port(env),
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _mpi_names(env: Mapping[str, str]) -> tuple[str, str, str] | None:
 
 
 def _from_mpi(env: Mapping[str, str], rank: str, world_size: str, local_rank: str) -> Launch:
-    local, ranks = _local_world_size(env), _count(env, world_size)
+    local, ranks = _local_world_size(env), _number(env, world_size, minimum=1)
     if ranks == 1:
         return Launch(local_world_size=local)
     master = env.get("MASTER_ADDR")
@@ -122,20 +122,13 @@ def _port(env: Mapping[str, str]) -> int:
 
 
 def _local_world_size(env: Mapping[str, str]) -> int | None:
-    return next((_count(env, name) for name in LOCAL_WORLD_SIZE if env.get(name)), None)
+    return next((_number(env, name, minimum=1) for name in LOCAL_WORLD_SIZE if env.get(name)), None)
 
 
-def _count(env: Mapping[str, str], name: str, default: int | None = None) -> int:
-    value = _number(env, name, default)
-    if value < 1:
-        raise UserError(f"{name}: must be the number of ranks, 1 or more (given: {env[name]})")
-    return value
-
-
-def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+def _number(env: Mapping[str, str], name: str, default: int | None = None, minimum: int = 0) -> int:
     text = env.get(name) or ("" if default is None else str(default))
     if not text:
         raise UserError(f"{name}: not set; the launcher must set it")
-    if not text.isdecimal():
-        raise UserError(f"{name}: must be a whole number, 0 or more (given: {text})")
+    if not text.isdecimal() or int(text) < minimum:
+        raise UserError(f"{name}: must be a whole number, {minimum} or more (given: {text})")
     return int(text)
