@@ -58,10 +58,13 @@ def read(env: Mapping[str, str] = os.environ) -> Launch:
             return _from_slurm(env)
     master = env.get("MASTER_ADDR") if env.get("RANK") else None
     return Launch(
-        rank=_number(env, "RANK", 0), world_size=_number(env, "WORLD_SIZE", 1, minimum=1), local_rank=_number(env, "LOCAL_RANK", 0),
-        local_world_size=_local_world_size(env), master_addr=master,
+        rank=_number(env, "RANK", 0),
+        world_size=_number(env, "WORLD_SIZE", 1, minimum=1),
+        local_rank=_number(env, "LOCAL_RANK", 0),
+        local_world_size=_local_world_size(env),
+        master_addr=master,
         master_port=_number(env, "MASTER_PORT") if master else None,
-    )  # fmt: skip
+    )
 
 
 def adopt(launch: Launch, env: MutableMapping[str, str] = os.environ) -> None:

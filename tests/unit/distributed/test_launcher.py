@@ -98,7 +98,7 @@ def test_first_host(nodes: str, host: str) -> None:
     [
         ({"RANK": "x"}, r"RANK: must be a whole number, 0 or more \(given: x\)"),
         ({"WORLD_SIZE": "0"}, r"WORLD_SIZE: must be a whole number, 1 or more \(given: 0\)"),
-        ({"WORLD_SIZE": "-1"}, rr"WORLD_SIZE: must be a whole number, 1 or more \(given: -1\)"),
+        ({"WORLD_SIZE": "-1"}, r"WORLD_SIZE: must be a whole number, 1 or more \(given: -1\)"),
         ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE: must be a whole number"),
         ({"RANK": "0", "MASTER_ADDR": "a"}, "MASTER_PORT: not set"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID: not set"),
