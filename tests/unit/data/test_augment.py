@@ -1,5 +1,7 @@
 """Compare each operation of the augmentation with timm and torchvision on Pillow images. Tolerances are of 255."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -44,15 +46,16 @@ def run_graph(function, photos, inputs):
     return [np.asarray(out.at(i)).astype(int) for i in range(len(photos))]
 
 
-def apply_ours(op, level, sign):
-    """Apply operation ``op`` to each photograph, at a level in [0, 1] with a sign."""
-    ops = np.full(len(PHOTOS), op, dtype=np.int32)
-    levels = np.full(len(PHOTOS), level)
+def apply_ours(op, settings):
+    """Apply operation ``op`` to each photograph with each (level in [0, 1], sign), in one pipeline."""
+    photos = PHOTOS * len(settings)
+    ops = np.full(len(photos), op, dtype=np.int32)
+    levels, signs = (np.repeat(values, len(PHOTOS)) for values in zip(*settings, strict=True))
     inputs = [
-        (ops, types.INT32), (aug.op_value(ops, levels, sign * levels), types.FLOAT),
-        (aug.op_matrix(ops, sign * levels, SIZE), types.FLOAT),
+        (ops, types.INT32), (aug.op_value(ops, levels, signs * levels), types.FLOAT),
+        (aug.op_matrix(ops, signs * levels, SIZE), types.FLOAT),
     ]  # fmt: skip
-    return run_graph(lambda *nodes: dali_augment.rand_augment(*nodes, MEAN), PHOTOS, inputs)
+    return run_graph(lambda *nodes: dali_augment.rand_augment(*nodes, MEAN), photos, inputs)
 
 
 def apply_timm(op, level, sign, monkeypatch):
@@ -65,14 +68,12 @@ def apply_timm(op, level, sign, monkeypatch):
     return [np.asarray(function(p, *args, fillcolor=FILL, resample=Image.Resampling.BILINEAR)) for p in PHOTOS]
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("level", [0.75, 0.9, 1.0])
 @pytest.mark.parametrize("op", NAMES, ids=NAMES.values())
-def test_operation_equals_timm(op, level, sign, monkeypatch):
+def test_operation_equals_timm(op, monkeypatch):
     mean_limit, limit = TOLERANCE.get(op, (0, 0))
-    for mine, theirs, photo in zip(
-        apply_ours(op, level, sign), apply_timm(op, level, sign, monkeypatch), PHOTOS, strict=True
-    ):
+    settings = list(itertools.product((0.75, 0.9, 1.0), (1, -1)))  # (level, sign)
+    expected = [image for level, sign in settings for image in apply_timm(op, level, sign, monkeypatch)]
+    for mine, theirs, photo in zip(apply_ours(op, settings), expected, PHOTOS * len(settings), strict=True):
         difference = np.abs(mine - theirs)
         if op == aug.SHARPNESS:  # Pillow does not change the outermost pixels
             difference = difference[1:-1, 1:-1]
@@ -82,7 +83,7 @@ def test_operation_equals_timm(op, level, sign, monkeypatch):
 
 
 def test_op_0_keeps_the_image():
-    for mine, photo in zip(apply_ours(0, 0.9, 1), PHOTOS, strict=True):
+    for mine, photo in zip(apply_ours(0, [(0.9, 1)]), PHOTOS, strict=True):
         assert (mine == np.asarray(photo)).all()
 
 
