@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker import STAGES
 
+from tests.distributed.worker import STAGES
 from tests.helpers.launching import launch, slurm
 
 CLOSE = 1e-6  # after 8 AdamW steps of lr 1e-2; with zeros as gradients of unused weights, the distance is 1e-2
