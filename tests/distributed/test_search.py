@@ -1,4 +1,7 @@
-"""The same search with one and with several ranks, interrupted or not: the same ledger, front and best candidate."""
+"""The same search with one and with several ranks, interrupted or not: the same ledger, front and best candidate.
+
+Reference: an uninterrupted search with one rank.
+"""
 
 import json
 from pathlib import Path

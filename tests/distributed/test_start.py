@@ -1,4 +1,7 @@
-"""Where training starts: own checkpoint, `resume_from`, `init_weights`, scratch; and which checkpoints are kept."""
+"""Where training starts: own checkpoint, `resume_from`, `init_weights`, scratch; and which checkpoints are kept.
+
+Reference: the checkpoints and weights of a first run of 20 steps.
+"""
 
 from __future__ import annotations
 

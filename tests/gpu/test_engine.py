@@ -1,4 +1,7 @@
-"""The engine on a GPU: computes in the configured precision, and deterministically."""
+"""The engine on a GPU: computes in the configured precision, and deterministically.
+
+References: the dtypes that torch reports, and a second run.
+"""
 
 import pytest
 import torch

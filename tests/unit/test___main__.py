@@ -1,4 +1,7 @@
-"""The help of each command, and exit statuses."""
+"""The help of each command, and exit statuses.
+
+References: argparse, the modules of the package, and exit statuses by hand.
+"""
 
 from __future__ import annotations
 

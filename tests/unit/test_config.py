@@ -1,4 +1,7 @@
-"""Configuration: accepted values, error messages, and the round trip through YAML."""
+"""Configuration: accepted values, error messages, and the round trip through YAML.
+
+References: PyYAML, and values by hand.
+"""
 
 import re
 

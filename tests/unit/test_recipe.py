@@ -1,4 +1,7 @@
-"""The packaged recipes have the settings of the first release, and their spaces include the networks of the paper."""
+"""The packaged recipes have the settings of the first release, and their spaces include the networks of the paper.
+
+Reference: numbers from the code and the paper of the first release.
+"""
 
 import numpy as np
 import pytest

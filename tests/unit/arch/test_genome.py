@@ -1,4 +1,7 @@
-"""Genomes: round trips, canonical form, sampling, and errors for specs outside the space."""
+"""Genomes: round trips, canonical form, sampling, and errors for specs outside the space.
+
+References: the inverse function, counts by hand, and the published networks.
+"""
 
 import json
 

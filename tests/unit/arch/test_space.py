@@ -1,4 +1,7 @@
-"""Search spaces: widths of the published spaces, validation, smallest and largest network, size."""
+"""Search spaces: widths of the published spaces, validation, smallest and largest network, size.
+
+References: the widths of the published spaces, and counts over random networks.
+"""
 
 import itertools
 import math

@@ -1,4 +1,7 @@
-"""Bad and unusual files: the result of scan, and the behaviour of training and evaluation."""
+"""Bad and unusual files: the result of scan, and the behaviour of training and evaluation.
+
+References: files damaged on purpose, Pillow and torchvision, and a second run.
+"""
 
 import os
 import subprocess

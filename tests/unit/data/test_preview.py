@@ -1,4 +1,7 @@
-"""The grid contains the given images."""
+"""The grid contains the given images.
+
+Reference: images of known colours.
+"""
 
 import numpy as np
 import torch

@@ -1,4 +1,7 @@
-"""Tar shards yield the same images as the folder they were made from."""
+"""Tar shards yield the same images as the folder they were made from.
+
+Reference: the folder that the shards were written from.
+"""
 
 import io
 import json

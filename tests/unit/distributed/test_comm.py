@@ -1,4 +1,7 @@
-"""Device, CPU threads, and a job of one process. Several ranks run in tests/distributed."""
+"""Device, CPU threads, and a job of one process. Several ranks run in tests/distributed.
+
+Reference: values by hand.
+"""
 
 from __future__ import annotations
 

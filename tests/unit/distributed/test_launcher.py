@@ -1,4 +1,7 @@
-"""Environment variables of each launcher. Real jobs run in tests/distributed."""
+"""Environment variables of each launcher. Real jobs run in tests/distributed.
+
+Reference: the variables that the documentation of each launcher names, with ranks by hand.
+"""
 
 from __future__ import annotations
 

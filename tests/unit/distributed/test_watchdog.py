@@ -1,4 +1,7 @@
-"""Which rank the watchdog blames, given heartbeats. Real processes are in tests/faults/test_hang.py."""
+"""Which rank the watchdog blames, given heartbeats. Real processes are in tests/faults/test_hang.py.
+
+Reference: heartbeats written by hand.
+"""
 
 from __future__ import annotations
 

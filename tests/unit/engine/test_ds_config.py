@@ -1,4 +1,7 @@
-"""The DeepSpeed configuration: settings of the run, and rejected files."""
+"""The DeepSpeed configuration: settings of the run, and rejected files.
+
+References: values by hand, and the packaged JSON files.
+"""
 
 from __future__ import annotations
 

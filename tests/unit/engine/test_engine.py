@@ -1,4 +1,7 @@
-"""The engine on one rank."""
+"""The engine on one rank.
+
+References: the same training in plain torch or without the tested option.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``config --world-size N``: the DeepSpeed configuration and the memory estimate for N ranks."""
+"""``config --world-size N``: the DeepSpeed configuration and the memory estimate for N ranks.
+
+References: the estimate of the same settings, and sizes by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Autocast and the loss scale."""
+"""Autocast and the loss scale.
+
+References: torch's own dtypes and flags, and scales by hand.
+"""
 
 import torch
 

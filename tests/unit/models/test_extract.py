@@ -1,4 +1,7 @@
-"""Extraction of a subnet: weights, spec, precision and independence from the supernet."""
+"""Extraction of a subnet: weights, spec, precision and independence from the supernet.
+
+Reference: the supernet that the network was extracted from.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Matrix products of oneDNN and MKL, and the choice between them."""
+"""Matrix products of oneDNN and MKL, and the choice between them.
+
+References: torch's product of the same matrices, and repeated choices.
+"""
 
 import subprocess
 import sys

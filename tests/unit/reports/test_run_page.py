@@ -1,4 +1,7 @@
-"""The HTML report: its numbers, that it is self-contained, and how Chromium draws it."""
+"""The HTML report: its numbers, that it is self-contained, and how Chromium draws it.
+
+References: the files of the run that the page shows, and Chromium.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""Upload of a finished run to offline W&B, read back from the files of W&B."""
+"""Upload of a finished run to offline W&B, read back from the files of W&B.
+
+Reference: the metrics.jsonl of the run.
+"""
 
 import json
 import os

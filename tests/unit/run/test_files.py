@@ -1,4 +1,7 @@
-"""Atomic writes: a reader sees the old file or the new one."""
+"""Atomic writes: a reader sees the old file or the new one.
+
+References: the file before the write, and Python's json module.
+"""
 
 from __future__ import annotations
 

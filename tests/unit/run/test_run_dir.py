@@ -1,4 +1,7 @@
-"""Run folders: files of a start, recipes that may continue a run, and paths."""
+"""Run folders: files of a start, recipes that may continue a run, and paths.
+
+Reference: files and configurations written by hand.
+"""
 
 import json
 import subprocess

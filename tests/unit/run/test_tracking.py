@@ -1,4 +1,7 @@
-"""Progress lines, metrics.jsonl, resuming, and W&B (real, offline)."""
+"""Progress lines, metrics.jsonl, resuming, and W&B (real, offline).
+
+References: an uninterrupted run, lines and rates by hand, and the offline files of W&B.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Baselines: within the budget, and worse than the search on a score with structure."""
+"""Baselines: within the budget, and worse than the search on a score with structure.
+
+Reference: the search with the same number of scores.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Figures of a search and the numbers in them."""
+"""Figures of a search and the numbers in them.
+
+Reference: the candidates that were plotted.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Searches with a trained supernet: racing, a complete session, and the subnets that retrain selects from it."""
+"""Searches with a trained supernet: racing, a complete session, and the subnets that retrain selects from it.
+
+References: full scoring, a second start, and the files of the first.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""Stage export on a small network that has learned its images: files, measurements and model card."""
+"""Stage export on a small network that has learned its images: files, measurements and model card.
+
+References: the network and the images that the stage exported, and the files of a first export.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""The search scores only on images that its supernet has not learned."""
+"""The search scores only on images that its supernet has not learned.
+
+Reference: the list of images that training wrote.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checks of a configuration before a stage starts."""
+"""Checks of a configuration before a stage starts.
+
+Reference: configurations with one error each.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``vitas consolidate`` with checkpoints of a real engine."""
+"""``vitas consolidate`` with checkpoints of a real engine.
+
+Reference: the weights of the engine that wrote the checkpoint.
+"""
 
 from __future__ import annotations
 

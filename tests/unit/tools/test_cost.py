@@ -1,4 +1,7 @@
-"""Output of ``vitas cost`` and ``vitas space``."""
+"""Output of ``vitas cost`` and ``vitas space``.
+
+References: published costs, and sums over the printed numbers.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""``vitas doctor`` on this machine, and with missing parts."""
+"""``vitas doctor`` on this machine, and with missing parts.
+
+References: the packages of this environment, and a Python without any.
+"""
 
 import argparse
 import subprocess

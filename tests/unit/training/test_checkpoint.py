@@ -1,4 +1,7 @@
-"""Save and load checkpoints: complete or absent, and exact."""
+"""Save and load checkpoints: complete or absent, and exact.
+
+Reference: the state of the engine that was saved.
+"""
 
 from __future__ import annotations
 

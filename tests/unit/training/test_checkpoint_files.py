@@ -1,4 +1,7 @@
-"""List, verify and delete checkpoints: damaged ones are skipped, retention."""
+"""List, verify and delete checkpoints: damaged ones are skipped, retention.
+
+References: checkpoints damaged on purpose, and a list of names by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Consolidation of checkpoints without an engine."""
+"""Consolidation of checkpoints without an engine.
+
+References: the weights of the engine, and the peak memory that the system reports.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training never restarts silently if all checkpoints are damaged."""
+"""Training never restarts silently if all checkpoints are damaged.
+
+Reference: checkpoints damaged on purpose.
+"""
 
 from __future__ import annotations
 

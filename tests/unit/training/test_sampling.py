@@ -1,4 +1,7 @@
-"""The subnets of a step, and the fitted identity probability."""
+"""The subnets of a step, and the fitted identity probability.
+
+References: counts by hand, and a second draw.
+"""
 
 from __future__ import annotations
 

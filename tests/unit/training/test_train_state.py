@@ -1,4 +1,7 @@
-"""The loop state survives a checkpoint, and other training images are refused."""
+"""The loop state survives a checkpoint, and other training images are refused.
+
+References: the state before the round trip, and means by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Latency as a cost: exact in the feasible set, calibrated once per run, confirmed by measurement at the end."""
+"""Latency as a cost: exact in the feasible set, calibrated once per run, confirmed by measurement at the end.
+
+References: latencies from a formula, a list of every network, and measurements on this machine.
+"""
 
 import json
 

@@ -1,4 +1,7 @@
-"""The ledger on disk, and selecting from the results of a search."""
+"""The ledger on disk, and selecting from the results of a search.
+
+References: the written file, and selections by hand.
+"""
 
 import json
 

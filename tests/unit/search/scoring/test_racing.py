@@ -1,4 +1,7 @@
-"""Racing compared with full scoring: the same survivors, the same full scores, fewer images."""
+"""Racing compared with full scoring: the same survivors, the same full scores, fewer images.
+
+Reference: full scoring of the same candidates.
+"""
 
 import json
 from dataclasses import replace
