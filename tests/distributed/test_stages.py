@@ -1,13 +1,13 @@
-"""All stages under the deepspeed launcher with two ranks on real images, and the files of the run."""
+"""All stages under the deepspeed launcher with two ranks on real images, and the files of the run.
+
+References: plain torch on the same batches, other launchers and rank counts, and the images and files themselves.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import torch
 
 import vitas_ds
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, environment, run_stage
+from tests.helpers.launching import ROOT, run_commands, run_stage
 from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
@@ -42,12 +42,6 @@ def words_of(folder: Path, *overrides: str) -> list[str]:
 def stage(name: str, folder: Path, *overrides: str, launcher: str = "deepspeed", ranks: int = 2) -> str:
     """Run a stage of the test recipe, which must succeed; return its output."""
     return run_stage(name, words_of(folder, *overrides), launcher, ranks)
-
-
-def run_command(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in one process, with any exit status."""
-    command = [sys.executable, "-m", "vitas_ds", name, *words]
-    return subprocess.run(command, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +120,8 @@ def test_restarted_stages_change_no_file(done: Path) -> None:
     watched += sorted((run / "retrain").rglob("*.safetensors"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched}
     assert len(before) >= 4
-    for name in STAGES:
-        start = time.monotonic()
-        output = run_command(name, *words_of(done))
+    for output in run_commands(*([name, *words_of(done)] for name in STAGES), limit=60):
         assert output.returncode == 0, output.stderr
-        assert time.monotonic() - start < 30
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched} == before
 
 
@@ -215,30 +206,37 @@ def _losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if line["stage"] == "train-supernet"]
 
 
-def refused(stage_name: str, folder: Path, *overrides: str) -> str:
-    """Return the one-line error of a stage that must fail."""
-    result = run_command(stage_name, *words_of(folder, *overrides))
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("vitas ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
+def refused(folder: Path, *starts: list[str]) -> list[str]:
+    """Return the one-line errors of stages that must fail, each given as its name and overrides."""
+    errors = []
+    for result in run_commands(*([name, *words_of(folder, *overrides)] for name, *overrides in starts)):
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert "Traceback" not in result.stderr
+        lines = [line for line in result.stderr.splitlines() if line.startswith("vitas ")]
+        assert len(lines) == 1, result.stderr
+        errors += lines
+    return errors
 
 
 def test_user_errors_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Path) -> None:
     run = done / "runs" / "tiny"
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    assert "data.train" in refused("train-supernet", done, "data.train=/nowhere")
-    line = refused("train-supernet", done, "supernet.lr=0.5")
-    assert "supernet.lr" in line and "0.005" in line and "0.5" in line
-    assert "space.embed_dim" in refused("search", done, "space.embed_dim=64")
-    weights = run / "supernet" / "weights.safetensors"
-    line = refused("search", done, "run.name=other", f"search.checkpoint={weights}", "space.mlp_dim=128")
-    assert "another space" in line and "mlp" in line
-    odd = tmp_path / "odd.json"
+    weights, odd = run / "supernet" / "weights.safetensors", tmp_path / "odd.json"
     spec = json.loads((run / "retrain" / "spec.json").read_text())
     odd.write_text(json.dumps(spec | {"patch_size": 5}))
-    assert "patch_size" in refused("retrain", done, "run.name=third", f"retrain.spec={odd}")
+    folder, lr, embed, space, patch = refused(
+        done,
+        ["train-supernet", "data.train=/nowhere"],
+        ["train-supernet", "supernet.lr=0.5"],
+        ["search", "space.embed_dim=64"],
+        ["search", "run.name=other", f"search.checkpoint={weights}", "space.mlp_dim=128"],
+        ["retrain", "run.name=third", f"retrain.spec={odd}"],
+    )
+    assert "data.train" in folder
+    assert "supernet.lr" in lr and "0.005" in lr and "0.5" in lr
+    assert "space.embed_dim" in embed
+    assert "another space" in space and "mlp" in space
+    assert "patch_size" in patch
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -248,11 +246,11 @@ def test_folders_with_different_or_empty_classes(done: Path, tmp_path: Path) -> 
         for label in range(10):
             os.symlink(done / "digits" / name / str(label), tmp_path / "digits" / name / str(label))
     os.rename(tmp_path / "digits" / "val" / "3", tmp_path / "digits" / "val" / "three")
-    assert "different classes" in refused("train-supernet", tmp_path)
+    assert "different classes" in refused(tmp_path, ["train-supernet"])[0]
     os.rename(tmp_path / "digits" / "val" / "three", tmp_path / "digits" / "val" / "3")
     os.unlink(tmp_path / "digits" / "train" / "3")
     os.mkdir(tmp_path / "digits" / "train" / "3")
-    assert "train/3" in refused("train-supernet", tmp_path, "run.name=empty")
+    assert "train/3" in refused(tmp_path, ["train-supernet", "run.name=empty"])[0]
 
 
 def test_exported_spec_is_in_the_space(done: Path) -> None:

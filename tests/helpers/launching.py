@@ -100,6 +100,28 @@ def wait_for_process(job: subprocess.Popen[str], args: list[str], limit: float) 
     return output
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from vitas_ds.__main__ import main
+for args in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(args)
+    print(json.dumps([args, status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def run_commands(*commands: list[str], limit: float = 240) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands of vitas_ds one after another in one process, whatever their exit status.
+
+    One process instead of several saves the imports of each start, several CPU-seconds.
+    """
+    line = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=limit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [subprocess.CompletedProcess(*json.loads(row)) for row in done.stdout.splitlines()]
+
+
 def stage_command(name: str, args: list[str], launcher: str = "deepspeed", ranks: int = 2) -> list[str]:
     """Return the command line of a stage under a launcher."""
     start = command(launcher, ranks)
