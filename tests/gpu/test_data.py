@@ -1,4 +1,4 @@
-"""Data on a GPU against the same on the CPU: decoders differ by a little, everything else hardly."""
+"""Pixels of the GPU pipeline against the CPU pipeline. Only the decoders differ noticeably, by a little."""
 
 import itertools
 
@@ -36,39 +36,41 @@ def images(tmp_path_factory):
     return read_folder(root)
 
 
-def ranks(device):
+def one_rank(device):
     return Ranks(0, 1, 0, torch.device(device))
 
 
-def close(gpu, cpu, std=0.226):
+def assert_close(gpu, cpu, std=0.226):
     difference = (gpu.cpu() - cpu).abs() * 255 * std
     assert difference.mean() < 1.5 and (difference > 12).float().mean() < 0.01
 
 
-def test_evaluation(images):
-    gpu, cpu = (list(loader.eval_batches(images, Data(), 224, 10, ranks(d))) for d in ("cuda:0", "cpu"))
+def test_evaluation_is_close_to_the_cpu(images):
+    gpu, cpu = (list(loader.eval_batches(images, Data(), 224, 10, one_rank(d))) for d in ("cuda:0", "cpu"))
     for a, b in zip(gpu, cpu, strict=True):
         assert a.images.is_cuda and a.labels.is_cuda and torch.equal(a.ids, b.ids)
-        close(a.images, b.images)
+        assert_close(a.images, b.images)
 
 
-def test_cache_is_the_direct_path(images):
-    direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, ranks("cuda:0"))])
-    cached = loader.normalise(loader.decode_all(images, Data(), 224, ranks("cuda:0")).cuda(), Data())
+def test_decoded_images_equal_eval_batches(images):
+    direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, one_rank("cuda:0"))])
+    cached = loader.normalise(loader.decode_all(images, Data(), 224, one_rank("cuda:0")).cuda(), Data())
     assert torch.equal(direct, cached)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_training(images, name):
-    streams = [loader.train_batches(images, Data(), RECIPES[name], 224, 12, 0, 0, ranks(d)) for d in ("cuda:0", "cpu")]
+def test_training_is_close_to_the_cpu(images, name):
+    streams = [
+        loader.train_batches(images, Data(), RECIPES[name], 224, 12, 0, 0, one_rank(d)) for d in ("cuda:0", "cpu")
+    ]
     for a, b in itertools.islice(zip(*streams, strict=True), 4):
         assert torch.equal(a.ids, b.ids)
-        close(a.images, b.images)
+        assert_close(a.images, b.images)
 
 
 def test_training_resumes_bitwise(images):
     augment = RECIPES["deit"].model_copy(update={"random_erasing": 0.5})
-    whole = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, ranks("cuda:0"))
-    resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, ranks("cuda:0"))
+    whole = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, one_rank("cuda:0"))
+    resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, one_rank("cuda:0"))
     for a, b in itertools.islice(zip(itertools.islice(whole, 3, None), resumed, strict=False), 3):
         assert torch.equal(a.images, b.images)

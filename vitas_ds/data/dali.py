@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nvidia.dali import Pipeline, pipeline_def
@@ -55,13 +55,14 @@ class Recipe:
     resize: int = 0  # evaluation: length of the shorter side
     augment: Augment | None = None
     uint8: bool = False  # evaluation: skip normalisation and return uint8 pixels [3, H, W]
+    source: Literal["file", "bytes"] = "file"  # input: the path of a file as bytes, or an encoded image
 
 
-def input_names(recipe: Recipe, source: str) -> tuple[str, ...]:
-    """Return the names of a graph's inputs; ``source`` is file (a path as bytes) or bytes (an encoded image)."""
+def input_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of a graph's inputs."""
     if recipe.augment is None:
-        return (source,)
-    names = [source, "crop_h", "crop_w", "crop_at", "flip"]
+        return (recipe.source,)
+    names: list[str] = [recipe.source, "crop_h", "crop_w", "crop_at", "flip"]
     if recipe.augment.color_jitter:
         names += [f"jitter_{kind}{i}" for i in range(3) for kind in ("op", "factor")]
     if recipe.augment.rand_augment:
@@ -69,14 +70,13 @@ def input_names(recipe: Recipe, source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, batch_size: int, threads: int,
-          device_id: int | None, device: str | None = None, prefetch: int = PREFETCH) -> Pipeline:  # fmt: skip
+def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], batch_size: int, threads: int, device_id: int | None,
+          device: str | None = None, prefetch: int = PREFETCH) -> Pipeline:  # fmt: skip
     """Build a pipeline that returns images [B, 3, image_size, image_size].
 
     Args:
         recipe: The image processing.
         feed: Called once per batch; returns the inputs of ``input_names``, or raises StopIteration at the end.
-        source: "file" or "bytes"; see ``input_names``.
         batch_size: Largest batch.
         threads: Number of CPU threads.
         device_id: GPU, or None for the CPU.
@@ -84,7 +84,7 @@ def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, batch_
         prefetch: Batches that DALI prepares in advance.
     """
     device = device or ("cpu" if device_id is None else "gpu")
-    return _graph(recipe, feed, source, device, batch_size=batch_size, num_threads=threads, device_id=device_id,
+    return _graph(recipe, feed, device, batch_size=batch_size, num_threads=threads, device_id=device_id,
                   prefetch_queue_depth=prefetch)  # fmt: skip
 
 
@@ -96,14 +96,14 @@ class BadImages(Exception):
         self.pending = pending
 
 
-def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, batch_size: int, threads: int,
+def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], batch_size: int, threads: int,
            device_id: int | None) -> Iterator[tuple[Any, Tensor]]:  # fmt: skip
     """Run the graph over ``batches`` of (tag, inputs by name); yield (tag, images [B, 3, H, W]) in the same order.
 
     Raises:
         BadImages: An image cannot be read or decoded. The stream ends.
     """
-    names = input_names(recipe, source)
+    names = input_names(recipe)
     pending: deque[Any] = deque()
 
     def feed() -> list[Any]:
@@ -111,7 +111,7 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, b
         pending.append(tag)
         return [inputs[name] for name in names]
 
-    pipe = build(recipe, feed, source, batch_size, threads, device_id)
+    pipe = build(recipe, feed, batch_size, threads, device_id)
     while True:
         try:
             (images,) = pipe.run(None if device_id is None else torch.cuda.current_stream(device_id))
@@ -124,16 +124,16 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], source: str, b
         yield pending.popleft(), torch.from_dlpack(images.as_tensor())
 
 
-def readable(recipe: Recipe, items: Iterable[Arrays], source: str, device_id: int | None = None) -> Iterator[bool]:
+def readable(recipe: Recipe, items: Iterable[Arrays], device_id: int | None = None) -> Iterator[bool]:
     """Yield for each item (the inputs of one image, by name) whether DALI can read and decode it.
 
     The crop is applied as in ``recipe``: of a truncated file, the part above the cut can be decoded.
     """
     light = replace(recipe, image_size=8, resize=32, augment=recipe.augment and _only_crop(recipe.augment))
-    names = input_names(light, source)
+    names = input_names(light)
     feed = ([item[name] for name in names] for item in items)
     while True:
-        pipe = build(light, lambda: next(feed), source, 1, 1, device_id, prefetch=1)
+        pipe = build(light, lambda: next(feed), 1, 1, device_id, prefetch=1)
         try:
             while True:
                 pipe.run()
@@ -149,9 +149,9 @@ def _only_crop(augment: Augment) -> Augment:
 
 
 @pipeline_def(enable_conditionals=True)
-def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, device: str) -> Any:
-    inputs = _inputs(recipe, feed, source)
-    encoded = fn.io.file.read(inputs["file"]) if source == "file" else inputs["bytes"]
+def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], device: str) -> Any:
+    inputs = _inputs(recipe, feed)
+    encoded = fn.io.file.read(inputs["file"]) if recipe.source == "file" else inputs["bytes"]
     if recipe.augment is None:
         image = center_crop(encoded, recipe.resize, recipe.image_size, device)
     else:
@@ -170,8 +170,8 @@ def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str, devic
 
 
 @do_not_convert
-def _inputs(recipe: Recipe, feed: Callable[[], Sequence[Any]], source: str) -> Arrays:
-    names = input_names(recipe, source)
+def _inputs(recipe: Recipe, feed: Callable[[], Sequence[Any]]) -> Arrays:
+    names = input_names(recipe)
     kinds = [TYPES[name.rstrip("012")] for name in names]
     nodes = fn.external_source(
         source=feed, num_outputs=len(names), batch=True, dtype=[kind for kind, _ in kinds], ndim=[d for _, d in kinds]

@@ -63,11 +63,11 @@ class Reader:
     """
 
     def __init__(self, images: ImageSet, data: Data, recipe: dali.Recipe, ranks: Ranks, fix: str):
-        self.images, self.recipe, self.fix = images, recipe, fix
+        self.images, self.fix = images, fix
+        self.recipe = replace(recipe, source="file" if images.spans is None else "bytes")
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
         self.threads = data.threads or max(1, len(os.sched_getaffinity(0)) // local_ranks(ranks))
-        self.source = "file" if images.spans is None else "bytes"
         self.pool = ThreadPoolExecutor(self.threads) if images.spans is not None else None
 
     def run(self, requests: Iterator[Request], batch_size: int) -> Iterator[tuple[Request, Tensor]]:
@@ -77,7 +77,7 @@ class Reader:
             BadImages: An image cannot be read; its ``pending`` are requests.
         """
         inputs = ((request, self._inputs(request)) for request in requests)
-        yield from dali.stream(self.recipe, inputs, self.source, batch_size, self.threads, self.device_id)
+        yield from dali.stream(self.recipe, inputs, batch_size, self.threads, self.device_id)
 
     def run_once(self, ids: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield the images ``ids`` in order, without augmentation.
@@ -130,7 +130,7 @@ class Reader:
         raise UserError(f"{self.images.root}: no image can be read")
 
     def _readable(self, items: Iterable[Request]) -> Iterator[bool]:
-        return dali.readable(self.recipe, map(self._inputs, items), self.source, self.device_id)
+        return dali.readable(self.recipe, map(self._inputs, items), self.device_id)
 
     def _inputs(self, request: Request) -> dali.Arrays:
         ids = request.ids.tolist()

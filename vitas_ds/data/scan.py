@@ -201,7 +201,7 @@ def decode_errors(files: Iterable[ImageFile]) -> list[str | None]:
     reasons: list[str | None] = []
     with _captured_stderr() as read_new:
         inputs = ({"bytes": [np.frombuffer(_read(file), np.uint8)]} for file in files)
-        for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1)), inputs, "bytes"):
+        for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1), source="bytes"), inputs):
             message = read_new()
             reasons.append(None if readable and not message else f"not decodable: {message or 'unknown format'}")
     return reasons

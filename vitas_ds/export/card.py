@@ -51,7 +51,11 @@ def model_card(
         "license": license,
     }
     header = yaml.safe_dump(_header(name, accuracy, license), sort_keys=False, allow_unicode=True)
-    return f"""---
+    files = _FILES | dict(files or {})
+    return _CARD.format(header=header, name=name, rows=_table(rows), size=spec.image_size, files=_table(files))
+
+
+_CARD = """---
 {header}---
 
 # {name}
@@ -59,7 +63,7 @@ def model_card(
 A vision transformer for image classification, exported by vitas_ds, an implementation of
 [ViTAS](https://arxiv.org/abs/2106.13700).
 
-{_table(rows)}
+{rows}
 
 ## How to load
 
@@ -70,7 +74,7 @@ from vitas_ds.tools.predict import predict
 
 here = Path("path/to/this/folder")
 predict(here, [Path("image.jpg")])   # most likely classes; preprocessing as in preprocess.json
-model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {spec.image_size}, {spec.image_size}] to logits
+model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {size}, {size}] to logits
 ```
 
 This requires the package `vitas_ds`. `python -m vitas_ds predict path/to/this/folder IMAGE ...` classifies images; with
@@ -78,7 +82,7 @@ This requires the package `vitas_ds`. `python -m vitas_ds predict path/to/this/f
 
 ## Files
 
-{_table(_FILES | dict(files or {}))}
+{files}
 """
 
 

@@ -3,7 +3,11 @@
 This finds unknown arguments, GPU data given to CPU operators, and GPU data in named arguments. It does not check
 values: the other tests run the same graph functions on the CPU, including the resize of the GPU graph
 (test_augment.py), and tests/gpu compares both devices if there is a GPU.
+
+Reference: DALI's own checks while it builds and serializes a graph.
 """
+
+from dataclasses import replace
 
 import pytest
 
@@ -24,12 +28,12 @@ RECIPES = {
 @pytest.mark.parametrize("source", ["file", "bytes"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_gpu_graph_serialises(name, source):
-    graph = dali.build(RECIPES[name], lambda: [], source, 8, 2, None, device="gpu").serialize()
+    graph = dali.build(replace(RECIPES[name], source=source), lambda: [], 8, 2, None, device="gpu").serialize()
     assert b"mixed" in graph and b"gpu" in graph and b"Python" not in graph
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.augment is None])
 def test_cpu_graph_has_no_gpu_operator(name):
     """Evaluation only: the CPU graphs of training contain a Python function, which cannot be serialised."""
-    graph = dali.build(RECIPES[name], lambda: [], "file", 8, 2, None).serialize()
+    graph = dali.build(RECIPES[name], lambda: [], 8, 2, None).serialize()
     assert b"mixed" not in graph and b"gpu" not in graph
