@@ -77,10 +77,10 @@ find_python() {
 
 # make_venv EXTRA: create .venv with this package and the given extras. Installs again only if the requirements changed.
 make_venv() {
-    local wanted python extra missing=
-    wanted=$(cat requirements.txt pyproject.toml)
+    local requirements python extra missing=
+    requirements=$(cat requirements.txt pyproject.toml)
     for extra in ${1//,/ }; do
-        [[ -f .venv/installed.$extra && $(<".venv/installed.$extra") == "$wanted" ]] || missing=1
+        [[ -f .venv/installed.$extra && $(<".venv/installed.$extra") == "$requirements" ]] || missing=1
     done
     [[ -n $missing ]] || return 0
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -91,7 +91,7 @@ make_venv() {
     echo "installing requirements.txt and .[$1] into .venv (minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
     for extra in ${1//,/ }; do
-        printf '%s\n' "$wanted" >".venv/installed.$extra"
+        printf '%s\n' "$requirements" >".venv/installed.$extra"
     done
 }
 
