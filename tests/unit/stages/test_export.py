@@ -167,7 +167,8 @@ def test_another_folder_keeps_its_facts(words, digits, tmp_path, capsys):
     write_model(trained_model(UNEQUAL_LAYERS, digits), other, Preprocess(28), "other", {"weights": "from elsewhere"})
     assert main(["export", *words, f"export.model={other}"]) == 0
     run, output = run_of(words), capsys.readouterr()
-    assert names(run.export) == PLAIN and "export: no timm/: timm's VisionTransformer requires identical layers" in output.out
+    assert names(run.export) == PLAIN
+    assert "export: no timm/: timm's VisionTransformer requires identical layers" in output.out
     card = (run.export / "README.md").read_text()
     assert "| weights | from elsewhere |" in card and "epochs" not in card and "| accuracy | not evaluated |" in card
     assert (run.export / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
