@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, environment, stage_command, start_process
+from tests.helpers.launching import ROOT, environment, run_commands, stage_command, start_process
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.recipe import load
 
@@ -35,11 +33,6 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path,
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 2, output
     return args, folder / "runs" / "tiny", output
-
-
-def replay(args: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "vitas_ds", "train-supernet", *args, "--replay", *more]
-    return subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
 
 
 def test_training_stops_and_names_the_step(diverged: tuple[list[str], Path, str]) -> None:
@@ -65,7 +58,7 @@ def test_training_stops_and_names_the_step(diverged: tuple[list[str], Path, str]
 def test_replay_computes_the_step_and_writes_nothing(diverged: tuple[list[str], Path, str]) -> None:
     args, run, _ = diverged
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    done = replay(args)
+    (done,) = run_commands(["train-supernet", *args, "--replay"])
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     record = json.loads((run / "supernet" / "divergence.json").read_text())
@@ -80,19 +73,17 @@ def test_replay_repeats_loss_and_norm_of_the_run(diverged: tuple[list[str], Path
     args, run, _ = diverged
     record = json.loads((run / "supernet" / "divergence.json").read_text())
     good = {"step": 2, "ranks": [{"rank": rank, "loss": 0, "finite": True, "ids": [0]} for rank in (0, 1)]}
-    file = tmp_path / "divergence.json"
-    file.write_text(json.dumps(record | {"steps": [good]}))
-    refused = replay(args, str(file))
-    assert refused.returncode == 2 and "not a divergence record" in refused.stderr
+    files = [tmp_path / f"{name}.json" for name in ("without-images", "no-images", "same-images")]
+    files[0].write_text(json.dumps(record | {"steps": [good]}))
     for row in good["ranks"]:
         row["images"] = []
-    file.write_text(json.dumps(record | {"steps": [good]}))
-    refused = replay(args, str(file))
-    assert refused.returncode == 2 and "this step has other images than in the record" in refused.stderr
+    files[1].write_text(json.dumps(record | {"steps": [good]}))
     for rank, row in enumerate(good["ranks"]):
         row["images"] = images_of_step(args, 1)[8 * rank : 8 * rank + 8]
-    file.write_text(json.dumps(record | {"steps": [good]}))
-    done = replay(args, str(file))
+    files[2].write_text(json.dumps(record | {"steps": [good]}))
+    invalid, other, done = run_commands(*(["train-supernet", *args, "--replay", str(file)] for file in files))
+    assert invalid.returncode == 2 and "not a divergence record" in invalid.stderr
+    assert other.returncode == 2 and "this step has other images than in the record" in other.stderr
     assert done.returncode == 0, done.stderr
     losses = [float(x) for x in re.findall(r"rank [01]: loss ([\d.]+)", done.stdout)]
     norms = [float(x) for x in re.findall(r" gradient ([-+e\d.]+)", done.stdout)]
