@@ -79,7 +79,7 @@ class Scorer:
         group, member = divmod(self.ranks.rank, self._group_size)
         groups = self.ranks.world_size // self._group_size
         for first in range(0, len(specs), groups):
-            # One row per group; the last row counts ranks with a stop signal, all ranks must agree to stop.
+            # One row per group. The last row counts the ranks with a stop signal: all must stop after the same scores.
             counts = torch.zeros(groups + 1, self.images + 1, dtype=torch.int64, device=self.ranks.device)
             if first + group < len(specs):
                 watchdog.at(f"scoring candidate {first + group + 1} of {len(specs)}")
