@@ -74,35 +74,35 @@ def _supernet(space: SearchSpace, device: torch.device) -> Supernet:
     return supernet
 
 
-def _step(supernet: Supernet, net: SubnetSpec, batch: int, device: torch.device) -> None:
+def _step(supernet: Supernet, subnet: SubnetSpec, batch: int, device: torch.device) -> None:
     """Run a forward and a backward pass on random images."""
     size, classes = supernet.space.image_size, supernet.space.num_classes
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.arange(batch, device=device) % classes
     supernet.zero_grad()
-    losses.cross_entropy(supernet(images, net), labels, "loss_mean").backward()
+    losses.cross_entropy(supernet(images, subnet), labels, "loss_mean").backward()
 
 
 def _timed(args: argparse.Namespace, device: torch.device, space: SearchSpace) -> list[dict[str, Any]]:
     supernet = _supernet(space, device)
     images = torch.randn(args.batch, 3, args.image, args.image, device=device)
     rows = []
-    for net in genome.decode_all(space, genome.sample(space, np.random.default_rng(0), args.nets)):
+    for subnet in genome.decode_all(space, genome.sample(space, np.random.default_rng(0), args.nets)):
 
-        def score(net: Any = net) -> None:
+        def score(subnet: Any = subnet) -> None:
             with torch.inference_mode():
-                supernet(images, net)
+                supernet(images, subnet)
 
-        works = {"step": lambda net=net: _step(supernet, net, args.batch, device), "scoring": score}
-        times = seconds(works, args.rounds, device)
-        sizes = {"GMACs": cost.spec_macs(net) / 1e9, "G of attention maps": _maps(net) / 1e9}
-        rows.append({"patch": net.patch_size, "layers": net.depth} | sizes | times)
+        functions = {"step": lambda subnet=subnet: _step(supernet, subnet, args.batch, device), "scoring": score}
+        times = seconds(functions, args.rounds, device)
+        sizes = {"GMACs": cost.spec_macs(subnet) / 1e9, "G of attention maps": _maps(subnet) / 1e9}
+        rows.append({"patch": subnet.patch_size, "layers": subnet.depth} | sizes | times)
     return sorted(rows, key=lambda row: row["GMACs"])
 
 
-def _maps(net: SubnetSpec) -> int:
+def _maps(subnet: SubnetSpec) -> int:
     """Return the number of elements of the attention maps per image."""
-    tokens = (net.image_size // net.patch_size) ** 2 + 1
-    return sum(layer.num_heads for layer in net.active) * tokens**2
+    tokens = (subnet.image_size // subnet.patch_size) ** 2 + 1
+    return sum(layer.num_heads for layer in subnet.active) * tokens**2
 
 
 def fit(times: np.ndarray, *features: np.ndarray) -> tuple[float, float, float]:
@@ -122,11 +122,11 @@ def _memory(args: argparse.Namespace, device: torch.device, space: SearchSpace) 
     from tests.benchmarks.bench_supernet import subnets_in_budget
 
     supernet, rows = _supernet(space, device), []
-    for net in subnets_in_budget(space, list(space.patch_sizes)):
+    for subnet in subnets_in_budget(space, list(space.patch_sizes)):
         for batch in args.batches:
-            _step(supernet, net, 1, device)  # allocates the gradients
-            peak = peak_bytes(lambda net=net, batch=batch: _step(supernet, net, batch, device), device)
-            rows.append({"patch": net.patch_size, "batch": batch, "MB": round(peak / 1e6)})
+            _step(supernet, subnet, 1, device)  # allocates the gradients
+            peak = peak_bytes(lambda subnet=subnet, batch=batch: _step(supernet, subnet, batch, device), device)
+            rows.append({"patch": subnet.patch_size, "batch": batch, "MB": round(peak / 1e6)})
     return rows
 
 

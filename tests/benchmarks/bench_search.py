@@ -103,8 +103,8 @@ def train(cfg: Config, images: ImageSet, steps: int) -> Supernet:
     for step in range(steps):
         ids = torch.from_numpy(rng.integers(0, len(images), cfg.supernet.batch_size))
         adamw.zero_grad()
-        for net in sampling.subnets_of_step(cfg.space, cfg.supernet, 0, step, prob):
-            losses.cross_entropy(supernet(pixels[ids], net), labels[ids], cfg.supernet.objective).backward()
+        for subnet in sampling.subnets_of_step(cfg.space, cfg.supernet, 0, step, prob):
+            losses.cross_entropy(supernet(pixels[ids], subnet), labels[ids], cfg.supernet.objective).backward()
         adamw.step()
     return supernet.eval()
 
@@ -173,12 +173,12 @@ def project(root: Path, saved: float, count: int) -> list[dict[str, Any]]:
     space, rows = SearchSpace(), []
     supernet = Supernet(space, "bilateral", class_token_only=True).eval()
     init_weights(supernet, 0)
-    for net in subnets_in_budget(space, list(space.patch_sizes)):
-        plain_ms = _milliseconds(lambda x, net=net: plain.logits(supernet, x, net), pixels)
-        ours = _milliseconds(lambda x, net=net: supernet(x, net), pixels)
+    for subnet in subnets_in_budget(space, list(space.patch_sizes)):
+        plain_ms = _milliseconds(lambda x, subnet=subnet: plain.logits(supernet, x, subnet), pixels)
+        ours = _milliseconds(lambda x, subnet=subnet: supernet(x, subnet), pixels)
         decode = decoding[0] / count * 1e3
         share = ours / (decode + plain_ms)
-        rows.append({"net": f"patch {net.patch_size}", "decoding": decode, "plain": plain_ms, "ours": ours,
+        rows.append({"net": f"patch {subnet.patch_size}", "decoding": decode, "plain": plain_ms, "ours": ours,
                      "share": share, "with racing": share * (1 - saved)})  # fmt: skip
     return rows
 

@@ -45,16 +45,20 @@ def main() -> None:
     device = torch.device(args.device)
     torch.manual_seed(0)
     space = SearchSpace(image_size=args.image)
-    nets = subnets_in_budget(space, args.patches)
+    subnets = subnets_in_budget(space, args.patches)
     images = torch.randn(args.batch, 3, args.image, args.image, device=device)
     labels = torch.randint(space.num_classes, (args.batch,), device=device)
-    result: dict[str, Any] = {"arguments": vars(args), "where": where(device), "nets": [net.to_dict() for net in nets]}
+    result: dict[str, Any] = {
+        "arguments": vars(args),
+        "where": where(device),
+        "nets": [subnet.to_dict() for subnet in subnets],
+    }
     print(f"{result['where']['device']}, {args.threads} threads")
     bench = _Bench(args, device, images, labels)
     parts = {"step": bench.steps, "scoring": bench.scoring, "memory": bench.memory}
     for part, run in parts.items():
         if part in args.only:
-            rows = [row for net in nets for row in run(space, net)]
+            rows = [row for subnet in subnets for row in run(space, subnet)]
             result[part] = rows = rows + _aggregate(rows)
             print(f"\n{part}\n{table(rows)}", flush=True)
     if "fixed" in args.only:
@@ -143,35 +147,37 @@ class _Bench:
 
         return run
 
-    def steps(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+    def steps(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
         """Time steps of BCNet and AutoSlim in fp32 and bf16."""
         rows = []
         for name, sharing in (("BCNet", "bilateral"), ("AutoSlim", "ordinal")):
             supernet = self.supernet(space, sharing)
             with torch.backends.cudnn.flags(allow_tf32=False):  # the plain patch embedding is a convolution
-                found = plain.check(supernet, self.images[:4], net, self.loss)
+                found = plain.check(supernet, self.images[:4], subnet, self.loss)
             assert found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE, found
-            rows += self._compare(supernet, net, name, 3, partial(self.step, supernet))
+            rows += self._compare(supernet, subnet, name, 3, partial(self.step, supernet))
         return rows
 
-    def scoring(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+    def scoring(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
         """Time the scoring of both sides of a candidate."""
-        return self._compare(self.supernet(space, "bilateral").eval(), net, "scoring", 1, self.score)
+        return self._compare(self.supernet(space, "bilateral").eval(), subnet, "scoring", 1, self.score)
 
     def _compare(
-        self, supernet: Supernet, net: SubnetSpec, name: str, passes: int,
+        self, supernet: Supernet, subnet: SubnetSpec, name: str, passes: int,
         make: Callable[[Forward, str], Callable[[], None]],
     ) -> list[dict[str, Any]]:  # fmt: skip
-        forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
+        forwards = {"plain": lambda x: plain.logits(supernet, x, subnet), "ours": lambda x: supernet(x, subnet)}
         runs = {
-            f"{who} {dtype}": make(forward, dtype) for dtype in self.args.dtypes for who, forward in forwards.items()
+            f"{implementation} {dtype}": make(forward, dtype)
+            for dtype in self.args.dtypes
+            for implementation, forward in forwards.items()
         }
         runs |= {f"product {dtype}": product for dtype, (product, _) in self.products.items()}
         times = seconds(runs, self.args.rounds, self.device)
-        macs = passes * len(supernet.sides) * len(self.images) * cost.spec_macs(net)
+        macs = passes * len(supernet.sides) * len(self.images) * cost.spec_macs(subnet)
         return [
             {
-                "net": f"patch {net.patch_size}", "what": f"{name} {dtype}", "seconds": times[f"ours {dtype}"],
+                "net": f"patch {subnet.patch_size}", "what": f"{name} {dtype}", "seconds": times[f"ours {dtype}"],
                 "plain/ours": times[f"plain {dtype}"] / times[f"ours {dtype}"],
                 "plain fp32/ours": times.get("plain fp32", np.nan) / times[f"ours {dtype}"],
                 "of peak": macs / times[f"ours {dtype}"] * times[f"product {dtype}"] / self.products[dtype][1],
@@ -180,14 +186,16 @@ class _Bench:
             for dtype in self.args.dtypes
         ]  # fmt: skip
 
-    def memory(self, space: SearchSpace, net: SubnetSpec) -> list[dict[str, Any]]:
+    def memory(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
         """Measure the peak memory of a BCNet step above weights and gradients."""
         supernet, rows = self.supernet(space, "bilateral"), []
-        forwards = {"plain": lambda x: plain.logits(supernet, x, net), "ours": lambda x: supernet(x, net)}
+        forwards = {"plain": lambda x: plain.logits(supernet, x, subnet), "ours": lambda x: supernet(x, subnet)}
         for dtype in self.args.dtypes:
-            for who, forward in forwards.items():
+            for implementation, forward in forwards.items():
                 peak = peak_bytes(self.step(supernet, forward, dtype), self.device)
-                rows.append({"net": f"patch {net.patch_size}", "what": f"{who} {dtype}", "MB": round(peak / 1e6)})
+                rows.append(
+                    {"net": f"patch {subnet.patch_size}", "what": f"{implementation} {dtype}", "MB": round(peak / 1e6)}
+                )
         return rows
 
     def fixed(self) -> list[dict[str, Any]]:
@@ -196,27 +204,27 @@ class _Bench:
         labels = self.labels[: len(images)]
         spec = published("deit-s").spec
         spec = SubnetSpec(size, spec.patch_size, spec.embed_dim, spec.num_classes, spec.layers)
-        nets = {
+        models = {
             "timm": timm.create_model("deit_small_patch16_224", img_size=size),
             "ours": VisionTransformer(spec, class_token_only=True),
         }
-        nets["ours"].load_state_dict(nets["timm"].state_dict())
+        models["ours"].load_state_dict(models["timm"].state_dict())
         rows = []
         for dtype in self.args.dtypes:
 
-            def step(net: torch.nn.Module, dtype: str = dtype) -> None:
-                net.zero_grad()
+            def step(model: torch.nn.Module, dtype: str = dtype) -> None:
+                model.zero_grad()
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-                    logits = net(images)
+                    logits = model(images)
                 torch.nn.functional.cross_entropy(logits.float(), labels).backward()
 
-            for net in nets.values():
-                net.to(self.device).train()
-            runs = {who: partial(step, net) for who, net in nets.items()}
+            for model in models.values():
+                model.to(self.device).train()
+            runs = {implementation: partial(step, model) for implementation, model in models.items()}
             times = seconds(runs, self.args.rounds, self.device)
             macs = cost.spec_macs(spec) * len(images)
-            for who, time in times.items():
-                row = {"what": f"{who} {dtype}", "ms per GMAC and image": time / macs * 1e12}
+            for implementation, time in times.items():
+                row = {"what": f"{implementation} {dtype}", "ms per GMAC and image": time / macs * 1e12}
                 rows.append(row | {"timm/this": times["timm"] / time})
         return rows
 

@@ -30,27 +30,27 @@ SPEC = SubnetSpec(224, 16, 192, 1000, (LayerSpec(3, 576, 768),) * 12)
 BATCH, STEPS, IMAGE = 16, 12, 224
 
 
-def torch_step(net: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
+def torch_step(model: nn.Module, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
     """Return a training step in torch: fused AdamW, gradient clipping, and DDP if there are several ranks."""
-    wrapped = nn.parallel.DistributedDataParallel(net) if ranks.world_size > 1 else net
-    adamw = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+    wrapped = nn.parallel.DistributedDataParallel(model) if ranks.world_size > 1 else model
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step(images: torch.Tensor) -> None:
         adamw.zero_grad()
         wrapped(images).float().square().mean().backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
 
     return step
 
 
-def engine_step(net: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
+def engine_step(model: nn.Module, zero: str, ranks: comm.Ranks) -> Callable[[torch.Tensor], None]:
     """Return a training step with the engine."""
     training = config.Training(batch_size=BATCH * ranks.world_size, clip_grad=1.0)
-    units = {name: list(child.parameters()) for name, child in net.named_children()}
-    units["rest"] = [p for name, p in net.named_parameters() if "." not in name]
+    units = {name: list(child.parameters()) for name, child in model.named_children()}
+    units["rest"] = [p for name, p in model.named_parameters() if "." not in name]
     units = {name: params for name, params in units.items() if params}
-    engine = Engine(net, units, config.Engine(zero=zero, precision="fp32"), training, ranks)
+    engine = Engine(model, units, config.Engine(zero=zero, precision="fp32"), training, ranks)
 
     def step(images: torch.Tensor) -> None:
         engine.backward(engine(images).float().square().mean())
@@ -69,9 +69,9 @@ def main(stages: list[str]) -> dict[str, float]:
         zero_stage(config.Engine(zero=stage))
     ranks = comm.init("cpu", timeout=120)
     torch.manual_seed(0)
-    net = VisionTransformer(SPEC)
-    steps = {"torch": torch_step(copy.deepcopy(net), ranks)}
-    steps |= {stage: engine_step(copy.deepcopy(net), stage, ranks) for stage in stages}
+    model = VisionTransformer(SPEC)
+    steps = {"torch": torch_step(copy.deepcopy(model), ranks)}
+    steps |= {stage: engine_step(copy.deepcopy(model), stage, ranks) for stage in stages}
     times: dict[str, list[float]] = {name: [] for name in steps}
     images = torch.randn(BATCH, 3, IMAGE, IMAGE)
     for i in range(STEPS + 2):

@@ -34,12 +34,12 @@ def main(count: int, images: int, size: int, device: str) -> None:
     scorer = Scorer(
         supernet, pixels, torch.zeros(images, dtype=torch.int64), lambda x: x / 255, np.arange(images), ranks
     )
-    nets = genome.decode_all(space, genome.sample(space, np.random.default_rng(0), count))
-    nets = sorted(nets, key=cost.spec_macs)  # subnets scored at the same time cost the same, as in a narrow budget
-    list(scorer(nets[: ranks.world_size]))
+    subnets = genome.decode_all(space, genome.sample(space, np.random.default_rng(0), count))
+    subnets = sorted(subnets, key=cost.spec_macs)  # those scored at the same time cost the same, as in a narrow budget
+    list(scorer(subnets[: ranks.world_size]))
     comm.barrier()
     wall, cpu = time.perf_counter(), time.process_time()
-    list(scorer(nets))
+    list(scorer(subnets))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     slowest = max(comm.gather(cpu))
     if ranks.is_main:

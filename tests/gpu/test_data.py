@@ -70,7 +70,7 @@ def test_training_is_close_to_the_cpu(images, name):
 
 def test_training_resumes_bitwise(images):
     augment = RECIPES["deit"].model_copy(update={"random_erasing": 0.5})
-    whole = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, one_rank("cuda:0"))
+    uninterrupted = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, one_rank("cuda:0"))
     resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, one_rank("cuda:0"))
-    for a, b in itertools.islice(zip(itertools.islice(whole, 3, None), resumed, strict=False), 3):
+    for a, b in itertools.islice(zip(itertools.islice(uninterrupted, 3, None), resumed, strict=False), 3):
         assert torch.equal(a.images, b.images)

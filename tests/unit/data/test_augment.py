@@ -73,18 +73,18 @@ def test_operation_equals_timm(op, monkeypatch):
     mean_limit, limit = TOLERANCE.get(op, (0, 0))
     settings = list(itertools.product((0.75, 0.9, 1.0), (1, -1)))  # (level, sign)
     expected = [image for level, sign in settings for image in apply_timm(op, level, sign, monkeypatch)]
-    for mine, theirs, photo in zip(apply_ours(op, settings), expected, PHOTOS * len(settings), strict=True):
-        difference = np.abs(mine - theirs)
+    for found, reference, photo in zip(apply_ours(op, settings), expected, PHOTOS * len(settings), strict=True):
+        difference = np.abs(found - reference)
         if op == aug.SHARPNESS:  # Pillow does not change the outermost pixels
             difference = difference[1:-1, 1:-1]
         assert difference.mean() <= mean_limit, f"mean {difference.mean():.3f}, largest {difference.max()}"
         assert difference.max() <= limit
-        assert (mine != np.asarray(photo)).mean() > 0.2 or op in (aug.AUTO_CONTRAST, aug.EQUALIZE)
+        assert (found != np.asarray(photo)).mean() > 0.2 or op in (aug.AUTO_CONTRAST, aug.EQUALIZE)
 
 
 def test_op_0_keeps_the_image():
-    for mine, photo in zip(apply_ours(0, [(0.9, 1)]), PHOTOS, strict=True):
-        assert (mine == np.asarray(photo)).all()
+    for found, photo in zip(apply_ours(0, [(0.9, 1)]), PHOTOS, strict=True):
+        assert (found == np.asarray(photo)).all()
 
 
 def test_auto_contrast_keeps_a_constant_image():
@@ -100,8 +100,8 @@ def test_auto_contrast_keeps_a_constant_image():
 def test_color_jitter_equals_torchvision(op, function, factor):
     n = len(PHOTOS)
     inputs = [(np.full(n, op, np.int32), types.INT32), (np.full(n, factor, np.float32), types.FLOAT)]
-    for mine, photo in zip(run_graph(dali_augment.jitter, PHOTOS, inputs), PHOTOS, strict=True):
-        assert np.abs(mine - np.asarray(function(photo, factor))).max() <= 1
+    for found, photo in zip(run_graph(dali_augment.jitter, PHOTOS, inputs), PHOTOS, strict=True):
+        assert np.abs(found - np.asarray(function(photo, factor))).max() <= 1
 
 
 def test_rand_augment_is_distributed_as_in_timm():
@@ -162,25 +162,27 @@ def test_weak_recipe_equals_torchvision(tree, data, scale, threads):
 def test_gpu_resize_is_close_to_torchvision(size):
     """Compare the resize operator of GPU training, run on the CPU, with v2 on float pixels."""
     photos = [photo_crop(np.random.default_rng(i), *size) for i in range(3)]
-    for mine, photo in zip(run_graph(lambda image: dali_crop.resize(image, SIZE), photos, []), photos, strict=True):
+    for found, photo in zip(run_graph(lambda image: dali_crop.resize(image, SIZE), photos, []), photos, strict=True):
         image = v2.functional.pil_to_tensor(photo).float()
-        theirs = v2.functional.resize(image, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True).clamp(0, 255)
-        difference = np.abs(mine - theirs.permute(1, 2, 0).numpy())[3:-3, 3:-3]  # DALI repeats the border pixels
+        reference = v2.functional.resize(image, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True).clamp(0, 255)
+        difference = np.abs(found - reference.permute(1, 2, 0).numpy())[3:-3, 3:-3]  # DALI repeats the border pixels
         assert difference.mean() < 0.4 and (difference > 1).mean() < 0.02
 
 
 def test_crops_are_distributed_as_in_torchvision():
     augment, height, width = Augment(), 300, 400
     draws = aug.draw(augment, 224, 0, 0, 4000)
-    mine = np.array([plain_crop(draws, row, height, width, augment.ratio) for row in range(4000)])
+    found = np.array([plain_crop(draws, row, height, width, augment.ratio) for row in range(4000)])
     torch.manual_seed(0)
     blank = torch.empty(3, height, width)
     crop = v2.RandomResizedCrop(224, augment.scale, augment.ratio)
-    theirs = np.array([[crop.make_params([blank])[k] for k in ("top", "left", "height", "width")] for _ in range(4000)])
+    reference = np.array(
+        [[crop.make_params([blank])[k] for k in ("top", "left", "height", "width")] for _ in range(4000)]
+    )
     for column in range(4):
         quantiles = np.linspace(0.05, 0.95, 10)
-        assert np.quantile(mine[:, column], quantiles) == pytest.approx(
-            np.quantile(theirs[:, column], quantiles), abs=14
+        assert np.quantile(found[:, column], quantiles) == pytest.approx(
+            np.quantile(reference[:, column], quantiles), abs=14
         )
 
 
@@ -195,9 +197,9 @@ def test_erasing_is_distributed_as_in_timm():
         image = torch.full((3, 64, 64), 99.0)
         timm_erasing(image)
         shares.append((image[0] != 99).float().mean().item())
-    mine = erased[:, 2] * erased[:, 3] / 64**2
+    found = erased[:, 2] * erased[:, 3] / 64**2
     quantiles = np.linspace(0.1, 0.9, 9)
-    assert np.quantile(mine, quantiles) == pytest.approx(np.quantile(shares, quantiles), abs=0.02)
+    assert np.quantile(found, quantiles) == pytest.approx(np.quantile(shares, quantiles), abs=0.02)
 
 
 def test_erase_fills_only_the_box_with_unit_noise():

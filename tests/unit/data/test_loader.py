@@ -74,15 +74,15 @@ def test_images_can_be_decoded_into_a_shared_file(tree, data, tmp_path):
 @pytest.mark.parametrize("augment", [Augment(), DEIT], ids=["weak", "deit"])
 def test_training_is_bitwise_equal_after_a_resume_and_for_other_ranks(tree, data, augment):
     images = read_folder(tree)
-    whole = take(loader.train_batches(images, data, augment, 32, 6, 7, 0, cpu_rank()), 8)  # 3 steps per epoch
+    uninterrupted = take(loader.train_batches(images, data, augment, 32, 6, 7, 0, cpu_rank()), 8)  # 3 steps per epoch
     resumed = take(loader.train_batches(images, data, augment, 32, 6, 7, 5, cpu_rank()), 3)
     halves = [take(loader.train_batches(images, data, augment, 32, 3, 7, 0, cpu_rank(r, 2)), 8) for r in range(2)]
-    for a, b in zip(whole[5:], resumed, strict=True):
+    for a, b in zip(uninterrupted[5:], resumed, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    for step, a in enumerate(whole):
+    for step, a in enumerate(uninterrupted):
         assert all(torch.equal(x, torch.cat([halves[0][step][k], halves[1][step][k]])) for k, x in enumerate(a))
     other_seed = take(loader.train_batches(images, data, augment, 32, 6, 8, 0, cpu_rank()), 1)
-    assert not torch.equal(whole[0][0], other_seed[0][0])
+    assert not torch.equal(uninterrupted[0][0], other_seed[0][0])
 
 
 def test_batches_are_not_overwritten(tree, data):

@@ -234,8 +234,8 @@ def test_skip_substitutes_counts_and_resumes_bitwise(with_bad_files, start, caps
     bad = [images.paths.index(name) for name in ("ant/3.JPEG", "ant/4.JPEG", "cat/5.JPEG")]
     substitutes = [bad[1] + 1, bad[1] + 1, 0]
     batches = loader.train_batches(images, data, Augment(), 32, 7, 0, 0, cpu_rank())
-    whole = [next(batches) for _ in range(6)]
-    for epoch in (whole[:3], whole[3:]):
+    batches_read = [next(batches) for _ in range(6)]
+    for epoch in (batches_read[:3], batches_read[3:]):
         ids = torch.cat([b.ids for b in epoch])
         assert sorted(ids.tolist()) == sorted([*({*range(21)} - {*bad}), *substitutes])
         assert sum(b.replaced for b in epoch) == 3
@@ -245,7 +245,7 @@ def test_skip_substitutes_counts_and_resumes_bitwise(with_bad_files, start, caps
     for index in bad:  # 2 epochs, one line per file
         assert stderr.count(f"warning: {images.file(index)}: cannot be read as an image; using another") == 1
     resumed = take(loader.train_batches(images, data, Augment(), 32, 7, 0, start, cpu_rank()), 6 - start)
-    assert all(torch.equal(a.images, b[0]) for a, b in zip(whole[start:], resumed, strict=True))
+    assert all(torch.equal(a.images, b[0]) for a, b in zip(batches_read[start:], resumed, strict=True))
 
 
 def test_the_result_of_scan_can_be_excluded(with_bad_files, tmp_path, data):

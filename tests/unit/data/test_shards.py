@@ -62,12 +62,16 @@ def test_shards_yield_the_same_images(tmp_path, folder, data, index):
         write_indices(tmp_path)
     shards = read_folder(tmp_path)
     assert shards.classes == folder.classes and len(shards) == len(folder)
-    both = (shards, folder.subset(np.array(order)))
-    ours, theirs = (list(loader.eval_batches(images, data, 32, 5, cpu_rank())) for images in both)
-    for a, b in zip(ours, theirs, strict=True):
+    sets = (shards, folder.subset(np.array(order)))
+    from_shards, from_folder = (list(loader.eval_batches(images, data, 32, 5, cpu_rank())) for images in sets)
+    for a, b in zip(from_shards, from_folder, strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
-    ours, theirs = (take(loader.train_batches(images, data, Augment(), 32, 7, 0, 1, cpu_rank()), 3) for images in both)
-    assert all(torch.equal(x, y) for a, b in zip(ours, theirs, strict=True) for x, y in zip(a, b, strict=True))
+    from_shards, from_folder = (
+        take(loader.train_batches(images, data, Augment(), 32, 7, 0, 1, cpu_rank()), 3) for images in sets
+    )
+    assert all(
+        torch.equal(x, y) for a, b in zip(from_shards, from_folder, strict=True) for x, y in zip(a, b, strict=True)
+    )
     train, search = hold_out(shards, 2, 0)
     assert len(search) == 6 and len(train) == 15 and len(train.spans) == 15
 
@@ -90,7 +94,7 @@ def test_a_bad_image_in_a_shard_is_named_and_can_be_excluded(tmp_path, folder, d
 
 def test_a_bad_shard_is_named_and_can_be_excluded(tmp_path, folder):
     make_shards(tmp_path, folder, list(range(len(folder))))
-    whole = len(read_folder(tmp_path))
+    count = len(read_folder(tmp_path))
     with tarfile.open(tmp_path / "train-9998.tar", "w") as tar:
         add(tar, "part/1.jpg", b"without a label")
     cut = tmp_path / "train-9999.tar"
@@ -103,7 +107,7 @@ def test_a_bad_shard_is_named_and_can_be_excluded(tmp_path, folder):
     write_list([path for path, _ in bad], tmp_path / "bad.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == whole
+        assert len(read_folder(tmp_path, tmp_path / "bad.txt")) == count
 
 
 def test_only_bad_shards(tmp_path):
@@ -156,23 +160,23 @@ def test_an_index_supports_spaces_and_dotted_folders(tmp_path):
 
 def test_a_wrong_index_is_refused(tmp_path):
     lines = write_shard(tmp_path / "a.tar", *((f"{i}.{ext}", b"0") for i in range(3) for ext in ("jpg", "cls")))
-    whole = [f"jpg {lines[f'{i}.jpg']} cls {lines[f'{i}.cls']}" for i in range(3)]
+    complete = [f"jpg {lines[f'{i}.jpg']} cls {lines[f'{i}.cls']}" for i in range(3)]
 
     def index(first, *lines):
         (tmp_path / "a.idx").write_text("\n".join([first, *lines]) + "\n")
 
-    index("v1.2 3", *whole)
+    index("v1.2 3", *complete)
     assert len(read_folder(tmp_path)) == 3
     for first, samples, message in (
         ("", (), "version missing"),
-        ("v1.2", whole, "3 samples, but the first line says ''"),
-        ("v1.2 3", whole[:2], "2 samples, but the first line says '3'"),
-        ("v1.2 2", whole[:2], r"2.jpg and later files of .*a.tar are missing"),
-        ("v1.2 3", [whole[0], "", whole[2]], "line 3: expected extension offset size name"),
-        ("v1.2 3", [*whole[:2], "jpg 512"], "line 4: expected extension"),
-        ("v1.2 3", [whole[0].replace("512", "x"), *whole[1:]], "line 2: expected extension"),
-        ("v1.2 3", [whole[0].replace("512", "-512"), *whole[1:]], "line 2: expected extension"),
-        ("v1.2 3", [whole[0].replace("512", "99999"), *whole[1:]], "line 2: points beyond the end of the shard"),
+        ("v1.2", complete, "3 samples, but the first line says ''"),
+        ("v1.2 3", complete[:2], "2 samples, but the first line says '3'"),
+        ("v1.2 2", complete[:2], r"2.jpg and later files of .*a.tar are missing"),
+        ("v1.2 3", [complete[0], "", complete[2]], "line 3: expected extension offset size name"),
+        ("v1.2 3", [*complete[:2], "jpg 512"], "line 4: expected extension"),
+        ("v1.2 3", [complete[0].replace("512", "x"), *complete[1:]], "line 2: expected extension"),
+        ("v1.2 3", [complete[0].replace("512", "-512"), *complete[1:]], "line 2: expected extension"),
+        ("v1.2 3", [complete[0].replace("512", "99999"), *complete[1:]], "line 2: points beyond the end of the shard"),
     ):
         index(first, *samples)
         with pytest.raises(UserError, match=rf"a.idx: {message}"):

@@ -24,9 +24,9 @@ def test_folder_equals_torchvision(tmp_path):
     for name in ("b/2.PNG", "b/deep/1.jpeg", "b/10.jpg", "a/x.webp", "a/notes.txt", "Z/é ü.JPG", "Z/a.gif", "top.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    ours, theirs = sources.read_folder(tmp_path), ImageFolder(tmp_path)
-    assert [(ours.file(i), ours.labels[i]) for i in range(len(ours))] == theirs.samples
-    assert list(ours.classes) == theirs.classes and len(ours) == 5
+    images, reference = sources.read_folder(tmp_path), ImageFolder(tmp_path)
+    assert [(images.file(i), images.labels[i]) for i in range(len(images))] == reference.samples
+    assert list(images.classes) == reference.classes and len(images) == 5
 
 
 def test_invalid_folders_are_refused(tmp_path):

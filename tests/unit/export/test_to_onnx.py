@@ -65,13 +65,13 @@ def test_onnx_in_onnxruntime(written, batch):
 def test_opset_and_batch_axis(tmp_path, opset):
     model = make()
     path = tmp_path / "model.onnx"
-    net = to_onnx.write_onnx(to_onnx.trace(model), path, opset)
+    forward = to_onnx.write_onnx(to_onnx.trace(model), path, opset)
     proto = onnx.load(path)
     assert [(o.domain, o.version) for o in proto.opset_import] == [("", opset)]
     shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim]
               for x in (proto.graph.input[0], proto.graph.output[0])]  # fmt: skip
     assert shapes == [["batch", 3, 24, 24], ["batch", 9]]
-    assert to_onnx.check_logits(model, net, "model.onnx") < 1e-4
+    assert to_onnx.check_logits(model, forward, "model.onnx") < 1e-4
     int8 = to_onnx.quantise(path, tmp_path / "int8.onnx")
     difference, largest = to_onnx.logit_difference(model, int8)
     assert 0 < difference < 0.1 * largest
@@ -83,22 +83,22 @@ def test_any_network(tmp_path_factory, space_and_spec):
     spec = space_and_spec[1]
     folder, model = tmp_path_factory.mktemp("any"), make(spec)
     program = to_onnx.trace(model)
-    nets = [
+    forwards = [
         to_onnx.write_onnx(program, folder / "a.onnx", 20),
         to_onnx.write_program(program, folder / "a.pt2"),
     ]
     with torch.no_grad():
         for batch in (1, 4):
-            for net in nets:
-                torch.testing.assert_close(net(noise(spec, batch)), model(noise(spec, batch)), rtol=1e-5, atol=1e-4)
+            for forward in forwards:
+                torch.testing.assert_close(forward(noise(spec, batch)), model(noise(spec, batch)), rtol=1e-5, atol=1e-4)
 
 
 def test_program_round_trip(written):
     folder, model = written
-    net = torch.export.load(folder / "model.pt2").module()
+    forward = torch.export.load(folder / "model.pt2").module()
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # the program uses torch's own matrix products
         for batch in (1, 5):
-            assert torch.equal(net(noise(SPEC, batch)), model(noise(SPEC, batch)))
+            assert torch.equal(forward(noise(SPEC, batch)), model(noise(SPEC, batch)))
 
 
 class FakeInt8(TorchFunctionMode):

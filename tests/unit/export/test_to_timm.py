@@ -30,10 +30,10 @@ def compare(model: VisionTransformer, other: torch.nn.Module, atol: float = 1e-4
     size = model.spec.image_size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        ours, theirs = model(images), other(images)
-    print("largest difference", (ours - theirs).abs().max().item(), "of", ours.abs().max().item())
-    assert ours.std() > 0.1
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=atol)
+        expected, found = model(images), other(images)
+    print("largest difference", (expected - found).abs().max().item(), "of", expected.abs().max().item())
+    assert expected.std() > 0.1
+    torch.testing.assert_close(expected, found, rtol=1e-4, atol=atol)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,30 +50,30 @@ def test_any_network_with_identical_layers(heads, head_dim, embed_dim, mlp_dim, 
     layer = LayerSpec(heads, 3 * heads * head_dim, mlp_dim, scale)
     model = make(SubnetSpec(16, 8, embed_dim, 10, (layer,) * depth, eps))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    net = to_timm(model)
-    other = build_timm(net)
+    converted = to_timm(model)
+    other = build_timm(converted)
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(model(images), other(images), rtol=1e-4, atol=1e-4)
     assert isinstance(other, timm.models.vision_transformer.VisionTransformer)
-    assert int(embed_dim * net.kwargs["mlp_ratio"]) == mlp_dim
+    assert int(embed_dim * converted.kwargs["mlp_ratio"]) == mlp_dim
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["deit-ti", "vitas-c"])
 def test_published_networks_with_identical_layers(name):
     model = make(published(name, first_release=True).spec)
-    net = to_timm(model)
-    assert net.plain == (name == "deit-ti")
-    assert (net.head_dim, net.final_norm_eps) == ((None, None) if name == "deit-ti" else (48, 1e-5))
-    compare(model, build_timm(net), atol=1e-3)
+    converted = to_timm(model)
+    assert converted.plain == (name == "deit-ti")
+    assert (converted.head_dim, converted.final_norm_eps) == ((None, None) if name == "deit-ti" else (48, 1e-5))
+    compare(model, build_timm(converted), atol=1e-3)
 
 
 def test_weights_with_the_default_scale_do_not_change():
     model = make(published("deit-ti").spec)
-    net = to_timm(model)
-    assert net.kwargs["mlp_ratio"] == 4.0
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in net.tensors.items())
+    converted = to_timm(model)
+    assert converted.kwargs["mlp_ratio"] == 4.0
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in converted.tensors.items())
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n not in ("vitas-c", "deit-ti", "deit-s")])
