@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, run_stage
+from tests.helpers.launching import ROOT, run_commands
 from vitas_ds import config
 from vitas_ds.errors import UserError
 from vitas_ds.models.supernet import Supernet
@@ -23,9 +23,14 @@ from vitas_ds.training.resume import Origin
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
 
-def train(folder: Path, name: str, *overrides: str) -> str:
-    args = [f"run.dir={folder}/runs", f"run.name={name}", f"data.train={folder}/digits/train", "supernet.save_every=5"]
-    return run_stage("train-supernet", [str(TINY), *args, *overrides], "alone", 1)
+def train(folder: Path, runs: dict[str, list[str]]) -> list[str]:
+    """Train the runs of the given names and overrides in one process and return their outputs."""
+    shared = [f"run.dir={folder}/runs", f"data.train={folder}/digits/train", "supernet.save_every=5"]
+    starts = (["train-supernet", str(TINY), f"run.name={name}", *shared, *args] for name, args in runs.items())
+    results = run_commands(*starts)
+    for result in results:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return [result.stdout + result.stderr for result in results]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("origin")
     write_digits(folder / "digits")
     args = ["supernet.keep=1", "supernet.keep_every=10", "supernet.keep_best=false"]
-    assert "starting from scratch" in train(folder, "first", *args)
+    (output,) = train(folder, {"first": args})
+    assert "starting from scratch" in output
     return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(trained: Path) -> list[str]:
+    """Outputs of two more runs: one resumes the first at step 10, the other starts with its weights."""
+    file = trained / "runs" / "first" / "supernet" / "weights.safetensors"
+    return train(
+        trained,
+        {
+            "second": [f"supernet.resume_from={middle_checkpoint(trained)}"],
+            "third": [f"supernet.init_weights={file}", "supernet.lr=1e-12", "supernet.epochs=1"],
+        },
+    )
 
 
 def middle_checkpoint(folder: Path) -> Path:
@@ -53,17 +72,15 @@ def test_retention(trained: Path) -> None:
     ]
 
 
-def test_resume_from_another_run(trained: Path) -> None:
-    output = train(trained, "second", f"supernet.resume_from={middle_checkpoint(trained)}")
-    assert f"resuming at step 10 of 20 from {middle_checkpoint(trained)}" in output
+def test_resume_from_another_run(trained: Path, outputs: list[str]) -> None:
+    assert f"resuming at step 10 of 20 from {middle_checkpoint(trained)}" in outputs[0]
     resumed, expected = weights(trained, "second"), weights(trained, "first")
     assert all((resumed[name] == expected[name]).all() for name in expected)
 
 
-def test_init_weights_start_at_step_0(trained: Path) -> None:
+def test_init_weights_start_at_step_0(trained: Path, outputs: list[str]) -> None:
     file = trained / "runs" / "first" / "supernet" / "weights.safetensors"
-    output = train(trained, "third", f"supernet.init_weights={file}", "supernet.lr=1e-12", "supernet.epochs=1")
-    assert f"starting from the weights in {file}" in output and "train-supernet: 10 steps" in output
+    assert f"starting from the weights in {file}" in outputs[1] and "train-supernet: 10 steps" in outputs[1]
     started, expected = weights(trained, "third"), weights(trained, "first")
     assert all((started[name] - expected[name]).abs().max() < 1e-9 for name in expected)
 
