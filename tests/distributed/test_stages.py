@@ -169,10 +169,26 @@ def plain_losses(resolved: config.Config) -> list[float]:
     return losses
 
 
+@pytest.fixture(scope="module")
+def one_rank(done: Path) -> dict[str, str]:
+    """Outputs of three stages with one rank, run in one process."""
+    weights = done / "runs" / "tiny" / "supernet" / "weights.safetensors"
+    starts = {
+        "alone": ["train-supernet", *words_of(done)],
+        "worse": ["train-supernet", *words_of(done, "supernet.lr=0.5", "supernet.save_every=2", "supernet.keep=1")],
+        "lone": ["search", *words_of(done, f"search.checkpoint={weights}")],
+    }
+    results = run_commands(*([*start, f"run.name={name}"] for name, start in starts.items()))
+    for result in results:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return {name: result.stdout + result.stderr for name, result in zip(starts, results, strict=True)}
+
+
 @pytest.mark.parametrize("launcher, ranks", [("alone", 1), ("torchrun", 2)])
-def test_losses_are_equal_under_every_launcher(done: Path, launcher: str, ranks: int) -> None:
+def test_losses_are_equal_under_every_launcher(done: Path, one_rank: dict[str, str], launcher: str, ranks: int) -> None:
     """Batches and subnets are equal, also with one rank: losses differ only by the order of sums."""
-    stage("train-supernet", done, f"run.name={launcher}", launcher=launcher, ranks=ranks)
+    if launcher != "alone":
+        stage("train-supernet", done, f"run.name={launcher}", launcher=launcher, ranks=ranks)
     ours, theirs = (_losses(done / "runs" / name) for name in (launcher, "tiny"))
     assert len(ours) == len(theirs) == 4
     # CutMix draws its boxes per rank: one rank with all images mixes differently from two.
@@ -180,19 +196,16 @@ def test_losses_are_equal_under_every_launcher(done: Path, launcher: str, ranks:
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < tolerance
 
 
-def test_checkpoint_of_the_lowest_loss_is_kept(done: Path) -> None:
-    """With this learning rate the loss increases."""
-    words = ["run.name=worse", "supernet.lr=0.5", "supernet.save_every=2", "supernet.keep=1"]
-    output = stage("train-supernet", done, *words, launcher="alone", ranks=1)
+def test_checkpoint_of_the_lowest_loss_is_kept(done: Path, one_rank: dict[str, str]) -> None:
+    """With the learning rate of the run "worse", the loss increases."""
+    output = one_rank["worse"]
     (kept, last) = sorted((done / "runs" / "worse" / "supernet" / "checkpoints").iterdir())
     assert last.name == "step-00000020" and f"the mean loss was lower at step {int(kept.name[5:])}; {kept}" in output
     losses = [json.loads((path / "state.json").read_text())["loss"] for path in (kept, last)]
     assert losses[0] < losses[1] and losses[0] < 3
 
 
-def test_search_with_one_rank_equals_search_with_two(done: Path) -> None:
-    weights = done / "runs" / "tiny" / "supernet" / "weights.safetensors"
-    stage("search", done, "run.name=lone", f"search.checkpoint={weights}", launcher="alone", ranks=1)
+def test_search_with_one_rank_equals_search_with_two(done: Path, one_rank: dict[str, str]) -> None:
     ledgers = [done / "runs" / name / "search" / "ledger.jsonl" for name in ("tiny", "lone")]
     ours, theirs = (
         sorted((json.dumps(line["spec"]), line["images"], line["score"]) for line in map(json.loads, path.open()))
