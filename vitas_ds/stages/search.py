@@ -19,6 +19,7 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
+from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
@@ -74,14 +75,7 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
     weights = _read_weights(path, config)
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(config.space, sharing, private, class_token_only=True)
-    expected = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
-    for name in sorted({*expected, *weights}):
-        shape = tuple(weights[name].shape) if name in weights else None
-        if shape != expected.get(name):
-            raise UserError(
-                f"{path}: a supernet of another space: {name} is {shape or 'absent'} in the file, "
-                f"{expected.get(name) or 'absent'} in space"
-            )
+    check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
     supernet.load_state_dict(weights)
     digest = hashlib.sha256()
     for name in sorted(weights):
