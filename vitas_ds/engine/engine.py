@@ -27,6 +27,8 @@ from vitas_ds.engine import precision, zero
 from vitas_ds.engine.ds_config import ds_config, zero_stage
 from vitas_ds.engine.optimizer import MOMENTS, UnitAdamW, decay_groups
 
+_LINEAR = nn.functional.linear
+
 
 class Engine:
     """A network in training. All ranks must call its methods together.
@@ -198,4 +200,10 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # DeepSpeed has its own process groups; close() destroys them first
     comm.at_close(deepspeed.comm.destroy_process_group)
+    comm.at_close(_restore_linear)
     return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+
+
+def _restore_linear() -> None:
+    """Undo the replacement of F.linear by ZeRO-3, which otherwise lasts until the process ends."""
+    nn.functional.linear = _LINEAR

@@ -46,6 +46,15 @@ def test_deepspeed_does_not_disable_autocast(ranks: comm.Ranks) -> None:
         torch.set_autocast_enabled("cuda", before)
 
 
+def test_closing_the_job_restores_linear(ranks: comm.Ranks) -> None:
+    """ZeRO-3 replaces F.linear in the whole process."""
+    linear = nn.functional.linear
+    toy.start(toy.Case("zero3"), ranks)
+    assert nn.functional.linear is not linear
+    comm.close()
+    assert nn.functional.linear is linear
+
+
 def test_units_must_cover_the_network(ranks: comm.Ranks) -> None:
     model, case = toy.Toy(), toy.Case()
     units = model.units()
