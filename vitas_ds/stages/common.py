@@ -1,4 +1,4 @@
-"""Code that several stages share: start and progress, input images, input models, replay."""
+"""Code that several stages share: start and progress, input images, input models."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ STAGES = {  # parts that each stage needs
     "retrain": ("packages", "torch", "dali", "deepspeed", "launcher"),
     "evaluate": ("packages", "torch", "dali"),
     "export": ("packages", "torch"),
-    "report": (),
+    "report": ("packages", "torch"),
 }
 INSTALL = "pip install -r requirements.txt"
 GB = 1 << 30
