@@ -289,8 +289,8 @@ class Retrain(Training):
 
     spec: str = Field(
         "search:best",
-        description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published name, "
-        "or a spec.json",
+        description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published "
+        "name, or a spec.json",
     )
     drop_path_rate: float = Field(
         0.1, ge=0, lt=1, description="stochastic depth rate of the last layer, increasing linearly (arXiv 1603.09382)"
