@@ -6,15 +6,14 @@ precision are set here only: the DeepSpeed JSON must not repeat them. Importing 
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.errors import UserError, first_error
+from vitas_ds.errors import UserError
 
 
 class Section(BaseModel):
@@ -361,46 +360,6 @@ class Config(BaseModel):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     tracking: Tracking = Tracking()
-
-
-_TRAINING = {
-    "accumulate": "grad_accum_steps", "ema": "ema_decay", "init_from": "resume_from", "weights_from": "init_weights",
-}  # fmt: skip
-RENAMED = {  # keys of version 0.1 and their names since 0.2, by section
-    "engine": {"checkpoint_activations": "grad_checkpointing"},
-    "augment": {"views": "aug_repeats"},
-    "mixing": {"switch": "switch_prob"},
-    "supernet": _TRAINING | {"budget": "macs", "rule": "sampling", "random_nets": "random_subnets"},
-    "retrain": _TRAINING,
-    "search": {"fresh": "random_fraction", "predictor": "surrogate", "latency_batch": "latency_batch_size"},
-}  # fmt: skip
-
-
-def explain(error: ValidationError) -> str:
-    """Return the first problem as one line; for an unknown key, with its new name or the most similar known key."""
-    first = error.errors()[0]
-    text = first_error(error)
-    if first["type"] != "extra_forbidden":
-        return text
-    if name := _new_name(first["loc"]):
-        return f"{text}; version 0.2 renamed it to {name}"
-    *sections, key = [str(part) for part in first["loc"]]
-    known: Any = Config
-    for name in sections:
-        known = getattr(known, "model_fields", {}).get(name)
-        known = known and known.annotation
-    similar = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
-    return f"{text}; did you mean {similar[0]}?" if similar else text
-
-
-def is_version_01(error: ValidationError) -> bool:
-    """Return whether the configuration has a key of version 0.1."""
-    return any(problem["type"] == "extra_forbidden" and _new_name(problem["loc"]) for problem in error.errors())
-
-
-def _new_name(location: tuple[int | str, ...]) -> str | None:
-    section, key = ("", *location)[-2:]
-    return RENAMED.get(str(section), {}).get(str(key))
 
 
 def dump(config: Config) -> str:

@@ -1,5 +1,6 @@
 """Exceptions of this project, and validation errors as one line."""
 
+import difflib
 from typing import Any
 
 
@@ -20,11 +21,56 @@ def first_error(error: Any) -> str:
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] not in ("missing", "value_error"):
-        if first["type"] == "tuple_type":
-            message = "must be a list, as in [a, b]"
+        plain = {"tuple_type": "must be a list, as in [a, b]", "model_type": "must be a section of keys"}
+        message = plain.get(first["type"], message)
         message += f" (given: {first['input']!r})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"
+
+
+_TRAINING = {
+    "accumulate": "grad_accum_steps", "ema": "ema_decay", "init_from": "resume_from", "weights_from": "init_weights",
+}  # fmt: skip
+RENAMED = {  # keys of version 0.1 and their names since 0.2, by section
+    "engine": {"checkpoint_activations": "grad_checkpointing"},
+    "augment": {"views": "aug_repeats"},
+    "mixing": {"switch": "switch_prob"},
+    "supernet": _TRAINING | {"budget": "macs", "rule": "sampling", "random_nets": "random_subnets"},
+    "retrain": _TRAINING,
+    "search": {"fresh": "random_fraction", "predictor": "surrogate", "latency_batch": "latency_batch_size"},
+}  # fmt: skip
+
+
+def explain(error: Any, model: type) -> str:
+    """Return the first problem as one line; for an unknown key, with its new name or the most similar known key.
+
+    Args:
+        error: A pydantic ``ValidationError``.
+        model: The pydantic model that was validated.
+    """
+    first = error.errors()[0]
+    text = first_error(error)
+    if first["type"] != "extra_forbidden":
+        return text
+    if name := _new_name(first["loc"]):
+        return f"{text}; version 0.2 renamed it to {name}"
+    *sections, key = [str(part) for part in first["loc"]]
+    known: Any = model
+    for name in sections:
+        known = getattr(known, "model_fields", {}).get(name)
+        known = known and known.annotation
+    similar = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
+    return f"{text}; did you mean {similar[0]}?" if similar else text
+
+
+def is_version_01(error: Any) -> bool:
+    """Return whether the configuration has a key of version 0.1."""
+    return any(problem["type"] == "extra_forbidden" and _new_name(problem["loc"]) for problem in error.errors())
+
+
+def _new_name(location: tuple[int | str, ...]) -> str | None:
+    section, key = ("", *location)[-2:]
+    return RENAMED.get(str(section), {}).get(str(key))
 
 
 class Preempted(Exception):

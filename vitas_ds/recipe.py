@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vitas_ds.config import Config, explain
-from vitas_ds.errors import UserError
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError, explain
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -40,7 +40,7 @@ def load(recipe: str, overrides: list[str]) -> Config:
     except ValidationError as error:
         where = _source(error, path, overrides)
         empty = "no value after the =; " if where.endswith("=") else ""
-        raise UserError(f"{where}: {empty}{explain(error)}") from None
+        raise UserError(f"{where}: {empty}{explain(error, Config)}") from None
 
 
 def _source(error: ValidationError, path: str, overrides: list[str]) -> str:

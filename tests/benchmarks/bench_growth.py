@@ -106,7 +106,7 @@ def _maps(subnet: SubnetSpec) -> int:
 
 
 def fit(times: np.ndarray, *features: np.ndarray) -> tuple[float, float, float]:
-    """Fit times with a constant and a slope per feature, minimising the squared relative error.
+    """Fit times with a constant and a slope per feature, minimizing the squared relative error.
 
     Returns:
         The first slope, and the mean and largest relative error.

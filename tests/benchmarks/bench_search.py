@@ -36,7 +36,7 @@ from tests.helpers.digits import write_digits
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config, Data
-from vitas_ds.data.loader import decode_all, eval_batches, normalise
+from vitas_ds.data.loader import decode_all, eval_batches, normalize
 from vitas_ds.data.sources import ImageSet, read_folder
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.models.layers import init_weights
@@ -96,7 +96,7 @@ def train(cfg: Config, images: ImageSet, steps: int) -> Supernet:
     """Train the quickstart's supernet with torch's AdamW."""
     supernet = Supernet(cfg.space, cfg.supernet.sharing, cfg.supernet.private_attention, class_token_only=True)
     init_weights(supernet, 0)
-    pixels = normalise(decode_all(images, cfg.data, cfg.space.image_size, ALONE), cfg.data)
+    pixels = normalize(decode_all(images, cfg.data, cfg.space.image_size, ALONE), cfg.data)
     labels, rng = torch.from_numpy(images.labels), np.random.default_rng(0)
     adamw = torch.optim.AdamW(supernet.parameters(), 2e-3)
     prob = sampling.fit_identity_prob(cfg.space, *cfg.search.macs)
@@ -118,7 +118,7 @@ def compare(
     decoding = clock() - begin
     order = balanced_order(images.labels, 0, 0)
     scorer = Scorer(
-        supernet, pixels, torch.from_numpy(images.labels), lambda x: normalise(x, cfg.data), order, ALONE,
+        supernet, pixels, torch.from_numpy(images.labels), lambda x: normalize(x, cfg.data), order, ALONE,
         cfg.data.eval_batch_size,
     )  # fmt: skip
     found, rows = {}, []

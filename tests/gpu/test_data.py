@@ -54,7 +54,7 @@ def test_evaluation_is_close_to_the_cpu(images):
 
 def test_decoded_images_equal_eval_batches(images):
     direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, one_rank("cuda:0"))])
-    cached = loader.normalise(loader.decode_all(images, Data(), 224, one_rank("cuda:0")).cuda(), Data())
+    cached = loader.normalize(loader.decode_all(images, Data(), 224, one_rank("cuda:0")).cuda(), Data())
     assert torch.equal(direct, cached)
 
 

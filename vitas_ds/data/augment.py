@@ -1,7 +1,7 @@
 """Random numbers of augmentation, drawn with numpy. A batch is a pure function of (seed, step).
 
 The DALI graph (``dali.py``) transforms the pixels and has no randomness of its own. RandomErasing runs after
-normalisation and is implemented here completely.
+normalization and is implemented here completely.
 
 Each training image of a run has a slot, ``step * global_batch + position``. Its random numbers are row ``slot`` of an
 endless Philox table, so they do not depend on the number of ranks or on where a run was resumed.
@@ -99,13 +99,13 @@ def op_value(op: np.ndarray, level: np.ndarray, signed: np.ndarray) -> np.ndarra
 def op_matrix(op: np.ndarray, signed: np.ndarray, image_size: int) -> np.ndarray:
     """Return the destination-to-source matrices [n, 2, 3] float32 of geometric operations; identity for all others.
 
-    The full level is a rotation by 30 degrees about the centre, a shear of 0.3, or a shift by 0.45 of the image size.
+    The full level is a rotation by 30 degrees about the center, a shear of 0.3, or a shift by 0.45 of the image size.
     """
     matrix = np.zeros((len(op), 2, 3))
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1
     angle = -np.radians(30 * signed)
-    cos, sin, centre = np.cos(angle), np.sin(angle), image_size / 2
-    rotation = np.stack([cos, sin, centre * (1 - cos - sin), -sin, cos, centre * (1 + sin - cos)], axis=1)
+    cos, sin, center = np.cos(angle), np.sin(angle), image_size / 2
+    rotation = np.stack([cos, sin, center * (1 - cos - sin), -sin, cos, center * (1 + sin - cos)], axis=1)
     matrix = np.where((op == ROTATE)[:, None, None], rotation.reshape(-1, 2, 3), matrix)
     matrix[:, 0, 1] += np.where(op == SHEAR_X, 0.3 * signed, 0)
     matrix[:, 1, 0] += np.where(op == SHEAR_Y, 0.3 * signed, 0)
@@ -132,7 +132,7 @@ def erase_boxes(probability: float, image_size: int, seed: int, first: int, coun
 
 
 def erase(images: Tensor, boxes: np.ndarray, seed: int, slots: Sequence[int]) -> None:
-    """Fill ``boxes`` [B, 4] of the normalised ``images`` [B, 3, H, W] in place with standard normal noise.
+    """Fill ``boxes`` [B, 4] of the normalized ``images`` [B, 3, H, W] in place with standard normal noise.
 
     The noise is a function of seed, slot and device type.
     """

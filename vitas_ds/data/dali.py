@@ -54,7 +54,7 @@ class Recipe:
     std: tuple[float, float, float]
     resize: int = 0  # evaluation: length of the shorter side
     augment: Augment | None = None
-    uint8: bool = False  # evaluation: skip normalisation and return uint8 pixels [3, H, W]
+    uint8: bool = False  # evaluation: skip normalization and return uint8 pixels [3, H, W]
     source: Literal["file", "bytes"] = "file"  # input: the path of a file as bytes, or an encoded image
 
 
@@ -80,7 +80,7 @@ def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], batch_size: int, th
         batch_size: Largest batch.
         threads: Number of CPU threads.
         device_id: GPU, or None for the CPU.
-        device: "gpu" builds the GPU graph without a GPU, to serialise it; it cannot run.
+        device: "gpu" builds the GPU graph without a GPU, to serialize it; it cannot run.
         prefetch: Batches that DALI prepares in advance.
     """
     device = device or ("cpu" if device_id is None else "gpu")

@@ -122,13 +122,13 @@ def auto_contrast(image: Any) -> Any:
 
 
 def _warp(image: Any, matrix: Any, mean: tuple[float, float, float]) -> Any:
-    """Bilinear affine transform like Pillow's: pixels from outside of the image get the mean colour of the data.
+    """Bilinear affine transform like Pillow's: pixels from outside of the image get the mean color of the data.
 
     DALI's ``fill_value`` is one number for all channels and is blended into the border. Hence the image is extended
     beyond its border, and a mask with the same transform selects the pixels to fill.
     """
-    colour = np.rint(255 * np.array(mean)).astype(np.uint8).reshape(1, 1, 3)
+    color = np.rint(255 * np.array(mean)).astype(np.uint8).reshape(1, 1, 3)
     white = _gray(image) | types.Constant(255, dtype=types.UINT8)
     inside = fn.warp_affine(white, matrix=matrix, fill_value=0, interp_type=types.INTERP_NN)
     moved = fn.warp_affine(image, matrix=matrix, interp_type=types.INTERP_LINEAR)
-    return (moved & inside) | (_invert(inside) & types.Constant(colour, device=image.device))
+    return (moved & inside) | (_invert(inside) & types.Constant(color, device=image.device))

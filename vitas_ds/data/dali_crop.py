@@ -65,10 +65,10 @@ def random_crop(encoded: Any, inputs: Mapping[str, Any], augment: Augment, image
     best = fn.reductions.max(score)
     first = fn.cast((score == best) & fits, dtype=types.FLOAT)  # one-hot; all 0 if no attempt fits
     none = fn.cast(best == 0, dtype=types.FLOAT)
-    centre_h = math.min(h, math.floor(w / augment.ratio[0] + 0.5))
-    centre_w = math.min(w, math.floor(h * augment.ratio[1] + 0.5))
-    crop_h = fn.reductions.sum(first * try_h) + none * centre_h
-    crop_w = fn.reductions.sum(first * try_w) + none * centre_w
+    center_h = math.min(h, math.floor(w / augment.ratio[0] + 0.5))
+    center_w = math.min(w, math.floor(h * augment.ratio[1] + 0.5))
+    crop_h = fn.reductions.sum(first * try_h) + none * center_h
+    crop_w = fn.reductions.sum(first * try_w) + none * center_w
     at = inputs["crop_at"]
     top = none * math.floor((h - crop_h) / 2) + (1 - none) * math.floor(at[0] * (h - crop_h + 1))
     left = none * math.floor((w - crop_w) / 2) + (1 - none) * math.floor(at[1] * (w - crop_w + 1))

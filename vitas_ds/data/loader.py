@@ -125,9 +125,9 @@ def _eval_recipe(data: Data, image_size: int, uint8: bool = False) -> dali.Recip
 
 
 def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out: Tensor | None = None) -> Tensor:
-    """Decode, resize and crop all images as in evaluation, without normalisation.
+    """Decode, resize and crop all images as in evaluation, without normalization.
 
-    ``normalise`` of the result is bitwise equal to the images of ``eval_batches``.
+    ``normalize`` of the result is bitwise equal to the images of ``eval_batches``.
 
     Args:
         images: The image set.
@@ -164,7 +164,7 @@ def _check_memory(needed: int, copies: int) -> None:
         )
 
 
-def normalise(pixels: Tensor, data: Data) -> Tensor:
+def normalize(pixels: Tensor, data: Data) -> Tensor:
     """Return ``(x / 255 - mean) / std`` per channel, float32, for uint8 pixels [B, 3, H, W].
 
     The result is bitwise equal to that of the DALI graph.

@@ -41,18 +41,18 @@ def mixup(images: Tensor, targets: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     return images.roll(1, 0).lerp(images, lam), targets.roll(1, 0).lerp(targets, lam)
 
 
-def cutmix(images: Tensor, targets: Tensor, lam: float, centre: np.ndarray) -> tuple[Tensor, Tensor]:
+def cutmix(images: Tensor, targets: Tensor, lam: float, center: np.ndarray) -> tuple[Tensor, Tensor]:
     """Replace a box of 1 - ``lam`` of the area by the previous image (arXiv 1905.04899).
 
     Args:
         images: [B, 3, H, W].
         targets: [B, C].
         lam: Share of the area that the image keeps, before clipping.
-        centre: Centre (x, y) of the box in [0, 1). The box is clipped to the image; the targets are weighted by the
+        center: Center (x, y) of the box in [0, 1). The box is clipped to the image; the targets are weighted by the
             area after clipping.
     """
     height, width = images.shape[-2:]
-    x, y = int(centre[0] * width), int(centre[1] * height)
+    x, y = int(center[0] * width), int(center[1] * height)
     half = 0.5 * (1 - lam) ** 0.5
     half_w, half_h = int(half * width), int(half * height)
     left, right = max(x - half_w, 0), min(x + half_w, width)

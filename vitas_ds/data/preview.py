@@ -19,11 +19,11 @@ def save_grid(
     """Write a batch as a PNG, each image with its class name as the title.
 
     Args:
-        images: Normalised images [B, 3, H, W].
+        images: Normalized images [B, 3, H, W].
         labels: Classes [B], or soft targets [B, C]: the two largest are shown with their weights.
         classes: Class names.
         path: The PNG file to write.
-        data: Source of the mean and standard deviation of the normalisation.
+        data: Source of the mean and standard deviation of the normalization.
         columns: Images per row.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display and changes no global state

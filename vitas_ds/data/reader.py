@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Batch:
     """A rank's part of a batch. ``ids`` index the image set; ``replaced`` of them substitute unreadable files."""
 
-    images: Tensor  # float32 [B, 3, H, W], normalised, on the rank's device
+    images: Tensor  # float32 [B, 3, H, W], normalized, on the rank's device
     labels: Tensor  # int64 [B], on the rank's device
     ids: Tensor  # int64 [B], on the CPU
     replaced: int = 0

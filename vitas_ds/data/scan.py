@@ -171,7 +171,7 @@ def _check_coded_data(content: bytes, at: int) -> str | None:
 
 
 def _has_constant_word(content: bytes, at: int) -> bool:
-    """Whether 8 aligned bytes are equal, as in a lost disk block. This is rare in coded images of several colours."""
+    """Whether 8 aligned bytes are equal, as in a lost disk block. This is rare in coded images of several colors."""
     words = np.frombuffer(content, np.uint64, (len(content) - at) // 8, at)
     return bool((words == (words & np.uint64(0xFF)) * BYTES).any())
 

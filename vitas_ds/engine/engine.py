@@ -188,7 +188,7 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
 
     deepspeed is imported here and not at the top: this takes a second, and half of the commands do not need it.
     """
-    # DeepSpeed reads both at import or initialisation. Without them, it uses a GPU of the machine in a CPU run, and
+    # DeepSpeed reads both at import or initialization. Without them, it uses a GPU of the machine in a CPU run, and
     # fails without a launcher.
     os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))

@@ -67,7 +67,7 @@ class UnitAdamW(torch.optim.Optimizer):
         for tensor, pieces in owned.items():
             self.state[tensor] = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
             flat = [tensor.detach().view(-1), *(self.state[tensor][moment].view(-1) for moment in MOMENTS)]
-            self._views[tensor] = [(unit, span, [t[span] for t in flat]) for unit, span in _merge_neighbours(pieces)]
+            self._views[tensor] = [(unit, span, [t[span] for t in flat]) for unit, span in _merge_neighbors(pieces)]
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all groups."""
@@ -109,7 +109,7 @@ class UnitAdamW(torch.optim.Optimizer):
         )  # fmt: skip
 
 
-def _merge_neighbours(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
+def _merge_neighbors(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
     """Merge adjacent pieces of one unit: fewer tensors for the fused kernel."""
     spans: list[tuple[str, slice]] = []
     for piece in pieces:

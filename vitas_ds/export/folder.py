@@ -37,7 +37,7 @@ Facts = dict[str, object]  # rows of the table of a model card
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Preprocessing of an image: resize the shorter side, crop the centre, normalise RGB in [0, 1]."""
+    """Preprocessing of an image: resize the shorter side, crop the center, normalize RGB in [0, 1]."""
 
     resize: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -80,10 +80,10 @@ def write_onnx(program: ExportedProgram, path: Path, opset: int) -> Forward:
     return open_onnx(path)
 
 
-def quantise(source: Path, path: Path) -> Forward:
+def quantize(source: Path, path: Path) -> Forward:
     """Write a copy of an ONNX file with int8 linear layers, one scale per channel; return its forward function.
 
-    Activations are quantised at run time (dynamic quantisation). The products of two activations in attention stay
+    Activations are quantized at run time (dynamic quantization). The products of two activations in attention stay
     float32. Weights use 7 of 8 bits: on CPUs without VNNI, sums of two 8-bit products overflow without a warning.
 
     Raises:
@@ -94,9 +94,9 @@ def quantise(source: Path, path: Path) -> Forward:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     proto = onnx.load(source)
-    del proto.graph.value_info[:]  # the quantiser transposes weights, and fails if their old shapes are recorded
+    del proto.graph.value_info[:]  # the quantizer transposes weights, and fails if their old shapes are recorded
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # suppress the advice to optimise the graph first: torch has done that
+    logging.disable(logging.WARNING)  # suppress the advice to optimize the graph first: torch has done that
     try:
         quantize_dynamic(
             proto, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8, per_channel=True,

@@ -47,9 +47,9 @@ class Network:
 
 
 def compared_networks(run: RunDir) -> list[Network]:
-    """Return the networks of the run and their published neighbours; empty before the search has ended."""
+    """Return the networks of the run and their published neighbors; empty before the search has ended."""
     own = own_networks(run)
-    return [*own, *neighbours(own[0].spec)] if own else []
+    return [*own, *neighbors(own[0].spec)] if own else []
 
 
 def section(networks: list[Network], config: Config) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def own_networks(run: RunDir) -> list[Network]:
     return [Network(name, spec, accuracy), *(network for network in found if network.spec != spec)]
 
 
-def neighbours(spec: SubnetSpec, max_vitas: int = 2) -> list[Network]:
+def neighbors(spec: SubnetSpec, max_vitas: int = 2) -> list[Network]:
     """Return the DeiT and the ``max_vitas`` ViTAS networks with the nearest MACs, measured as a ratio.
 
     Only networks for images of the same size are compared.

@@ -1,6 +1,6 @@
 """Draw charts as inline SVG: lines, scatter plots, bars, and networks layer by layer.
 
-Colours and fonts come from the CSS of the page. Marks carry a tooltip in ``data-tip``, which the script of the page
+Colors and fonts come from the CSS of the page. Marks carry a tooltip in ``data-tip``, which the script of the page
 shows near the pointer; without the script the charts are complete.
 """
 
@@ -20,13 +20,13 @@ MAX_POINTS = 400  # per line; more cannot be distinguished
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, drawn as a line, as dots, or both.
+    """Points of one color, drawn as a line, as dots, or both.
 
     Attributes:
         name: Name in the legend.
         xs: Horizontal values; a point with a value of None is left out.
         ys: Vertical values.
-        color: Number of the CSS colour ``--c1``, ``--c2``, ...
+        color: Number of the CSS color ``--c1``, ``--c2``, ...
         line: Connect the points.
         dots: Mark every point.
         tips: Tooltips; None for the default ones.
@@ -159,7 +159,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 def bars(title: str, values: Sequence[object], groups: Sequence[tuple[str, Sequence[float], int]]) -> str:
-    """Return a figure of shares in [0, 1]: for each of ``values`` one bar per group (name, shares, colour)."""
+    """Return a figure of shares in [0, 1]: for each of ``values`` one bar per group (name, shares, color)."""
     width, height, left, base, top = 340, 140, 46, 114, 8  # three figures fit in a row
     most = max(max(shares) for _, shares, _ in groups) or 1.0
     slot = (width - left - 4) / len(values)

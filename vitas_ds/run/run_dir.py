@@ -40,8 +40,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vitas_ds.config import Config, explain, is_version_01
-from vitas_ds.errors import UserError
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError, explain, is_version_01
 from vitas_ds.run.files import read_json, write_json
 
 
@@ -249,7 +249,7 @@ def read_config(run: RunDir) -> Config:
                 f"{run.config}: written by version 0.1; this run cannot be resumed with version 0.2; "
                 "set another run.name, or install version 0.1"
             ) from None
-        raise UserError(f"{run.config}: written by another version: {explain(error)}") from None
+        raise UserError(f"{run.config}: written by another version: {explain(error, Config)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
 

@@ -170,10 +170,10 @@ def _int8(config: Config, model: VisionTransformer, folder: Path, preprocess: Pr
     if not config.export.int8:
         return {}, {}
     path = folder / "model_int8.onnx"
-    net = to_onnx.quantise(folder / "model.onnx", path)
+    net = to_onnx.quantize(folder / "model.onnx", path)
     apart, _ = to_onnx.logit_difference(model, net)
     numbers = {"apart": apart, "bytes": path.stat().st_size}
-    line = f"linear layers in int8, activations quantised dynamically; logits differ by {apart:.1g}"
+    line = f"linear layers in int8, activations quantized dynamically; logits differ by {apart:.1g}"
     if not config.data.val:
         print("export: the accuracy of model_int8.onnx is not measured: data.val is empty")
         return {"`model_int8.onnx`": f"{line}; its accuracy is not measured"}, {"int8": numbers}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitas_ds.config import Config
 from vitas_ds.data.cache import decode_cached
-from vitas_ds.data.loader import normalise
+from vitas_ds.data.loader import normalize
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.engine import precision
@@ -45,7 +45,7 @@ def run(config: Config) -> None:
     with running(config, "search", ranks, total) as tracker:
         watchdog.at("decoding the search images")
         pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
-        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalise(x, config.data))
+        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalize(x, config.data))
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", run_dir.best)

@@ -83,7 +83,7 @@ def cost_table(spec: SubnetSpec, layers: bool = False) -> str:
 
 
 def _layer_lines(costs: dict[str, Any]) -> list[str]:
-    """Return a row per layer, or per group of equal neighbours, and one for stem, norm and classifier."""
+    """Return a row per layer, or per group of equal neighbors, and one for stem, norm and classifier."""
     rows: list[tuple[str, ...]] = [HEADER]
     first = 0
     for i, layer in enumerate(costs["layers"]):

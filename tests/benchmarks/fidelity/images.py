@@ -53,6 +53,6 @@ def read(root: Path, views: int) -> Images:
 
     def whole(images: object) -> Labelled:
         pixels = loader.decode_all(images, data, SIDE, ALONE)
-        return loader.normalise(pixels, data), torch.from_numpy(images.labels)
+        return loader.normalize(pixels, data), torch.from_numpy(images.labels)
 
     return Images(pool, torch.from_numpy(train.labels), whole(search), whole(read_folder(root / "val")))

@@ -20,7 +20,7 @@ from vitas_ds.data.sources import read_folder
 
 SIZE = 224
 MEAN = (0.485, 0.456, 0.406)
-FILL = (124, 116, 104)  # the mean colour, as in timm's create_transform
+FILL = (124, 116, 104)  # the mean color, as in timm's create_transform
 PHOTOS = [photo_crop(np.random.default_rng(i), SIZE, SIZE) for i in range(6)]
 NAMES = dict(enumerate(timm_aug._RAND_INCREASING_TRANSFORMS, start=1))
 GEOMETRIC = (aug.ROTATE, aug.SHEAR_X, aug.SHEAR_Y, aug.TRANSLATE_X, aug.TRANSLATE_Y)
@@ -113,8 +113,8 @@ def test_rand_augment_is_distributed_as_in_timm():
     expected = np.clip(np.random.default_rng(0).normal(9, 0.5, 10**6), 0, 10)
     assert magnitude.mean() + 0.5 / 25.6 == pytest.approx(expected.mean(), abs=0.03)
     assert magnitude.std() == pytest.approx(expected.std(), abs=0.03)
-    colour = value[op == aug.COLOR]
-    assert (colour > 1).mean() == pytest.approx(0.5, abs=0.03) and colour.min() >= np.float32(0.1)
+    color = value[op == aug.COLOR]
+    assert (color > 1).mean() == pytest.approx(0.5, abs=0.03) and color.min() >= np.float32(0.1)
 
 
 def test_layers_are_independent():
@@ -155,7 +155,7 @@ def test_weak_recipe_equals_torchvision(tree, data, scale, threads):
             box = plain_crop(draws, row, *image.shape[1:], augment.ratio)
             expected = v2.functional.resized_crop(image, *box, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True)
             expected = expected.flip(2) if draws["flip"][row] else expected
-            assert torch.equal(pixels[row], loader.normalise(expected[None], data)[0]), (box, image.shape)
+            assert torch.equal(pixels[row], loader.normalize(expected[None], data)[0]), (box, image.shape)
 
 
 @pytest.mark.parametrize("size", [(224, 224), (500, 375), (330, 97), (61, 64), (640, 200)])

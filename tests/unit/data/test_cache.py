@@ -10,7 +10,7 @@ import torch
 from tests.helpers.digits import write_digits
 from vitas_ds.config import Data
 from vitas_ds.data.cache import decode_cached
-from vitas_ds.data.loader import eval_batches, normalise
+from vitas_ds.data.loader import eval_batches, normalize
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
@@ -26,7 +26,7 @@ def test_cached_images_equal_uncached_ones(tmp_path: Path, where: str) -> None:
     data = Data(resize=28, eval_batch_size=7, threads=1, cache=where)
     pixels = decode_cached(images, data, 28, ALONE, tmp_path)
     direct = torch.cat([batch.images for batch in eval_batches(images, data, 28, 7, ALONE)])
-    assert torch.equal(normalise(pixels, data), direct)
+    assert torch.equal(normalize(pixels, data), direct)
 
 
 def test_the_file_is_written_once_and_completely(tmp_path: Path) -> None:

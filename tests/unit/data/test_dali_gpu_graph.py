@@ -1,4 +1,4 @@
-"""Build and serialise the GPU graph of each recipe without a GPU.
+"""Build and serialize the GPU graph of each recipe without a GPU.
 
 This finds unknown arguments, GPU data given to CPU operators, and GPU data in named arguments. It does not check
 values: the other tests run the same graph functions on the CPU, including the resize of the GPU graph
@@ -27,13 +27,13 @@ RECIPES = {
 
 @pytest.mark.parametrize("source", ["file", "bytes"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_gpu_graph_serialises(name, source):
+def test_gpu_graph_serializes(name, source):
     graph = dali.build(replace(RECIPES[name], source=source), lambda: [], 8, 2, None, device="gpu").serialize()
     assert b"mixed" in graph and b"gpu" in graph and b"Python" not in graph
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.augment is None])
 def test_cpu_graph_has_no_gpu_operator(name):
-    """Evaluation only: the CPU graphs of training contain a Python function, which cannot be serialised."""
+    """Evaluation only: the CPU graphs of training contain a Python function, which cannot be serialized."""
     graph = dali.build(RECIPES[name], lambda: [], 8, 2, None).serialize()
     assert b"mixed" not in graph and b"gpu" not in graph

@@ -54,7 +54,7 @@ def test_evaluation_yields_each_image_once(tree, data, batch_size, world_size):
 def test_decoded_images_equal_eval_batches_bitwise(tree, data):
     images = read_folder(tree)
     direct = torch.cat([b.images for b in loader.eval_batches(images, data, 64, 4, cpu_rank())])
-    cached = loader.normalise(loader.decode_all(images, data, 64, cpu_rank()), data)
+    cached = loader.normalize(loader.decode_all(images, data, 64, cpu_rank()), data)
     assert direct.dtype == torch.float32 and torch.equal(direct, cached)
 
 

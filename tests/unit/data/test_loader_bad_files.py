@@ -1,4 +1,4 @@
-"""Bad and unusual files: the result of scan, and the behaviour of training and evaluation.
+"""Bad and unusual files: the result of scan, and the behavior of training and evaluation.
 
 References: files damaged on purpose, Pillow and torchvision, and a second run.
 """
@@ -88,7 +88,7 @@ UNUSUAL = {
     "bmp": lambda p: PHOTO.save(p, format="BMP"),
     "webp": lambda p: PHOTO.save(p, format="WEBP", lossless=True),
     "1x1": lambda p: PHOTO.resize((1, 1)).save(p),
-    "one colour": lambda p: Image.new("RGB", (64, 64), (9, 200, 30)).save(p, optimize=True),
+    "one color": lambda p: Image.new("RGB", (64, 64), (9, 200, 30)).save(p, optimize=True),
     "bytes after the end": lambda p: p.write_bytes(jpeg(p) + bytes(99)),
     "naïve ☃ name": jpeg,
     "exif": save_rotated,

@@ -79,11 +79,11 @@ def test_mix_is_a_function_of_seed_step_and_rank(n, seed, step, rank):
 
 def test_switch_prob_is_the_share_of_cutmix():
     images, labels = batch(4)
-    neighbour = images.roll(1, 0)
+    neighbor = images.roll(1, 0)
 
     def is_cutmix(step):
         mixed, _ = mixing.mix(images, labels, Mixing(mixup=0.8, cutmix=1.0, switch_prob=0.3), 7, 0, step, 0)
-        return bool(((mixed == images) | (mixed == neighbour)).all())
+        return bool(((mixed == images) | (mixed == neighbor)).all())
 
     share = np.mean([is_cutmix(step) for step in range(600)])
     assert share == pytest.approx(0.3, abs=0.06)  # 3 standard deviations

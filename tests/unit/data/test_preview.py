@@ -1,6 +1,6 @@
 """The grid contains the given images.
 
-Reference: images of known colours.
+Reference: images of known colors.
 """
 
 import numpy as np
@@ -11,17 +11,17 @@ from vitas_ds.config import Data
 from vitas_ds.data import preview
 
 
-def test_grid_shows_the_colours(tmp_path):
+def test_grid_shows_the_colors(tmp_path):
     data = Data()
-    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    colors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     mean, std = torch.tensor(data.mean), torch.tensor(data.std)
-    images = ((colours - mean) / std)[:, :, None, None].expand(3, 3, 16, 16)
+    images = ((colors - mean) / std)[:, :, None, None].expand(3, 3, 16, 16)
     preview.save_grid(
         images, torch.tensor([2, 0, 1]), ["ant", "bird", "naïve $x_"], tmp_path / "grid.png", data, columns=2
     )
     pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int).reshape(-1, 3)
-    for colour in (colours * 255).int().numpy():
-        assert (np.abs(pixels - colour) <= 1).all(1).mean() > 0.05
+    for color in (colors * 255).int().numpy():
+        assert (np.abs(pixels - color) <= 1).all(1).mean() > 0.05
     soft = torch.tensor([[0.1, 0.9, 0], [0.5, 0.2, 0.3], [0, 0, 1]])
     preview.save_grid(images, soft, ["ant", "bird", "cat"], tmp_path / "soft.png", data)
     assert Image.open(tmp_path / "soft.png").size[0] > 300

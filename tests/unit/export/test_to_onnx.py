@@ -43,7 +43,7 @@ def written(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("graphs"), make()
     program = to_onnx.trace(model)
     to_onnx.write_onnx(program, folder / "model.onnx", 20)
-    to_onnx.quantise(folder / "model.onnx", folder / "model_int8.onnx")
+    to_onnx.quantize(folder / "model.onnx", folder / "model_int8.onnx")
     to_onnx.write_program(program, folder / "model.pt2")
     return folder, model
 
@@ -72,7 +72,7 @@ def test_opset_and_batch_axis(tmp_path, opset):
               for x in (proto.graph.input[0], proto.graph.output[0])]  # fmt: skip
     assert shapes == [["batch", 3, 24, 24], ["batch", 9]]
     assert to_onnx.check_logits(model, forward, "model.onnx") < 1e-4
-    int8 = to_onnx.quantise(path, tmp_path / "int8.onnx")
+    int8 = to_onnx.quantize(path, tmp_path / "int8.onnx")
     difference, largest = to_onnx.logit_difference(model, int8)
     assert 0 < difference < 0.1 * largest
 
@@ -102,7 +102,7 @@ def test_program_round_trip(written):
 
 
 class FakeInt8(TorchFunctionMode):
-    """Simulate linear layers with dynamic quantisation.
+    """Simulate linear layers with dynamic quantization.
 
     Activations are uint8, scaled by the range of the whole tensor (including 0). Weights have 7 bits, scaled by the
     largest weight of each row. Sums are exact.

@@ -16,7 +16,7 @@ from vitas_ds.models.vit import VisionTransformer
 TIMM = {"deit-ti": "deit_tiny_patch16_224", "deit-s": "deit_small_patch16_224"}
 
 
-def randomise(model: torch.nn.Module) -> torch.nn.Module:
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
     """Set all values to random ones, scaled to keep the softmax far from uniform and from one-hot."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", TIMM)
 def test_deit_matches_timm(name):
-    reference = randomise(timm.create_model(TIMM[name], pretrained=False))
+    reference = randomize(timm.create_model(TIMM[name], pretrained=False))
     model = VisionTransformer(published(name).spec).eval()
     model.load_state_dict(reference.state_dict())  # equal names and shapes
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(7))
@@ -61,7 +61,7 @@ def test_identity_positions_do_not_change_the_output():
     a, b = LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)
     with_identities = VisionTransformer(SubnetSpec(32, 8, 48, 10, (None, a, None, b, None)))
     without = VisionTransformer(SubnetSpec(32, 8, 48, 10, (a, b)))
-    without.load_state_dict(randomise(with_identities).state_dict())
+    without.load_state_dict(randomize(with_identities).state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(with_identities(images), without.eval()(images))
 
@@ -70,7 +70,7 @@ def test_grad_checkpointing_gives_equal_gradients():
     spec = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)))
     images, grads = torch.randn(2, 3, 32, 32), []
     for recompute in (False, True):
-        model = randomise(VisionTransformer(spec, drop_path_rate=0.3, grad_checkpointing=recompute)).train()
+        model = randomize(VisionTransformer(spec, drop_path_rate=0.3, grad_checkpointing=recompute)).train()
         torch.manual_seed(3)  # the recomputation must draw the same drop path
         model(images).square().sum().backward()
         grads.append([p.grad for p in model.parameters()])

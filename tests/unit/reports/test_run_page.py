@@ -118,19 +118,19 @@ def test_baselines_and_pictures(run, config):
     assert len(run_page.render(run)) < len(plain) + 1_500_000
 
 
-def test_published_neighbours_have_similar_cost(config):
-    """The neighbours of DeiT-S (4.6G) are the large ViTAS networks; no published network has small images."""
+def test_published_neighbors_have_similar_cost(config):
+    """The neighbors of DeiT-S (4.6G) are the large ViTAS networks; no published network has small images."""
     from vitas_ds.arch.published import published
 
     deit = published("deit-s").spec
-    found = nets.neighbours(deit)
+    found = nets.neighbors(deit)
     assert found[0].name == "deit-s" and len(found) == 3
     ratios = [max(net.macs / found[0].macs, found[0].macs / net.macs) for net in found[1:]]
     others = [published(f"vitas-{c}").spec for c in "abcef" if f"vitas-{c}" not in {net.name for net in found}]
     assert all(max(cost.spec_macs(o) / found[0].macs, found[0].macs / cost.spec_macs(o)) >= max(ratios) for o in others)
     assert "(paper)" in found[0].accuracy
     run, best = search(config)
-    assert nets.neighbours(best.spec) == [] and "deit" not in run_page.render(run)
+    assert nets.neighbors(best.spec) == [] and "deit" not in run_page.render(run)
     large = config.model_copy(update={"space": SearchSpace(), "run": config.run.model_copy(update={"name": "large"})})
     run, best = search(large)
     text = run_page.render(run)
