@@ -21,7 +21,7 @@ def first_error(error: Any) -> str:
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] not in ("missing", "value_error"):
-        plain = {"tuple_type": "must be a list, as in [a, b]", "model_type": "must be a section of keys"}
+        plain = {"tuple_type": "must be a list, as in [a, b]", "model_type": "must be a mapping of keys"}
         message = plain.get(first["type"], message)
         message += f" (given: {first['input']!r})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

@@ -105,7 +105,7 @@ def test_errors_on_the_command_line_are_one_line(recipe, override, message):
     ("text", "message"),
     [
         ("supernet: {lrr: 1}", "supernet.lrr: unknown key"),
-        ("supernet: 3", "supernet: Input should be a valid dictionary"),
+        ("supernet: 3", "supernet: must be a mapping of keys"),
         ("- a\n- b", "a recipe must be a mapping of sections"),
         ("a: b: c", "not YAML"),
         ("a: [1\nb: 2\n", "not YAML"),

@@ -66,7 +66,7 @@ def layer(**change) -> dict:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "dictionary"),
+        ([], "mapping of keys"),
         ({}, "image_size: Field required"),
         (GOOD | {"embed": 1}, "embed: unknown key"),
         (GOOD | {"embed_dim": "230"}, "embed_dim: Input should be a valid integer (given: '230')"),
