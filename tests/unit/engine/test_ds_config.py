@@ -86,7 +86,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     check_refused(tmp_path, "{", "not JSON")
     check_refused(tmp_path, [1], "must be a JSON object")
     check_refused(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
-    check_refused(tmp_path, {"zero_optimization": {"stage": 3}}, "must be a JSON object with zero_optimization")
+    check_refused(tmp_path, {"zero_optimisation": {"stage": 3}}, "must be a JSON object with zero_optimization")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(UserError, match=r"folder\.json cannot be read"):
         ds_config(config.Engine(zero=f"{tmp_path}/folder.json"), config.Training(), 1)
