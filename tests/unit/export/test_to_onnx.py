@@ -12,25 +12,15 @@ from hypothesis import given, settings
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tests.helpers.networks import random_network
 from tests.helpers.strategies import spaces_and_specs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.export import to_onnx
-from vitas_ds.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.slow
 
 SPEC = SubnetSpec(24, 8, 36, 9, (LayerSpec(2, 36, 50), LayerSpec(3, 45, 20, 0.3)), 1e-5)
-
-
-def make(spec: SubnetSpec = SPEC) -> VisionTransformer:
-    """Return a network with random weights and non-uniform attention."""
-    model = VisionTransformer(spec).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.15 if weight.ndim > 1 else 0.5))
-    return model
 
 
 def noise(spec: SubnetSpec, batch: int) -> torch.Tensor:
@@ -40,7 +30,7 @@ def noise(spec: SubnetSpec, batch: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """Write a network as ONNX, int8 ONNX and program files."""
-    folder, model = tmp_path_factory.mktemp("graphs"), make()
+    folder, model = tmp_path_factory.mktemp("graphs"), random_network(SPEC)
     program = to_onnx.trace(model)
     to_onnx.write_onnx(program, folder / "model.onnx", 20)
     to_onnx.quantize(folder / "model.onnx", folder / "model_int8.onnx")
@@ -63,7 +53,7 @@ def test_onnx_in_onnxruntime(written, batch):
 
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_opset_and_batch_axis(tmp_path, opset):
-    model = make()
+    model = random_network(SPEC)
     path = tmp_path / "model.onnx"
     forward = to_onnx.write_onnx(to_onnx.trace(model), path, opset)
     proto = onnx.load(path)
@@ -81,7 +71,7 @@ def test_opset_and_batch_axis(tmp_path, opset):
 @given(spaces_and_specs())
 def test_any_network(tmp_path_factory, space_and_spec):
     spec = space_and_spec[1]
-    folder, model = tmp_path_factory.mktemp("any"), make(spec)
+    folder, model = tmp_path_factory.mktemp("any"), random_network(spec)
     program = to_onnx.trace(model)
     forwards = [
         to_onnx.write_onnx(program, folder / "a.onnx", 20),
@@ -154,7 +144,7 @@ def test_files_contain_no_path_of_this_machine(written):
 
 def test_check_logits_detects_another_network(written):
     _, model = written
-    assert to_onnx.check_logits(model, make(), "same") == 0
+    assert to_onnx.check_logits(model, random_network(SPEC), "same") == 0
     with pytest.raises(RuntimeError, match=r"other: logits differ by 2\.0e-04"):
         to_onnx.check_logits(model, lambda x: model(x) + 2e-4, "other")
     with pytest.raises(RuntimeError, match="differ by nan"):

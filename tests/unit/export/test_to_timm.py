@@ -8,22 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.networks import random_network
 from vitas_ds.arch.published import names, published
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess
 from vitas_ds.export.to_timm import build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
-
-
-def make(spec: SubnetSpec) -> VisionTransformer:
-    """Return a network with random weights and non-uniform attention, to make the softmax scale matter."""
-    model = VisionTransformer(spec).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.15 if weight.ndim > 1 else 0.5))
-    return model
 
 
 def compare(model: VisionTransformer, other: torch.nn.Module, atol: float = 1e-4) -> None:
@@ -48,7 +39,7 @@ def compare(model: VisionTransformer, other: torch.nn.Module, atol: float = 1e-4
 )
 def test_any_network_with_identical_layers(heads, head_dim, embed_dim, mlp_dim, depth, scale, eps):
     layer = LayerSpec(heads, 3 * heads * head_dim, mlp_dim, scale)
-    model = make(SubnetSpec(16, 8, embed_dim, 10, (layer,) * depth, eps))
+    model = random_network(SubnetSpec(16, 8, embed_dim, 10, (layer,) * depth, eps))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     converted = to_timm(model)
     other = build_timm(converted)
@@ -62,7 +53,7 @@ def test_any_network_with_identical_layers(heads, head_dim, embed_dim, mlp_dim, 
 
 @pytest.mark.parametrize("name", ["deit-ti", "vitas-c"])
 def test_published_networks_with_identical_layers(name):
-    model = make(published(name, first_release=True).spec)
+    model = random_network(published(name, first_release=True).spec)
     converted = to_timm(model)
     assert converted.plain == (name == "deit-ti")
     assert (converted.head_dim, converted.final_norm_eps) == ((None, None) if name == "deit-ti" else (48, 1e-5))
@@ -70,7 +61,7 @@ def test_published_networks_with_identical_layers(name):
 
 
 def test_weights_with_the_default_scale_do_not_change():
-    model = make(published("deit-ti").spec)
+    model = random_network(published("deit-ti").spec)
     converted = to_timm(model)
     assert converted.kwargs["mlp_ratio"] == 4.0
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in converted.tensors.items())
@@ -91,7 +82,7 @@ OWN = SubnetSpec(32, 8, 46, 7, (LayerSpec(3, 72, 100, 0.3),) * 3, 1e-5)
 
 
 def test_timm_builds_a_plain_network_from_the_folder(tmp_path):
-    model = make(PLAIN)
+    model = random_network(PLAIN)
     write_timm(model, tmp_path / "timm", Preprocess(resize=37, mean=(0.5, 0.4, 0.3), classes=("a",) * 7))
     other = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     compare(model, other)
@@ -103,7 +94,7 @@ def test_timm_builds_a_plain_network_from_the_folder(tmp_path):
 
 @pytest.mark.parametrize("spec", [PLAIN, OWN])
 def test_the_readme_builds_the_network(spec, tmp_path, monkeypatch):
-    model = make(spec)
+    model = random_network(spec)
     write_timm(model, tmp_path, Preprocess())
     assert (tmp_path / "config.json").exists() == (spec is PLAIN)
     code = (tmp_path / "README.md").read_text().split("```")[1].removeprefix("python\n")

@@ -6,6 +6,7 @@ References: the files of the checkout, the command-line parser, the sources, and
 import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,15 +62,21 @@ def lines_of(page: Path) -> list[str]:
     return lines + inline
 
 
-def commands(page: Path) -> list[list[str]]:
-    """Return the arguments of each vitas_ds command, split like in a shell."""
-    found, variables = [], {}
+def commands_in(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each line of shell code, with variables of the page replaced."""
+    variables: dict[str, str] = {}
     for line in lines_of(page):
         if match := re.match(r'(\w+)="([^"]*)"$', line.strip()):
             variables[match[1]] = match[2]
         for name, value in variables.items():
             line = line.replace(f"${name}", value)
-        words = [word for word in shlex.split(line, comments=True) if word != "..."]
+        yield [word for word in shlex.split(line, comments=True) if word != "..."]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the arguments of each vitas_ds command, split like in a shell."""
+    found = []
+    for words in commands_in(page):
         start = next((i for i, word in enumerate(words) if word in ("vitas_ds", "vitas") and
                       (i == 0 or words[i - 1] in ("-m", "--module"))), None)  # fmt: skip
         if start is not None:
@@ -107,17 +114,11 @@ def test_commands_resolve(page, example_files):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_scripts_exist_and_their_recipes_resolve(page, example_files):
-    variables = {}
-    for line in lines_of(page):
-        if match := re.match(r'(\w+)="([^"]*)"$', line.strip()):
-            variables[match[1]] = match[2]
-        for name, value in variables.items():
-            line = line.replace(f"${name}", value)
-        words = [word for word in shlex.split(line, comments=True) if word != "..."]
+    for words in commands_in(page):
         start = next((i for i, word in enumerate(words) if re.match(r"launch/\w+\.\w+$", word)), None)
         if start is None:
             continue
-        assert (ROOT / words[start]).is_file(), line
+        assert (ROOT / words[start]).is_file(), words
         if words[start].removeprefix("launch/") not in (
             "single_node.sh",
             "multi_node.sh",
