@@ -6,6 +6,10 @@
 # Passes SIGTERM on to all ranks. Exits with the status of the first rank that failed; the other ranks are killed then.
 # After status 75 (stop requested) they are not killed: they save and exit by themselves.
 set -uo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    exit 0
+fi
 if (($# < 2)) || [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
     echo "node.sh: N COMMAND ...: N is the number of ranks, 1 or more" >&2
     exit 2

@@ -36,7 +36,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     write_digits(folder / "digits")
     for name in ("train-supernet", "search"):
-        run_stage(name, stage_args(folder, "uninterrupted", "supernet.ema_decay=0.9"))
+        run_stage(name, stage_args(folder, "uninterrupted", "supernet.ema_decay=0.9"), launcher="torchrun")
     return folder
 
 
@@ -114,7 +114,7 @@ def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) ->
         status, _ = start_and_hit(line, r"train-supernet +\d+/20" if delay else r"train-supernet +5/20",
                                   signal.SIGKILL, delay)  # fmt: skip
         assert status != 0
-    run_stage("train-supernet", args)
+    run_stage("train-supernet", args, launcher="torchrun")
     assert_equal_weights(uninterrupted, "killed")
     assert metrics(uninterrupted / "runs" / "killed") == metrics(uninterrupted / "runs" / "uninterrupted")
 
@@ -125,7 +125,7 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_status_75(uninterrupted: Path)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
     assert checkpoints(uninterrupted / "runs" / "asked") == ["step-00000010"]
-    run_stage("train-supernet", args)
+    run_stage("train-supernet", args, launcher="torchrun")
     assert_equal_weights(uninterrupted, "asked")
     assert metrics(uninterrupted / "runs" / "asked") == metrics(uninterrupted / "runs" / "uninterrupted")
 
@@ -158,7 +158,7 @@ def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Pa
     before = ledger.read_text()
     with ledger.open("a") as file:
         file.write('{"spec": {"image_size": 28, "pat')  # a line cut off by the kill
-    run_stage("search", args)
+    run_stage("search", args, launcher="torchrun")
     after = ledger.read_text()
     assert after.startswith(before)
 
@@ -188,6 +188,6 @@ def test_a_damaged_checkpoint_is_skipped(uninterrupted: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
-    output = run_stage("train-supernet", args)
+    output = run_stage("train-supernet", args, launcher="torchrun")
     assert "checkpoint skipped" in output and str(shard) in output
     assert_equal_weights(uninterrupted, "damaged")

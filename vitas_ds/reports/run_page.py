@@ -76,7 +76,7 @@ def _trained(numbers: dict[str, Any]) -> str:
 
 def _searched(numbers: dict[str, Any]) -> str:
     best = numbers["best"]
-    return f"{numbers['scored']:,} nets scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
+    return f"{numbers['scored']:,} candidates scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
 
 
 def _evaluated(numbers: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
     if "search" in summary:
         best = summary["search"]["best"]
         values += [("MACs of the best candidate", short(best["macs"])), ("its search score", f"{best['score']:.1%}")]
-        values.append(("nets scored", f"{summary['search']['scored']:,}"))
+        values.append(("candidates scored", f"{summary['search']['scored']:,}"))
     seconds = sum(summary.get(stage, {}).get("seconds", 0) for stage in ("train-supernet", "retrain"))
     return [*values, ("training time", clock(seconds))] if seconds else values
 

@@ -8,7 +8,6 @@ search ends with the same result as an uninterrupted one.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,14 +76,13 @@ def run_loop(
         problem: Space, budget and objectives.
         evaluator: Scores candidates on all images.
         race: Scores candidates in rounds and drops hopeless ones early; None to score all on all images. Random search
-            ignores it with a warning, because it selects no survivors.
+            ignores it, because it selects no survivors.
         on_generation: Called after each generation.
 
     Raises:
         UserError: No subnet of the space is within the budget.
     """
     cfg = problem.cfg
-    _warn_ignored(problem, race)
     algorithm = make_algorithm(problem)
     candidates: list[Candidate] = []
     correlation: float | None = None
@@ -111,13 +109,3 @@ def run_loop(
             surrogate, correlation = fit_surrogate(problem, candidates)
             algorithm.set_surrogate(surrogate if correlation >= cfg.surrogate else None)
     return make_result(candidates, problem.objectives)
-
-
-def _warn_ignored(problem: SearchProblem, race: Race | None) -> None:
-    cfg = problem.cfg
-    if cfg.objectives and cfg.algorithm != "nsga2":
-        warnings.warn(f"search.objectives is ignored: search.algorithm is {cfg.algorithm}, not nsga2", stacklevel=3)
-    if race is not None and cfg.algorithm == "random":
-        warnings.warn("search.racing is ignored: random search selects no survivors", stacklevel=3)
-    if cfg.surrogate and cfg.algorithm == "random":
-        warnings.warn("search.surrogate is ignored: random search draws all candidates at random", stacklevel=3)

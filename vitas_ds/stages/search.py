@@ -36,7 +36,7 @@ def run(config: Config) -> None:
     if _is_done(config, run_dir, key):
         if ranks.is_main:
             previous = read_summary(run_dir)["search"]
-            print(f"search: done already, {previous['scored']} nets scored, best {previous['best']['score']:.4f}")
+            print(f"search: done already, {previous['scored']} candidates scored, best {previous['best']['score']:.4f}")
         return
     precision.set_backends(config.engine)
     supernet, digest = load_supernet(config, run_dir)

@@ -128,6 +128,8 @@ def _warn_ignored(supernet: Supernet, search: Search) -> None:
         ("supernet.objective", supernet.sharing != "bilateral" and supernet.objective == "loss_mean", one_side),
         ("search.side_rule", supernet.sharing != "bilateral" and search.side_rule != "accuracy_mean", one_side),
         ("search.objectives", search.objectives and search.algorithm != "nsga2", "search.algorithm is not nsga2"),
+        ("search.racing", search.racing and search.algorithm == "random", "random search selects no survivors"),
+        ("search.surrogate", search.surrogate and search.algorithm == "random", "random search draws every candidate"),
     ]
     for key, is_ignored, reason in ignored:
         if is_ignored:

@@ -76,7 +76,14 @@ def test_page_is_self_contained(run, config, capsys):
 def test_page_shows_the_numbers(run, config):
     page = Page(run_page.render(run))
     _, best = search(config)
-    for text in ("95.12%", "99.87%", f"{best.costs['macs']:,}", f"{best.costs['params']:,}", "12 nets scored", "2:30"):
+    for text in (
+        "95.12%",
+        "99.87%",
+        f"{best.costs['macs']:,}",
+        f"{best.costs['params']:,}",
+        "12 candidates scored",
+        "2:30",
+    ):
         assert text in page.text, text
     charts = [a for tag, a in page.elements if tag == "svg" and a["class"] == "chart"]
     assert len(charts) == 6 + 3 + 6

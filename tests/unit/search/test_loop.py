@@ -265,12 +265,6 @@ def test_random_candidates_escape_a_local_optimum():
     assert mean_best(0.25) > mean_best(0.0) + 0.1
 
 
-def test_ignored_objectives_are_a_warning():
-    cfg = Search(algorithm="ga", objectives=("params",), population=4, generations=1)
-    with pytest.warns(UserWarning, match=r"search.objectives is ignored"):
-        search(SMALL, cfg, each(noise), in_memory(), 0)
-
-
 def test_a_nan_score_is_an_error():
     with pytest.raises(ValueError, match="nan"):
         search(SMALL, Search(population=4, generations=1), each(lambda spec: float("nan")), in_memory(), 0)

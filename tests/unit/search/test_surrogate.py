@@ -111,9 +111,3 @@ def test_a_killed_search_resumes_with_the_same_proposals(tmp_path, algorithm):
 def test_a_known_optimum_is_still_found():
     cfg = Search(population=50, generations=25, macs=BUDGET, surrogate=0.2)
     assert search(SMALL, cfg, each(likeness), in_memory(), 0).best.value == 1.0
-
-
-def test_random_search_ignores_it_with_a_warning():
-    cfg = Search(algorithm="random", population=5, generations=1, surrogate=0.5)
-    with pytest.warns(UserWarning, match=r"search\.surrogate is ignored"):
-        search(SMALL, cfg, each(noise), in_memory(), 0)

@@ -124,3 +124,21 @@ def test_ranks_and_ledger_of_the_search_are_checked() -> None:
     validate.check(
         recipe("search.ranks_per_candidate=3", "search.reuse=/nowhere"), "config", 4
     )  # the search may use other ranks
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("search.objectives", ["search.algorithm=ga", "search.objectives=[macs]"]),
+        ("search.racing", ["search.algorithm=random", "search.racing=0.9"]),
+        ("search.surrogate", ["search.algorithm=random", "search.surrogate=0.5"]),
+        ("supernet.distill", ["supernet.distill=true"]),
+        ("supernet.random_subnets", ["supernet.random_subnets=3"]),
+        ("supernet.objective", ["supernet.sharing=ordinal", "supernet.objective=loss_mean"]),
+        ("search.side_rule", ["supernet.sharing=ordinal", "search.side_rule=logit_sum"]),
+    ],
+)
+def test_a_setting_without_effect_is_one_warning(key: str, overrides: list[str]) -> None:
+    with pytest.warns(UserWarning, match=rf"^{key} is ignored: ") as found:
+        validate.check(recipe(*overrides), "config", 1)
+    assert len(found) == 1

@@ -196,6 +196,5 @@ def test_reused_scores_are_not_raced(tmp_path):
 
 def test_random_search_is_not_raced():
     cfg = CFG.model_copy(update={"algorithm": "random", "generations": 1})
-    with pytest.warns(UserWarning, match=r"search.racing is ignored"):
-        result = search(SMALL, cfg, full_scores, in_memory(), 0, images=IMAGES, race=make_race())
+    result = search(SMALL, cfg, full_scores, in_memory(), 0, images=IMAGES, race=make_race())
     assert all(c.images == IMAGES for c in result.candidates)
