@@ -44,14 +44,3 @@ def channel_slices(side: Side, width: int, widths: tuple[int, ...]) -> Slices:
     if start + width <= full:
         return (slice(start, start + width),)
     return slice(start, full), slice(0, start + width - full)
-
-
-def use_counts(rule: Rule, widths: tuple[int, ...]) -> list[int]:
-    """Count how often each channel is used if every width runs once on all sides of the rule."""
-    counts = [0] * widths[-1]
-    for side in SIDES[rule]:
-        for width in widths:
-            for part in channel_slices(side, width, widths):
-                for i in range(part.start, part.stop):
-                    counts[i] += 1
-    return counts

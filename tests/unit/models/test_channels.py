@@ -5,10 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.models.channels import SIDES, channel_slices, use_counts
+from vitas_ds.models.channels import SIDES, Rule, channel_slices
 
 EVEN = tuple(range(7, 71, 7))
 WIDTHS = st.sets(st.integers(1, 60), min_size=1, max_size=12).map(lambda s: tuple(sorted(s)))
+
+
+def use_counts(rule: Rule, widths: tuple[int, ...]) -> list[int]:
+    """Count how often each channel is used if every width runs once on all sides of the rule."""
+    counts = [0] * widths[-1]
+    for side in SIDES[rule]:
+        for width in widths:
+            for part in channel_slices(side, width, widths):
+                for i in range(part.start, part.stop):
+                    counts[i] += 1
+    return counts
 
 
 def channel_list(side: str, width: int, widths: tuple[int, ...]) -> list[int]:
