@@ -1,13 +1,13 @@
-"""Speed of supernet, scoring and retraining against the plain formulation (plain.py) and timm, in one process.
+"""Speed of supernet, scoring and retraining against the first release (plain.py) and timm, in one process.
 
     python -m tests.benchmarks.bench_supernet                          full size, about 12 minutes on one core
     python -m tests.benchmarks.bench_supernet --batch 4 --rounds 1     about a minute, to try it
     python -m tests.benchmarks.bench_supernet --device cuda            not yet run on a GPU
 
 The subnets have 0.9G to 1.0G FLOPs of the 1G space, one of each patch size. Loss and gradients are checked before the
-timing. Each measurement is interleaved with its plain counterpart and with a large matrix product of the same dtype.
-The share of the peak is the MACs per second (computed from the spec) relative to that product. On a CPU, seconds are
-CPU time.
+timing. Each measurement is interleaved with the first release's formulation and with a large matrix product of the
+same dtype. The share of the rate is the MACs per second (computed from the spec) relative to that product. On a CPU,
+seconds are CPU time.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def _aggregate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "MB" in group[0]:
             aggregated.append(row | {"MB": max(r["MB"] for r in group)})
             continue
-        ours, plain_seconds = [r["seconds"] for r in group], [r["seconds"] * r["plain/ours"] for r in group]
+        ours, first = [r["seconds"] for r in group], [r["seconds"] * r["first/ours"] for r in group]
         row["seconds"] = sum(ours)
-        for key in ("plain/ours", "plain fp32/ours", "of peak"):
+        for key in ("first/ours", "first fp32/ours", "of product"):
             row[key] = np.average([r[key] for r in group], weights=ours)
-        row["plain, of peak"] = np.average([r["plain, of peak"] for r in group], weights=plain_seconds)
+        row["first, of product"] = np.average([r["first, of product"] for r in group], weights=first)
         aggregated.append({name: row[name] for name in group[0]})
     return aggregated
 
@@ -127,18 +127,31 @@ class _Bench:
         """Return the loss of BCNet, or of AutoSlim for one side."""
         return losses.cross_entropy(logits, self.labels[: logits.shape[1]], "loss_mean")
 
-    def step(self, model: torch.nn.Module, forward: Forward, dtype: str) -> Callable[[], None]:
+    def forwards(self, supernet: Supernet, subnet: SubnetSpec) -> dict[str, tuple[Forward, list[Tensor]]]:
+        """Return the forward pass and the parameters of the first release's formulation and of ours."""
+        named = plain.tensors(supernet)
+
+        def first(images: Tensor) -> Tensor:
+            return plain.logits(named, supernet.space, supernet.sides, images, subnet)
+
+        return {
+            "first": (first, list(named.values())),
+            "ours": (lambda images: supernet(images, subnet), list(supernet.parameters())),
+        }
+
+    def step(self, forward: Forward, parameters: list[Tensor], dtype: str) -> Callable[[], None]:
         """Return a function that runs a forward and a backward pass."""
 
         def run() -> None:
-            model.zero_grad()
+            for parameter in parameters:
+                parameter.grad = None
             with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16"):
                 logits = forward(self.images)
             self.loss(logits).backward()
 
         return run
 
-    def score(self, forward: Forward, dtype: str) -> Callable[[], None]:
+    def score(self, forward: Forward, _: list[Tensor], dtype: str) -> Callable[[], None]:
         """Return a function that runs a forward pass and counts correct predictions."""
 
         def run() -> None:
@@ -152,10 +165,10 @@ class _Bench:
         rows = []
         for name, sharing in (("BCNet", "bilateral"), ("AutoSlim", "ordinal")):
             supernet = self.supernet(space, sharing)
-            with torch.backends.cudnn.flags(allow_tf32=False):  # the plain patch embedding is a convolution
+            with torch.backends.cudnn.flags(allow_tf32=False):  # the first release embeds patches by a convolution
                 found = plain.check(supernet, self.images[:4], subnet, self.loss)
             assert found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE, found
-            rows += self._compare(supernet, subnet, name, 3, partial(self.step, supernet))
+            rows += self._compare(supernet, subnet, name, 3, self.step)
         return rows
 
     def scoring(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
@@ -164,35 +177,33 @@ class _Bench:
 
     def _compare(
         self, supernet: Supernet, subnet: SubnetSpec, name: str, passes: int,
-        make: Callable[[Forward, str], Callable[[], None]],
+        make: Callable[[Forward, list[Tensor], str], Callable[[], None]],
     ) -> list[dict[str, Any]]:  # fmt: skip
-        forwards = {"plain": lambda x: plain.logits(supernet, x, subnet), "ours": lambda x: supernet(x, subnet)}
         runs = {
-            f"{implementation} {dtype}": make(forward, dtype)
+            f"{implementation} {dtype}": make(*forward, dtype)
             for dtype in self.args.dtypes
-            for implementation, forward in forwards.items()
+            for implementation, forward in self.forwards(supernet, subnet).items()
         }
         runs |= {f"product {dtype}": product for dtype, (product, _) in self.products.items()}
         times = seconds(runs, self.args.rounds, self.device)
         macs = passes * len(supernet.sides) * len(self.images) * cost.spec_macs(subnet)
-        return [
-            {
-                "net": f"patch {subnet.patch_size}", "what": f"{name} {dtype}", "seconds": times[f"ours {dtype}"],
-                "plain/ours": times[f"plain {dtype}"] / times[f"ours {dtype}"],
-                "plain fp32/ours": times.get("plain fp32", np.nan) / times[f"ours {dtype}"],
-                "of peak": macs / times[f"ours {dtype}"] * times[f"product {dtype}"] / self.products[dtype][1],
-                "plain, of peak": macs / times[f"plain {dtype}"] * times[f"product {dtype}"] / self.products[dtype][1],
-            }
-            for dtype in self.args.dtypes
-        ]  # fmt: skip
+        rows = []
+        for dtype in self.args.dtypes:
+            rate = self.products[dtype][1] / times[f"product {dtype}"]
+            first, ours = times[f"first {dtype}"], times[f"ours {dtype}"]
+            rows.append({
+                "net": f"patch {subnet.patch_size}", "what": f"{name} {dtype}", "seconds": ours,
+                "first/ours": first / ours, "first fp32/ours": times.get("first fp32", np.nan) / ours,
+                "of product": macs / ours / rate, "first, of product": macs / first / rate,
+            })  # fmt: skip
+        return rows
 
     def memory(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
         """Measure the peak memory of a BCNet step above weights and gradients."""
-        supernet, rows = self.supernet(space, "bilateral"), []
-        forwards = {"plain": lambda x: plain.logits(supernet, x, subnet), "ours": lambda x: supernet(x, subnet)}
+        rows = []
         for dtype in self.args.dtypes:
-            for implementation, forward in forwards.items():
-                peak = peak_bytes(self.step(supernet, forward, dtype), self.device)
+            for implementation, forward in self.forwards(self.supernet(space, "bilateral"), subnet).items():
+                peak = peak_bytes(self.step(*forward, dtype), self.device)
                 rows.append(
                     {"net": f"patch {subnet.patch_size}", "what": f"{implementation} {dtype}", "MB": round(peak / 1e6)}
                 )
