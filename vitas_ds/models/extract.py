@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.models.channels import Side, channel_slices
+from vitas_ds.models.channels import Side
+from vitas_ds.models.pack import pack
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 
@@ -25,25 +26,14 @@ def extract(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> V
 
 
 def subnet_state_dict(supernet: Supernet, spec: SubnetSpec, side: Side | None = None) -> dict[str, Tensor]:
-    """Return the weights of a subnet, with the parameter names of ``VisionTransformer``."""
-    side = side or supernet.sides[0]
-    embed = channel_slices(side, spec.embed_dim, supernet.space.embed_widths)
-    stem = supernet.stem(spec).slice_weights(embed)
-    tokens = {"cls_token": stem.pop("cls_token"), "pos_embed": stem.pop("pos_embed")}
-    groups = {
-        "patch_embed.proj": stem,
-        "norm": supernet.norm.slice_weights(embed),
-        "head": supernet.head.slice_weights(None, embed),
-    }
-    for i, (block, layer) in enumerate(supernet.active_blocks(spec)):
-        rows = channel_slices(side, layer.attn_dim, block.attn.widths)
-        hidden = channel_slices(side, layer.mlp_dim, block.mlp.widths)
-        groups |= {
-            f"blocks.{i}.norm1": block.norm1.slice_weights(embed),
-            f"blocks.{i}.attn.qkv": block.attn.slice_weights(layer, side, embed),
-            f"blocks.{i}.attn.proj": block.attn.proj.slice_weights(embed, rows),
-            f"blocks.{i}.norm2": block.norm2.slice_weights(embed),
-            f"blocks.{i}.mlp.fc1": block.mlp.fc1.slice_weights(hidden, embed),
-            f"blocks.{i}.mlp.fc2": block.mlp.fc2.slice_weights(embed, hidden),
-        }
-    return tokens | {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+    """Return the weights of a subnet, with the parameter names of ``VisionTransformer``: a pack without padding."""
+    stored = supernet.stored(spec, (side or supernet.sides[0],), multiple=1)
+    dtype = next(supernet.parameters()).dtype
+    stem, *layers, head = pack([s.part for s in stored], [s.sources() for s in stored], dtype)
+    p = spec.patch_size
+    tensors = {
+        "patch_embed.proj.weight": stem["weight"][0].unflatten(1, (3, p, p)),
+        "patch_embed.proj.bias": stem["bias"][0], "cls_token": stem["cls_token"], "pos_embed": stem["pos_embed"],
+    }  # fmt: skip
+    tensors |= {f"blocks.{i}.{name}": value[0] for i, layer in enumerate(layers) for name, value in layer.items()}
+    return tensors | {name: value[0] for name, value in head.items()}

@@ -7,7 +7,7 @@ memory layout changes: ``state_dict`` and ``named_tensors`` contain the tensors 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,23 +34,35 @@ class Place:
 
 
 class FlatModule(nn.Module):
-    """A module whose tensors are ranges of flat parameters."""
+    """A module whose tensors are ranges of flat parameters.
+
+    Attributes:
+        ranges: Parameter, first element and shape of each tensor.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._ranges: dict[str, tuple[str, int, tuple[int, ...]]] = {}  # tensor -> parameter, offset, shape
+        self.ranges: dict[str, tuple[str, int, tuple[int, ...]]] = {}
 
     def add_flat(self, parameter: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Add a parameter that holds tensors of these shapes: first those with weight decay, which are not vectors."""
         offset = 0
         for name, shape in sorted(shapes.items(), key=lambda item: len(item[1]) == 1):
-            self._ranges[name] = parameter, offset, shape
+            self.ranges[name] = parameter, offset, shape
             offset += math.prod(shape)
         self.register_parameter(parameter, nn.Parameter(torch.empty(offset)))
 
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that uses the parameters. ZeRO 3 gathers them for the time of a module's forward pass."""
+        return function(*args)
+
+    def flat_parameters(self) -> list[Tensor]:
+        """Return the flat parameters of this module, without its submodules."""
+        return [getattr(self, name) for name in dict.fromkeys(parameter for parameter, _, _ in self.ranges.values())]
+
     def places(self) -> dict[str, Place]:
         """Return the place of each tensor of this module, without its submodules."""
-        return {name: Place(getattr(self, p), offset, shape) for name, (p, offset, shape) in self._ranges.items()}
+        return {name: Place(getattr(self, p), offset, shape) for name, (p, offset, shape) in self.ranges.items()}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name, place in self.places().items():
@@ -79,7 +91,7 @@ class FlatModule(nn.Module):
 
 def tensor_places(model: nn.Module) -> dict[str, Place]:
     """Return the place of every named tensor of a network. An ordinary parameter is one tensor."""
-    places = {}
+    places: dict[str, Place] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, FlatModule):

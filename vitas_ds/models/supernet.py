@@ -1,22 +1,75 @@
 """The weight-sharing supernet: one set of weights for all networks of a space (ViTAS, arXiv 2106.13700)."""
-# S sides, B batch, H height, W width, N tokens (class token first), D embed_dim
+# S sides, B batch, H height, W width, D embed_dim, a = qkv_dim / 3
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.models.channels import SIDES, Rule, Side, channel_slices
-from vitas_ds.models.elastic import ElasticBlock, ElasticLinear, ElasticNorm, ElasticStem
-from vitas_ds.models.layers import patchify
+from vitas_ds.models import net
+from vitas_ds.models.channels import SIDES, Rule, Side
+from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple
+from vitas_ds.models.flat import FlatModule
+from vitas_ds.models.net import LayerOptions
+from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
+
+PRIVATE = {0: "", 1: "v", 2: "qk"}  # projections with separate weights for each head count, by private_attention
 
 
-class Supernet(nn.Module):
+class Stem(FlatModule):
+    """Weights of the patch embedding, class token and positions of one patch size (ViTAS, section 3.3)."""
+
+    def __init__(self, space: SearchSpace, patch_size: int) -> None:
+        super().__init__()
+        D, tokens = space.embed_dim, (space.image_size // patch_size) ** 2 + 1
+        tensors = {"weight": (D, 3, patch_size, patch_size), "bias": (D,)}
+        self.add_flat("flat", tensors | {"cls_token": (1, 1, D), "pos_embed": (1, tokens, D)})
+
+
+class Block(FlatModule):
+    """Weights of a transformer block.
+
+    q, k and v have separate weights: a row belongs to the same one of them at every width. ``private_attention``
+    selects those with separate weights for each head count (ViTAS, "private self-attention maps"): 0 none, 1 v,
+    2 q and k.
+    """
+
+    def __init__(self, space: SearchSpace, private_attention: int) -> None:
+        super().__init__()
+        D, a, mlp_dim = space.embed_dim, space.attn_widths[-1], space.mlp_dim
+        self.private = PRIVATE[private_attention]
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, rows, columns in (("attn.proj", D, a), ("mlp.fc1", mlp_dim, D), ("mlp.fc2", D, mlp_dim)):
+            shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+        shapes |= {f"{norm}.{kind}": (D,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+        for x in "qkv":
+            if x not in self.private:
+                shapes |= {f"attn.{x}_weight": (a, D), f"attn.{x}_bias": (a,)}
+        self.add_flat("flat", shapes)
+        for heads in space.num_heads if self.private else ():
+            private = [(f"attn.{x}{heads}_weight", f"attn.{x}{heads}_bias") for x in self.private]
+            self.add_flat(f"heads{heads}", {name: (a, D)[: 2 - i] for pair in private for i, name in enumerate(pair)})
+
+    def parameters_of(self, num_heads: int) -> list[Tensor]:
+        """Return the parameters that a layer with this many heads uses."""
+        return [self.get_parameter("flat"), *([self.get_parameter(f"heads{num_heads}")] if self.private else [])]
+
+    def sources(self, num_heads: int) -> dict[str, Source]:
+        """Return where the tensors of a layer are in ``parameters_of``, with q, k and v under the names of mode 0."""
+        shared = _sources(self, "flat", 0)
+        if not self.private:
+            return shared
+        private = _sources(self, f"heads{num_heads}", 1)
+        return shared | {name.replace(f"{num_heads}_", "_"): source for name, source in private.items()}
+
+
+class Supernet(FlatModule):
     """``supernet(images, spec) -> logits [S, B, classes]``, with the S sides of the rule (2 for bilateral, else 1).
 
     The spec is an argument, not a state. It must be a network of ``space`` (``genome.encode`` checks this). Identity
@@ -25,7 +78,7 @@ class Supernet(nn.Module):
     With ``class_token_only``, the last layer computes q, projection and MLP only for the class token: the
     classifier reads no other token. The logits are equal up to rounding, and the forward pass needs fewer MACs than
     ``cost.macs`` counts. Use it for training and scoring. Without it, a forward pass executes exactly the MACs of the
-    cost model.
+    cost model (on GPUs, plus those of the padding).
     """
 
     def __init__(
@@ -34,55 +87,96 @@ class Supernet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.space, self.sides, self.grad_checkpointing = space, SIDES[sharing], grad_checkpointing
-        self.class_token_only = class_token_only
-        self.private = private_attention > 0
-        self.stems = nn.ModuleDict({f"patch{p}": ElasticStem(space, p) for p in space.patch_sizes})
-        self.blocks = nn.ModuleList(ElasticBlock(space, private_attention) for _ in range(space.depth))
-        self.norm = ElasticNorm(space.embed_dim)
-        self.head = ElasticLinear(space.embed_dim, space.num_classes)
+        self.class_token_only, self.private = class_token_only, private_attention > 0
+        self.pad_multiple: int | None = None  # None: by device
+        self.block_function: Callable[..., Any] = net.block
+        self.stems = nn.ModuleDict({f"patch{p}": Stem(space, p) for p in space.patch_sizes})
+        self.blocks = nn.ModuleList(Block(space, private_attention) for _ in range(space.depth))
+        D, classes = space.embed_dim, space.num_classes
+        norm = {"norm.weight": (D,), "norm.bias": (D,)}
+        self.add_flat("flat", {"head.weight": (classes, D), "head.bias": (classes,)} | norm)
+        self._parts: dict[tuple[Any, ...], Part] = {}
 
-    def forward(self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None
+    ) -> Tensor:
         """[B, 3, H, W] -> [S, B, classes] for the given sides (None: all sides of the rule)."""
-        sides = sides or self.sides
-        embed = [channel_slices(side, spec.embed_dim, self.space.embed_widths) for side in sides]
-        x_SBND = self.stem(spec)(patchify(images, spec.patch_size), embed)  # SB: S * B, one side after the other
-        blocks = self.active_blocks(spec)
-        for block, layer in blocks:
-            class_token_only = self.class_token_only and block is blocks[-1][0]
-            arguments = x_SBND, layer, sides, embed, class_token_only
-            if self.grad_checkpointing and self.training:
-                x_SBND = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                x_SBND = block(*arguments)
-        logits = self.head(self.norm(x_SBND[:, 0], embed), [None] * len(sides), embed)
-        return logits.unflatten(0, (len(sides), -1))
+        stored = self.stored(spec, tuple(sides or self.sides), self.class_token_only)
+        last = spec.depth - 1
+        layers = [
+            LayerOptions.of(layer, spec.embed_dim, self.class_token_only and i == last)
+            for i, layer in enumerate(spec.active)
+        ]
+        recompute = self.grad_checkpointing and self.training
+        return execute(
+            images, spec, layers, stored, compute_dtype(self.get_parameter("flat")), recompute, self.block_function
+        )
 
-    def stem(self, spec: SubnetSpec) -> ElasticStem:
+    def stored(
+        self, spec: SubnetSpec, sides: tuple[Side, ...], class_token_only: bool = False, multiple: int = 0
+    ) -> list[Stored]:
+        """Return the parts of a subnet: stem, active layers, head.
+
+        Args:
+            spec: A network of the space.
+            sides: Sides to pack.
+            class_token_only: Pack the last layer for the class token only.
+            multiple: Pad widths to a multiple of this; 0: the one that suits the device.
+        """
+        multiple = multiple or self.pad_multiple or pad_multiple(self.get_parameter("flat").device)
+        D, stem, blocks = spec.embed_dim, self.stem(spec), self.active_blocks(spec)
+        stored = [Stored(self._part("stem", sides, D, multiple, spec.patch_size), stem.flat_parameters, stem)]
+        for i, (block, layer) in enumerate(blocks):
+            last = class_token_only and i == len(blocks) - 1
+            part = self._part("layer", sides, D, multiple, layer, last)
+            stored.append(Stored(part, partial(block.parameters_of, layer.num_heads), block))
+        head = self._part("head", sides, D, multiple)
+        return [*stored, Stored(head, self.flat_parameters, super().forward)]
+
+    def _part(self, kind: str, sides: tuple[Side, ...], embed_dim: int, multiple: int, *arguments: Any) -> Part:
+        """Return a part; equal for all layers of the same spec, and cached."""
+        key = kind, sides, embed_dim, multiple, *arguments
+        if key not in self._parts:
+            embed = axis(sides, embed_dim, self.space.embed_widths, 0, multiple)
+            self._parts[key] = getattr(self, f"_{kind}_part")(embed, sides, multiple, *arguments)
+        return self._parts[key]
+
+    def _stem_part(self, embed: Axis, _: Any, multiple: int, patch_size: int) -> Part:
+        tokens = (self.space.image_size // patch_size) ** 2 + 1
+        stem = cast(Stem, self.stems[f"patch{patch_size}"])
+        return stem_part(_sources(stem, "flat", 0), embed, patch_size, tokens, multiple)
+
+    def _layer_part(
+        self, embed: Axis, sides: tuple[Side, ...], multiple: int, layer: LayerSpec, class_token_only: bool
+    ) -> Part:
+        attn = axis(sides, layer.attn_dim, self.space.attn_widths, layer.head_dim, multiple)
+        mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple)
+        sources = cast(Block, self.blocks[0]).sources(layer.num_heads)
+        return layer_part(sources, embed, attn, mlp, class_token_only)
+
+    def _head_part(self, embed: Axis, _: Any, multiple: int) -> Part:
+        return head_part(_sources(self, "flat", 0), embed, self.space.num_classes, multiple)
+
+    def stem(self, spec: SubnetSpec) -> Stem:
         """Return the stem for the patch size of the spec."""
-        return cast(ElasticStem, self.stems[f"patch{spec.patch_size}"])
+        return cast(Stem, self.stems[f"patch{spec.patch_size}"])
 
-    def active_blocks(self, spec: SubnetSpec) -> list[tuple[ElasticBlock, LayerSpec]]:
+    def active_blocks(self, spec: SubnetSpec) -> list[tuple[Block, LayerSpec]]:
         """Return the active blocks of the spec, in order, each with its ``LayerSpec``."""
-        blocks = cast(Iterable[ElasticBlock], self.blocks)
+        blocks = cast(Iterable[Block], self.blocks)
         return [(block, layer) for block, layer in zip(blocks, spec.layers, strict=False) if layer is not None]
 
     def units(self) -> dict[str, list[nn.Parameter]]:
-        """Return the sampling units: groups of parameters that a step uses together or not at all.
+        """Return the sampling units: parameters that a step uses together or not at all. Each unit is one parameter.
 
         The units are the stem of each patch size, each layer, the private attention of each layer and head count, and
-        the final norm with the classifier. Each parameter belongs to exactly one unit.
+        the final norm with the classifier.
         """
-        units: dict[str, list[nn.Parameter]] = {name: list(stem.parameters()) for name, stem in self.stems.items()}
-        for i, block in enumerate(cast(Iterable[ElasticBlock], self.blocks)):
-            private = {
-                h: [getattr(block.attn, name) for part in block.attn.private for name in block.attn.names(part, h)]
-                for h in (self.space.num_heads if block.attn.private else ())
-            }
-            private_ids = {id(p) for group in private.values() for p in group}
-            units[f"layer{i}"] = [p for p in block.parameters() if id(p) not in private_ids]
-            units |= {f"layer{i}.heads{h}": group for h, group in private.items()}
-        units["head"] = [*self.norm.parameters(), *self.head.parameters()]
-        return units
+        units = {name: list(stem.parameters()) for name, stem in self.stems.items()}
+        for i, block in enumerate(self.blocks):
+            for name, parameter in block.named_parameters():
+                units[f"layer{i}" if name == "flat" else f"layer{i}.{name}"] = [parameter]
+        return units | {"head": [self.get_parameter("flat")]}
 
     def units_used(self, spec: SubnetSpec) -> set[str]:
         """Return the names of the sampling units in a forward pass of the spec."""
@@ -91,3 +185,12 @@ class Supernet(nn.Module):
             if layer is not None:
                 used |= {f"layer{i}", *([f"layer{i}.heads{layer.num_heads}"] if self.private else [])}
         return used
+
+
+def _sources(module: FlatModule, parameter: str, index: int) -> dict[str, Source]:
+    """Return where the tensors of a parameter are; ``index`` is its place in the parameters of the part."""
+    sources = {}
+    for name, (owner, offset, shape) in module.ranges.items():
+        if owner == parameter:
+            sources[name] = Source(index, offset, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])
+    return sources

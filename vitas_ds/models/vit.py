@@ -1,74 +1,73 @@
-"""The plain vision transformer of one spec, which is retrained, evaluated and exported. Tensor names are timm's."""
-# B batch, H height, W width, p patch_size, N tokens (class token first), D embed_dim, a = qkv_dim / 3
+"""The plain vision transformer of one spec, which is retrained, evaluated and exported. Tensor names are timm's.
+
+The modules hold the weights; ``net`` computes.
+"""
+# B batch, H height, W width, D embed_dim, a = qkv_dim / 3
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
-from vitas_ds.models.layers import attend, attention, drop_path, embed_patches, patchify
-from vitas_ds.models.sliced import Linear, linear
+from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, run
+from vitas_ds.models.net import NORM_EPS, LayerOptions
+from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
+
+
+class Attention(nn.Module):
+    """Weights of multi-head self-attention; its width a is independent of embed_dim."""
+
+    def __init__(self, embed_dim: int, layer: LayerSpec) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(embed_dim, layer.qkv_dim)
+        self.proj = nn.Linear(layer.attn_dim, embed_dim)
+
+
+class Mlp(nn.Module):
+    """Weights of two linear layers."""
+
+    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, mlp_dim)
+        self.fc2 = nn.Linear(mlp_dim, embed_dim)
 
 
 class PatchEmbed(nn.Module):
-    """Patch embedding with the weight shape of a convolution, [D, 3, p, p]."""
+    """Weights of the patch embedding, with the shape of a convolution: [D, 3, p, p]."""
 
     def __init__(self, patch_size: int, embed_dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention whose width is not embed_dim: [B, N, D] -> [B, N, D] through a channels."""
-
-    def __init__(self, embed_dim: int, layer: LayerSpec) -> None:
-        super().__init__()
-        self.num_heads, self.scale = layer.num_heads, layer.softmax_scale
-        self.qkv = Linear(embed_dim, layer.qkv_dim)
-        self.proj = Linear(layer.attn_dim, embed_dim)
-
-    def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D], or [B, 1, D] with ``class_token_only``."""
-        if not class_token_only:
-            return self.proj(attention(self.qkv(x), self.num_heads, self.scale))
-        a = self.proj.in_features
-        q = linear(x[:, :1], self.qkv.weight[:a], self.qkv.bias[:a])
-        k, v = linear(x, self.qkv.weight[a:], self.qkv.bias[a:]).chunk(2, -1)
-        return self.proj(attend(q, k, v, self.num_heads, self.scale))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU in between: [B, N, D] -> [B, N, D]."""
-
-    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(embed_dim, mlp_dim)
-        self.fc2 = Linear(mlp_dim, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
-    """A pre-norm transformer block: [B, N, D] -> [B, N, D]."""
+    """Weights of a pre-norm transformer block."""
 
     def __init__(self, embed_dim: int, layer: LayerSpec, drop_path_rate: float) -> None:
         super().__init__()
-        self.drop_path_rate = drop_path_rate
-        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.layer, self.drop_path_rate = layer, drop_path_rate
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.attn = Attention(embed_dim, layer)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.mlp = Mlp(embed_dim, layer.mlp_dim)
 
-    def forward(self, x: Tensor, class_token_only: bool = False) -> Tensor:
-        """[B, N, D] -> [B, N, D], or [B, 1, D] with ``class_token_only``."""
-        residual = x[:, :1] if class_token_only else x
-        x = residual + drop_path(self.attn(self.norm1(x), class_token_only), self.drop_path_rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that uses the weights. ZeRO 3 gathers them for the time of this call."""
+        return function(*args)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by name."""
+        modules = {
+            "norm1": self.norm1, "attn.qkv": self.attn.qkv, "attn.proj": self.attn.proj, "norm2": self.norm2,
+            "mlp.fc1": self.mlp.fc1, "mlp.fc2": self.mlp.fc2,
+        }  # fmt: skip
+        return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
 
 
 class VisionTransformer(nn.Module):
@@ -94,20 +93,111 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
         self.patch_embed = PatchEmbed(spec.patch_size, D)
-        rates = torch.linspace(
-            0, drop_path_rate, spec.depth, device="cpu"
-        ).tolist()  # on the CPU even under torch.device("meta")
+        # on the CPU even under torch.device("meta")
+        rates = torch.linspace(0, drop_path_rate, spec.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
-        self.head = Linear(D, spec.num_classes)
+        self.head = nn.Linear(D, spec.num_classes)
+        self._parts: dict[int, list[Part]] = {}  # by padding
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""
-        proj = self.patch_embed.proj
-        x = patchify(images, self.spec.patch_size)
-        x = embed_patches(x, proj.weight, proj.bias, self.cls_token, self.pos_embed)
+        dtype, multiple = compute_dtype(self.cls_token), pad_multiple(self.cls_token.device)
         recompute = self.grad_checkpointing and self.training
-        for i, block in enumerate(self.blocks):
-            last = self.class_token_only and i == len(self.blocks) - 1
-            x = checkpoint(block, x, last, use_reentrant=False) if recompute else block(x, last)
-        return self.head(self.norm(x[:, 0]))
+        arguments = images, self.spec, self._options()
+        if torch.compiler.is_compiling() or (multiple == 1 and dtype == self.cls_token.dtype):
+            return run(*arguments, self._call_unpacked, recompute)[0]
+        return execute(*arguments, self._stored(multiple), dtype, recompute)[0]
+
+    def _options(self) -> list[LayerOptions]:
+        last = len(self.blocks) - 1
+        return [
+            LayerOptions.of(
+                block.layer, self.spec.embed_dim, self.class_token_only and i == last,
+                block.drop_path_rate if self.training else 0.0,
+            )
+            for i, block in enumerate(cast(Iterable[Block], self.blocks))
+        ]  # fmt: skip
+
+    def _tensors(self, i: int) -> dict[str, Tensor]:
+        """Return the weights of part i: 0 is the stem, -1 the head, the layers are in between."""
+        if i == 0:
+            proj = self.patch_embed.proj
+            tokens = {"cls_token": self.cls_token, "pos_embed": self.pos_embed}
+            return {"weight": proj.weight, "bias": cast(Tensor, proj.bias)} | tokens
+        if i == -1:
+            modules = {"norm": self.norm, "head": self.head}
+            return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
+        return cast(Block, self.blocks[i - 1]).tensors()
+
+    def _call_unpacked(self, i: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function with the weights themselves, as packed tensors of one side without padding."""
+
+        def call(*args: Any) -> Any:
+            tensors = self._tensors(i)
+            if i == len(self.blocks) and self.class_token_only:
+                _split_q(tensors)
+            dtype = compute_dtype(self.cls_token)
+            return function({name: _one_side(name, tensor, dtype) for name, tensor in tensors.items()}, *args)
+
+        return self.blocks[i - 1](call, *args) if i > 0 else call(*args)
+
+    def _stored(self, multiple: int) -> list[Stored]:
+        """Return the parts for packing."""
+        if multiple not in self._parts:
+            self._parts[multiple] = self._make_parts(multiple)
+        count = len(self.blocks)
+        owners = [_call, *self.blocks, _call]
+        return [
+            Stored(part, partial(self._sources, i if i <= count else -1), owner)
+            for i, (part, owner) in enumerate(zip(self._parts[multiple], owners, strict=True))
+        ]
+
+    def _sources(self, i: int) -> list[Tensor]:
+        return list(self._tensors(i).values())
+
+    def _make_parts(self, multiple: int) -> list[Part]:
+        spec = self.spec
+        embed = _whole(spec.embed_dim, 0, multiple)
+        shapes = {i: {name: tuple(t.shape) for name, t in self._tensors(i).items()} for i in (0, -1)}
+        parts = [stem_part(_whole_sources(shapes[0]), embed, spec.patch_size, spec.num_patches + 1, multiple)]
+        for i, layer in enumerate(spec.active):
+            sources = _whole_sources({name: tuple(t.shape) for name, t in self._tensors(i + 1).items()})
+            for kind, stride in (("weight", spec.embed_dim), ("bias", 1)):
+                qkv = sources.pop(f"attn.qkv.{kind}")
+                for k, x in enumerate("qkv"):
+                    sources[f"attn.{x}_{kind}"] = qkv._replace(offset=k * layer.attn_dim * stride)
+            attn, mlp = _whole(layer.attn_dim, layer.head_dim, multiple), _whole(layer.mlp_dim, 0, multiple)
+            parts.append(layer_part(sources, embed, attn, mlp, self.class_token_only and i == spec.depth - 1))
+        return [*parts, head_part(_whole_sources(shapes[-1]), embed, spec.num_classes, multiple)]
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _whole(width: int, head_dim: int, multiple: int) -> Axis:
+    return axis(("left",), width, (width,), head_dim, multiple)
+
+
+def _whole_sources(shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
+    """Return one source for each tensor; each is a parameter of its own."""
+    return {
+        name: Source(i, 0, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def _split_q(tensors: dict[str, Tensor]) -> None:
+    """Split the joint projection into q, and k and v."""
+    for kind in ("weight", "bias"):
+        qkv = tensors.pop(f"attn.qkv.{kind}")
+        tensors[f"attn.q.{kind}"], tensors[f"attn.kv.{kind}"] = qkv.tensor_split([len(qkv) // 3])
+
+
+def _one_side(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight as the packed tensor of one side."""
+    if name in ("cls_token", "pos_embed"):
+        return tensor.to(dtype)  # [1, N, D]
+    matrix = tensor.flatten(1) if tensor.ndim == 4 else tensor
+    return matrix[None] if name.startswith("norm") else matrix[None].to(dtype)

@@ -17,6 +17,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.channels import SIDES
 from vitas_ds.models.extract import extract, subnet_state_dict
+from vitas_ds.models.flat import named_tensors, tensor_places
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -32,9 +33,18 @@ def make(space: SearchSpace, rule: str = "ordinal", mode: int = 2, seed: int = 0
     supernet = Supernet(space, rule, mode)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in supernet.parameters():
+        for weight in named_tensors(supernet).values():
             weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     return supernet
+
+
+def gradients(supernet: Supernet) -> dict[str, torch.Tensor]:
+    """Return the gradient of each named tensor whose parameter has one."""
+    return {
+        name: place.parameter.grad[place.offset : place.offset + place.numel].view(place.shape)
+        for name, place in tensor_places(supernet).items()
+        if place.parameter.grad is not None
+    }
 
 
 def images(space: SearchSpace, count: int = 2) -> torch.Tensor:
@@ -115,21 +125,21 @@ def used_elements(supernet: Supernet, spec: SubnetSpec, side: str) -> dict[str, 
 
     Every element has a unique value. This relies only on the extraction, which the equality of logits verifies.
     """
-    total = 0
-    saved = [p.detach().clone() for p in supernet.parameters()]
+    total, tensors = 0, named_tensors(supernet)
+    saved = [p.detach().clone() for p in tensors.values()]
     with torch.no_grad():
-        for weight in supernet.parameters():
+        for weight in tensors.values():
             weight.copy_(torch.arange(total, total + weight.numel()).reshape(weight.shape))
             total += weight.numel()
     assert total < 2**24  # exact in float32
     seen = torch.zeros(total, dtype=torch.bool)
     for value in subnet_state_dict(supernet, spec, side).values():
         seen[value.detach().long().flatten()] = True
-    pieces = seen.split([p.numel() for p in supernet.parameters()])
+    pieces = seen.split([p.numel() for p in tensors.values()])
     with torch.no_grad():
-        for weight, value in zip(supernet.parameters(), saved, strict=True):
+        for weight, value in zip(tensors.values(), saved, strict=True):
             weight.copy_(value)
-    return {name: piece.reshape(p.shape) for (name, p), piece in zip(supernet.named_parameters(), pieces, strict=True)}
+    return {name: piece.reshape(p.shape) for (name, p), piece in zip(tensors.items(), pieces, strict=True)}
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,12 +151,13 @@ def test_gradients_are_nonzero_in_the_used_slices_only(space_and_spec, rule, mod
         supernet.zero_grad()
         supernet(x, spec, [side]).square().sum().backward()
         used = used_elements(supernet, spec, side)
-        for name, weight in supernet.named_parameters():
-            if weight.grad is None:
+        grads = gradients(supernet)
+        for name in named_tensors(supernet):
+            if name not in grads:
                 assert not used[name].any(), name
                 continue
             assert used[name].any(), name
-            assert (weight.grad[~used[name]] == 0).all(), name
+            assert (grads[name][~used[name]] == 0).all(), name
         units = supernet.units()
         units_with_grad = {unit for unit, group in units.items() if any(p.grad is not None for p in group)}
         assert units_with_grad == supernet.units_used(spec)
@@ -163,10 +174,10 @@ def test_every_used_element_gets_a_gradient(rule, mode):
     for side in supernet.sides:
         supernet.zero_grad()
         supernet(images(SMALL, 3).double(), spec, [side]).square().sum().backward()
+        grads = gradients(supernet)
         for name, used in used_elements(supernet, spec, side).items():
-            grad = supernet.get_parameter(name).grad
             if used.any() and ".attn.k" not in name.replace("_weight", ""):
-                assert (grad[used] != 0).all(), name
+                assert (grads[name][used] != 0).all(), name
 
 
 @pytest.mark.parametrize("patch", [14, 16, 32])
@@ -176,8 +187,9 @@ def test_only_the_stem_of_the_patch_size_gets_gradients(patch):
     spec = SubnetSpec(224, patch, 38, 1000, (LayerSpec(3, 144, 144),))
     supernet(images(space, 1), spec).square().sum().backward()
     for size in space.patch_sizes:
-        for name, weight in supernet.stems[f"patch{size}"].named_parameters():
-            has_gradient = weight.grad is not None and weight.grad.abs().sum() > 0
+        for name in ("weight", "bias", "cls_token", "pos_embed"):
+            grad = gradients(supernet).get(f"stems.patch{size}.{name}")
+            has_gradient = grad is not None and grad.abs().sum() > 0
             assert has_gradient == (size == patch), (size, name)
 
 
@@ -187,7 +199,7 @@ def test_tokens_have_positions():
     supernet, x = make(SMALL), images(SMALL)
     swapped = torch.cat([x[:, :, 8:], x[:, :, :8]], 2)
     assert not torch.allclose(supernet(x, spec), supernet(swapped, spec), atol=1e-3)
-    pos = supernet.stems["patch8"].pos_embed
+    pos = named_tensors(supernet)["stems.patch8.pos_embed"]
     assert pos.shape == (1, 5, 20)
     with torch.no_grad():
         pos[:, 1:] = pos[:, 1:2]
@@ -212,7 +224,8 @@ def test_private_attention_belongs_to_one_head_count(mode, private):
         supernet = make(SMALL, mode=mode)
         before = supernet(x, one), supernet(x, two)
         with torch.no_grad():
-            supernet.blocks[0].attn.get_parameter(supernet.blocks[0].attn.names(part, 2)[0]).add_(1.0)
+            suffix = "2" if part in private else ""
+            named_tensors(supernet)[f"blocks.0.attn.{part}{suffix}_weight"].add_(1.0)
         after = supernet(x, one), supernet(x, two)
         assert not torch.equal(before[1], after[1]), part
         assert torch.equal(before[0], after[0]) == (part in private), part
@@ -225,7 +238,7 @@ def test_class_token_and_positions_are_private_to_a_patch_size():
         supernet = make(SMALL)
         before = supernet(x, four), supernet(x, eight)
         with torch.no_grad():
-            supernet.stems["patch8"].get_parameter(name).add_(1.0)
+            named_tensors(supernet)[f"stems.patch8.{name}"].add_(1.0)
         assert torch.equal(before[0], supernet(x, four))
         assert not torch.equal(before[1], supernet(x, eight))
 
@@ -234,10 +247,9 @@ def test_class_token_and_positions_are_private_to_a_patch_size():
 def test_a_row_belongs_to_one_of_q_k_v_at_every_width(rule):
     """The values of q's weight appear in the q rows of every extracted network only, likewise k and v."""
     supernet = make(SMALL, rule, mode=0)
-    attn = supernet.blocks[0].attn
     with torch.no_grad():
         for number, part in enumerate("qkv"):
-            attn.get_parameter(f"{part}_weight").fill_(number)
+            named_tensors(supernet)[f"blocks.0.attn.{part}_weight"].fill_(number)
     for qkv_dim in SMALL.qkv_widths:
         spec = SubnetSpec(16, 8, 10, 5, (LayerSpec(1, qkv_dim, 30),))
         for side in supernet.sides:
@@ -279,9 +291,10 @@ def test_initial_weights_depend_on_seed_and_name_only():
     init_weights(reordered, seed=3)
     other = Supernet(SMALL, "ordinal")
     init_weights(other, seed=4)
-    for name, weight in reference.named_parameters():
-        assert torch.equal(weight, reordered.get_parameter(name)), name
-        assert weight.ndim < 2 or weight.shape[0] == 1 or not torch.equal(weight, other.get_parameter(name)), name
+    same, different = named_tensors(reordered), named_tensors(other)
+    for name, weight in named_tensors(reference).items():
+        assert torch.equal(weight, same[name]), name
+        assert weight.ndim < 2 or weight.shape[0] == 1 or not torch.equal(weight, different[name]), name
 
 
 @settings(max_examples=25, deadline=None)
@@ -337,3 +350,19 @@ def test_gradients_are_the_sum_over_the_extracted_networks(space_and_spec, rule,
         assert (p.grad is None) == (name not in found), name
         if p.grad is not None:
             torch.testing.assert_close(found[name], p.grad, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from(MODES), st.sampled_from([2, 8, 16]), st.booleans())
+def test_padding_changes_neither_logits_nor_gradients(space_and_spec, rule, mode, multiple, class_token_only):
+    space, spec = space_and_spec
+    supernet, x, found = make(space, rule, mode).double(), images(space, 3).double(), []
+    supernet.class_token_only = class_token_only
+    for supernet.pad_multiple in (1, multiple):
+        supernet.zero_grad()
+        logits = supernet(x, spec)
+        logits.square().sum().backward()
+        found.append({"logits": logits.detach()} | gradients(supernet))
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,98 @@
+"""Run a network whose parameters are stored in modules: pack them, then call the plain net.
+
+Without ZeRO 3, one pack serves the whole step. ZeRO 3 gathers the parameters of a module for the time of its forward
+pass, so each part is packed there.
+"""
+# S sides, B batch, H height, W width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.models import net
+from vitas_ds.models.net import LayerOptions
+from vitas_ds.models.pack import pack
+from vitas_ds.models.plan import Part
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A part of a network, and where its parameters are.
+
+    Attributes:
+        part: What to pack.
+        sources: Returns the parameters.
+        owner: Calls a function while the parameters are gathered.
+    """
+
+    part: Part
+    sources: Callable[[], Sequence[Tensor]]
+    owner: Callable[..., Any]
+
+
+def compute_dtype(parameter: Tensor) -> torch.dtype:
+    """Return the dtype of autocast if it is enabled for the device of the parameter, else that of the parameter."""
+    device = parameter.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+
+
+def pad_multiple(device: torch.device) -> int:
+    """Return the multiple to which widths are padded: GPUs multiply matrices of other widths with slow kernels."""
+    return 8 if device.type == "cuda" else 1
+
+
+def execute(
+    images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], stored: Sequence[Stored], dtype: torch.dtype,
+    recompute: bool = False, block: Callable[..., Any] = net.block,
+) -> Tensor:  # fmt: skip
+    """Compute the logits [S, B, classes] of images [B, 3, H, W].
+
+    Args:
+        images: The images.
+        spec: The network.
+        layers: Options of the active layers.
+        stored: The stem, the active layers and the head.
+        dtype: Compute dtype.
+        recompute: Keep only the inputs of blocks for the backward pass (gradient checkpointing).
+        block: ``net.block``, or its compiled version.
+    """
+    if hasattr(stored[0].sources()[0], "ds_id"):  # ZeRO 3
+
+        def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
+            return stored[i].owner(partial(_pack_and_call, stored[i], dtype, function), *args)
+
+    else:
+        packed = pack([s.part for s in stored], [s.sources() for s in stored], dtype)
+
+        def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
+            return function(packed[i], *args)
+
+    return run(images, spec, layers, call, recompute, block)
+
+
+def run(
+    images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], call: net.Apply, recompute: bool = False,
+    block: Callable[..., Any] = net.block,
+) -> Tensor:  # fmt: skip
+    """Call the plain net outside of autocast: packed tensors have the compute dtype. See ``execute``."""
+
+    def apply(i: int, function: Callable[..., Any], *args: Any) -> Any:
+        if function is not net.block:
+            return call(i, function, *args)
+        return checkpoint(call, i, block, *args, use_reentrant=False) if recompute else call(i, block, *args)
+
+    with torch.autocast(images.device.type, enabled=False):
+        return net.forward(images, spec, layers, apply)
+
+
+def _pack_and_call(stored: Stored, dtype: torch.dtype, function: Callable[..., Any], *args: Any) -> Any:
+    (packed,) = pack([stored.part], [stored.sources()], dtype)
+    return function(packed, *args)

@@ -1,0 +1,116 @@
+"""The forward pass of every network: a vision transformer as functions of packed tensors.
+
+Training, scoring, evaluation and export all use these functions. A network is a list of packed tensors (``pack``):
+those of the stem, of each layer and of the head, each with a first dimension for the sides of the sharing rule.
+"""
+# S sides, B batch, H height, W width, p patch_size, N tokens (class token first), n = N - 1 patches
+# D embed_dim, h num_heads, d head_dim, a = h * d = qkv_dim / 3; D and d may be padded with zeros
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.models.attention import attend, attention
+from vitas_ds.models.layers import drop_path, pad_to, patchify
+from vitas_ds.models.linear import linear, mlp
+from vitas_ds.models.norm import add_norm
+from vitas_ds.models.pack import Packed
+
+NORM_EPS = 1e-6
+Apply = Callable[..., Any]  # apply(part, function, *args) calls function(packed tensors of the part, *args)
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What a block needs to know besides its tensors.
+
+    Attributes:
+        num_heads: Number of heads.
+        scale: Softmax scale.
+        embed_dim: D without padding.
+        class_token_only: Compute only the class token.
+        drop_path_rate: Rate of stochastic depth; 0 outside of training.
+    """
+
+    num_heads: int
+    scale: float
+    embed_dim: int
+    class_token_only: bool = False
+    drop_path_rate: float = 0.0
+
+    @classmethod
+    def of(cls, layer: LayerSpec, embed_dim: int, class_token_only: bool, drop_path_rate: float = 0.0) -> LayerOptions:
+        """Return the options of a layer."""
+        scale = layer.head_dim**-0.5 if layer.softmax_scale is None else layer.softmax_scale
+        return cls(layer.num_heads, scale, embed_dim, class_token_only, drop_path_rate)
+
+
+def forward(images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply: Apply) -> Tensor:
+    """Compute the logits [S, B, classes] of images [B, 3, H, W].
+
+    Args:
+        images: The images.
+        spec: The network, in canonical form or not.
+        layers: Options of the active layers.
+        apply: ``apply(i, function, *args)`` calls ``function(packed, *args)`` with the packed tensors of part i: 0 is
+            the stem, -1 the head, the layers are in between.
+    """
+    x, branch = apply(0, stem, images, spec.patch_size), None
+    for i, options in enumerate(layers):
+        x, branch = apply(i + 1, block, x, branch, options)
+    logits = apply(-1, head, x, branch, spec.embed_dim, spec.final_norm_eps)
+    return logits[..., : spec.num_classes]
+
+
+def stem(packed: Packed, images: Tensor, patch_size: int) -> Tensor:
+    """[B, 3, H, W] -> [S, B, N, D]: embed patches, prepend the class token, add the position embedding."""
+    weight, bias = packed["weight"], packed["bias"]
+    patches = patchify(images, patch_size).to(weight.dtype)
+    patches = pad_to(patches, weight.shape[-1])
+    x_SBnD = linear(patches.expand(len(weight), *patches.shape), weight, bias)
+    cls_SB1D = packed["cls_token"][:, None].expand(-1, x_SBnD.shape[1], -1, -1)
+    return torch.cat([cls_SB1D, x_SBnD], 2) + packed["pos_embed"][:, None]
+
+
+def block(packed: Packed, x: Tensor, branch: Tensor | None, options: LayerOptions) -> tuple[Tensor, Tensor]:
+    """Compute a pre-norm transformer block.
+
+    Args:
+        packed: Packed tensors of the layer.
+        x: Residual stream [S, B, N, D].
+        branch: Output of the MLP before, not yet added to ``x``: the norm adds it. None at the first layer.
+        options: Options of the layer.
+
+    Returns:
+        The residual stream, and the output of the MLP; [S, B, 1, D] with ``class_token_only``.
+    """
+    x, normed = add_norm(x, branch, packed["norm1.weight"], packed["norm1.bias"], options.embed_dim, NORM_EPS)
+    S, B, N, _ = x.shape
+    if options.class_token_only:
+        x = x[:, :, :1]
+        q = linear(normed[:, :, :1], packed["attn.q.weight"], packed["attn.q.bias"])
+        kv = linear(normed, packed["attn.kv.weight"], packed["attn.kv.bias"])
+        q, kv = q.view(S * B, 1, options.num_heads, -1), kv.view(S * B, N, 2, options.num_heads, -1)
+        heads = attend(q, kv, options.scale)
+    else:
+        qkv = linear(normed, packed["attn.qkv.weight"], packed["attn.qkv.bias"])
+        heads = attention(qkv.view(S * B, N, 3, options.num_heads, -1), options.scale)
+    branch = linear(heads.view(S, B, x.shape[2], -1), packed["attn.proj.weight"], packed["attn.proj.bias"])
+    branch = drop_path(branch, options.drop_path_rate)
+    x, normed = add_norm(x, branch, packed["norm2.weight"], packed["norm2.bias"], options.embed_dim, NORM_EPS)
+    fc1, fc2 = ((packed[f"mlp.{name}.weight"], packed[f"mlp.{name}.bias"]) for name in ("fc1", "fc2"))
+    return x, drop_path(mlp(normed, *fc1, *fc2), options.drop_path_rate)
+
+
+def head(packed: Packed, x: Tensor, branch: Tensor | None, embed_dim: int, eps: float) -> Tensor:
+    """[S, B, N, D] -> [S, B, classes]: classify the class token."""
+    if branch is not None:
+        branch = branch[:, :, 0]
+    _, normed = add_norm(x[:, :, 0], branch, packed["norm.weight"], packed["norm.bias"], embed_dim, eps)
+    return linear(normed, packed["head.weight"], packed["head.bias"])

@@ -1,0 +1,102 @@
+"""Pack the slices of a subnet, and scatter their gradients: one autograd function for all parameters of a step.
+
+The packed tensors have the compute dtype, except norm weights and biases, which keep that of the parameters. The
+backward pass writes the gradients of all slices into zeroed tensors of full size and returns them through autograd, so
+the hooks of every ZeRO stage see them. It needs no weights.
+"""
+# S sides
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitas_ds.models.plan import Part, Rectangle, padded
+
+ALIGN = 64  # elements: 128 bytes in bf16; a misaligned fp32 bias can crash cublasLt (pytorch #194497)
+Packed = dict[str, Tensor]
+
+
+def pack(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[Packed]:
+    """Return the packed tensors [S, ...] of each part, by name.
+
+    Args:
+        parts: What to pack.
+        sources: Parameters of each part.
+        dtype: Compute dtype.
+    """
+    flat = [tensor for group in sources for tensor in group]
+    packed = iter(_Pack.apply(parts, [len(group) for group in sources], dtype, *flat))
+    return [dict(zip(part.shapes, packed, strict=False)) for part in parts]
+
+
+class _Pack(torch.autograd.Function):
+    """Packed slices of parameters; the backward pass scatters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, parts: Sequence[Part], counts: Sequence[int], dtype: torch.dtype, *sources: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.parts, ctx.counts = parts, counts
+        ctx.sources = [(tuple(source.shape), source.dtype) for source in sources]
+        ctx.device = sources[0].device
+        norms = sources[0].dtype
+        shapes = [(shape, norms if _is_norm(name) else dtype) for part in parts for name, shape in part.shapes.items()]
+        packed = _allocate(shapes, ctx.device, zero=any(part.is_padded for part in parts))
+        for source, tensor, r in _pairs(parts, counts, sources, packed):
+            _view(tensor, r.size, r.tensor_strides, r.tensor_offset).copy_(
+                _view(source, r.size, r.source_strides, r.source_offset)
+            )
+        return tuple(packed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        full = _allocate(ctx.sources, ctx.device, zero=True)
+        packed = [None if grad is None else grad.contiguous() for grad in grads]
+        for source, grad, r in _pairs(ctx.parts, ctx.counts, full, packed):
+            if grad is not None:
+                _view(source, r.size, r.source_strides, r.source_offset).add_(
+                    _view(grad, r.size, r.tensor_strides, r.tensor_offset)
+                )
+        return None, None, None, *full
+
+
+def _is_norm(name: str) -> bool:
+    return name.startswith("norm")
+
+
+def _view(tensor: Tensor, size: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
+    return tensor.as_strided(size, strides, tensor.storage_offset() + offset)
+
+
+def _pairs(
+    parts: Sequence[Part], counts: Sequence[int], sources: Sequence[Any], packed: Sequence[Any]
+) -> Iterator[tuple[Any, Any, Rectangle]]:
+    """Yield source, packed tensor and views of each rectangle of all parts."""
+    first_source = first_tensor = 0
+    for part, count in zip(parts, counts, strict=True):
+        for rectangle in part.rectangles:
+            yield sources[first_source + rectangle.source], packed[first_tensor + rectangle.tensor], rectangle
+        first_source, first_tensor = first_source + count, first_tensor + len(part.shapes)
+
+
+def _allocate(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], device: torch.device, zero: bool) -> list[Tensor]:
+    """Allocate tensors: on a GPU from one buffer per dtype, on a CPU each by itself, which reuses memory better."""
+    make = torch.zeros if zero else torch.empty
+    if device.type == "cpu":
+        return [make(shape, dtype=dtype) for shape, dtype in shapes]
+    sizes: dict[torch.dtype, int] = {}
+    offsets = []
+    for shape, dtype in shapes:
+        offsets.append(sizes.get(dtype, 0))
+        sizes[dtype] = offsets[-1] + padded(math.prod(shape), ALIGN)
+    buffers = {dtype: make(size, dtype=dtype, device=device) for dtype, size in sizes.items()}
+    return [
+        buffers[dtype][offset : offset + math.prod(shape)].view(shape)
+        for (shape, dtype), offset in zip(shapes, offsets, strict=True)
+    ]

@@ -1,0 +1,228 @@
+"""Plans of a pack: which rectangles of the stored parameters make up the packed tensors of a network.
+
+A plan consists of parts: the stem, one for each layer, the head. A part has *sources* (parameters) and *tensors* (the
+packed slices [S, ...] of all sides, named as in ``VisionTransformer``). A row of ``regions`` copies one rectangle.
+Widths are padded with zeros to a multiple; q, k and v are padded per head. Nothing here needs torch.
+"""
+# S sides, D embed_dim, a = h * d = qkv_dim / 3, h num_heads, d head_dim, N tokens, p patch_size
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from vitas_ds.models.channels import Side, Slices, channel_slices
+
+COLUMNS = (
+    "source", "source_offset", "source_stride", "tensor", "tensor_offset", "tensor_stride", "rows", "columns",
+    "row_period", "row_gap", "row_phase", "column_period", "column_gap", "column_phase",
+)  # fmt: skip
+WHOLE = 2**30  # period of an axis without padded heads
+
+
+class Run(NamedTuple):
+    """Channel i of the run is at ``source + i``, and packed at ``target + i + (i + phase) // period * gap``."""
+
+    source: int
+    length: int
+    target: int
+    period: int
+    gap: int
+    phase: int
+
+
+class Axis(NamedTuple):
+    """One dimension of a packed tensor: its padded size, and the runs of each side."""
+
+    size: int
+    sides: tuple[tuple[Run, ...], ...]
+
+
+def padded(width: int, multiple: int) -> int:
+    """Return the width rounded up to a multiple."""
+    return -(-width // multiple) * multiple
+
+
+@lru_cache(maxsize=65536)
+def axis(sides: tuple[Side, ...], width: int, widths: tuple[int, ...], head_dim: int, multiple: int) -> Axis:
+    """Return the axis of a width on each side, padded to a multiple.
+
+    Args:
+        sides: Sides of the sharing rule.
+        width: Channels used, one of ``widths``.
+        widths: All choices of the width.
+        head_dim: Pad every group of this many channels instead of the whole axis; 0: no heads.
+        multiple: The padded size is a multiple of this.
+    """
+    period, size = (head_dim, padded(head_dim, multiple)) if head_dim else (WHOLE, 0)
+    gap = size - period if head_dim else 0
+    runs = tuple(_runs(channel_slices(side, width, widths), period, gap) for side in sides)
+    return Axis(width // head_dim * size if head_dim else padded(width, multiple), runs)
+
+
+def whole_axis(length: int, sides: int, multiple: int = 1) -> Axis:
+    """Return an axis with all channels on each side."""
+    return Axis(padded(length, multiple), (_runs((slice(0, length),), WHOLE, 0),) * sides)
+
+
+def _runs(slices: Slices, period: int, gap: int) -> tuple[Run, ...]:
+    runs, done = [], 0
+    for part in slices:
+        length, phase = part.stop - part.start, done % period
+        runs.append(Run(part.start, length, done + done // period * gap, period, gap, phase))
+        done += length
+    return tuple(runs)
+
+
+class Source(NamedTuple):
+    """A matrix or vector within a parameter of the part: index of the parameter, first element, row stride."""
+
+    parameter: int
+    offset: int
+    stride: int
+
+
+class Rectangle(NamedTuple):
+    """A strided view of a source, and the view of the packed tensor with the same size."""
+
+    source: int
+    tensor: int
+    size: tuple[int, ...]
+    source_strides: tuple[int, ...]
+    source_offset: int
+    tensor_strides: tuple[int, ...]
+    tensor_offset: int
+
+
+def _rectangles(region: tuple[int, ...]) -> Iterator[Rectangle]:
+    source, source_offset, source_stride, tensor, tensor_offset, tensor_stride, rows, columns, *periods = region
+    for row, row_target, row_dims in _pieces(rows, *periods[:3]):
+        for column, column_target, column_dims in _pieces(columns, *periods[3:]):
+            yield Rectangle(
+                source, tensor, tuple(size for size, _, _ in (*row_dims, *column_dims)),
+                (*(step * source_stride for _, step, _ in row_dims), *(step for _, step, _ in column_dims)),
+                source_offset + row * source_stride + column,
+                (*(step * tensor_stride for _, _, step in row_dims), *(step for _, _, step in column_dims)),
+                tensor_offset + row_target * tensor_stride + column_target,
+            )  # fmt: skip
+
+
+def _pieces(length: int, period: int, gap: int, phase: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+    """Yield (first element, its target, dimensions) of parts of a run; a dimension is (size, step, step in target)."""
+    if not gap:
+        yield 0, 0, [(length, 1, 1)]
+        return
+    done = min(period - phase, length) if phase else 0  # the rest of a head that an earlier run has begun
+    groups, rest = divmod(length - done, period)
+    if done:
+        yield 0, 0, [(done, 1, 1)]
+    if groups:
+        yield done, done + (done + phase) // period * gap, [(groups, period, period + gap), (period, 1, 1)]
+    if rest:
+        first = length - rest
+        yield first, first + (first + phase) // period * gap, [(rest, 1, 1)]
+
+
+@dataclass
+class Part:
+    """The packed tensors of a module.
+
+    Attributes:
+        shapes: Shape of each packed tensor, by name.
+        regions: Rows of ``COLUMNS``.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    regions: list[tuple[int, ...]] = field(default_factory=list)
+
+    def matrix(self, name: str, sources: Sequence[Source], rows: Axis, columns: Axis) -> None:
+        """Add a packed matrix [S, out, in]: the rows of several sources, one after the other."""
+        self.shapes[name] = (len(rows.sides), len(sources) * rows.size, columns.size)
+        self._add(sources, rows, columns)
+
+    def vector(self, name: str, sources: Sequence[Source], columns: Axis) -> None:
+        """Add a packed vector [S, out]: several sources, one after the other."""
+        self.shapes[name] = (len(columns.sides), len(sources) * columns.size)
+        for i, source in enumerate(sources):
+            one_row = Axis(1, ((Run(0, 1, 0, WHOLE, 0, 0),),) * len(columns.sides))
+            self._add([source], one_row, columns, i * columns.size)
+
+    def _add(self, sources: Sequence[Source], rows: Axis, columns: Axis, first: int = 0) -> None:
+        tensor, shape = len(self.shapes) - 1, next(reversed(self.shapes.values()))
+        side_size = math.prod(shape[1:])
+        for side, (row_runs, column_runs) in enumerate(zip(rows.sides, columns.sides, strict=True)):
+            for i, source in enumerate(sources):
+                start = side * side_size + first + i * rows.size * columns.size
+                for r in row_runs:
+                    for c in column_runs:
+                        self.regions.append((
+                            source.parameter, source.offset + r.source * source.stride + c.source, source.stride,
+                            tensor, start + r.target * columns.size + c.target, columns.size, r.length, c.length,
+                            *r[3:], *c[3:],
+                        ))  # fmt: skip
+
+    @cached_property
+    def rectangles(self) -> list[Rectangle]:
+        """The regions as strided views, for torch. Padded heads cut a region into up to three rectangles per axis."""
+        return [rectangle for region in self.regions for rectangle in _rectangles(region)]
+
+    @cached_property
+    def is_padded(self) -> bool:
+        """Whether the regions leave elements of the packed tensors at zero."""
+        return sum(math.prod(shape) for shape in self.shapes.values()) > sum(r[6] * r[7] for r in self.regions)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The regions as an int64 array [regions, columns]."""
+        return np.array(self.regions, np.int64).reshape(-1, len(COLUMNS))
+
+
+def stem_part(sources: dict[str, Source], embed: Axis, patch_size: int, tokens: int, multiple: int) -> Part:
+    """Return the part of the patch embedding, class token and position embedding."""
+    part, sides = Part(), len(embed.sides)
+    part.matrix("weight", [sources["weight"]], embed, whole_axis(3 * patch_size**2, sides, multiple))
+    part.vector("bias", [sources["bias"]], embed)
+    part.matrix("cls_token", [sources["cls_token"]], whole_axis(1, sides), embed)
+    part.matrix("pos_embed", [sources["pos_embed"]], whole_axis(tokens, sides), embed)
+    return part
+
+
+def layer_part(sources: dict[str, Source], embed: Axis, attn: Axis, mlp: Axis, class_token_only: bool) -> Part:
+    """Return the part of a transformer block.
+
+    Args:
+        sources: Source of each tensor, with q, k and v as ``attn.q_weight`` and so on.
+        embed: Axis of embed_dim.
+        attn: Axis of q, with its heads.
+        mlp: Axis of the hidden width.
+        class_token_only: Pack q by itself: the last layer computes it for the class token only.
+    """
+    part = Part()
+    for joint in ("q", "kv") if class_token_only else ("qkv",):
+        part.matrix(f"attn.{joint}.weight", [sources[f"attn.{x}_weight"] for x in joint], attn, embed)
+        part.vector(f"attn.{joint}.bias", [sources[f"attn.{x}_bias"] for x in joint], attn)
+    for name, rows, columns in (("attn.proj", embed, attn), ("mlp.fc1", mlp, embed), ("mlp.fc2", embed, mlp)):
+        part.matrix(f"{name}.weight", [sources[f"{name}.weight"]], rows, columns)
+        part.vector(f"{name}.bias", [sources[f"{name}.bias"]], rows)
+    _add_norms(part, sources, embed, "norm1", "norm2")
+    return part
+
+
+def head_part(sources: dict[str, Source], embed: Axis, num_classes: int, multiple: int) -> Part:
+    """Return the part of the final norm and the classifier."""
+    part, classes = Part(), whole_axis(num_classes, len(embed.sides), multiple)
+    part.matrix("head.weight", [sources["head.weight"]], classes, embed)
+    part.vector("head.bias", [sources["head.bias"]], classes)
+    _add_norms(part, sources, embed, "norm")
+    return part
+
+
+def _add_norms(part: Part, sources: dict[str, Source], embed: Axis, *names: str) -> None:
+    for name in names:
+        for kind in ("weight", "bias"):
+            part.vector(f"{name}.{kind}", [sources[f"{name}.{kind}"]], embed)
