@@ -37,7 +37,7 @@ def check(engine: config.Engine, device: torch.device) -> None:
 
 
 def set_backends(engine: config.Engine) -> None:
-    """Set TF32, convolution autotuning and deterministic kernels for the whole process.
+    """Set TF32, convolution autotuning, attention kernels and deterministic kernels for the whole process.
 
     Without ``engine.deterministic``, the backward pass of attention on a GPU uses atomic adds in varying order.
     """
@@ -48,6 +48,9 @@ def set_backends(engine: config.Engine) -> None:
         # cuBLAS reads this when it creates its workspace. Without it, torch refuses matrix products on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(engine.deterministic)
+    # cuDNN attention builds a plan for each new shape, which takes longer than a step of a subnet. Subnets have many
+    # shapes. The other kernels need no plan.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class LossScale:

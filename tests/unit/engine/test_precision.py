@@ -62,6 +62,16 @@ def test_tf32_follows_the_config() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+def test_cudnn_attention_is_off() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        set_backends(config.Engine())
+        assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def test_deterministic_follows_the_config() -> None:
     try:
         set_backends(config.Engine(deterministic=True))
