@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.worker import STAGES
+from tests.distributed.worker import STAGES, VARIANTS
 from tests.helpers.launching import launch, slurm
 
 CLOSE = 1e-6  # after 8 AdamW steps of lr 1e-2; with zeros as gradients of unused weights, the distance is 1e-2
@@ -17,12 +17,12 @@ CLOSE = 1e-6  # after 8 AdamW steps of lr 1e-2; with zeros as gradients of unuse
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("results")
     launcher = "deepspeed" if request.param == 2 else "alone"
-    result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=300)
+    result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=400)
     return result | {"ranks": request.param}
 
 
 def test_every_stage_equals_plain_torch(results: Any) -> None:
-    assert len(results["table"]) == 6 * (2 * 2 * 2 + 4)
+    assert len(results["table"]) == 2 * 6 * (2 * 2 * 2 + 4)
     for row in results["table"]:
         print(row)
         assert not row["moved"], row
@@ -41,7 +41,7 @@ def test_the_supernet_equals_plain_torch(results: Any) -> None:
 
 
 def test_resume_is_bitwise(results: Any) -> None:
-    assert [row["zero"] for row in results["resume"]] == list(STAGES)
+    assert [tuple(row["variant"]) for row in results["resume"]] == VARIANTS
     for row in results["resume"]:
         assert row["state"] == {"epoch": 1}
         assert row["norms"] and not row["differ"], row
@@ -50,14 +50,14 @@ def test_resume_is_bitwise(results: Any) -> None:
 
 
 def test_all_ranks_skip_a_step_with_a_nonfinite_gradient(results: Any) -> None:
-    assert [row["zero"] for row in results["nonfinite"]] == list(STAGES)
+    assert [tuple(row["variant"]) for row in results["nonfinite"]] == VARIANTS
     for row in results["nonfinite"]:
         assert len(row["norms"]) == results["ranks"] and not set(row["norms"]) - {"inf", "nan"}, row
         assert not row["moved"] and not row["later"], row
 
 
 def test_loss_scale(results: Any) -> None:
-    assert [row["zero"] for row in results["loss_scale"]] == list(STAGES)
+    assert [tuple(row["variant"]) for row in results["loss_scale"]] == VARIANTS
     for row in results["loss_scale"]:
         assert row["norms"] and not row["differ"], row
         assert row["overflow"] in ("inf", "nan") and row["halved"] and not row["moved"], row

@@ -23,26 +23,27 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.engine import Engine
-from vitas_ds.engine.optimizer import decay_groups
+from vitas_ds.models.flat import named_tensors
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.training import checkpoint, checkpoint_files
 from vitas_ds.training.checkpoint_reader import consolidate
 
 STAGES = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+VARIANTS = [(zero, flat) for zero in STAGES for flat in (False, True)]  # with ordinary and with flat parameters
 
 
 def table(ranks: Ranks) -> list[dict[str, Any]]:
     """Stage x precision x clipping x accumulation; then for each stage several subnets per step, averaged weights."""
-    cases = [
-        Case(zero, precision, clip=clip, accumulate=accumulate)
-        for zero, precision, clip, accumulate in itertools.product(STAGES, ("fp32", "bf16"), (0.0, 1.0), (1, 2))
-    ]
-    for zero in STAGES:
-        cases.append(Case(zero, clip=1.0, subnets=2, ema=0.9))
-        cases.append(Case(zero, clip=1.0, subnets=2, joint=True, accumulate=2))
-        cases.append(Case(zero, clip=1.0, subnets=2, forwards_first=True, accumulate=2))
-        cases.append(Case(zero, "bf16", clip=1.0, subnets=2, forwards_first=True, ema=0.9))
+    cases = []
+    for (zero, flat), precision, clip, accumulate in itertools.product(VARIANTS, ("fp32", "bf16"), (0.0, 1.0), (1, 2)):
+        cases.append(Case(zero, precision, clip=clip, accumulate=accumulate, flat=flat))
+    for zero, flat in VARIANTS:
+        case = Case(zero, clip=1.0, subnets=2, flat=flat)
+        cases.append(replace(case, ema=0.9))
+        cases.append(replace(case, joint=True, accumulate=2))
+        cases.append(replace(case, forwards_first=True, accumulate=2))
+        cases.append(replace(case, precision="bf16", forwards_first=True, ema=0.9))
     return [_row(case, ranks) for case in cases]
 
 
@@ -51,7 +52,7 @@ _reference = cache(toy.reference)
 
 def _row(case: Case, ranks: Ranks) -> dict[str, Any]:
     """Return the distance to plain torch, and the unused weights that changed."""
-    same = replace(case, zero="zero0")  # all ZeRO stages have the same reference: it is computed once
+    same = replace(case, zero="zero0", flat=False)  # all have the same reference: it is computed once
     weights, ema, norms = _reference(same)
     engine = toy.start(case, ranks)
     before, moved, observed = toy.gather_tensors(engine), [], []
@@ -74,13 +75,13 @@ def _row(case: Case, ranks: Ranks) -> dict[str, Any]:
 def resume(ranks: Ranks, folder: str) -> list[dict[str, Any]]:
     """8 steps against 4 steps, save, load into a new engine, 4 steps: the full states must be bitwise equal."""
     rows = []
-    for zero in STAGES:
-        case = Case(zero, "bf16" if zero == "zero1" else "fp32", clip=1.0, ema=0.9, subnets=2)
+    for zero, flat in VARIANTS:
+        case = Case(zero, "bf16" if zero == "zero1" else "fp32", clip=1.0, ema=0.9, subnets=2, flat=flat)
         uninterrupted = toy.start(case, ranks)
         norms = toy.train(uninterrupted, case, 0, 8)
         interrupted = toy.start(case, ranks)
         toy.train(interrupted, case, 0, 4)
-        path = checkpoint.save(interrupted, Path(folder) / zero, 4, {"epoch": 1})
+        path = checkpoint.save(interrupted, Path(folder) / f"{zero}-{flat}", 4, {"epoch": 1})
         resumed = toy.start(case, ranks)
         with torch.no_grad():
             resumed.model.scale.fill_(9.0)
@@ -89,7 +90,7 @@ def resume(ranks: Ranks, folder: str) -> list[dict[str, Any]]:
         a, b = toy.full_state(uninterrupted), toy.full_state(resumed)
         averages = toy.gather_tensors(interrupted, "ema") | _scale()
         rows.append({
-            "zero": zero,
+            "variant": [zero, flat],
             "state": state,
             "norms": same_norms,
             "differ": [name for name in a if not torch.equal(a[name], b[name])],
@@ -109,7 +110,8 @@ def continue_training(ranks: Ranks, folder: str, first: str, last: str, *zeros: 
     rows = []
     for chain, zero in enumerate(zeros):
         directory = Path(folder) / str(chain)
-        engine = toy.start(Case(zero, clip=1.0), ranks)
+        flat = (chain + int(first)) % 2 == 0  # a checkpoint does not depend on the layout of the parameters
+        engine = toy.start(Case(zero, clip=1.0, flat=flat), ranks)
         path = checkpoint_files.newest(directory)
         row: dict[str, Any] = {"world_size": ranks.world_size, "loaded": path and path.name}
         if path:
@@ -127,21 +129,21 @@ def continue_training(ranks: Ranks, folder: str, first: str, last: str, *zeros: 
 def nonfinite(ranks: Ranks) -> list[dict[str, Any]]:
     """NaN on the last rank only: all ranks skip the step, nothing changes, and later steps are as without it."""
     rows = []
-    for zero in STAGES:
-        case = Case(zero, clip=1.0, ema=0.9)
+    for zero, flat in VARIANTS:
+        case = Case(zero, clip=1.0, ema=0.9, flat=flat)
         engine, clean = toy.start(case, ranks), toy.start(case, ranks)
         toy.train(engine, case, 0, 3)
         before = toy.full_state(engine)
         x, _ = toy.batch_of(0, 4)
         loss = engine(x, toy.subnets_of(0, 1)[0]).sum()
         engine.backward(loss * (float("nan") if ranks.rank == ranks.world_size - 1 else 1.0))
-        norm = engine.step(engine.model.units_used(toy.subnets_of(0, 1)[0]), 0.1)
+        norm = engine.step(engine.model.units_used(toy.subnets_of(0, 1)[0]), 0.1).norm
         after = toy.full_state(engine)
         toy.train(engine, case, 3, 6)
         toy.train(clean, case, 0, 6)
         a, b = toy.full_state(engine), toy.full_state(clean)
         rows.append({
-            "zero": zero,
+            "variant": [zero, flat],
             "norms": [str(n) for n in comm.gather(norm)],
             "moved": [name for name in before if not torch.equal(before[name], after[name])],
             "later": [name for name in a if not torch.equal(a[name], b[name])],
@@ -152,8 +154,8 @@ def nonfinite(ranks: Ranks) -> list[dict[str, Any]]:
 def loss_scale(ranks: Ranks) -> list[dict[str, Any]]:
     """The fp16 loss scale: a power of two does not change fp32 training; an overflow halves it and skips the step."""
     rows = []
-    for zero in STAGES:
-        case = Case(zero, clip=1.0, accumulate=2)
+    for zero, flat in VARIANTS:
+        case = Case(zero, clip=1.0, accumulate=2, flat=flat)
         plain, scaled = toy.start(case, ranks), toy.start(case, ranks)
         scaled.loss_scale.dynamic, scaled.loss_scale.value = True, 1024.0
         scaled._set_loss_scale()
@@ -164,7 +166,7 @@ def loss_scale(ranks: Ranks) -> list[dict[str, Any]]:
         norm = toy.train_step(scaled, case, 4)
         c = toy.full_state(scaled)
         rows.append({
-            "zero": zero,
+            "variant": [zero, flat],
             "norms": same_norms,
             "differ": [name for name in a if not torch.equal(a[name], b[name])],
             "overflow": str(norm),
@@ -202,14 +204,14 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
         net = Supernet(SPACE, "bilateral", 2)
         init_weights(net, 0)
         with torch.no_grad():
-            for p in net.parameters():  # with tiny gradients, AdamW would follow rounding errors
+            for p in named_tensors(net).values():  # with tiny gradients, AdamW would follow rounding errors
                 p.mul_(10 if p.ndim > 1 else 1)
         return net
 
     twin, training = fresh(), config.Training(batch_size=4, clip_grad=1.0)
-    adamw = torch.optim.AdamW(decay_groups(twin.units(), training.weight_decay), lr=1e-2)
+    adamw = toy.TensorAdamW(twin, training, lr=1e-2)
     for step in range(6):
-        adamw.zero_grad()
+        twin.zero_grad()
         sum(losses(twin, step, 0, 4)).backward()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
         adamw.step()
@@ -221,7 +223,7 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
             for loss in losses(engine, step, ranks.rank * share, (ranks.rank + 1) * share):
                 engine.backward(loss)
             engine.step(set().union(*(net.units_used(spec) for spec in specs(step))), 1e-2)
-        expected = {name: p.detach() for name, p in twin.named_parameters()}
+        expected = {name: p.detach() for name, p in named_tensors(twin).items()}
         got = toy.gather_tensors(engine)
         for name in [name for name in got if re.search(r"\.k\d*_bias$", name)]:
             del (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from vitas_ds import config
 from vitas_ds.distributed.comm import Ranks, gather
 from vitas_ds.engine.engine import Engine
 from vitas_ds.engine.precision import autocast
+from vitas_ds.models.flat import FlatModule, tensor_places
 
 STEMS, LAYERS, WIDTH, CLASSES = 2, 3, 24, 5
 Subnet = tuple[int, tuple[int, ...], int]  # stem, layers, number of output channels of each layer
@@ -49,6 +51,42 @@ class Toy(nn.Module):
         return {f"stem{subnet[0]}", "head"} | {f"layer{i}" for i in subnet[1]}
 
 
+def flatten(module: nn.Module) -> FlatModule:
+    """Return a module with the same tensors in one flat parameter."""
+    flat = FlatModule()
+    flat.add_flat("flat", {name: tuple(p.shape) for name, p in module.named_parameters()})
+    flat.load_state_dict(module.state_dict())
+    return flat
+
+
+class FlatToy(Toy):
+    """The same network, with all tensors of a module in one flat parameter."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.stems = nn.ModuleList(map(flatten, self.stems))
+        self.layers = nn.ModuleList(map(flatten, self.layers))
+        self.norm, self.head = flatten(self.norm), flatten(self.head)
+
+    def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
+        stem, layers, width = subnet
+        x = call(self.stems[stem], lambda t: nn.functional.linear(x, t["weight"], t["bias"]))
+        for i in layers:
+            x = x + call(self.layers[i], self._layer, x, width)
+        x = call(self.norm, lambda t: nn.functional.layer_norm(x, (WIDTH,), t["weight"], t["bias"]))
+        return call(self.head, lambda t: nn.functional.linear(x, t["weight"], t["bias"]))
+
+    def _layer(self, t: dict[str, Tensor], x: Tensor, width: int) -> Tensor:
+        x = nn.functional.layer_norm(x, (WIDTH,), t["0.weight"], t["0.bias"])
+        out = nn.functional.linear(x, t["1.weight"][:width], t["1.bias"][:width])
+        return self.scale * nn.functional.pad(torch.tanh(out), (0, WIDTH - width))
+
+
+def call(module: FlatModule, function: Callable[..., Tensor], *args: object) -> Tensor:
+    """Call a function of the tensors of a module, as its forward pass: ZeRO 3 gathers the parameters for this time."""
+    return module(lambda: function({name: place.view() for name, place in module.places().items()}, *args))
+
+
 @dataclass(frozen=True)
 class Case:
     """A training configuration."""
@@ -63,6 +101,7 @@ class Case:
     ema: float = 0.0
     steps: int = 8
     batch: int = 16
+    flat: bool = False  # flat parameters
 
     def training(self) -> config.Training:
         return config.Training(
@@ -89,7 +128,7 @@ def lr_of(step: int) -> float:
 
 
 def start(case: Case, ranks: Ranks) -> Engine:
-    model = Toy()
+    model = FlatToy() if case.flat else Toy()
     return Engine(model, model.units(), case.engine(), case.training(), ranks)
 
 
@@ -114,7 +153,8 @@ def train_step(engine: Engine, case: Case, step: int) -> float:
         else:
             for loss in losses:
                 engine.backward(loss)
-    return engine.step(set().union(*(engine.model.units_used(subnet) for subnet in subnets)), lr_of(step))
+    used = set().union(*(engine.model.units_used(subnet) for subnet in subnets))
+    return engine.step(used, lr_of(step)).norm
 
 
 def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
@@ -150,10 +190,34 @@ def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], 
 
 
 def unused_names(engine: Engine, case: Case, step: int) -> set[str]:
-    """Return the names of the parameters that a step does not use."""
+    """Return the names of the tensors that a step does not use."""
     used = set().union(*(engine.model.units_used(subnet) for subnet in subnets_of(step, case.subnets)))
     unit_of = {p: unit for unit, params in engine.model.units().items() for p in params}
-    return {name for name, p in engine.model.named_parameters() if unit_of[p] not in used}
+    return {name for name, place in tensor_places(engine.model).items() if unit_of[place.parameter] not in used}
+
+
+class TensorAdamW:
+    """torch.optim.AdamW on copies of the named tensors of a network: the reference where parameters are flat."""
+
+    def __init__(self, model: nn.Module, training: config.Training, lr: float) -> None:
+        self.places = tensor_places(model)
+        self.copies = {name: nn.Parameter(place.view().detach().clone()) for name, place in self.places.items()}
+        groups = [
+            {"params": [p for p in self.copies.values() if p.ndim > 1], "weight_decay": training.weight_decay},
+            {"params": [p for p in self.copies.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(groups, lr=lr, betas=training.betas)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, place in self.places.items():
+            grad = place.parameter.grad
+            self.copies[name].grad = (
+                None if grad is None else grad.view(-1)[place.offset : place.offset + place.numel].view(place.shape)
+            )
+        self.adamw.step()
+        for name, place in self.places.items():
+            place.view().copy_(self.copies[name])
 
 
 def full_state(engine: Engine) -> dict[str, Tensor]:

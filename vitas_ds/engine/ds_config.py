@@ -19,7 +19,7 @@ OWNED = {  # keys that the run's config sets, and the field that sets each
     "gradient_clipping": "clip_grad", "optimizer": "lr, betas and weight_decay", "scheduler": "lr and warmup_epochs",
     "fp16": "engine.precision", "bf16": "engine.precision", "amp": "engine.precision",
     "torch_autocast": "engine.precision", "zero_allow_untested_optimizer": "the engine itself",
-    "zero_force_ds_cpu_optimizer": "the engine itself",
+    "zero_force_ds_cpu_optimizer": "the engine itself", "timers": "the engine itself",
 }  # fmt: skip
 
 NUMBERS = {
@@ -43,6 +43,9 @@ def ds_config(engine: config.Engine, training: config.Training, world_size: int)
     for key in data:
         if key in OWNED:
             raise UserError(f"{path}: {key} is set by the run's config ({OWNED[key]}); remove it from this file")
+    if data["zero_optimization"]["stage"] == 1:
+        # Otherwise, the backward pass allocates a bucket for the reduction, which the engine does itself (see zero.py)
+        data["zero_optimization"]["contiguous_gradients"] = False
     return data | {
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size(training, world_size),
@@ -55,6 +58,7 @@ def ds_config(engine: config.Engine, training: config.Training, world_size: int)
         # Without these two, DeepSpeed refuses to run ZeRO with UnitAdamW, and offload without its own DeepSpeedCPUAdam.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # by default it waits for the device twice per step
     }
 
 
@@ -82,6 +86,11 @@ def zero_stage(engine: config.Engine) -> tuple[int, bool]:
     """Return the ZeRO stage, and whether the optimizer states are in host memory."""
     settings = _read_zero(engine.zero)[1].get("zero_optimization", {})
     return int(settings.get("stage", 0)), "offload_optimizer" in settings
+
+
+def reduce_bucket(settings: dict[str, Any]) -> int:
+    """Return the elements that ranks reduce at once, from ``ds_config``."""
+    return int(settings["zero_optimization"].get("reduce_bucket_size", 500_000_000))  # DeepSpeed's default
 
 
 def zero_names() -> list[str]:

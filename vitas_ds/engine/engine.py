@@ -5,7 +5,7 @@ This is the only module that imports deepspeed. ``ds_config`` sets the ZeRO stag
 
     for part in parts:
         engine.backward(loss_of(engine(part)) / len(parts))
-    norm = engine.step(units_used, lr)
+    norm, loss = engine.step(units_used, lr, loss)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import os
 import warnings
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,18 @@ from vitas_ds import config
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision, zero
-from vitas_ds.engine.ds_config import ds_config, zero_stage
-from vitas_ds.engine.optimizer import MOMENTS, UnitAdamW, decay_groups
+from vitas_ds.engine.ds_config import ds_config, reduce_bucket, zero_stage
+from vitas_ds.engine.optimizer import MOMENTS, UnitAdamW, whole_pieces
+from vitas_ds.models.flat import tensor_places
 
 _LINEAR = nn.functional.linear
+
+
+class Result(NamedTuple):
+    """Result of a step: norm of the whole gradient before clipping, equal on all ranks, and the loss of this rank."""
+
+    norm: float
+    loss: float
 
 
 class Engine:
@@ -48,19 +56,20 @@ class Engine:
         precision.check(engine, ranks.device)
         precision.set_backends(engine)
         settings = ds_config(engine, training, ranks.world_size)
-        self._unit_of = _unit_of(model, units)
-        self.model, self.ranks, self.decay = model, ranks, training.ema_decay
+        self.model, self.ranks = model, ranks
+        self.decay, self.clip_grad = training.ema_decay, training.clip_grad
         self.stage, self.offload = zero_stage(engine)
-        self.shapes = {name: tuple(p.shape) for p, (name, _) in self._unit_of.items()}
-        self.optimizer = UnitAdamW(decay_groups(units, training.weight_decay), units, training)
+        self._whole = whole_pieces(tensor_places(model), units)
+        self.shapes = {piece.name: piece.place.shape for pieces in self._whole.values() for piece in pieces}
+        self.optimizer = UnitAdamW([p for params in units.values() for p in params], units, training)
+        self._bucket = reduce_bucket(settings)
         self.loss_scale = precision.LossScale(engine.precision)
         network = _AutocastModule(model.to(ranks.device), engine.precision, ranks.device)
         self.ds = _initialize(network, self.optimizer, settings, ranks)
-        # Stage 0 reduces in _step_replicated, to know the norm before DeepSpeed's step(). Without this line, DeepSpeed
-        # would reduce all gradients a second time.
-        self.ds.enable_backward_allreduce = self.stage > 0
-        self.owned = zero.pieces(self.ds.optimizer, self.stage, self._unit_of, ranks.rank)
-        self.optimizer.set_layout(self.owned)
+        # Stages 0 and 1 reduce the gradients of used units only, in _step_whole
+        self.ds.enable_backward_allreduce = self.stage > 1
+        self.owned = zero.pieces(self.ds.optimizer, self.stage, self._whole, ranks.rank)
+        self.optimizer.set_layout(self.owned, whole_gradients=self.stage < 2)
         self.averages = {tensor: tensor.detach().clone() for tensor in self.owned} if self.decay else {}
         self._set_loss_scale()
 
@@ -70,27 +79,30 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a loss. A step with several calls must divide its losses by their number."""
-        if self.stage == 0:
-            loss = loss * self.loss_scale.value
-        else:
+        if self.stage > 1:
             # DeepSpeed clears this flag only in forward(). Without this line, in stage 3 a second backward pass
             # without a forward pass in between overwrites the gradients of the first one instead of adding to them.
             self.ds.optimizer.clear_backward_seen_flag()
+        elif self.loss_scale.value != 1:
+            loss = loss * self.loss_scale.value
         self.ds.backward(loss, scale_wrt_gas=False)
 
-    def step(self, used: Collection[str], lr: float) -> float:
+    def step(self, used: Collection[str], lr: float, loss: Tensor | None = None) -> Result:
         """Average the gradients over the ranks, clip them, and update the units in ``used``.
 
+        Args:
+            used: Units that the gradients belong to.
+            lr: Learning rate.
+            loss: Loss of this rank, a scalar on the device. It is read together with the norm, because each read waits
+                for the device.
+
         Returns:
-            Norm of the whole gradient before clipping, equal on all ranks. If it is not finite, nothing was updated.
+            The norm and the loss (NaN without one). If the norm is not finite, nothing was updated.
         """
         self.optimizer.set_lr(lr)
         self.optimizer.start_step(used)
-        if self.stage < 2:  # stages 2 and 3 free the gradients during the backward pass
-            stray = [name for p, (name, unit) in self._unit_of.items() if p.grad is not None and unit not in used]
-            assert not stray, f"{stray[0]} has a gradient, but its unit is not among those used"
-        norm = self._step_replicated() if self.stage == 0 else self._step_sharded()
-        finite = math.isfinite(norm)
+        result = self._step_whole(used, loss) if self.stage < 2 else self._step_sharded(loss)
+        finite = math.isfinite(result.norm)
         if not finite:
             self.optimizer.revert_step()
         elif self.averages:
@@ -98,30 +110,46 @@ class Engine:
                 torch._foreach_lerp_(list(self.averages.values()), list(self.averages), 1 - self.decay)
         self.loss_scale.update(finite)
         self._set_loss_scale()
-        return norm
+        return result
 
-    def _step_replicated(self) -> float:
-        """Stage 0: reduce only gradients of used units, and compute the norm before anything is updated."""
-        grads = [p.grad for p in self.owned if p.grad is not None]
+    @torch.no_grad()
+    def _step_whole(self, used: Collection[str], loss: Tensor | None) -> Result:
+        """Stages 0 and 1: the parameters hold the whole gradients.
+
+        DeepSpeed's own step of these stages computes the same in many more calls: in stage 0, it clips with a second
+        norm; on stage 1, see zero.py.
+        """
+        grads = [p.grad for p in self._whole if p.grad is not None]
+        self._check_used(used)
         if self.ranks.world_size > 1:
-            self.ds.buffered_allreduce_fallback(grads)
+            self.ds.buffered_allreduce_fallback(grads, self._bucket)
         if self.loss_scale.value != 1:
             torch._foreach_mul_(grads, 1 / self.loss_scale.value)
-        norm = float(nn.utils.get_total_norm(grads)) if grads else 0.0
-        if math.isfinite(norm):
-            self.ds.step()
-        else:
-            self.ds.zero_grad()  # without this, the next step would add to the non-finite gradients
-        return norm
+        result = _read(nn.utils.get_total_norm(grads) if grads else 0.0, loss)
+        if math.isfinite(result.norm):
+            if 0 < self.clip_grad < result.norm:
+                torch._foreach_mul_(grads, self.clip_grad / (result.norm + 1e-6))
+            self.optimizer.update()
+            if self.stage == 1:
+                zero.update_model_weights(self.ds.optimizer, self.stage)
+        for p in self._whole:
+            p.grad = None  # else the next backward pass would add to it
+        return result
 
-    def _step_sharded(self) -> float:
-        """Stages 1 to 3: ZeRO itself skips a step with a non-finite norm, and returns inf."""
+    def _step_sharded(self, loss: Tensor | None) -> Result:
+        """Stages 2 and 3: ZeRO itself skips a step with a non-finite norm, and returns inf."""
         self.ds.step()
         zero.clear_stale_gradients(self.ds.optimizer, self.stage, self.offload)
-        return float(self.ds.optimizer._global_grad_norm)
+        return _read(self.ds.optimizer._global_grad_norm, loss)
+
+    def _check_used(self, used: Collection[str]) -> None:
+        for p, pieces in self._whole.items():
+            if p.grad is not None:
+                name, unit = pieces[0].name, pieces[0].unit
+                assert unit in used, f"{name} has a gradient, but its unit is not among those used"
 
     def _set_loss_scale(self) -> None:
-        if self.stage > 0 and self.loss_scale.dynamic:
+        if self.stage > 1 and self.loss_scale.dynamic:
             self.ds.optimizer.override_loss_scale(self.loss_scale.value)
 
     @property
@@ -144,7 +172,12 @@ class Engine:
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the persistent buffers of the network, which are equal on all ranks."""
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.shapes}
+        persistent = {
+            f"{path}.{name}".removeprefix(".")
+            for path, module in self.model.named_modules()
+            for name in module._buffers.keys() - module._non_persistent_buffers_set
+        }
+        return {name: tensor for name, tensor in self.model.named_buffers() if name in persistent}
 
     def state(self) -> dict[str, Any]:
         """Return the rest of the state for a bitwise resume: step count of each unit, and the loss scale."""
@@ -174,13 +207,13 @@ class _AutocastModule(nn.Module):
             return self.model(*args, **kwargs)
 
 
-def _unit_of(model: nn.Module, units: dict[str, list[nn.Parameter]]) -> dict[nn.Parameter, tuple[str, str]]:
-    """Return (name, unit) of each parameter. The units must cover the network exactly."""
-    names = {p: name for name, p in model.named_parameters()}
-    listed = [(p, unit) for unit, params in units.items() for p in params]
-    assert len(listed) == len({p for p, _ in listed}), "a parameter is in two sampling units"
-    assert {p for p, _ in listed} == set(names), "the sampling units are not the network's parameters"
-    return {p: (names[p], unit) for p, unit in listed}
+def _read(norm: Tensor | float, loss: Tensor | None) -> Result:
+    """Copy the norm and the loss to the host, in one transfer if both are on one device."""
+    if loss is None:
+        return Result(float(norm), math.nan)
+    if isinstance(norm, Tensor) and norm.device == loss.device:
+        return Result(*torch.stack([norm.float(), loss.detach().float()]).tolist())
+    return Result(float(norm), float(loss))
 
 
 def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any], ranks: Ranks) -> Any:

@@ -13,11 +13,10 @@ from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import find_spec
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.engine.ds_config import ds_config, zero_names, zero_stage
+from vitas_ds.engine.ds_config import ds_config, reduce_bucket, zero_names, zero_stage
 from vitas_ds.models.supernet import Supernet
 
 FP32 = 4  # bytes
-REDUCE_BUCKET = 500_000_000  # elements, DeepSpeed's default
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "total", "host")
 
 
@@ -66,12 +65,14 @@ def estimate(
     stage, offload = zero_stage(engine)
     whole = FP32 * params
     part = -(-whole // world_size)
-    # ZeRO allocates the whole bucket, however small the network is
-    bucket = FP32 * settings["zero_optimization"].get("reduce_bucket_size", REDUCE_BUCKET)
+    # Stages 2 and 3 allocate the whole bucket, however small the network is
+    bucket = FP32 * reduce_bucket(settings)
     copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)  # two moments, a master copy, averaged weights
     states = copies * (whole if stage == 0 else part)
-    # Stages 0 and 1 keep all gradients. Stages 1 to 3 keep this rank's part and the flat copy for the optimizer.
-    gradients = {0: whole, 1: whole + 2 * part + bucket, 2: 3 * part + bucket, 3: 2 * part + bucket}[stage]
+    # Stages 0 and 1 keep all gradients, and several ranks copy them into buckets. Stages 2 and 3 keep this rank's part
+    # and the flat copy for the optimizer.
+    copied = min(bucket, whole) if world_size > 1 else 0
+    gradients = {0: whole + copied, 1: whole + copied, 2: 3 * part + bucket, 3: 2 * part + bucket}[stage]
     kept = activations * settings["train_micro_batch_size_per_gpu"] * (1 if engine.precision == "fp32" else 0.5)
     weights = whole if stage < 3 else part
     host = states + part * (2 if stage == 3 else 1) if offload else 0

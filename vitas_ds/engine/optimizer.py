@@ -4,22 +4,23 @@ A supernet step uses only part of the weights. Plain ZeRO gives the optimizer ze
 and weight decay and momentum would still move them. Here, a unit that a step does not use keeps its weights, moments
 and step count, as torch.optim.AdamW does with parameters whose gradient is None.
 
-ZeRO flattens each parameter group and gives every rank a part of it. ``Piece`` records which parameter and unit each
-range of these flat tensors belongs to. There are only two parameter groups (with and without weight decay), because
-the cost of a ZeRO step grows with the number of groups, but not with the number of units.
+A parameter can hold many named tensors (``models.flat``), and ZeRO flattens all parameters and gives every rank a part.
+``Piece`` records which named tensor and unit each range of a rank's tensors belongs to. There is one parameter group,
+because the cost of a ZeRO step grows with the number of groups. Whether a range has weight decay depends on the shape
+of its tensor, not on the group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from vitas_ds import config
+from vitas_ds.models.flat import Place
 
 EPS = 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -27,21 +28,63 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a parameter, and its place in a tensor that this rank owns.
+    """A range of a named tensor, and its place in a tensor that this rank owns.
 
     Attributes:
-        name: Name of the parameter.
-        unit: Sampling unit of the parameter.
-        source: First element in the flattened parameter.
+        name: Name of the tensor.
+        unit: Sampling unit of the tensor.
+        place: Place of the tensor in the network.
+        source: First element in the flattened named tensor.
         offset: First element in the flattened tensor of this rank.
         length: Number of elements.
     """
 
     name: str
     unit: str
+    place: Place
     source: int
     offset: int
     length: int
+
+    @property
+    def decay(self) -> bool:
+        """Whether the tensor has weight decay: vectors (biases, norms) have none."""
+        return len(self.place.shape) > 1
+
+
+@dataclass
+class Span:
+    """Neighboring pieces with the same unit and the same decay: one tensor for the fused kernel.
+
+    Attributes:
+        unit: Sampling unit.
+        decay: Whether the span has weight decay.
+        offset: First element in the flattened tensor of this rank.
+        holder: Tensor whose ``grad`` contains the gradient.
+        start: First element in the flattened gradient.
+        length: Number of elements.
+        views: Weights and moments, set when the span is complete.
+    """
+
+    unit: str
+    decay: bool
+    offset: int
+    holder: Tensor
+    start: int
+    length: int
+    views: Sequence[Tensor] = ()
+
+    def extend(self, other: Span) -> bool:
+        """Append a span if it continues this one."""
+        follows = other.offset == self.offset + self.length and other.start == self.start + self.length
+        alike = (other.unit, other.decay) == (self.unit, self.decay) and other.holder is self.holder
+        if follows and alike:
+            self.length += other.length
+        return follows and alike
+
+    def gradient(self) -> Tensor:
+        """Return the gradient, which must exist."""
+        return self.holder.grad.view(-1).narrow(0, self.start, self.length)  # type: ignore[union-attr]
 
 
 class UnitAdamW(torch.optim.Optimizer):
@@ -53,24 +96,35 @@ class UnitAdamW(torch.optim.Optimizer):
         owned: Pieces of each tensor of this rank. Empty until the engine calls ``set_layout``.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], units: Iterable[str], training: config.Training) -> None:
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
-        self.betas = training.betas
+    def __init__(self, params: Iterable[nn.Parameter], units: Iterable[str], training: config.Training) -> None:
+        super().__init__(params, {"lr": 0.0})
+        self.betas, self.weight_decay = training.betas, training.weight_decay
         self.steps = dict.fromkeys(units, 0)
         self.active: frozenset[str] = frozenset()
         self.owned: dict[Tensor, list[Piece]] = {}
-        self._views: dict[Tensor, list[tuple[str, slice, list[Tensor]]]] = {}
+        self._spans: dict[Tensor, list[Span]] = {}
 
-    def set_layout(self, owned: dict[Tensor, list[Piece]]) -> None:
-        """Set the layout of this rank's tensors and allocate their moments."""
+    def set_layout(self, owned: dict[Tensor, list[Piece]], whole_gradients: bool) -> None:
+        """Set the layout of this rank's tensors and allocate their moments and the step counts.
+
+        Args:
+            owned: Pieces of each tensor.
+            whole_gradients: Whether the gradients are in the parameters of the network, not in the owned tensors.
+        """
         self.owned = owned
         for tensor, pieces in owned.items():
             self.state[tensor] = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
             flat = [tensor.detach().view(-1), *(self.state[tensor][moment].view(-1) for moment in MOMENTS)]
-            self._views[tensor] = [(unit, span, [t[span] for t in flat]) for unit, span in _merge_neighbors(pieces)]
+            self._spans[tensor] = _merge_neighbors(tensor, pieces, whole_gradients)
+            for span in self._spans[tensor]:
+                span.views = [t.narrow(0, span.offset, span.length) for t in flat]
+        device = next(iter(owned)).device
+        self._host_counts = torch.zeros(len(self.steps), pin_memory=device.type == "cuda")
+        self._counts = torch.zeros(len(self.steps), device=device)
+        self._count_of = dict(zip(self.steps, self._counts.unbind(), strict=True))
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
+        """Set the learning rate."""
         for group in self.param_groups:
             group["lr"] = lr
 
@@ -86,44 +140,63 @@ class UnitAdamW(torch.optim.Optimizer):
             self.steps[unit] -= 1
         self.active = frozenset()
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the active units in ``param_groups``. ZeRO calls this once per group, with only that group set."""
-        for group in self.param_groups:
-            for tensor in group["params"]:
-                if tensor.grad is not None:
-                    self._update(tensor, group)
+        """Update the active units in ``param_groups``, for ZeRO. Stage 3 calls this once per part of the group."""
+        self.update()
 
-    def _update(self, tensor: Tensor, group: dict[str, Any]) -> None:
-        active = [view for view in self._views.get(tensor, ()) if view[0] in self.active]
-        if not active:
+    @torch.no_grad()
+    def update(self) -> None:
+        """Update the active units. Unlike ``step``, no profiler hook surrounds this."""
+        # The engine reads the norm of every gradient before this, so the copy of the last step has finished.
+        self._host_counts.numpy()[:] = list(self.steps.values())
+        self._counts.copy_(self._host_counts, non_blocking=True)
+        for group in self.param_groups:
+            spans = [
+                span
+                for tensor in group["params"]
+                for span in self._spans.get(tensor, ())
+                if span.unit in self.active and span.holder.grad is not None
+            ]
+            self._update([span for span in spans if span.decay], group["lr"], self.weight_decay)
+            self._update([span for span in spans if not span.decay], group["lr"], 0.0)
+
+    def _update(self, spans: list[Span], lr: float, weight_decay: float) -> None:
+        if not spans:
             return
-        grad = tensor.grad.view(-1)  # type: ignore[union-attr]
-        params, exp_avgs, exp_avg_sqs = ([views[k] for _, _, views in active] for k in range(3))
-        # adamw() increments the counts itself. It needs one per tensor, on the tensor's device.
-        counts = torch.tensor([self.steps[unit] - 1.0 for unit, _, _ in active], device=tensor.device)
-        adamw(
-            params, [grad[span] for _, span, _ in active], exp_avgs, exp_avg_sqs, [], list(counts.unbind()),
-            fused=True, foreach=False, amsgrad=False, maximize=False, beta1=self.betas[0], beta2=self.betas[1],
-            lr=group["lr"], weight_decay=group["weight_decay"], eps=EPS,
+        params, exp_avgs, exp_avg_sqs = ([span.views[k] for span in spans] for k in range(3))
+        # torch.optim.adamw.adamw() would increment the counts in a further call. Here, the spans of a unit share one.
+        torch._fused_adamw_(
+            params, [span.gradient() for span in spans], exp_avgs, exp_avg_sqs, [],
+            [self._count_of[span.unit] for span in spans], lr=lr, beta1=self.betas[0], beta2=self.betas[1],
+            weight_decay=weight_decay, eps=EPS, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
-def _merge_neighbors(pieces: Sequence[Piece]) -> list[tuple[str, slice]]:
-    """Merge adjacent pieces of one unit: fewer tensors for the fused kernel."""
-    spans: list[tuple[str, slice]] = []
+def _merge_neighbors(owner: Tensor, pieces: Iterable[Piece], whole_gradients: bool) -> list[Span]:
+    """Merge adjacent pieces with the same unit and decay: fewer tensors for the fused kernel."""
+    spans: list[Span] = []
     for piece in pieces:
-        end = piece.offset + piece.length
-        if spans and spans[-1][0] == piece.unit and spans[-1][1].stop == piece.offset:
-            spans[-1] = (piece.unit, slice(spans[-1][1].start, end))
-        else:
-            spans.append((piece.unit, slice(piece.offset, end)))
+        holder = piece.place.parameter if whole_gradients else owner
+        start = piece.place.offset + piece.source if whole_gradients else piece.offset
+        span = Span(piece.unit, piece.decay, piece.offset, holder, start, piece.length)
+        if not spans or not spans[-1].extend(span):
+            spans.append(span)
     return spans
 
 
-def decay_groups(units: dict[str, list[nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Return two parameter groups in the order of the units: one with weight decay, one (vectors) without."""
-    params = [p for unit in units.values() for p in unit]
-    matrices, vectors = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def whole_pieces(places: Mapping[str, Place], units: Mapping[str, list[nn.Parameter]]) -> dict[Tensor, list[Piece]]:
+    """Return the pieces of each parameter of a network: the named tensors in it. The units must cover it exactly."""
+    listed = [(p, unit) for unit, params in units.items() for p in params]
+    unit_of: dict[Tensor, str] = dict(listed)
+    assert len(listed) == len(unit_of), "a parameter is in two sampling units"
+    assert set(unit_of) == {place.parameter for place in places.values()}, (
+        "the sampling units are not the network's parameters"
+    )
+    whole: dict[Tensor, list[Piece]] = {p: [] for p in unit_of}
+    for name, place in sorted(places.items(), key=lambda item: item[1].offset):
+        whole[place.parameter].append(Piece(name, unit_of[place.parameter], place, 0, place.offset, place.numel))
+    for tensor, pieces in whole.items():
+        assert sum(piece.length for piece in pieces) == tensor.numel(), (
+            f"{pieces[0].name}: tensors do not fill their parameter"
+        )
+    return whole

@@ -1,40 +1,48 @@
-"""Where ZeRO keeps each parameter: map the tensors that a rank owns to ranges of parameters.
+"""Where ZeRO keeps each parameter: map the tensors that a rank owns to ranges of named tensors.
 
 This is the only file that uses internals of the ZeRO optimizers (DeepSpeed 0.19). The optimizer and the checkpoints
 see only ``Piece``, so they do not depend on the ZeRO stage.
+
+Stages 2 and 3 take their steps in DeepSpeed. Of stage 1, the engine uses only the partition of the weights and the
+collective that gathers them (``update_model_weights``). DeepSpeed's step of stage 1 copies each gradient three times,
+allocates zeros for each parameter that the step does not use, and computes the norm of each gradient separately: about
+thirty small calls per parameter. After the reduction every rank has the whole gradients anyway, so the engine computes
+their norm and updates its part of the weights directly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitas_ds.engine.optimizer import Piece
 
-UnitOf = dict[nn.Parameter, tuple[str, str]]  # (name, unit) of each parameter
+Pieces = dict[Tensor, list[Piece]]
 
 
-def pieces(optimizer: Any, stage: int, unit_of: UnitOf, rank: int) -> dict[Tensor, list[Piece]]:
-    """Return the fp32 tensors that this rank updates, with the pieces of parameters in each.
+def pieces(optimizer: Any, stage: int, whole: Pieces, rank: int) -> Pieces:
+    """Return the fp32 tensors that this rank updates, with the pieces of named tensors in each.
 
     Args:
         optimizer: The ZeRO optimizer of the DeepSpeed engine (stages 1 to 3; unused in stage 0).
         stage: ZeRO stage.
-        unit_of: (name, unit) of each parameter.
+        whole: Pieces of the parameters.
         rank: This rank.
     """
     if stage == 0:
-        return {p: [Piece(name, unit, 0, 0, p.numel())] for p, (name, unit) in unit_of.items()}
+        return whole
     if stage == 3:
-        return _stage3_pieces(optimizer, unit_of, rank)
-    return _stage12_pieces(optimizer, unit_of, rank)
+        return _stage3_pieces(optimizer, whole, rank)
+    return _stage12_pieces(optimizer, whole, rank)
 
 
-def _stage12_pieces(optimizer: Any, unit_of: UnitOf, rank: int) -> dict[Tensor, list[Piece]]:
+def _stage12_pieces(optimizer: Any, whole: Pieces, rank: int) -> Pieces:
     """Stages 1 and 2: each group is flattened, padded, and split into one equal part per rank."""
-    owned: dict[Tensor, list[Piece]] = {}
+    owned: Pieces = {}
     for i, flat in enumerate(optimizer.single_partition_of_fp32_groups):
         first, last = rank * flat.numel(), (rank + 1) * flat.numel()
         owned[flat] = []
@@ -42,27 +50,32 @@ def _stage12_pieces(optimizer: Any, unit_of: UnitOf, rank: int) -> dict[Tensor, 
             optimizer.round_robin_bit16_groups[i], optimizer.round_robin_bit16_offsets[i], strict=True
         ):
             low, high = max(first, start), min(last, start + param.numel())
-            if low < high:
-                owned[flat].append(Piece(*unit_of[param], low - start, low - first, high - low))
+            owned[flat] += _cut(whole[param], low - start, high - start, low - first)
     return owned
 
 
-def _stage3_pieces(optimizer: Any, unit_of: UnitOf, rank: int) -> dict[Tensor, list[Piece]]:
+def _stage3_pieces(optimizer: Any, whole: Pieces, rank: int) -> Pieces:
     """Stage 3: each parameter is split into one equal part per rank (the last one padded); parts are concatenated."""
-    owned: dict[Tensor, list[Piece]] = {}
+    owned: Pieces = {}
     for flat, params in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
         owned[flat], offset = [], 0
         for param in params:
             part = param.partition_numel()
-            length = min(part, param.ds_numel - rank * part)
-            if length > 0:
-                owned[flat].append(Piece(*unit_of[param], rank * part, offset, length))
+            owned[flat] += _cut(whole[param], rank * part, min((rank + 1) * part, param.ds_numel), offset)
             offset += part
     return owned
 
 
+def _cut(whole: list[Piece], low: int, high: int, offset: int) -> Iterator[Piece]:
+    """Yield the pieces of the elements [low, high) of a parameter; the first element is at ``offset``."""
+    for piece in whole:
+        start, end = max(low, piece.offset), min(high, piece.offset + piece.length)
+        if start < end:
+            yield replace(piece, source=start - piece.offset, offset=offset + start - low, length=end - start)
+
+
 def update_model_weights(optimizer: Any, stage: int) -> None:
-    """Copy the owned tensors into the model, after a checkpoint was loaded into them."""
+    """Copy the owned tensors of all ranks into the model: after a step of stage 1, or after loading a checkpoint."""
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:

@@ -99,6 +99,7 @@ def compute_gradients(
     total = torch.zeros((), device=images.device)
     for part_images, part_targets in zip(images.chunk(parts), targets.chunk(parts), strict=True):
         for loss in task.losses(model, part_images, part_targets, step):
-            backward(loss / parts)
-            total += loss.detach().float() / parts
+            part = loss / parts
+            backward(part)
+            total += part.detach().float()
     return total

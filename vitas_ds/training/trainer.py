@@ -20,7 +20,7 @@ from vitas_ds.data.sources import fingerprint
 from vitas_ds.distributed import comm, preemption
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.watchdog import Watchdog
-from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.engine import Engine, Result
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
@@ -109,7 +109,7 @@ class Trainer:
         while state.step < self.total_steps:
             batch = self._next_batch(batches)
             lr = cosine_lr(training, state.step, self.steps_per_epoch)
-            loss, norm = self._train_step(batch, lr)
+            norm, loss = self._train_step(batch, lr)
             self._update_state(batch, loss, norm)
             done = state.step == self.total_steps
             if state.step % training.log_every == 0 or done:
@@ -151,12 +151,10 @@ class Trainer:
         self.watchdog.at(self.state.step + 1, "computing")
         return batch
 
-    def _train_step(self, batch: Batch, lr: float) -> tuple[float, float]:
-        """Return the loss of this rank and the norm of the gradient over all ranks."""
+    def _train_step(self, batch: Batch, lr: float) -> Result:
         task, engine, step = self.task, self.engine, self.state.step
         loss = compute_gradients(task, engine, engine.backward, batch, step, self.ranks.rank)
-        norm = engine.step(task.units_used(step), lr)
-        return float(loss), norm  # float waits for the device, so it comes last
+        return engine.step(task.units_used(step), lr, loss)
 
     def _update_state(self, batch: Batch, loss: float, norm: float) -> None:
         state = self.state

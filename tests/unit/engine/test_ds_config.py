@@ -34,6 +34,16 @@ def test_no_clipping_is_explicit() -> None:  # without the key, DeepSpeed clips 
     assert ds_config(config.Engine(), config.Training(), 1)["gradient_clipping"] == 0.0
 
 
+def test_the_throughput_timer_is_off() -> None:
+    """DeepSpeed's timer waits for the device. The reference is what DeepSpeed reads from the configuration."""
+    from deepspeed.utils.config import get_timers_config
+
+    assert (
+        get_timers_config({}).enabled
+        and not get_timers_config(ds_config(config.Engine(), config.Training(), 1)).enabled
+    )
+
+
 def test_every_file_is_tested() -> None:
     folder = ROOT / "ds_configs"
     assert sorted(p.stem for p in folder.glob("*.json")) == sorted(ALL)
@@ -52,7 +62,7 @@ def check_refused(tmp_path: Path, content: object, *texts: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-     "optimizer", "scheduler", "bf16", "fp16", "torch_autocast"],
+     "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "timers"],
 )  # fmt: skip
 def test_a_file_with_a_setting_of_the_run_is_refused(tmp_path: Path, key: str) -> None:
     check_refused(tmp_path, {"zero_optimization": {"stage": 1}, key: 1}, key, "set by the run's config")

@@ -5,6 +5,7 @@ References: the same training in plain torch or without the tested option.
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
+from vitas_ds.models.flat import tensor_places
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -97,7 +99,7 @@ def test_a_step_changes_only_the_units_of_the_subnet(ranks: comm.Ranks, zero: st
     for p in model.parameters():  # with a zero head, all other gradients would be zero
         nn.init.normal_(p, std=0.1)
     unit_of = {p: unit for unit, params in model.units().items() for p in params}
-    unit_of_name = {name: unit_of[p] for name, p in model.named_parameters()}
+    unit_of_name = {name: unit_of[place.parameter] for name, place in tensor_places(model).items()}
     training = config.Training(batch_size=2, weight_decay=0.1)
     engine = Engine(model, model.units(), config.Engine(zero=zero, precision="fp32"), training, ranks)
     layer = LayerSpec(num_heads=2, qkv_dim=60, mlp_dim=40)
@@ -135,6 +137,26 @@ def test_grad_checkpointing_does_not_change_the_weights(ranks: comm.Ranks, zero:
             engine.step({"all"}, 1e-2)
         weights.append(toy.gather_tensors(engine))
     assert toy.max_difference(*weights) < 1e-6
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero3"])
+def test_names_and_buffers_do_not_depend_on_the_layout(ranks: comm.Ranks, zero: str) -> None:
+    """Of a flat network, the engine knows the named tensors. In stage 3, its parameters are empty here."""
+    plain, flat = (toy.start(toy.Case(zero, flat=flat), ranks) for flat in (False, True))
+    assert plain.shapes == flat.shapes and len(flat.shapes) == 20
+    flat.model.register_buffer("temporary", torch.ones(1), persistent=False)
+    assert flat.buffers().keys() == {"scale"} and flat.buffers()["scale"] is flat.model.scale
+
+
+@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3", "zero3_offload"])
+def test_a_step_returns_the_norm_and_the_loss(ranks: comm.Ranks, zero: str) -> None:
+    engine = toy.start(toy.Case(zero, flat=True), ranks)
+    x, _ = toy.batch_of(0, 4)
+    for scale in (1.0, float("inf")):
+        loss = engine(x, (0, (1,), 24)).square().mean() * scale
+        engine.backward(loss)
+        result = engine.step({"stem0", "layer1", "head"}, 1e-2, loss)
+        assert result.loss == float(loss.detach()) and math.isfinite(result.norm) == (scale == 1.0)
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero1"])
