@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitas_ds.models import kernels
+
 NUM_SOURCES, NUM_TENSORS = 3, 4
 
 
@@ -37,6 +39,12 @@ def interpreter() -> Iterator[Callable[..., tuple[Any, Any]]]:
         with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
             pool.submit(os.getpid).result()
         yield lambda function, *args: pickle.loads(pool.submit(_run, pickle.dumps((function, args))).result())
+
+
+def with_few_programs(launch: Callable[..., Any], *args: Any) -> Any:
+    """Launch a kernel whose programs have to process several blocks each, as with many rows."""
+    with mock.patch.object(kernels, "NORM_PROGRAMS", 4):
+        return launch(*args)
 
 
 @dataclass

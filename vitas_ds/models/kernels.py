@@ -4,10 +4,11 @@ Each function is one operator of the library ``vitas_ds``: a Triton kernel on CU
 gradient, so call it from the ``forward`` and ``backward`` of an ``autograd.Function``. Importing this module does not
 import Triton.
 """
-# S sides, R rows of a side (batch times tokens), D padded width, P programs
+# S sides, R rows of a side (batch times tokens), D padded width, P programs; ... several dimensions or none
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,11 +79,11 @@ def scatter(tensors: Sequence[Tensor | None], tables: Tables, sources: Sequence[
 
 
 def add_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Return ``x + y`` and its LayerNorm over the first ``dim`` channels, [S, R, D] each. The other channels become 0.
+    """Return ``x + y`` and its LayerNorm over the first ``dim`` channels, [S, ..., D] each. Other channels become 0.
 
     Args:
-        x: Input [S, R, D]. D is a multiple of 8 on CUDA.
-        y: Input [S, R, D], or None: return x itself and its norm.
+        x: Input [S, ..., D]. D is a multiple of 8 on CUDA.
+        y: Input [S, ..., D], or None: return x itself and its norm.
         weight: Scale [S, D], fp32.
         bias: Shift [S, D], fp32.
         dim: Width without padding.
@@ -96,13 +97,13 @@ def add_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, dim: int
 def add_norm_backward(
     total: Tensor, weight: Tensor, grad_normed: Tensor, grad_total: Tensor | None, dim: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient [S, R, D] of ``x`` and ``y``, and parts [P, 2, S, D] of those of ``weight`` and ``bias``.
+    """Return the gradient [S, ..., D] of ``x`` and ``y``, and parts [P, 2, S, D] of those of ``weight`` and ``bias``.
 
     Args:
         total: First output of ``add_norm``.
         weight: Scale [S, D], fp32.
-        grad_normed: Gradient [S, R, D] of the second output.
-        grad_total: Gradient [S, R, D] of the first output.
+        grad_normed: Gradient [S, ..., D] of the second output.
+        grad_total: Gradient [S, ..., D] of the first output.
         dim: As for ``add_norm``.
         eps: As for ``add_norm``.
 
@@ -154,7 +155,7 @@ def launch_add_norm(
     """Launch ``add_norm``."""
     from vitas_ds.models import kernels_triton
 
-    sides, rows, width = x.shape
+    sides, rows, width = _shape(x)
     x, y = x.contiguous(), None if y is None else y.contiguous()
     total, normed = None if y is None else torch.empty_like(x), torch.empty_like(x)
     tile = _norm_tile(width)
@@ -175,13 +176,23 @@ def launch_add_norm_backward(
     """Launch ``add_norm_backward``."""
     from vitas_ds.models import kernels_triton
 
-    sides, rows, width = total.shape
+    sides, rows, width = _shape(total)
     grad, partial = _empty_gradients(total)
+    grad_total = None if grad_total is None else grad_total.contiguous()
     kernels_triton.norm_backward_kernel[(len(partial), sides)](
-        total, weight, grad_normed.contiguous(), None if grad_total is None else grad_total.contiguous(), grad, partial,
+        total.contiguous(), weight, grad_normed.contiguous(), grad_total, grad, partial,
         rows, width // 8, dim, eps, *_norm_tile(width),
     )  # fmt: skip
     return grad, partial
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    """Return S, R and D of a tensor [S, ..., D]."""
+    return len(x), math.prod(x.shape[1:-1]), x.shape[-1]
+
+
+def _empty(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _norm_tile(width: int) -> tuple[int, int]:
@@ -193,20 +204,20 @@ def _norm_tile(width: int) -> tuple[int, int]:
 
 def _empty_gradients(total: Tensor) -> tuple[Tensor, Tensor]:
     """Return the outputs of ``add_norm_backward``. The number of parts depends only on the shape, as does their sum."""
-    sides, rows, width = total.shape
+    sides, rows, width = _shape(total)
     programs = min(NORM_PROGRAMS // sides, -(-rows // _norm_tile(width)[0]))
-    return torch.empty_like(total), total.new_empty((programs, 2, sides, width), dtype=torch.float32)
+    return _empty(total), total.new_empty((programs, 2, sides, width), dtype=torch.float32)
 
 
 # Shapes of the results
 
 
 def _shape_norm(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(x)
+    return _empty(x)
 
 
 def _shape_add_norm(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x)
+    return _empty(x), _empty(x)
 
 
 def _shape_add_norm_backward(total: Tensor, *_: object) -> tuple[Tensor, Tensor]:

@@ -51,8 +51,8 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, dim: int, eps: 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, dim: int, eps: float) -> Tensor:
     """Compute ``add_norm`` without ``y``."""
-    normed = _standardize(x, dim, eps)[0] * weight[:, None, :dim] + bias[:, None, :dim]
-    return F.pad(normed, (0, x.shape[-1] - dim)).to(x.dtype)
+    normed = _standardize(_rows(x), dim, eps)[0] * weight[:, None, :dim] + bias[:, None, :dim]
+    return F.pad(normed, (0, x.shape[-1] - dim)).to(x.dtype).view(x.shape)
 
 
 def add_norm_backward(
@@ -60,15 +60,20 @@ def add_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute ``add_norm_backward``, with one part."""
     padding = 0, total.shape[-1] - dim
-    x, reciprocal = _standardize(total, dim, eps)
-    g = grad_normed[..., :dim].float()
+    x, reciprocal = _standardize(_rows(total), dim, eps)
+    g = _rows(grad_normed)[..., :dim].float()
     parts = F.pad(torch.stack([(g * x).sum(1), g.sum(1)]), padding)
     g = g * weight[:, None, :dim]
     g = reciprocal * (g - g.mean(-1, keepdim=True) - x * (g * x).mean(-1, keepdim=True))
-    grad = F.pad(g, padding)
+    grad = F.pad(g, padding).view(total.shape)
     if grad_total is not None:
         grad = grad + grad_total.float()
     return grad.to(total.dtype), parts[None]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[S, ..., D] -> [S, R, D]."""
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def _standardize(x: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:

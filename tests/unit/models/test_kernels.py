@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers import kernel_cases as cases
-from vitas_ds.models import kernels
+from vitas_ds.models import kernels, plan
+from vitas_ds.models import kernels_reference as reference
 
 pytest.importorskip("triton")
 CPU, EPS = torch.device("cpu"), 1e-6
@@ -63,6 +64,22 @@ def test_scatter_adds_each_element_in_fp32(run, seed):
             expected[source][i] += tensors[tensor][j].float()
     _, (*_, sources) = run("scatter", tensors, *kernels.upload(case.regions, CPU), sources)
     assert all(torch.equal(s, e) for s, e in zip(sources, expected, strict=True))
+
+
+@pytest.mark.parametrize("sides", [("left", "right"), ("cycle",)])
+def test_kernel_follows_a_plan_with_padded_heads(interpret, sides):
+    """Reference: the strided views of the plan, for torch."""
+    heads, columns = (plan.axis(sides, 15, (5, 10, 15, 20), d, 8) for d in (5, 0))
+    part = plan.Part()
+    part.matrix("qkv", [plan.Source(0, i * 400, 20) for i in range(3)], heads, columns)
+    part.vector("bias", [plan.Source(0, 1200 + i * 20, 0) for i in range(3)], heads)
+    source, expected = torch.randn(1260), [torch.zeros(shape) for shape in part.shapes.values()]
+    for r in part.rectangles:
+        view = source.as_strided(r.size, r.source_strides, r.source_offset)
+        expected[r.tensor].as_strided(r.size, r.tensor_strides, r.tensor_offset).copy_(view)
+    packed = [torch.zeros(shape) for shape in part.shapes.values()]
+    _, (*_, packed) = interpret(kernels.launch_pack, [source], *kernels.upload(part.table, CPU), packed)
+    assert part.is_padded and all(torch.equal(a, b) for a, b in zip(packed, expected, strict=True))
 
 
 def test_tiles_cover_each_region_once():
@@ -117,6 +134,20 @@ def test_gradients_of_the_norm_match_autograd(run, shape, with_total):
     assert not grad[..., case.dim :].any() and not parts[..., case.dim :].any()
 
 
+def test_norm_takes_more_dimensions_and_any_strides(run):
+    case = cases.norm_case(2, 21, 24, 19)
+    strided = [t.view(2, 3, 7, 24).transpose(1, 2) for t in (case.x, case.y, case.grad_normed, case.grad_total)]
+    for tensors in (strided, [t.reshape(2, 21, 24) for t in strided]):
+        x, y, grad_normed, grad_total = tensors
+        (total, normed), _ = run("add_norm", x, y, case.weight, case.bias, case.dim, EPS)
+        (grad, parts), _ = run("add_norm_backward", x, case.weight, grad_normed, grad_total, case.dim, EPS)
+        assert {total.shape, normed.shape, grad.shape} == {x.shape}
+        if tensors is strided:
+            first = total, normed, grad, parts
+    for a, b in zip(first, (total, normed, grad, parts), strict=True):
+        assert torch.equal(a.reshape(b.shape), b)
+
+
 def test_padding_does_not_change_the_norm(run):
     """The statistics and the gradients ignore it, even NaN."""
     case = cases.norm_case(2, 21, 24, 19)
@@ -128,6 +159,17 @@ def test_padding_does_not_change_the_norm(run):
     ((_, normed_again), _), (gradients_again, _) = run(*forward), run(*backward)
     for t, again in zip((normed, *gradients), (normed_again, *gradients_again), strict=True):
         assert torch.equal(t, again)
+
+
+@pytest.mark.parametrize("shape", [(2, 21, 2048, 2041), (1, 1000, 248, 240)])
+def test_programs_with_several_blocks_sum_all_rows(interpret, shape):
+    case = cases.norm_case(*shape)
+    args = case.x, case.weight, case.grad_normed, case.grad_total, case.dim, EPS
+    (grad, parts), _ = interpret(cases.with_few_programs, kernels.launch_add_norm_backward, *args)
+    expected, expected_parts = reference.add_norm_backward(*args)
+    assert len(parts) == 4 // shape[0]
+    assert_close(grad, expected)
+    torch.testing.assert_close(parts.sum(0), expected_parts[0], atol=1e-4, rtol=1e-5)
 
 
 class Log(TorchDispatchMode):
