@@ -58,23 +58,22 @@ def layer_activations(table: WidthTable) -> np.ndarray:
     """Compute the bytes saved for the backward pass at each position, for one float32 image, int64 [K, L].
 
     The two norms save input, output, mean and standard deviation. Attention saves q, k, v, its output and one number
-    per head and token: the fused kernels do not save the attention map. The MLP saves its hidden channels before and
-    after GELU.
+    per head and token: the fused kernels do not save the attention map. The MLP saves its hidden channels before GELU.
     """
     N, D = (table.image_size // table.patch_size[:, None]) ** 2 + 1, table.embed_dim[:, None]
-    floats = N * (4 * D + 4 + 4 * (table.qkv_dim // 3) + table.num_heads + 2 * table.mlp_dim)
+    floats = N * (4 * D + 4 + 4 * (table.qkv_dim // 3) + table.num_heads + table.mlp_dim)
     return 4 * floats * (table.num_heads > 0)
 
 
 def activations(table: WidthTable) -> np.ndarray:
     """Compute the peak activation memory of training in bytes, int64 [K]: one float32 image, no recomputation.
 
-    The peak is at the start of the backward pass. It includes everything saved for it: patches, layers, the output of
-    the last layer and the final norm. Weights, gradients and the workspaces of kernels are extra. A batch of B images
+    The peak is at the start of the backward pass. It includes everything saved for it: patches, layers and the final
+    norm of the class token. Weights, gradients and the workspaces of kernels are extra. A batch of B images
     takes B times as much, half precision about half.
     """
     n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
-    stem_and_head = n * 3 * table.patch_size**2 + (n + 1) * D + D + 2
+    stem_and_head = n * 3 * table.patch_size**2 + 2 * D + 2
     return 4 * stem_and_head + layer_activations(table).sum(1)
 
 

@@ -40,8 +40,12 @@ class Stored:
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:
     """Return the dtype of autocast if it is enabled for the device of the parameter, else that of the parameter."""
-    device = parameter.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+    device = parameter.device
+    return torch.get_autocast_dtype(device.type) if _autocast_enabled(device) else parameter.dtype
+
+
+def _autocast_enabled(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def pad_multiple(device: torch.device) -> int:
@@ -87,8 +91,14 @@ def run(
     def apply(i: int, function: Callable[..., Any], *args: Any) -> Any:
         if function is not net.block:
             return call(i, function, *args)
-        return checkpoint(call, i, block, *args, use_reentrant=False) if recompute else call(i, block, *args)
+        if not recompute:
+            return call(i, block, *args)
+        x, branch, options = args  # add the branch first: the backward pass then keeps one tensor instead of two
+        x = x if branch is None else x + branch
+        return checkpoint(call, i, block, x, None, options, use_reentrant=False)
 
+    if not _autocast_enabled(images.device):
+        return net.forward(images, spec, layers, apply)
     with torch.autocast(images.device.type, enabled=False):
         return net.forward(images, spec, layers, apply)
 

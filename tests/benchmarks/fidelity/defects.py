@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tests.benchmarks.fidelity.study import SPACE, Defect
 from vitas_ds.arch import genome
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.models.elastic import ElasticStem
-from vitas_ds.models.supernet import Supernet
-
-
-class OnePosition(ElasticStem):
-    """A stem that gives all tokens the position embedding of the class token."""
-
-    def slice_weights(self, embed: Any) -> dict[str, Tensor]:
-        """Return the weights of the regular stem, with positions [1, 1, D]."""
-        parts = super().slice_weights(embed)
-        return parts | {"pos_embed": parts["pos_embed"][:, :1]}
+from vitas_ds.models.supernet import Stem, Supernet
 
 
 def give(supernet: Supernet, defect: Defect | None) -> None:
     """Add a defect to a supernet. Misplaced widths are a defect of the subnets: see ``misplaced``."""
+    stems = cast(dict[str, Stem], supernet.stems)
     if defect == "position":
-        for stem in supernet.stems.values():
-            stem.__class__ = OnePosition
+        for stem in stems.values():
+            _give_one_position(supernet, stem)
     if defect == "stem":
-        for stem in list(supernet.stems.values())[1:]:
+        for stem in list(stems.values())[1:]:
             stem.requires_grad_(False)
+
+
+def _give_one_position(supernet: Supernet, stem: Stem) -> None:
+    """Give all tokens the position embedding of the class token: it gets the gradients of all of them."""
+    place = stem.places()["pos_embed"]
+
+    def copy_first(*_: object) -> None:
+        with torch.no_grad():
+            place.view().copy_(place.view()[:, :1].clone())
+
+    def add_up(grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        positions = grad[place.offset : place.offset + place.numel].view(place.shape)
+        total = positions.sum(1)
+        positions.zero_()
+        positions[:, 0] = total
+        return grad
+
+    supernet.register_forward_pre_hook(copy_first)
+    stem.get_parameter("flat").register_hook(add_up)
 
 
 def scattered(spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:

@@ -20,6 +20,7 @@ from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import SPACE, Size, Variant
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.models.flat import tensor_places
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -33,16 +34,19 @@ class Learner:
 
     def __init__(self, model: nn.Module) -> None:
         self.params = [p for p in model.parameters() if p.requires_grad]
-        matrices, vectors = [p for p in self.params if p.ndim > 1], [p for p in self.params if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.adamw = torch.optim.AdamW(groups, lr=LR, fused=True)
+        self.matrices = [
+            place for place in tensor_places(model).values() if len(place.shape) > 1 and place.parameter.requires_grad
+        ]
+        self.adamw = torch.optim.AdamW(self.params, lr=LR, weight_decay=0.0, fused=True)
 
     def step(self, done: float) -> None:
         """Clip the gradients, update the weights, and reset the gradients."""
         cosine = 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
-        for group in self.adamw.param_groups:
-            group["lr"] = LR * (done / WARMUP if done < WARMUP else cosine)
+        lr = LR * (done / WARMUP if done < WARMUP else cosine)
+        self.adamw.param_groups[0]["lr"] = lr
         nn.utils.clip_grad_norm_(self.params, CLIP)
+        with torch.no_grad():  # AdamW decays whole parameters; a flat one holds matrices and vectors
+            torch._foreach_mul_([p.view() for p in self.matrices if p.parameter.grad is not None], 1 - lr * DECAY)
         self.adamw.step()
         self.adamw.zero_grad()
 

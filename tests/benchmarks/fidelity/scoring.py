@@ -15,6 +15,7 @@ from tests.benchmarks.fidelity import defects, study
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import Variant
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.models.flat import tensor_places
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.training import losses
 
@@ -63,10 +64,13 @@ def _ways(logits: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
 def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
     """Return the score after training only the norms for some steps, on a copy."""
     copied = copy.deepcopy(supernet)
-    norms = [p for name, p in copied.named_parameters() if "norm" in name]
-    for p in copied.parameters():
-        p.requires_grad_(any(p is norm for norm in norms))
-    adamw = torch.optim.AdamW(norms, lr=ADAPT_LR, weight_decay=0.0)
+    for parameter in copied.parameters():
+        mask = torch.zeros_like(parameter)
+        for name, place in tensor_places(copied).items():
+            if place.parameter is parameter and "norm" in name:
+                mask[place.offset : place.offset + place.numel] = 1
+        parameter.register_hook(mask.mul)  # AdamW without decay keeps elements whose gradients are 0
+    adamw = torch.optim.AdamW(copied.parameters(), lr=ADAPT_LR, weight_decay=0.0)
     for step in range(ADAPT_STEPS):
         x, y = images.batch(step, seed=99)
         adamw.zero_grad()

@@ -15,6 +15,7 @@ from tests.benchmarks.fidelity import defects, drawing, further, images, jobs, l
 from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
+from vitas_ds.models.flat import named_tensors
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 
@@ -69,7 +70,7 @@ def test_one_position_ignores_the_order_of_patches():
     for defect, same in ((None, False), ("position", True)):
         supernet = Supernet(study.SPACE, "ordinal")
         init_weights(supernet, 0, std=None)
-        torch.nn.init.normal_(supernet.stem(spec).pos_embed)
+        torch.nn.init.normal_(named_tensors(supernet)[f"stems.patch{spec.patch_size}.pos_embed"])
         defects.give(supernet, defect)
         assert torch.allclose(*(logits(supernet, spec, x) for x in (shown, turned)), atol=1e-5) is same
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.helpers.scorers import LABELS, PIXELS, SPECS, prepare, scorer
 from vitas_ds.distributed import preemption
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.models.flat import named_tensors
 from vitas_ds.search.scoring.candidate import score_from_counts
 from vitas_ds.search.scoring.scorer import balanced_order
 
@@ -100,7 +101,7 @@ def test_scoring_does_not_change_the_supernet():
 
 def test_nan_logits_are_incorrect():
     use = scorer()
-    torch.nn.init.constant_(use.supernet.head.bias, math.nan)
+    torch.nn.init.constant_(named_tensors(use.supernet)["head.bias"], math.nan)
     assert next(use(SPECS[:1])).value == 0
 
 
