@@ -68,6 +68,8 @@ class Engine:
         self.ds = _initialize(network, self.optimizer, settings, ranks)
         # Stages 0 and 1 reduce the gradients of used units only, in _step_whole
         self.ds.enable_backward_allreduce = self.stage > 1
+        if self.stage > 1:
+            zero.fuse_norm(self.ds.optimizer)
         self.owned = zero.pieces(self.ds.optimizer, self.stage, self._whole, ranks.rank)
         self.optimizer.set_layout(self.owned, whole_gradients=self.stage < 2)
         self.averages = {tensor: tensor.detach().clone() for tensor in self.owned} if self.decay else {}

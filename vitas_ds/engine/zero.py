@@ -3,11 +3,11 @@
 This is the only file that uses internals of the ZeRO optimizers (DeepSpeed 0.19). The optimizer and the checkpoints
 see only ``Piece``, so they do not depend on the ZeRO stage.
 
-Stages 2 and 3 take their steps in DeepSpeed. Of stage 1, the engine uses only the partition of the weights and the
-collective that gathers them (``update_model_weights``). DeepSpeed's step of stage 1 copies each gradient three times,
-allocates zeros for each parameter that the step does not use, and computes the norm of each gradient separately: about
-thirty small calls per parameter. After the reduction every rank has the whole gradients anyway, so the engine computes
-their norm and updates its part of the weights directly.
+Stages 2 and 3 take their steps in DeepSpeed, except for the norm. Of stage 1, the engine uses only the partition of the
+weights and the collective that gathers them (``update_model_weights``). DeepSpeed's step of stage 1 copies each gradient
+twice, allocates zeros for each parameter that the step does not use, and computes the norm of each gradient separately:
+332 operator calls for 84 parameters, of which 20 are used. Its reduction leaves the whole gradients on every rank
+anyway. From them, the engine computes the norm and updates its part of the weights in 9 calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from vitas_ds.engine.optimizer import Piece
 
@@ -72,6 +73,20 @@ def _cut(whole: list[Piece], low: int, high: int, offset: int) -> Iterator[Piece
         start, end = max(low, piece.offset), min(high, piece.offset + piece.length)
         if start < end:
             yield replace(piece, source=start - piece.offset, offset=offset + start - low, length=end - start)
+
+
+def fuse_norm(optimizer: Any) -> None:
+    """Compute the norm of the gradients of stages 2 and 3 in a few calls, instead of two per parameter.
+
+    ZeRO checks the result: if it is not finite, the step is skipped.
+    """
+
+    def norm(gradients: list[Tensor], params: list[nn.Parameter], norm_type: float = 2) -> Tensor:
+        square = nn.utils.get_total_norm(gradients).square()
+        dist.all_reduce(square, group=optimizer.dp_process_group)
+        return square.sqrt()
+
+    optimizer.get_grad_norm_direct = norm
 
 
 def update_model_weights(optimizer: Any, stage: int) -> None:
