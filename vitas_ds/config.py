@@ -306,6 +306,9 @@ class Engine(Section):
     grad_checkpointing: bool = Field(False, description="recompute the activations of each block in the backward pass")
     compile: bool = Field(False, description="torch.compile of the network in retrain and evaluate")
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
+    kernels: Literal["auto", "triton", "torch"] = Field(
+        "auto", description="CUDA: kernels that pack slices, add gradients and normalize; auto: triton if installed"
+    )
     deterministic: bool = Field(
         False, description="CUDA: deterministic kernels, which make a resumed run bitwise equal"
     )

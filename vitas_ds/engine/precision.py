@@ -15,6 +15,7 @@ import torch
 
 from vitas_ds import config
 from vitas_ds.errors import UserError
+from vitas_ds.models import kernels
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,6 +42,7 @@ def set_backends(engine: config.Engine) -> None:
 
     Without ``engine.deterministic``, the backward pass of attention on a GPU uses atomic adds in varying order.
     """
+    kernels.select(engine.kernels)
     torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = engine.tf32
     torch.backends.cudnn.benchmark = not engine.deterministic

@@ -8,15 +8,21 @@ import Triton.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vitas_ds.errors import UserError
 from vitas_ds.models import kernels_reference as reference
+
+_mode = "auto"  # engine.kernels
 
 # Matches ``plan.COLUMNS``. Element (r, c) of a region is at ``source_offset + r * source_stride + c`` of the source and
 # at ``tensor_offset + row(r) * tensor_stride + column(c)`` of the tensor, where
@@ -25,6 +31,31 @@ REGION_COLUMNS = 14
 TILE = (8, 256)  # rows and columns that a program copies: 16 elements per thread
 NORM_TILE = 2048  # elements that a program normalizes at once, also 16 per thread
 NORM_PROGRAMS = 512  # programs of the backward pass, about four per multiprocessor
+
+
+def select(mode: str) -> None:
+    """Choose the implementation for CUDA: ``auto`` (Triton if it is installed), ``triton`` or ``torch``.
+
+    Raises:
+        UserError: Triton is required but not installed.
+    """
+    global _mode
+    if mode == "triton" and not _has_triton():
+        raise UserError("engine.kernels: triton is not installed; install it, or use torch")
+    _mode = mode
+
+
+def used_for(weight: Tensor) -> bool:
+    """Return whether these operators are used for an fp32 weight on this device."""
+    return weight.device.type == "cuda" and weight.dtype == torch.float32 and _mode != "torch" and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    found = find_spec("triton") is not None
+    if not found:
+        logging.getLogger(__name__).warning("triton is not installed: the slower operators of torch are used")
+    return found
 
 
 class Tables(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitas_ds.models import kernels
 from vitas_ds.models.layers import pad_to
 
 
@@ -50,6 +51,11 @@ class _AddNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, embed_dim: int, eps: float
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
+        ctx.embed_dim, ctx.eps = embed_dim, eps
+        if kernels.used_for(weight) and x.shape[-1] % 8 == 0:
+            total, normed = kernels.add_norm(x, branch, weight, bias, embed_dim, eps)
+            ctx.save_for_backward(total, weight)
+            return x.view_as(x) if branch is None else total, normed
         total = x.view_as(x) if branch is None else x + branch
         sides, means, deviations = [], [], []
         if total.device.type != "cpu":  # CPUs accept bf16 values with fp32 weights
@@ -62,13 +68,14 @@ class _AddNorm(torch.autograd.Function):
             means.append(mean)
             deviations.append(rstd)
         ctx.save_for_backward(total, weight, bias, *means, *deviations)
-        ctx.embed_dim = embed_dim
         return total, _stack(sides)
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return grad_total, grad_total if ctx.needs_input_grad[1] else None, None, None, None, None
+        if len(ctx.saved_tensors) == 2:
+            return _kernel_backward(ctx, grad_total, grad)
         total, weight, bias, *stats = ctx.saved_tensors
         S, D = len(total), ctx.embed_dim
         sides = []
@@ -82,6 +89,13 @@ class _AddNorm(torch.autograd.Function):
         if grad_total is not None:
             dx += grad_total
         return dx, dx if ctx.needs_input_grad[1] else None, dweight, dbias, None, None
+
+
+def _kernel_backward(ctx: Any, grad_total: Tensor | None, grad: Tensor) -> tuple[Tensor | None, ...]:
+    total, weight = ctx.saved_tensors
+    dx, parts = kernels.add_norm_backward(total, weight, grad, grad_total, ctx.embed_dim, ctx.eps)
+    dweight, dbias = parts.sum(0)
+    return dx, dx if ctx.needs_input_grad[1] else None, dweight, dbias, None, None
 
 
 def _stack(sides: list[Tensor]) -> Tensor:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vitas_ds.models.plan import Part, Rectangle, padded
+from vitas_ds.models import kernels
+from vitas_ds.models.plan import COLUMNS, Part, Rectangle, padded
 
 ALIGN = 64  # elements: 128 bytes in bf16; a misaligned fp32 bias can crash cublasLt (pytorch #194497)
 Packed = dict[str, Tensor]
@@ -48,6 +51,9 @@ class _Pack(torch.autograd.Function):
         norms = sources[0].dtype
         shapes = [(shape, norms if _is_norm(name) else dtype) for part in parts for name, shape in part.shapes.items()]
         packed = _allocate(shapes, ctx.device, zero=any(part.is_padded for part in parts))
+        if kernels.used_for(sources[0]):
+            kernels.pack(sources, _tables(tuple(parts), tuple(counts), ctx.device), packed)
+            return tuple(packed)
         for source, tensor, r in _pairs(parts, counts, sources, packed):
             _view(tensor, r.size, r.tensor_strides, r.tensor_offset).copy_(
                 _view(source, r.size, r.source_strides, r.source_offset)
@@ -58,12 +64,28 @@ class _Pack(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         full = _allocate(ctx.sources, ctx.device, zero=True)
         packed = [None if grad is None else grad.contiguous() for grad in grads]
+        if kernels.used_for(full[0]):
+            kernels.scatter(packed, _tables(tuple(ctx.parts), tuple(ctx.counts), ctx.device), full)
+            return None, None, None, *full
         for source, grad, r in _pairs(ctx.parts, ctx.counts, full, packed):
             if grad is not None:
                 _view(source, r.size, r.source_strides, r.source_offset).add_(
                     _view(grad, r.size, r.tensor_strides, r.tensor_offset)
                 )
         return None, None, None, *full
+
+
+@lru_cache(maxsize=256)
+def _tables(parts: tuple[Part, ...], counts: tuple[int, ...], device: torch.device) -> kernels.Tables:
+    """Return the regions of all parts on the device."""
+    tables, first_source, first_tensor = [], 0, 0
+    for part, count in zip(parts, counts, strict=True):
+        table = part.table.copy()
+        table[:, COLUMNS.index("source")] += first_source
+        table[:, COLUMNS.index("tensor")] += first_tensor
+        tables.append(table)
+        first_source, first_tensor = first_source + count, first_tensor + len(part.shapes)
+    return kernels.upload(np.concatenate(tables), device)
 
 
 def _is_norm(name: str) -> bool:

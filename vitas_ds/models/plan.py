@@ -128,7 +128,7 @@ def _pieces(length: int, period: int, gap: int, phase: int) -> Iterator[tuple[in
         yield first, first + (first + phase) // period * gap, [(rest, 1, 1)]
 
 
-@dataclass
+@dataclass(eq=False)  # hashable, by identity
 class Part:
     """The packed tensors of a module.
 
