@@ -52,7 +52,8 @@ class _AddNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.embed_dim, ctx.eps = embed_dim, eps
-        if kernels.used_for(weight) and x.shape[-1] % 8 == 0:
+        ctx.kernel = kernels.used_for(weight) and x.shape[-1] % 8 == 0
+        if ctx.kernel:
             total, normed = kernels.add_norm(x, branch, weight, bias, embed_dim, eps)
             ctx.save_for_backward(total, weight)
             return x.view_as(x) if branch is None else total, normed
@@ -74,7 +75,7 @@ class _AddNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return grad_total, grad_total if ctx.needs_input_grad[1] else None, None, None, None, None
-        if len(ctx.saved_tensors) == 2:
+        if ctx.kernel:
             return _kernel_backward(ctx, grad_total, grad)
         total, weight, bias, *stats = ctx.saved_tensors
         S, D = len(total), ctx.embed_dim
