@@ -17,7 +17,7 @@ CLOSE = 1e-6  # after 8 AdamW steps of lr 1e-2; with zeros as gradients of unuse
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("results")
     launcher = "deepspeed" if request.param == 2 else "alone"
-    result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=400)
+    result = launch(folder / "out.json", "everything", str(folder), ranks=request.param, launcher=launcher, limit=600)
     return result | {"ranks": request.param}
 
 

@@ -215,7 +215,7 @@ def _read(norm: Tensor | float, loss: Tensor | None) -> Result:
         return Result(float(norm), math.nan)
     if isinstance(norm, Tensor) and norm.device == loss.device:
         return Result(*torch.stack([norm.float(), loss.detach().float()]).tolist())
-    return Result(float(norm), float(loss))
+    return Result(float(norm), float(loss.detach()))
 
 
 def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any], ranks: Ranks) -> Any:
