@@ -119,7 +119,9 @@ class UnitAdamW(torch.optim.Optimizer):
             for span in self._spans[tensor]:
                 span.views = [t.narrow(0, span.offset, span.length) for t in flat]
         device = next(iter(owned)).device
+        # pinned, so that the copy to the device does not wait; the array writes to the same memory
         self._host_counts = torch.zeros(len(self.steps), pin_memory=device.type == "cuda")
+        self._host_array = self._host_counts.numpy()
         self._counts = torch.zeros(len(self.steps), device=device)
         self._count_of = dict(zip(self.steps, self._counts.unbind(), strict=True))
 
@@ -148,7 +150,7 @@ class UnitAdamW(torch.optim.Optimizer):
     def update(self) -> None:
         """Update the active units. Unlike ``step``, no profiler hook surrounds this."""
         # The engine reads the norm of every gradient before this, so the copy of the last step has finished.
-        self._host_counts.numpy()[:] = list(self.steps.values())
+        self._host_array[:] = list(self.steps.values())
         self._counts.copy_(self._host_counts, non_blocking=True)
         for group in self.param_groups:
             spans = [
