@@ -96,8 +96,10 @@ class Reader:
 
     def batch(self, ids: np.ndarray, pixels: Tensor, replaced: int = 0) -> Batch:
         """Return a batch with the labels of the images ``ids``."""
-        labels = torch.from_numpy(self.images.labels[ids]).to(self.device, non_blocking=True)
-        return Batch(pixels, labels, torch.from_numpy(ids), replaced)
+        labels = torch.from_numpy(self.images.labels[ids])
+        if self.device.type == "cuda":
+            labels = labels.pin_memory()  # without this, the copy can wait for the device
+        return Batch(pixels, labels.to(self.device, non_blocking=True), torch.from_numpy(ids), replaced)
 
     def find_bad(self, error: dali.BadImages) -> list[Request]:
         """Return one request per unreadable image of the oldest request that contains any.
