@@ -52,8 +52,8 @@ def test_the_report_equals_the_estimate(capsys: pytest.CaptureFixture[str]) -> N
 def test_activations_with_grad_checkpointing() -> None:
     """By hand: 4 patches and the class token, embed_dim 8; two layers keep their inputs, one is recomputed."""
     spec = SubnetSpec(16, 8, 8, 10, (LayerSpec(2, 12, 16),) * 2)
-    layer = 4 * 5 * (4 * 8 + 4 + 4 * 4 + 2 + 2 * 16)
-    ends = 4 * (4 * 3 * 64 + 5 * 8 + 8 + 2)
+    layer = 4 * 5 * (4 * 8 + 4 + 4 * 4 + 2 + 16)  # the MLP saves its hidden channels before GELU
+    ends = 4 * (4 * 3 * 64 + 8 + 8 + 2)  # patches; the class token and its norm
     assert activation_bytes(spec, grad_checkpointing=False) == ends + 2 * layer
     assert activation_bytes(spec, grad_checkpointing=True) == ends + layer + 2 * 4 * 5 * 8
 
