@@ -25,8 +25,8 @@ from vitas_ds.training.task import Task
 from vitas_ds.training.train_state import TrainState
 from vitas_ds.training.trainer import Trainer
 
-BATCH = 2
-WARMUP = 3  # the first step allocates, and DeepSpeed's throughput timer starts at the third one
+BATCH = 1
+WARMUP = 1  # the first step allocates
 Counts = tuple[int, int]  # calls in Engine.step, waits in the whole step
 
 
