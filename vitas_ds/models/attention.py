@@ -1,11 +1,10 @@
-"""Softmax attention whose backward pass writes the gradients of q, k and v into one tensor.
+"""Softmax attention whose backward pass returns the gradients of q, k and v in one tensor.
 
-CUDA, exported networks and other dtypes use ``F.scaled_dot_product_attention``. CPUs use its fused kernel in the
-forward pass. Their backward pass depends on dtype and widths only:
+It uses torch's fused kernel, except on CPUs where that is slow. The choice depends on dtype and widths only:
 
-- fp32: the fused kernel, with heads padded to a multiple of 4 channels, at least 16. MKL is slow for other widths.
-- bf16, heads of up to 24 channels: the fused kernel in fp32. In bf16 it is three times as slow.
-- bf16 otherwise: products that compute the attention map again, for as many heads as fit into the cache.
+- fp32: heads are padded to a multiple of 4 channels, at least 16. MKL is slow for other widths.
+- bf16, heads of up to 24 channels: the backward pass computes in fp32. In bf16 it takes three times as long.
+- bf16, wider heads: the backward pass computes the attention map again, for as many heads as fit into the cache.
 """
 # B batch, N tokens, M query tokens (N, or 1 for the class token), h num_heads, d head_dim (may be padded with zeros)
 # f head_dim padded here, X chunk of the B * h heads
@@ -46,9 +45,9 @@ def _attend(packed: tuple[Tensor, ...], scale: float) -> Tensor:
 
 def _uses_cpu_kernels(x: Tensor) -> bool:
     """Return whether to use the functions below. Disabling the flash kernel, which covers CPUs too, disables them."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.backends.cuda.flash_sdp_enabled():
         return False
-    return x.dtype in (torch.float32, torch.bfloat16) and torch.backends.cuda.flash_sdp_enabled()
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _padded_width(x.shape[-1]) > x.shape[-1])
 
 
 def _unpack(packed: Sequence[Tensor]) -> list[Tensor]:
@@ -87,7 +86,7 @@ def _has_fused_backward(q: Tensor) -> bool:
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Return the output [B, M, h * d] and the logarithm of the sums of the softmax [B, h, M]."""
     B, M, h, d = q.shape
-    if q.dtype != torch.float32 or _padded_width(d) == d:
+    if q.dtype == torch.bfloat16:
         out, lse = _fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale)
         return out.transpose(1, 2).flatten(2), lse
     out_BMhd, lse_BhM = torch.empty(q.shape), torch.empty(B, h, M)
@@ -117,8 +116,9 @@ def _samples(batch: int, elements: int) -> Iterator[slice]:
 
 def _padded(x: Tensor) -> Tensor:
     """[B, N, h, d] -> [B, h, N, f] in fp32."""
-    d = x.shape[-1]
-    return F.pad(x.float(), (0, _padded_width(d) - d)).transpose(1, 2)
+    padding = _padded_width(x.shape[-1]) - x.shape[-1]
+    x = x.float()
+    return (F.pad(x, (0, padding)) if padding else x).transpose(1, 2)  # a padding of 0 would copy
 
 
 def _padded_width(d: int) -> int:
