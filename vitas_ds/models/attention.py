@@ -40,6 +40,8 @@ def _attend(packed: tuple[Tensor, ...], scale: float) -> Tensor:
     if _uses_cpu_kernels(packed[0]):
         return cast(Tensor, _CpuAttention.apply(scale, *packed))
     q_BhMd, k_BhNd, v_BhNd = (x.transpose(1, 2) for x in _unpack(packed))
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        q_BhMd, scale = q_BhMd * scale, 1.0  # as an argument, each value of the scale would need a graph of its own
     return F.scaled_dot_product_attention(q_BhMd, k_BhNd, v_BhNd, scale=scale).transpose(1, 2).flatten(2)
 
 

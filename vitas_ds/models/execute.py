@@ -66,7 +66,7 @@ def execute(
         stored: The stem, the active layers and the head.
         dtype: Compute dtype.
         recompute: Keep only the inputs of blocks for the backward pass (gradient checkpointing).
-        block: ``net.block``, or its compiled version.
+        block: ``net.block``, or the compiled ``net.closed_block``.
     """
     if hasattr(stored[0].sources()[0], "ds_id"):  # ZeRO 3
 
@@ -93,9 +93,9 @@ def run(
             return call(i, function, *args)
         if not recompute:
             return call(i, block, *args)
-        x, branch, options = args  # add the branch first: the backward pass then keeps one tensor instead of two
+        x, branch, *options = args  # add the branch first: the backward pass then keeps one tensor instead of two
         x = x if branch is None else x + branch
-        return checkpoint(call, i, block, x, None, options, use_reentrant=False)
+        return checkpoint(call, i, block, x, None, *options, use_reentrant=False)
 
     if not _autocast_enabled(images.device):
         return net.forward(images, spec, layers, apply)

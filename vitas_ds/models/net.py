@@ -9,8 +9,7 @@ those of the stem, of each layer and of the head, each with a first dimension fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +25,8 @@ NORM_EPS = 1e-6
 Apply = Callable[..., Any]  # apply(part, function, *args) calls function(packed tensors of the part, *args)
 
 
-@dataclass(frozen=True)
-class LayerOptions:
-    """What a block needs to know besides its tensors.
+class LayerOptions(NamedTuple):
+    """What a block needs to know besides its tensors; plain numbers, so a compiled block serves all layers.
 
     Attributes:
         num_heads: Number of heads.
@@ -44,11 +42,11 @@ class LayerOptions:
     class_token_only: bool = False
     drop_path_rate: float = 0.0
 
-    @classmethod
-    def of(cls, layer: LayerSpec, embed_dim: int, class_token_only: bool, drop_path_rate: float = 0.0) -> LayerOptions:
-        """Return the options of a layer."""
-        scale = layer.head_dim**-0.5 if layer.softmax_scale is None else layer.softmax_scale
-        return cls(layer.num_heads, scale, embed_dim, class_token_only, drop_path_rate)
+
+def layer_options(layer: LayerSpec, embed_dim: int, *flags: Any) -> LayerOptions:
+    """Return the options of a layer; ``flags`` are the last two."""
+    scale = layer.head_dim**-0.5 if layer.softmax_scale is None else layer.softmax_scale
+    return LayerOptions(layer.num_heads, scale, embed_dim, *flags)
 
 
 def forward(images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply: Apply) -> Tensor:
@@ -63,7 +61,7 @@ def forward(images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply:
     """
     x, branch = apply(0, stem, images, spec.patch_size), None
     for i, options in enumerate(layers):
-        x, branch = apply(i + 1, block, x, branch, options)
+        x, branch = apply(i + 1, block, x, branch, *options)
     logits = apply(-1, head, x, branch, spec.embed_dim, spec.final_norm_eps)
     return logits[..., : spec.num_classes]
 
@@ -78,34 +76,47 @@ def stem(packed: Packed, images: Tensor, patch_size: int) -> Tensor:
     return torch.cat([cls_SB1D, x_SBnD], 2) + packed["pos_embed"][:, None]
 
 
-def block(packed: Packed, x: Tensor, branch: Tensor | None, options: LayerOptions) -> tuple[Tensor, Tensor]:
+def block(
+    packed: Packed, x: Tensor, branch: Tensor | None, num_heads: int, scale: float, embed_dim: int,
+    class_token_only: bool = False, drop_path_rate: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute a pre-norm transformer block.
 
     Args:
         packed: Packed tensors of the layer.
         x: Residual stream [S, B, N, D].
         branch: Output of the MLP before, not yet added to ``x``: the norm adds it. None at the first layer.
-        options: Options of the layer.
+        num_heads: See ``LayerOptions``, as for all other arguments.
+        scale: Softmax scale.
+        embed_dim: D without padding.
+        class_token_only: Compute only the class token.
+        drop_path_rate: Rate of stochastic depth.
 
     Returns:
         The residual stream, and the output of the MLP; [S, B, 1, D] with ``class_token_only``.
     """
-    x, normed = add_norm(x, branch, packed["norm1.weight"], packed["norm1.bias"], options.embed_dim, NORM_EPS)
+    x, normed = add_norm(x, branch, packed["norm1.weight"], packed["norm1.bias"], embed_dim, NORM_EPS)
     S, B, N, _ = x.shape
-    if options.class_token_only:
+    if class_token_only:
         x = x[:, :, :1]
         q = linear(normed[:, :, :1], packed["attn.q.weight"], packed["attn.q.bias"])
         kv = linear(normed, packed["attn.kv.weight"], packed["attn.kv.bias"])
-        q, kv = q.view(S * B, 1, options.num_heads, -1), kv.view(S * B, N, 2, options.num_heads, -1)
-        heads = attend(q, kv, options.scale)
+        q, kv = q.view(S * B, 1, num_heads, -1), kv.view(S * B, N, 2, num_heads, -1)
+        heads = attend(q, kv, scale)
     else:
         qkv = linear(normed, packed["attn.qkv.weight"], packed["attn.qkv.bias"])
-        heads = attention(qkv.view(S * B, N, 3, options.num_heads, -1), options.scale)
+        heads = attention(qkv.view(S * B, N, 3, num_heads, -1), scale)
     branch = linear(heads.view(S, B, x.shape[2], -1), packed["attn.proj.weight"], packed["attn.proj.bias"])
-    branch = drop_path(branch, options.drop_path_rate)
-    x, normed = add_norm(x, branch, packed["norm2.weight"], packed["norm2.bias"], options.embed_dim, NORM_EPS)
+    branch = drop_path(branch, drop_path_rate)
+    x, normed = add_norm(x, branch, packed["norm2.weight"], packed["norm2.bias"], embed_dim, NORM_EPS)
     fc1, fc2 = ((packed[f"mlp.{name}.weight"], packed[f"mlp.{name}.bias"]) for name in ("fc1", "fc2"))
-    return x, drop_path(mlp(normed, *fc1, *fc2), options.drop_path_rate)
+    return x, drop_path(mlp(normed, *fc1, *fc2), drop_path_rate)
+
+
+def closed_block(packed: Packed, x: Tensor, branch: None, *options: Any) -> tuple[Tensor, None]:
+    """Compute a block and add its last branch: one compiled graph then serves all layers but the last."""
+    x, output = block(packed, x, branch, *options)
+    return x + output, None
 
 
 def head(packed: Packed, x: Tensor, branch: Tensor | None, embed_dim: int, eps: float) -> Tensor:

@@ -36,13 +36,15 @@ def add_norm(
 
 
 def _plain_norm(x: Tensor, weight: Tensor, bias: Tensor, embed_dim: int, eps: float) -> Tensor:
-    padding = x.shape[-1] - embed_dim
-    if len(weight) == 1 and not padding:  # the usual operator of torch.export and ONNX
+    """Normalize with operators that ``torch.compile`` fuses into one kernel for all widths."""
+    if torch.compiler.is_exporting():  # exported networks have one side, no padding, and the usual operator
         return F.layer_norm(x, (embed_dim,), weight[0], bias[0], eps)
-    normed = F.layer_norm(x[..., :embed_dim], (embed_dim,), eps=eps)
-    shape = (len(x), *[1] * (x.ndim - 2), embed_dim)
-    normed = normed * weight[:, :embed_dim].view(shape) + bias[:, :embed_dim].view(shape)
-    return pad_to(normed, x.shape[-1]).to(x.dtype)
+    channels = torch.arange(x.shape[-1], device=x.device) < embed_dim
+    exact = x.to(weight.dtype)
+    centered = torch.where(channels, exact - exact.sum(-1, keepdim=True) / embed_dim, 0.0)
+    normed = centered * (centered.square().sum(-1, keepdim=True) / embed_dim + eps).rsqrt()
+    shape = (len(x), *[1] * (x.ndim - 2), -1)
+    return (normed * weight.view(shape) + bias.view(shape)).to(x.dtype)
 
 
 class _AddNorm(torch.autograd.Function):

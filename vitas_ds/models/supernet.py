@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from vitas_ds.arch.space import SearchSpace
@@ -16,7 +17,7 @@ from vitas_ds.models import net
 from vitas_ds.models.channels import SIDES, Rule, Side
 from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple
 from vitas_ds.models.flat import FlatModule
-from vitas_ds.models.net import LayerOptions
+from vitas_ds.models.net import layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
 
 PRIVATE = {0: "", 1: "v", 2: "qk"}  # projections with separate weights for each head count, by private_attention
@@ -104,13 +105,17 @@ class Supernet(FlatModule):
         stored = self.stored(spec, tuple(sides or self.sides), self.class_token_only)
         last = spec.depth - 1
         layers = [
-            LayerOptions.of(layer, spec.embed_dim, self.class_token_only and i == last)
+            layer_options(layer, spec.embed_dim, self.class_token_only and i == last)
             for i, layer in enumerate(spec.active)
         ]
         recompute = self.grad_checkpointing and self.training
         return execute(
             images, spec, layers, stored, compute_dtype(self.get_parameter("flat")), recompute, self.block_function
         )
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the block with dynamic shapes. Two graphs serve all subnets: the last layer has its own."""
+        self.block_function = torch.compile(net.closed_block, dynamic=True, **options)
 
     def stored(
         self, spec: SubnetSpec, sides: tuple[Side, ...], class_token_only: bool = False, multiple: int = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
 from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, run
-from vitas_ds.models.net import NORM_EPS, LayerOptions
+from vitas_ds.models.net import NORM_EPS, LayerOptions, layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
 
 
@@ -112,7 +112,7 @@ class VisionTransformer(nn.Module):
     def _options(self) -> list[LayerOptions]:
         last = len(self.blocks) - 1
         return [
-            LayerOptions.of(
+            layer_options(
                 block.layer, self.spec.embed_dim, self.class_token_only and i == last,
                 block.drop_path_rate if self.training else 0.0,
             )
