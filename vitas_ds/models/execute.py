@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models import net
 from vitas_ds.models.net import LayerOptions
-from vitas_ds.models.pack import pack
+from vitas_ds.models.pack import Packed, pack, pack_sides
 from vitas_ds.models.plan import Part
 
 
@@ -73,13 +73,12 @@ def execute(
         def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
             return stored[i].owner(partial(_pack_and_call, stored[i], dtype, function), *args)
 
-    else:
-        packed = pack([s.part for s in stored], [s.sources() for s in stored], dtype)
+        return run(images, spec, layers, call, recompute, block)
 
-        def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
-            return function(packed[i], *args)
-
-    return run(images, spec, layers, call, recompute, block)
+    everything = [s.part for s in stored], [s.sources() for s in stored], dtype
+    # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
+    sides = pack_sides(*everything) if images.device.type == "cpu" else [pack(*everything)]
+    return torch.cat([run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides])
 
 
 def run(
@@ -101,6 +100,10 @@ def run(
         return net.forward(images, spec, layers, apply)
     with torch.autocast(images.device.type, enabled=False):
         return net.forward(images, spec, layers, apply)
+
+
+def _call(packed: list[Packed], i: int, function: Callable[..., Any], *args: Any) -> Any:
+    return function(packed[i], *args)
 
 
 def _pack_and_call(stored: Stored, dtype: torch.dtype, function: Callable[..., Any], *args: Any) -> Any:

@@ -70,37 +70,26 @@ class _Mlp(torch.autograd.Function):
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute the layer of each side; see ``linear``."""
     rows = x.flatten(1, -2)
-    if x.device.type == "cpu":
-        y = x.new_empty(*rows.shape[:2], weight.shape[1])
-        for a, w, b, out in zip(rows, weight, bias, y, strict=True):
-            product(a, w.mT, b, out=out)
-    elif len(weight) == 1:  # addmm adds the bias in the kernel of the product
-        y = torch.addmm(bias[0], rows[0], weight[0].mT)
-    else:
-        y = torch.baddbmm(bias[:, None], rows, weight.mT)
+    one = len(weight) == 1  # the kernel of a single product adds the bias
+    y = product(rows[0], weight[0].mT, bias[0]) if one else torch.baddbmm(bias[:, None], rows, weight.mT)
     return y.view(*x.shape[:-1], -1)
 
 
 def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """[S, ..., out] -> [S, ..., in]."""
     rows = grad.flatten(1, -2)
-    if grad.device.type == "cpu":
-        dx = grad.new_empty(*rows.shape[:2], weight.shape[2])
-        for g, w, out in zip(rows, weight, dx, strict=True):
-            product(g, w, out=out, gradient=True)
-    else:
-        dx = torch.bmm(rows, weight)
+    dx = product(rows[0], weight[0], gradient=True) if len(weight) == 1 else torch.bmm(rows, weight)
     return dx.view(*grad.shape[:-1], -1)
 
 
 def _weight_gradients(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of weight and bias from output gradients [S, ..., out] and inputs [S, ..., in]."""
     grads, rows = grad.flatten(1, -2), x.flatten(1, -2)
-    if grad.device.type != "cpu":
-        return torch.bmm(grads.mT, rows), grads.sum(1)
-    # On CPUs the wider factor is the second one: this product is faster, and the transpose of its result is cheap.
-    if grads.shape[2] <= rows.shape[2]:
-        weight = torch.stack([product(g.mT, a, gradient=True) for g, a in zip(grads, rows, strict=True)])
-    else:
-        weight = torch.stack([product(a.mT, g, gradient=True) for g, a in zip(grads, rows, strict=True)]).mT
-    return weight, grads.sum(1)
+    bias = grads.sum(1)
+    if len(grads) > 1:
+        return torch.bmm(grads.mT, rows), bias
+    g, a = grads[0], rows[0]
+    if grad.device.type == "cpu" and g.shape[1] > a.shape[1]:
+        # On CPUs the wider factor is the second one: this product is faster, and the transpose of its result is cheap.
+        return product(a.mT, g, gradient=True).mT[None], bias
+    return product(g.mT, a, gradient=True)[None], bias

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
+_HAS_BF16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def uses_onednn(x: Tensor) -> bool:
@@ -45,6 +46,13 @@ def onednn_is_faster() -> bool:
     return times["mkl"] > 1.4 * times["onednn"]
 
 
+def _uses_linear(x: Tensor, bias: Tensor | None) -> bool:
+    """Return whether oneDNN adds the bias: in bf16, torch would copy it to each row before the product."""
+    if bias is None or not _HAS_BF16 or not torch.backends.mkldnn.enabled or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" and x.dtype == bias.dtype == torch.bfloat16
+
+
 def product(
     a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, gradient: bool = False
 ) -> Tensor:
@@ -57,7 +65,7 @@ def product(
         out: Write the result here.
         gradient: The product is a gradient. Its last bit does not matter, and the faster library computes it.
     """
-    if uses_onednn(a) and not (gradient and not onednn_is_faster()):
+    if _uses_linear(a, bias) or (uses_onednn(a) and not (gradient and not onednn_is_faster())):
         y = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
         return y if out is None else out.copy_(y)
     if bias is None:

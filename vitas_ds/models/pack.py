@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,29 +32,43 @@ def pack(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torc
         sources: Parameters of each part.
         dtype: Compute dtype.
     """
+    packed = iter(_apply(parts, sources, dtype, split=False))
+    return [{name: next(packed) for name in part.shapes} for part in parts]
+
+
+def pack_sides(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[list[Packed]]:
+    """Return for each side what ``pack`` returns for it alone: tensors [1, ...], each with its own memory."""
+    packed = iter(_apply(parts, sources, dtype, split=True))
+    by_name = [{name: [next(packed) for _ in range(shape[0])] for name, shape in p.shapes.items()} for p in parts]
+    sides = range(next(iter(parts[0].shapes.values()))[0])
+    return [[{name: tensors[s] for name, tensors in part.items()} for part in by_name] for s in sides]
+
+
+def _apply(
+    parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torch.dtype, split: bool
+) -> tuple[Tensor, ...]:
     flat = [tensor for group in sources for tensor in group]
-    packed = iter(_Pack.apply(parts, [len(group) for group in sources], dtype, *flat))
-    return [dict(zip(part.shapes, packed, strict=False)) for part in parts]
+    return cast(tuple[Tensor, ...], _Pack.apply(parts, [len(group) for group in sources], dtype, split, *flat))
 
 
 class _Pack(torch.autograd.Function):
-    """Packed slices of parameters; the backward pass scatters."""
+    """Packed slices of parameters; the backward pass scatters. With ``split``, every side is a tensor."""
 
     @staticmethod
     def forward(
-        ctx: Any, parts: Sequence[Part], counts: Sequence[int], dtype: torch.dtype, *sources: Tensor
+        ctx: Any, parts: Sequence[Part], counts: Sequence[int], dtype: torch.dtype, split: bool, *sources: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.parts, ctx.counts = parts, counts
+        ctx.parts, ctx.counts, ctx.split = parts, counts, split
         ctx.sources = [(tuple(source.shape), source.dtype) for source in sources]
         ctx.device = sources[0].device
-        norms = sources[0].dtype
-        shapes = [(shape, norms if _is_norm(name) else dtype) for part in parts for name, shape in part.shapes.items()]
+        shapes = list(_packed_shapes(parts, dtype, sources[0].dtype, split))
         packed = _allocate(shapes, ctx.device, zero=any(part.is_padded for part in parts))
         if kernels.used_for(sources[0]):
+            assert not split
             kernels.pack(sources, _tables(tuple(parts), tuple(counts), ctx.device), packed)
             return tuple(packed)
-        for source, tensor, r in _pairs(parts, counts, sources, packed):
+        for source, tensor, r in _pairs(parts, counts, sources, packed, split):
             _view(tensor, r.size, r.tensor_strides, r.tensor_offset).copy_(
                 _view(source, r.size, r.source_strides, r.source_offset)
             )
@@ -66,13 +80,22 @@ class _Pack(torch.autograd.Function):
         packed = [None if grad is None else grad.contiguous() for grad in grads]
         if kernels.used_for(full[0]):
             kernels.scatter(packed, _tables(tuple(ctx.parts), tuple(ctx.counts), ctx.device), full)
-            return None, None, None, *full
-        for source, grad, r in _pairs(ctx.parts, ctx.counts, full, packed):
+            return None, None, None, None, *full
+        for source, grad, r in _pairs(ctx.parts, ctx.counts, full, packed, ctx.split):
             if grad is not None:
                 _view(source, r.size, r.source_strides, r.source_offset).add_(
                     _view(grad, r.size, r.tensor_strides, r.tensor_offset)
                 )
-        return None, None, None, *full
+        return None, None, None, None, *full
+
+
+def _packed_shapes(
+    parts: Sequence[Part], dtype: torch.dtype, norm_dtype: torch.dtype, split: bool
+) -> Iterator[tuple[tuple[int, ...], torch.dtype]]:
+    for part in parts:
+        for name, shape in part.shapes.items():
+            kind = norm_dtype if name.startswith("norm") else dtype
+            yield from [((1, *shape[1:]), kind)] * shape[0] if split else [(shape, kind)]
 
 
 @lru_cache(maxsize=256)
@@ -88,22 +111,22 @@ def _tables(parts: tuple[Part, ...], counts: tuple[int, ...], device: torch.devi
     return kernels.upload(np.concatenate(tables), device)
 
 
-def _is_norm(name: str) -> bool:
-    return name.startswith("norm")
-
-
 def _view(tensor: Tensor, size: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
     return tensor.as_strided(size, strides, tensor.storage_offset() + offset)
 
 
 def _pairs(
-    parts: Sequence[Part], counts: Sequence[int], sources: Sequence[Any], packed: Sequence[Any]
+    parts: Sequence[Part], counts: Sequence[int], sources: Sequence[Any], packed: Sequence[Tensor | None], split: bool
 ) -> Iterator[tuple[Any, Any, Rectangle]]:
-    """Yield source, packed tensor and views of each rectangle of all parts."""
+    """Yield source, side of a packed tensor, and views of each rectangle of all parts."""
     first_source = first_tensor = 0
     for part, count in zip(parts, counts, strict=True):
-        for rectangle in part.rectangles:
-            yield sources[first_source + rectangle.source], packed[first_tensor + rectangle.tensor], rectangle
+        sides = next(iter(part.shapes.values()))[0]
+        for r in part.rectangles:
+            index = first_tensor + r.tensor
+            tensor = packed[index * sides + r.side] if split else packed[index]
+            side = tensor if split or tensor is None else tensor[r.side]
+            yield sources[first_source + r.source], side, r
         first_source, first_tensor = first_source + count, first_tensor + len(part.shapes)
 
 

@@ -88,10 +88,11 @@ class Source(NamedTuple):
 
 
 class Rectangle(NamedTuple):
-    """A strided view of a source, and the view of the packed tensor with the same size."""
+    """A strided view of a source, and the view of one side of a packed tensor with the same size."""
 
     source: int
     tensor: int
+    side: int
     size: tuple[int, ...]
     source_strides: tuple[int, ...]
     source_offset: int
@@ -99,12 +100,13 @@ class Rectangle(NamedTuple):
     tensor_offset: int
 
 
-def _rectangles(region: tuple[int, ...]) -> Iterator[Rectangle]:
+def _rectangles(region: tuple[int, ...], side_sizes: list[int]) -> Iterator[Rectangle]:
     source, source_offset, source_stride, tensor, tensor_offset, tensor_stride, rows, columns, *periods = region
+    side, tensor_offset = divmod(tensor_offset, side_sizes[tensor])
     for row, row_target, row_dims in _pieces(rows, *periods[:3]):
         for column, column_target, column_dims in _pieces(columns, *periods[3:]):
             yield Rectangle(
-                source, tensor, tuple(size for size, _, _ in (*row_dims, *column_dims)),
+                source, tensor, side, tuple(size for size, _, _ in (*row_dims, *column_dims)),
                 (*(step * source_stride for _, step, _ in row_dims), *(step for _, step, _ in column_dims)),
                 source_offset + row * source_stride + column,
                 (*(step * tensor_stride for _, _, step in row_dims), *(step for _, _, step in column_dims)),
@@ -169,7 +171,8 @@ class Part:
     @cached_property
     def rectangles(self) -> list[Rectangle]:
         """The regions as strided views, for torch. Padded heads cut a region into up to three rectangles per axis."""
-        return [rectangle for region in self.regions for rectangle in _rectangles(region)]
+        side_sizes = [math.prod(shape[1:]) for shape in self.shapes.values()]
+        return [rectangle for region in self.regions for rectangle in _rectangles(region, side_sizes)]
 
     @cached_property
     def is_padded(self) -> bool:
