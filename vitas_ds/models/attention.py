@@ -71,7 +71,7 @@ class _CpuAttention(torch.autograd.Function):
         saved = ctx.saved_tensors  # gradient checkpointing allows one access
         packed = saved[:-2] if ctx.fused else saved
         inputs, grads = _unpack(packed), [torch.empty_like(x) for x in packed]
-        grad_BMhd = grad.reshape(inputs[0].shape)
+        grad_BMhd = grad.contiguous().view(inputs[0].shape)
         if ctx.fused:
             out, lse = saved[-2:]
             _backward_fused(inputs, out.view(grad_BMhd.shape), lse, grad_BMhd, ctx.scale, _unpack(grads))
@@ -129,7 +129,7 @@ def _padded_width(d: int) -> int:
 
 def _backward_by_products(inputs: Sequence[Tensor], grad: Tensor, scale: float, grads: Sequence[Tensor]) -> None:
     """Write the gradients of q, k and v to ``grads``. The attention map is computed again, some heads at a time."""
-    copies = [x.transpose(1, 2).clone(memory_format=torch.contiguous_format) for x in (*inputs, grad)]
+    copies = [_by_heads(x) for x in (*inputs, grad)]
     heads = [x.flatten(0, 1) for x in copies]
     size = max(1, CHUNK_ELEMENTS * torch.get_num_threads() // (grad.shape[1] * inputs[1].shape[1]))
     for q, k, v, g in zip(*(x.split(size) for x in heads), strict=True):  # [X, M or N, d]
@@ -141,7 +141,18 @@ def _backward_by_products(inputs: Sequence[Tensor], grad: Tensor, scale: float, 
         _scaled_bmm(inner_XMN, k, scale, out=q)
         k.copy_(dk_XNd)
     for full, part in zip(grads, copies[:3], strict=True):
-        full.copy_(part.transpose(1, 2))
+        _as_words(full).copy_(_as_words(part).transpose(1, 2))
+
+
+def _by_heads(x: Tensor) -> Tensor:
+    """[B, N, h, d] -> [B, h, N, d] in memory of its own."""
+    return _as_words(x).transpose(1, 2).clone(memory_format=torch.contiguous_format).view(x.dtype)
+
+
+def _as_words(x: Tensor) -> Tensor:
+    """View bf16 channels as larger integers: torch copies rows of fewer than 128 elements one by one."""
+    words = torch.int64 if x.shape[-1] % 4 == 0 else torch.int32
+    return x.view(words) if x.shape[-1] % 2 == 0 else x
 
 
 def _scaled_bmm(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:

@@ -61,8 +61,9 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, weight2, hidden = ctx.saved_tensors
-        second = _weight_gradients(grad, F.gelu(hidden))
-        inner = _input_gradient(grad, weight2)
+        activation = F.gelu(hidden)
+        second = _weight_gradients(grad, activation)
+        inner = _input_gradient(grad, weight2, out=activation)
         torch.ops.aten.gelu_backward.grad_input(inner, hidden, grad_input=inner)
         return _input_gradient(inner, weight1), *_weight_gradients(inner, x), *second
 
@@ -75,10 +76,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], -1)
 
 
-def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """[S, ..., out] -> [S, ..., in]."""
+def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """[S, ..., out] -> [S, ..., in]; the memory of ``out`` may be used for the result."""
     rows = grad.flatten(1, -2)
-    dx = product(rows[0], weight[0], gradient=True) if len(weight) == 1 else torch.bmm(rows, weight)
+    out = None if out is None else out.flatten(1, -2)
+    if len(weight) == 1:
+        dx = product(rows[0], weight[0], out=None if out is None else out[0], gradient=True)
+    else:
+        dx = torch.bmm(rows, weight, out=out)
     return dx.view(*grad.shape[:-1], -1)
 
 

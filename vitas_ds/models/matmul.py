@@ -62,12 +62,12 @@ def product(
         a: Contiguous, or the transpose of a contiguous tensor: oneDNN is slow on slices.
         b: Like ``a``.
         bias: Added to each row.
-        out: Write the result here.
+        out: Memory that the result may use; oneDNN allocates its own.
         gradient: The product is a gradient. Its last bit does not matter, and the faster library computes it.
     """
     if _uses_linear(a, bias) or (uses_onednn(a) and not (gradient and not onednn_is_faster())):
         y = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
-        return y if out is None else out.copy_(y)
+        return y
     if bias is None:
         return torch.mm(a, b, out=out)
     return torch.addmm(bias, a, b, out=out)
