@@ -23,6 +23,7 @@ QUICK = {
                "--large-images", "2"],
     "data": ["--images", "150", "--rounds", "1"],
     "engine": ["zero1"],
+    "launches": [],
 }  # fmt: skip
 FILES = {name: f"bench_{name}" for name in QUICK} | {"engine": "engine_overhead"}
 ON_DEVICE = ("supernet", "growth")

@@ -35,7 +35,6 @@ from vitas_ds import config
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.models import net
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.training.losses import cross_entropy
@@ -58,7 +57,7 @@ def main() -> int:
         print("\n".join(f"{count:6} {name}" for name, count in counter.calls.most_common()))
         return 0
     rows = count_all()
-    result = {"graphs": graphs() if args.graphs else None, "rows": rows}
+    result = {"graphs": graphs(), "rows": rows}
     print(f"{table(rows)}\ngraphs: {result['graphs']}")
     write(args.json, result)
     grown = compare(json.loads(Path(args.check).read_text()), result) if args.check else []
@@ -70,7 +69,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", help="output file")
     parser.add_argument("--check", help="fail if a count is more than 2 % above that in this file")
-    parser.add_argument("--graphs", action="store_true", help="count graphs of torch.compile too, which takes minutes")
     parser.add_argument("--operators", nargs=2, metavar=("RULE", "PATCH"), help="only the calls of one network")
     return parser.parse_args()
 
@@ -145,7 +143,7 @@ def graphs(count: int = 60) -> int:
     space = SearchSpace(patch_sizes=(32, 56, 112))
     supernet = Supernet(space, "bilateral", class_token_only=True)
     supernet.pad_multiple = 8  # as on CUDA
-    supernet.block_function = torch.compile(net.block, dynamic=True, backend="eager")
+    supernet.compile_blocks(backend="eager")
     found = genome.sample(space, np.random.default_rng(1), count, identity_prob=0.4)
     counters.clear()
     torch._dynamo.reset()

@@ -16,6 +16,7 @@ import torch
 import vitas_ds
 from tests.helpers.digits import write_digits
 from tests.helpers.launching import ROOT, run_commands, run_stage
+from tests.helpers.toy_supernet import TensorAdamW
 from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
@@ -141,17 +142,14 @@ def plain_losses(resolved: config.Config) -> list[float]:
     images, _ = hold_out(read_folder(resolved.data.train), resolved.data.search_per_class, seed)
     net = Supernet(resolved.space, "bilateral", 2)
     init_weights(net, seed)
-    groups = [[p for p in net.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    optimizer = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.05}, {"params": groups[1], "weight_decay": 0}]
-    )
+    optimizer = TensorAdamW(net, config.Training(), lr=1.0)
     per_epoch = len(images) // 16
     prob = fit_identity_prob(resolved.space, *resolved.search.macs)
     ranks = [Ranks(rank, 2, 0, torch.device("cpu")) for rank in range(2)]
     loaders = [train_batches(images, resolved.data, cfg.augment, 28, 8, seed, 0, r) for r in ranks]
     losses = []
     for step in range(2 * per_epoch):
-        optimizer.zero_grad(set_to_none=True)
+        net.zero_grad()
         spec, total = draw(resolved.space, seed, step, prob), 0.0
         for rank, loader in enumerate(loaders):
             batch = next(loader)
@@ -162,7 +160,7 @@ def plain_losses(resolved: config.Config) -> list[float]:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         warmup = 0.5 * per_epoch
         shape = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (2 * per_epoch - warmup)))
-        for group in optimizer.param_groups:
+        for group in optimizer.adamw.param_groups:
             group["lr"] = 5e-3 * (step / warmup if step < warmup else shape)
         optimizer.step()
         losses.append(total)

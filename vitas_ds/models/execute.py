@@ -78,7 +78,8 @@ def execute(
     everything = [s.part for s in stored], [s.sources() for s in stored], dtype
     # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
     sides = pack_sides(*everything) if images.device.type == "cpu" else [pack(*everything)]
-    return torch.cat([run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides])
+    logits = [run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides]
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def run(

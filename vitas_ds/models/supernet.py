@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from vitas_ds.arch.space import SearchSpace
@@ -115,6 +116,8 @@ class Supernet(FlatModule):
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the block with dynamic shapes. Two graphs serve all subnets: the last layer has its own."""
+        # Otherwise, widths that are equal in the first layer would have to be equal in all layers of this graph.
+        torch.fx.experimental._config.use_duck_shape = False
         self.block_function = torch.compile(net.closed_block, dynamic=True, **options)
 
     def stored(

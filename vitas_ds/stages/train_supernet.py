@@ -61,6 +61,8 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
         class_token_only=True,
     )  # fmt: skip
     init_weights(supernet, config.run.seed, config.supernet.init_std)
+    if config.engine.compile:
+        supernet.compile_blocks()
     subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks))
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:

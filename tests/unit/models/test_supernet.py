@@ -3,10 +3,12 @@
 References: torch's FLOP counter, the extracted plain network, and sums and masks by hand.
 """
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -366,3 +368,30 @@ def test_padding_changes_neither_logits_nor_gradients(space_and_spec, rule, mode
     assert found[0].keys() == found[1].keys()
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["ordinal", "bilateral"])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_two_compiled_graphs_serve_all_subnets(rule, multiple):
+    """Logits and gradients equal those without compilation. torch compiles dimensions of size 1 separately."""
+    space = SearchSpace(
+        image_size=16, num_classes=5, patch_sizes=(4, 8), embed_dim=40, depth=3, num_heads=(2, 4), qkv_dim=240,
+        mlp_dim=60, min_depth=2,
+    )  # fmt: skip
+    supernet, x = make(space, rule), images(space, 3)
+    supernet.pad_multiple, supernet.class_token_only, eager = multiple, True, supernet.block_function
+    torch._dynamo.reset()
+    counters.clear()
+    supernet.compile_blocks(backend="aot_eager")
+    compiled = supernet.block_function
+    for row in genome.sample(space, np.random.default_rng(0), 12):
+        spec, found = genome.decode(space, row), []
+        for supernet.block_function in (eager, compiled):
+            supernet.zero_grad()
+            logits = supernet(x, spec)
+            logits.square().sum().backward()
+            found.append({"logits": logits.detach()} | gradients(supernet))
+        for name, expected in found[0].items():
+            torch.testing.assert_close(found[1][name], expected, rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 2
