@@ -305,7 +305,7 @@ class Engine(Section):
     )
     grad_checkpointing: bool = Field(False, description="recompute the activations of each block in the backward pass")
     compile: bool = Field(
-        False, description="torch.compile of the network in retrain and evaluate, and of the supernet's block"
+        False, description="torch.compile in retrain and evaluate, and of the supernet's block"
     )
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
     kernels: Literal["auto", "triton", "torch"] = Field(
