@@ -98,7 +98,7 @@ def _packed_shapes(
             yield from [((1, *shape[1:]), kind)] * shape[0] if split else [(shape, kind)]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # the backward pass, gradient accumulation and scoring use the tables again
 def _tables(parts: tuple[Part, ...], counts: tuple[int, ...], device: torch.device) -> kernels.Tables:
     """Return the regions of all parts on the device."""
     tables, first_source, first_tensor = [], 0, 0
