@@ -304,9 +304,7 @@ class Engine(Section):
         "bf16", description="precision of training and scoring; weights are stored and evaluated in fp32"
     )
     grad_checkpointing: bool = Field(False, description="recompute the activations of each block in the backward pass")
-    compile: bool = Field(
-        False, description="torch.compile in retrain and evaluate, and of the supernet's block"
-    )
+    compile: bool = Field(False, description="torch.compile in retrain and evaluate, and of the supernet's block")
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
     kernels: Literal["auto", "triton", "torch"] = Field(
         "auto", description="CUDA: kernels that pack slices, add gradients and normalize; auto: triton if installed"

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -34,14 +36,15 @@ NORM_PROGRAMS = 512  # programs of the backward pass, about four per multiproces
 
 
 def select(mode: str) -> None:
-    """Choose the implementation for CUDA: ``auto`` (Triton if it is installed), ``triton`` or ``torch``.
+    """Choose the implementation for CUDA: ``auto`` (Triton if it can be used), ``triton`` or ``torch``.
 
     Raises:
-        UserError: Triton is required but not installed.
+        UserError: Triton is required but cannot be used.
     """
     global _mode
-    if mode == "triton" and not _has_triton():
-        raise UserError("engine.kernels: triton is not installed; install it, or use torch")
+    problem = triton_problem() if mode == "triton" else ""
+    if problem:
+        raise UserError(f"engine.kernels: {problem}; install it, or use engine.kernels=torch")
     _mode = mode
 
 
@@ -50,12 +53,21 @@ def used_for(weight: Tensor) -> bool:
     return weight.device.type == "cuda" and weight.dtype == torch.float32 and _mode != "torch" and _has_triton()
 
 
+def triton_problem() -> str:
+    """Return what Triton lacks on this machine, or an empty text. It compiles its launcher with a C compiler."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang", "cc")):
+        return "triton needs a C compiler, such as gcc"
+    return ""
+
+
 @functools.cache
 def _has_triton() -> bool:
-    found = find_spec("triton") is not None
-    if not found:
-        logging.getLogger(__name__).warning("triton is not installed: the slower operators of torch are used")
-    return found
+    problem = triton_problem()
+    if problem:
+        logging.getLogger(__name__).warning("%s: the slower operators of torch are used", problem)
+    return not problem
 
 
 class Tables(NamedTuple):

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers import kernel_cases as cases
+from vitas_ds.errors import UserError
 from vitas_ds.models import kernels, plan
 from vitas_ds.models import kernels_reference as reference
 
@@ -276,3 +277,14 @@ def test_kernels_compile_for_a_gpu(capability, compilers):
     assert [len(c.compiled) for c in compilers] == [6, 6, 6]
     for kernel in (kernel for c in compilers for kernel in c.compiled):
         assert kernel.metadata.target.arch == capability and kernel.asm["cubin"].startswith(b"\x7fELF")
+
+
+def test_triton_needs_a_c_compiler(monkeypatch):
+    monkeypatch.setattr(kernels, "_mode", "auto")
+    kernels.select("triton")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    assert kernels.triton_problem() == "triton needs a C compiler, such as gcc"
+    kernels.select("auto")  # warns at the first use on CUDA, and uses torch
+    with pytest.raises(UserError, match="engine.kernels: triton needs a C compiler.*engine.kernels=torch"):
+        kernels.select("triton")

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.strategies import spaces_and_specs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.channels import SIDES
 from vitas_ds.models.flat import named_tensors
-from vitas_ds.models.pack import pack
+from vitas_ds.models.pack import _allocate, pack
+from vitas_ds.models.plan import Part, Source, whole_axis
 from vitas_ds.models.supernet import Supernet
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -66,9 +69,6 @@ def test_scatter_adds_the_sides(space_and_spec, rule, multiple):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms_keep_the_dtype_of_the_parameters(dtype):
-    from vitas_ds.arch.space import SearchSpace
-    from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-
     space = SearchSpace(
         image_size=16, num_classes=5, patch_sizes=(8,), embed_dim=20, depth=1, num_heads=(1,), qkv_dim=60
     )
@@ -83,11 +83,18 @@ def test_norms_keep_the_dtype_of_the_parameters(dtype):
 
 def test_tensors_without_a_gradient_are_skipped():
     a = torch.ones(6, requires_grad=True)
-    from vitas_ds.models.plan import Part, Source, whole_axis
-
     part = Part()
     part.vector("x", [Source(0, 0, 0)], whole_axis(3, 1))
     part.vector("y", [Source(0, 3, 0)], whole_axis(3, 1))
     (packed,) = pack([part], [[a]], torch.float32)
     packed["y"].sum().backward()
     assert a.grad.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_tensors_of_a_gpu_buffer_are_aligned():
+    """A bias at an address that is not a multiple of 16 bytes can crash cublasLt. Device meta takes the same path."""
+    shapes = [((2, 24), torch.float32), ((2, 7, 3), torch.bfloat16), ((2, 13), torch.float32), ((1, 5), torch.bfloat16)]
+    tensors = _allocate(shapes, torch.device("meta"), zero=True)
+    assert [(tuple(t.shape), t.dtype) for t in tensors] == shapes
+    assert all(t.storage_offset() * t.element_size() % 128 == 0 for t in tensors)
+    assert tensors[0].untyped_storage().nbytes() == (64 + 64) * 4  # one buffer for each dtype
