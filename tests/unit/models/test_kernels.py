@@ -286,5 +286,5 @@ def test_triton_needs_a_c_compiler(monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     assert kernels.triton_problem() == "triton needs a C compiler, such as gcc"
     kernels.select("auto")  # warns at the first use on CUDA, and uses torch
-    with pytest.raises(UserError, match="engine.kernels: triton needs a C compiler.*engine.kernels=torch"):
+    with pytest.raises(UserError, match=r"engine\.kernels: triton needs a C compiler.*engine\.kernels=torch"):
         kernels.select("triton")
