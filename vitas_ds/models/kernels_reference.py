@@ -5,47 +5,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Table = Tensor | np.ndarray
 
-def pack(sources: Sequence[Tensor], regions: Tensor, _programs: Tensor, tensors: Sequence[Tensor]) -> None:
+
+def pack(sources: Sequence[Tensor], regions: Table, _programs: Tensor | None, tensors: Sequence[Tensor]) -> None:
     """Compute ``pack``."""
     for region in regions.tolist():
-        source, tensor, index = _region_views(region, sources, tensors)
-        tensor[index] = source.to(tensor.dtype)
+        source, packed = sources[region[0]], tensors[region[3]]
+        if _has_gaps(region):
+            packed.view(-1)[_indices(region, packed)] = _rows_of_source(region, source).to(packed.dtype)
+        else:
+            _rows_of_tensor(region, packed).copy_(_rows_of_source(region, source))
 
 
-def scatter(tensors: Sequence[Tensor | None], regions: Tensor, _programs: Tensor, sources: Sequence[Tensor]) -> None:
+def scatter(
+    tensors: Sequence[Tensor | None], regions: Table, _programs: Tensor | None, sources: Sequence[Tensor]
+) -> None:
     """Compute ``scatter``."""
     for region in regions.tolist():
-        if tensors[region[3]] is not None:
-            source, tensor, index = _region_views(region, sources, tensors)
-            source += tensor[index].to(source.dtype)
+        source, packed = _rows_of_source(region, sources[region[0]]), tensors[region[3]]
+        if packed is not None:
+            gaps = _has_gaps(region)
+            source += packed.view(-1)[_indices(region, packed)] if gaps else _rows_of_tensor(region, packed)
 
 
-def _region_views(
-    region: Sequence[int], sources: Sequence[Tensor], tensors: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a region as a view of its source, its tensor as a vector, and the indices of the region in it."""
-    source, source_offset, source_stride, tensor, tensor_offset, tensor_stride, rows, columns, *periods = region
-    packed = tensors[tensor]
-    assert packed is not None
+def _has_gaps(region: Sequence[int]) -> bool:
+    return region[9] > 0 or region[12] > 0
+
+
+def _rows_of_source(region: Sequence[int], source: Tensor) -> Tensor:
+    _, offset, stride, _, _, _, rows, columns, *_ = region
+    return source.as_strided((rows, columns), (stride, 1), source.storage_offset() + offset)
+
+
+def _rows_of_tensor(region: Sequence[int], tensor: Tensor) -> Tensor:
+    _, _, _, _, offset, stride, rows, columns, *_ = region
+    return tensor.as_strided((rows, columns), (stride, 1), tensor.storage_offset() + offset)
+
+
+def _indices(region: Sequence[int], tensor: Tensor) -> Tensor:
+    """Return the indices [rows, columns] of a region in the flattened tensor."""
+    _, _, _, _, offset, stride, rows, columns, *periods = region
     row, column = (
         index + (index + phase) // period * gap
         for index, (period, gap, phase) in (
-            (torch.arange(rows, device=packed.device), periods[:3]),
-            (torch.arange(columns, device=packed.device), periods[3:]),
+            (torch.arange(rows, device=tensor.device), periods[:3]),
+            (torch.arange(columns, device=tensor.device), periods[3:]),
         )
     )
-    view = sources[source].detach().view(-1)[source_offset:].as_strided((rows, columns), (source_stride, 1))
-    return view, packed.view(-1), tensor_offset + row[:, None] * tensor_stride + column
+    return offset + row[:, None] * stride + column
 
 
-def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:
     """Compute ``add_norm``."""
-    total = x + y
+    total = x if y is None else x + y
     return total, norm(total, weight, bias, dim, eps)
 
 
@@ -61,13 +79,13 @@ def add_norm_backward(
     """Compute ``add_norm_backward``, with one part."""
     padding = 0, total.shape[-1] - dim
     x, reciprocal = _standardize(_rows(total), dim, eps)
-    g = _rows(grad_normed)[..., :dim].float()
+    g = _rows(grad_normed)[..., :dim].to(x.dtype)
     parts = F.pad(torch.stack([(g * x).sum(1), g.sum(1)]), padding)
     g = g * weight[:, None, :dim]
     g = reciprocal * (g - g.mean(-1, keepdim=True) - x * (g * x).mean(-1, keepdim=True))
     grad = F.pad(g, padding).view(total.shape)
     if grad_total is not None:
-        grad = grad + grad_total.float()
+        grad = grad + grad_total
     return grad.to(total.dtype), parts[None]
 
 
@@ -77,7 +95,8 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _standardize(x: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:
-    x = x[..., :dim].float()
+    x = x[..., :dim]
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     centered = x - x.mean(-1, keepdim=True)
     reciprocal = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
     return centered * reciprocal, reciprocal

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitas_ds.models import kernels
-from vitas_ds.models.layers import pad_to
+from vitas_ds.models import kernels_reference as reference
 
 
 def add_norm(
@@ -54,53 +54,36 @@ class _AddNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.embed_dim, ctx.eps = embed_dim, eps
-        ctx.kernel = kernels.used_for(weight) and x.shape[-1] % 8 == 0
-        if ctx.kernel:
-            total, normed = kernels.add_norm(x, branch, weight, bias, embed_dim, eps)
+        ctx.native = x.device.type == "cpu" and len(weight) == 1 and x.shape[-1] == embed_dim
+        if ctx.native:
+            total = x.view_as(x) if branch is None else x + branch
+            normed, *stats = torch.native_layer_norm(total, (embed_dim,), weight[0], bias[0], eps)
+            ctx.save_for_backward(total, weight, bias, *stats)
+        else:
+            total, normed = _operators(weight).add_norm(x, branch, weight, bias, embed_dim, eps)
+            total = x.view_as(x) if branch is None else total
             ctx.save_for_backward(total, weight)
-            return x.view_as(x) if branch is None else total, normed
-        total = x.view_as(x) if branch is None else x + branch
-        sides, means, deviations = [], [], []
-        if total.device.type != "cpu":  # CPUs accept bf16 values with fp32 weights
-            weight, bias = weight.to(total.dtype), bias.to(total.dtype)
-        for side, w, b in zip(total, weight, bias, strict=True):
-            y, mean, rstd = torch.native_layer_norm(
-                side[..., :embed_dim], (embed_dim,), w[:embed_dim], b[:embed_dim], eps
-            )
-            sides.append(pad_to(y, x.shape[-1]))
-            means.append(mean)
-            deviations.append(rstd)
-        ctx.save_for_backward(total, weight, bias, *means, *deviations)
-        return total, _stack(sides)
+        return total, normed
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return grad_total, grad_total if ctx.needs_input_grad[1] else None, None, None, None, None
-        if ctx.kernel:
-            return _kernel_backward(ctx, grad_total, grad)
-        total, weight, bias, *stats = ctx.saved_tensors
-        S, D = len(total), ctx.embed_dim
-        sides = []
-        for side, g, w, b, mean, rstd in zip(total, grad, weight, bias, stats[:S], stats[S:], strict=True):
-            sides.append(torch.ops.aten.native_layer_norm_backward(
-                g[..., :D], side[..., :D], (D,), mean, rstd, w[:D], b[:D], [True] * 3
-            ))  # fmt: skip
-        dx, dweight, dbias = (
-            _stack([pad_to(value, total.shape[-1]) for value in values]) for values in zip(*sides, strict=True)
-        )
-        if grad_total is not None:
-            dx += grad_total
+        total, weight, *saved = ctx.saved_tensors
+        if ctx.native:
+            bias, *stats = saved
+            dx, *dweights = torch.ops.aten.native_layer_norm_backward(
+                grad, total, (ctx.embed_dim,), *stats, weight[0], bias[0], [True] * 3
+            )
+            dweight, dbias = (g[None] for g in dweights)
+            if grad_total is not None:
+                dx += grad_total
+        else:
+            dx, parts = _operators(weight).add_norm_backward(total, weight, grad, grad_total, ctx.embed_dim, ctx.eps)
+            dweight, dbias = parts.sum(0)
         return dx, dx if ctx.needs_input_grad[1] else None, dweight, dbias, None, None
 
 
-def _kernel_backward(ctx: Any, grad_total: Tensor | None, grad: Tensor) -> tuple[Tensor | None, ...]:
-    total, weight = ctx.saved_tensors
-    dx, parts = kernels.add_norm_backward(total, weight, grad, grad_total, ctx.embed_dim, ctx.eps)
-    dweight, dbias = parts.sum(0)
-    return dx, dx if ctx.needs_input_grad[1] else None, dweight, dbias, None, None
-
-
-def _stack(sides: list[Tensor]) -> Tensor:
-    """Stack tensors without a copy if there is only one."""
-    return sides[0][None] if len(sides) == 1 else torch.stack(sides)
+def _operators(weight: Tensor) -> Any:
+    """Return the module with the operators for padded channels and stacked sides."""
+    return kernels if kernels.used_for(weight) and weight.shape[-1] % 8 == 0 else reference

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vitas_ds.models import kernels
-from vitas_ds.models.plan import COLUMNS, Part, Rectangle, padded
+from vitas_ds.models import kernels_reference as reference
+from vitas_ds.models.plan import COLUMNS, Part, padded
 
 ALIGN = 64  # elements: 128 bytes in bf16; a misaligned fp32 bias can crash cublasLt (pytorch #194497)
 Packed = dict[str, Tensor]
@@ -59,19 +60,15 @@ class _Pack(torch.autograd.Function):
         ctx: Any, parts: Sequence[Part], counts: Sequence[int], dtype: torch.dtype, split: bool, *sources: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.parts, ctx.counts, ctx.split = parts, counts, split
+        ctx.parts, ctx.counts, ctx.split = tuple(parts), tuple(counts), split
         ctx.sources = [(tuple(source.shape), source.dtype) for source in sources]
         ctx.device = sources[0].device
         shapes = list(_packed_shapes(parts, dtype, sources[0].dtype, split))
         packed = _allocate(shapes, ctx.device, zero=any(part.is_padded for part in parts))
         if kernels.used_for(sources[0]):
-            assert not split
-            kernels.pack(sources, _tables(tuple(parts), tuple(counts), ctx.device), packed)
-            return tuple(packed)
-        for source, tensor, r in _pairs(parts, counts, sources, packed, split):
-            _view(tensor, r.size, r.tensor_strides, r.tensor_offset).copy_(
-                _view(source, r.size, r.source_strides, r.source_offset)
-            )
+            kernels.pack(sources, _tables(ctx.parts, ctx.counts, ctx.device), packed)
+        else:
+            reference.pack(sources, _regions(ctx.parts, ctx.counts, split), None, packed)
         return tuple(packed)
 
     @staticmethod
@@ -79,13 +76,9 @@ class _Pack(torch.autograd.Function):
         full = _allocate(ctx.sources, ctx.device, zero=True)
         packed = [None if grad is None else grad.contiguous() for grad in grads]
         if kernels.used_for(full[0]):
-            kernels.scatter(packed, _tables(tuple(ctx.parts), tuple(ctx.counts), ctx.device), full)
-            return None, None, None, None, *full
-        for source, grad, r in _pairs(ctx.parts, ctx.counts, full, packed, ctx.split):
-            if grad is not None:
-                _view(source, r.size, r.source_strides, r.source_offset).add_(
-                    _view(grad, r.size, r.tensor_strides, r.tensor_offset)
-                )
+            kernels.scatter(packed, _tables(ctx.parts, ctx.counts, ctx.device), full)
+        else:
+            reference.scatter(packed, _regions(ctx.parts, ctx.counts, ctx.split), None, full)
         return None, None, None, None, *full
 
 
@@ -98,36 +91,23 @@ def _packed_shapes(
             yield from [((1, *shape[1:]), kind)] * shape[0] if split else [(shape, kind)]
 
 
-@lru_cache(maxsize=16)  # the backward pass, gradient accumulation and scoring use the tables again
-def _tables(parts: tuple[Part, ...], counts: tuple[int, ...], device: torch.device) -> kernels.Tables:
-    """Return the regions of all parts on the device."""
+@lru_cache(maxsize=16)  # the backward pass, gradient accumulation and scoring use them again
+def _regions(parts: tuple[Part, ...], counts: tuple[int, ...], split: bool) -> np.ndarray:
+    """Return the regions of all parts [regions, columns], with consecutive numbers of sources and tensors."""
     tables, first_source, first_tensor = [], 0, 0
     for part, count in zip(parts, counts, strict=True):
-        table = part.table.copy()
+        table = (part.split_table if split else part.table).copy()
         table[:, COLUMNS.index("source")] += first_source
         table[:, COLUMNS.index("tensor")] += first_tensor
         tables.append(table)
-        first_source, first_tensor = first_source + count, first_tensor + len(part.shapes)
-    return kernels.upload(np.concatenate(tables), device)
+        first_source += count
+        first_tensor += sum(shape[0] if split else 1 for shape in part.shapes.values())
+    return np.concatenate(tables)
 
 
-def _view(tensor: Tensor, size: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Tensor:
-    return tensor.as_strided(size, strides, tensor.storage_offset() + offset)
-
-
-def _pairs(
-    parts: Sequence[Part], counts: Sequence[int], sources: Sequence[Any], packed: Sequence[Tensor | None], split: bool
-) -> Iterator[tuple[Any, Any, Rectangle]]:
-    """Yield source, side of a packed tensor, and views of each rectangle of all parts."""
-    first_source = first_tensor = 0
-    for part, count in zip(parts, counts, strict=True):
-        sides = next(iter(part.shapes.values()))[0]
-        for r in part.rectangles:
-            index = first_tensor + r.tensor
-            tensor = packed[index * sides + r.side] if split else packed[index]
-            side = tensor if split or tensor is None else tensor[r.side]
-            yield sources[first_source + r.source], side, r
-        first_source, first_tensor = first_source + count, first_tensor + len(part.shapes)
+@lru_cache(maxsize=16)
+def _tables(parts: tuple[Part, ...], counts: tuple[int, ...], device: torch.device) -> kernels.Tables:
+    return kernels.upload(_regions(parts, counts, False), device)
 
 
 def _allocate(shapes: Sequence[tuple[tuple[int, ...], torch.dtype]], device: torch.device, zero: bool) -> list[Tensor]:

@@ -9,7 +9,7 @@ Widths are padded with zeros to a multiple; q, k and v are padded per head. Noth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -87,49 +87,6 @@ class Source(NamedTuple):
     stride: int
 
 
-class Rectangle(NamedTuple):
-    """A strided view of a source, and the view of one side of a packed tensor with the same size."""
-
-    source: int
-    tensor: int
-    side: int
-    size: tuple[int, ...]
-    source_strides: tuple[int, ...]
-    source_offset: int
-    tensor_strides: tuple[int, ...]
-    tensor_offset: int
-
-
-def _rectangles(region: tuple[int, ...], side_sizes: list[int]) -> Iterator[Rectangle]:
-    source, source_offset, source_stride, tensor, tensor_offset, tensor_stride, rows, columns, *periods = region
-    side, tensor_offset = divmod(tensor_offset, side_sizes[tensor])
-    for row, row_target, row_dims in _pieces(rows, *periods[:3]):
-        for column, column_target, column_dims in _pieces(columns, *periods[3:]):
-            yield Rectangle(
-                source, tensor, side, tuple(size for size, _, _ in (*row_dims, *column_dims)),
-                (*(step * source_stride for _, step, _ in row_dims), *(step for _, step, _ in column_dims)),
-                source_offset + row * source_stride + column,
-                (*(step * tensor_stride for _, _, step in row_dims), *(step for _, _, step in column_dims)),
-                tensor_offset + row_target * tensor_stride + column_target,
-            )  # fmt: skip
-
-
-def _pieces(length: int, period: int, gap: int, phase: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Yield (first element, its target, dimensions) of parts of a run; a dimension is (size, step, step in target)."""
-    if not gap:
-        yield 0, 0, [(length, 1, 1)]
-        return
-    done = min(period - phase, length) if phase else 0  # the rest of a head that an earlier run has begun
-    groups, rest = divmod(length - done, period)
-    if done:
-        yield 0, 0, [(done, 1, 1)]
-    if groups:
-        yield done, done + (done + phase) // period * gap, [(groups, period, period + gap), (period, 1, 1)]
-    if rest:
-        first = length - rest
-        yield first, first + (first + phase) // period * gap, [(rest, 1, 1)]
-
-
 @dataclass(eq=False)  # hashable, by identity
 class Part:
     """The packed tensors of a module.
@@ -169,12 +126,6 @@ class Part:
                         ))  # fmt: skip
 
     @cached_property
-    def rectangles(self) -> list[Rectangle]:
-        """The regions as strided views, for torch. Padded heads cut a region into up to three rectangles per axis."""
-        side_sizes = [math.prod(shape[1:]) for shape in self.shapes.values()]
-        return [rectangle for region in self.regions for rectangle in _rectangles(region, side_sizes)]
-
-    @cached_property
     def is_padded(self) -> bool:
         """Whether the regions leave elements of the packed tensors at zero."""
         return sum(math.prod(shape) for shape in self.shapes.values()) > sum(r[6] * r[7] for r in self.regions)
@@ -183,6 +134,16 @@ class Part:
     def table(self) -> np.ndarray:
         """The regions as an int64 array [regions, columns]."""
         return np.array(self.regions, np.int64).reshape(-1, len(COLUMNS))
+
+    @cached_property
+    def split_table(self) -> np.ndarray:
+        """``table`` for tensors of one side each: tensor k of the part becomes the tensors k * S to (k + 1) * S - 1."""
+        table = self.table.copy()
+        sides, sizes = zip(*((shape[0], math.prod(shape[1:])) for shape in self.shapes.values()), strict=True)
+        tensor, offset = table[:, COLUMNS.index("tensor")], table[:, COLUMNS.index("tensor_offset")]
+        side, table[:, COLUMNS.index("tensor_offset")] = np.divmod(offset, np.array(sizes)[tensor])
+        table[:, COLUMNS.index("tensor")] = tensor * sides[0] + side
+        return table
 
 
 def stem_part(sources: dict[str, Source], embed: Axis, patch_size: int, tokens: int, multiple: int) -> Part:

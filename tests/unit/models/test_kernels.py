@@ -69,16 +69,13 @@ def test_scatter_adds_each_element_in_fp32(run, seed):
 
 @pytest.mark.parametrize("sides", [("left", "right"), ("cycle",)])
 def test_kernel_follows_a_plan_with_padded_heads(interpret, sides):
-    """Reference: the strided views of the plan, for torch."""
+    """Reference: torch, which test_plan.py compares with index lists."""
     heads, columns = (plan.axis(sides, 15, (5, 10, 15, 20), d, 8) for d in (5, 0))
     part = plan.Part()
     part.matrix("qkv", [plan.Source(0, i * 400, 20) for i in range(3)], heads, columns)
     part.vector("bias", [plan.Source(0, 1200 + i * 20, 0) for i in range(3)], heads)
     source, expected = torch.randn(1260), [torch.zeros(shape) for shape in part.shapes.values()]
-    for r in part.rectangles:
-        view = source.as_strided(r.size, r.source_strides, r.source_offset)
-        side = expected[r.tensor][r.side]
-        side.as_strided(r.size, r.tensor_strides, side.storage_offset() + r.tensor_offset).copy_(view)
+    reference.pack([source], part.table, None, expected)
     packed = [torch.zeros(shape) for shape in part.shapes.values()]
     _, (*_, packed) = interpret(kernels.launch_pack, [source], *kernels.upload(part.table, CPU), packed)
     assert part.is_padded and all(torch.equal(a, b) for a, b in zip(packed, expected, strict=True))
