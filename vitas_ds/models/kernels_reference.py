@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,50 +16,55 @@ Table = Tensor | np.ndarray
 
 def pack(sources: Sequence[Tensor], regions: Table, _programs: Tensor | None, tensors: Sequence[Tensor]) -> None:
     """Compute ``pack``."""
-    for region in regions.tolist():
-        source, packed = sources[region[0]], tensors[region[3]]
-        if _has_gaps(region):
-            packed.view(-1)[_indices(region, packed)] = _rows_of_source(region, source).to(packed.dtype)
-        else:
-            _rows_of_tensor(region, packed).copy_(_rows_of_source(region, source))
+    for source, tensor, block in _blocks(regions):
+        packed = tensors[tensor]
+        block.of_tensor(packed).copy_(block.of_source(sources[source]))
 
 
 def scatter(
     tensors: Sequence[Tensor | None], regions: Table, _programs: Tensor | None, sources: Sequence[Tensor]
 ) -> None:
     """Compute ``scatter``."""
-    for region in regions.tolist():
-        source, packed = _rows_of_source(region, sources[region[0]]), tensors[region[3]]
+    for source, tensor, block in _blocks(regions):
+        packed = tensors[tensor]
         if packed is not None:
-            gaps = _has_gaps(region)
-            source += packed.view(-1)[_indices(region, packed)] if gaps else _rows_of_tensor(region, packed)
+            block.of_source(sources[source]).add_(block.of_tensor(packed))
 
 
-def _has_gaps(region: Sequence[int]) -> bool:
-    return region[9] > 0 or region[12] > 0
+class _Block(NamedTuple):
+    """A rectangle without gaps: offset and row stride in the source and in the tensor, and its size."""
+
+    source: tuple[int, int]
+    tensor: tuple[int, int]
+    size: tuple[int, int]
+
+    def of_source(self, source: Tensor) -> Tensor:
+        """Return the view of the source."""
+        return source.as_strided(self.size, (self.source[1], 1), source.storage_offset() + self.source[0])
+
+    def of_tensor(self, tensor: Tensor) -> Tensor:
+        """Return the view of the tensor."""
+        return tensor.as_strided(self.size, (self.tensor[1], 1), tensor.storage_offset() + self.tensor[0])
 
 
-def _rows_of_source(region: Sequence[int], source: Tensor) -> Tensor:
-    _, offset, stride, _, _, _, rows, columns, *_ = region
-    return source.as_strided((rows, columns), (stride, 1), source.storage_offset() + offset)
+def _blocks(regions: Table) -> Iterator[tuple[int, int, _Block]]:
+    """Yield source, tensor and blocks of each region: one, or one for each padded head."""
+    for region in regions.tolist():
+        source, source_offset, source_stride, tensor, tensor_offset, tensor_stride, rows, columns, *periods = region
+        for row, row_target, height in _groups(rows, *periods[:3]):
+            for column, column_target, width in _groups(columns, *periods[3:]):
+                at_source = source_offset + row * source_stride + column
+                at_tensor = tensor_offset + row_target * tensor_stride + column_target
+                yield source, tensor, _Block((at_source, source_stride), (at_tensor, tensor_stride), (height, width))
 
 
-def _rows_of_tensor(region: Sequence[int], tensor: Tensor) -> Tensor:
-    _, _, _, _, offset, stride, rows, columns, *_ = region
-    return tensor.as_strided((rows, columns), (stride, 1), tensor.storage_offset() + offset)
-
-
-def _indices(region: Sequence[int], tensor: Tensor) -> Tensor:
-    """Return the indices [rows, columns] of a region in the flattened tensor."""
-    _, _, _, _, offset, stride, rows, columns, *periods = region
-    row, column = (
-        index + (index + phase) // period * gap
-        for index, (period, gap, phase) in (
-            (torch.arange(rows, device=tensor.device), periods[:3]),
-            (torch.arange(columns, device=tensor.device), periods[3:]),
-        )
-    )
-    return offset + row[:, None] * stride + column
+def _groups(length: int, period: int, gap: int, phase: int) -> Iterator[tuple[int, int, int]]:
+    """Yield first element, its place in the tensor, and length of each run between gaps."""
+    start = 0
+    while start < length:
+        size = min(period - (start + phase) % period, length - start) if gap else length
+        yield start, start + (start + phase) // period * gap, size
+        start += size
 
 
 def add_norm(x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor, dim: int, eps: float) -> tuple[Tensor, Tensor]:
