@@ -42,7 +42,7 @@ def select(mode: str) -> None:
         UserError: Triton is required but cannot be used.
     """
     global _mode
-    problem = triton_problem() if mode == "triton" else ""
+    problem = triton_problem() or _first_launch() if mode == "triton" else ""
     if problem:
         raise UserError(f"engine.kernels: {problem}; install it, or use engine.kernels=torch")
     _mode = mode
@@ -62,9 +62,21 @@ def triton_problem() -> str:
     return ""
 
 
+def _first_launch() -> str:
+    """Try a small kernel. Return the problem: the Python headers may be missing, or the GPU too old."""
+    if not torch.cuda.is_available():
+        return ""
+    x, weight = torch.ones(1, 1, 8, device="cuda"), torch.ones(1, 8, device="cuda")
+    try:
+        launch_norm(x, weight, weight, 8, 1e-6)
+    except Exception as error:  # Triton's errors have no common base class
+        return f"triton cannot run here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return ""
+
+
 @functools.cache
 def _has_triton() -> bool:
-    problem = triton_problem()
+    problem = triton_problem() or _first_launch()
     if problem:
         logging.getLogger(__name__).warning("%s: the slower operators of torch are used", problem)
     return not problem
@@ -185,11 +197,12 @@ def _launch_copy(
     addresses += [0 if t is None else t.data_ptr() + (t.dtype == torch.float32) for t in tensors]
     cuda = regions.device.type == "cuda"
     table = torch.tensor(addresses, dtype=torch.int64, pin_memory=cuda).to(regions.device, non_blocking=True)
-    kernels_triton.copy_kernel[(len(programs),)](
-        regions, programs, table, len(sources),
-        HALF=kernels_triton.DTYPES[dtypes.pop() if dtypes else torch.bfloat16], SCATTER=scatter,
-        ROWS=TILE[0], COLUMNS=TILE[1],
-    )  # fmt: skip
+    with torch.cuda.device_of(regions):  # Triton launches on the current device
+        kernels_triton.copy_kernel[(len(programs),)](
+            regions, programs, table, len(sources),
+            HALF=kernels_triton.DTYPES[dtypes.pop() if dtypes else torch.bfloat16], SCATTER=scatter,
+            ROWS=TILE[0], COLUMNS=TILE[1],
+        )  # fmt: skip
 
 
 def launch_add_norm(
@@ -202,9 +215,10 @@ def launch_add_norm(
     x, y = x.contiguous(), None if y is None else y.contiguous()
     total, normed = None if y is None else torch.empty_like(x), torch.empty_like(x)
     tile = _norm_tile(width)
-    kernels_triton.norm_kernel[(-(-rows // tile[0]), sides)](
-        x, y, weight, bias, total, normed, rows, width // 8, dim, eps, *tile
-    )
+    with torch.cuda.device_of(x):
+        kernels_triton.norm_kernel[(-(-rows // tile[0]), sides)](
+            x, y, weight, bias, total, normed, rows, width // 8, dim, eps, *tile
+        )
     return x if total is None else total, normed
 
 
@@ -222,10 +236,11 @@ def launch_add_norm_backward(
     sides, rows, width = _shape(total)
     grad, partial = _empty_gradients(total)
     grad_total = None if grad_total is None else grad_total.contiguous()
-    kernels_triton.norm_backward_kernel[(len(partial), sides)](
-        total.contiguous(), weight, grad_normed.contiguous(), grad_total, grad, partial,
-        rows, width // 8, dim, eps, *_norm_tile(width),
-    )  # fmt: skip
+    with torch.cuda.device_of(total):
+        kernels_triton.norm_backward_kernel[(len(partial), sides)](
+            total.contiguous(), weight, grad_normed.contiguous(), grad_total, grad, partial,
+            rows, width // 8, dim, eps, *_norm_tile(width),
+        )  # fmt: skip
     return grad, partial
 
 

@@ -60,6 +60,7 @@ class _Pack(torch.autograd.Function):
         ctx: Any, parts: Sequence[Part], counts: Sequence[int], dtype: torch.dtype, split: bool, *sources: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
+        sources = tuple(source.contiguous() for source in sources)  # users may have changed the memory format
         ctx.parts, ctx.counts, ctx.split = tuple(parts), tuple(counts), split
         ctx.sources = [(tuple(source.shape), source.dtype) for source in sources]
         ctx.device = sources[0].device

@@ -24,6 +24,9 @@ from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part
 PRIVATE = {0: "", 1: "v", 2: "qk"}  # projections with separate weights for each head count, by private_attention
 
 
+MAX_PARTS = 2000  # parts kept for later steps; about 13 kB each
+
+
 class Stem(FlatModule):
     """Weights of the patch embedding, class token and positions of one patch size (ViTAS, section 3.3)."""
 
@@ -60,7 +63,7 @@ class Block(FlatModule):
 
     def parameters_of(self, num_heads: int) -> list[Tensor]:
         """Return the parameters that a layer with this many heads uses."""
-        return [self.get_parameter("flat"), *([self.get_parameter(f"heads{num_heads}")] if self.private else [])]
+        return [getattr(self, name) for name in ("flat", f"heads{num_heads}")[: 1 + bool(self.private)]]
 
     def sources(self, num_heads: int) -> dict[str, Source]:
         """Return where the tensors of a layer are in ``parameters_of``, with q, k and v under the names of mode 0."""
@@ -111,7 +114,7 @@ class Supernet(FlatModule):
         ]
         recompute = self.grad_checkpointing and self.training
         return execute(
-            images, spec, layers, stored, compute_dtype(self.get_parameter("flat")), recompute, self.block_function
+            images, spec, layers, stored, compute_dtype(cast(Tensor, self.flat)), recompute, self.block_function
         )
 
     def compile_blocks(self, **options: Any) -> None:
@@ -131,7 +134,7 @@ class Supernet(FlatModule):
             class_token_only: Pack the last layer for the class token only.
             multiple: Pad widths to a multiple of this; 0: the one that suits the device.
         """
-        multiple = multiple or self.pad_multiple or pad_multiple(self.get_parameter("flat").device)
+        multiple = multiple or self.pad_multiple or pad_multiple(cast(Tensor, self.flat).device)
         D, stem, blocks = spec.embed_dim, self.stem(spec), self.active_blocks(spec)
         stored = [Stored(self._part("stem", sides, D, multiple, spec.patch_size), stem.flat_parameters, stem)]
         for i, (block, layer) in enumerate(blocks):
@@ -145,6 +148,8 @@ class Supernet(FlatModule):
         """Return a part; equal for all layers of the same spec, and cached."""
         key = kind, sides, embed_dim, multiple, *arguments
         if key not in self._parts:
+            if len(self._parts) >= MAX_PARTS:
+                self._parts.clear()
             embed = axis(sides, embed_dim, self.space.embed_widths, 0, multiple)
             self._parts[key] = getattr(self, f"_{kind}_part")(embed, sides, multiple, *arguments)
         return self._parts[key]

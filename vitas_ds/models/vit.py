@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -98,16 +99,21 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
         self.head = nn.Linear(D, spec.num_classes)
-        self._parts: dict[int, list[Part]] = {}  # by padding
+        self._parts: dict[tuple[int, int], list[Part]] = {}  # by padding and number of classes
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""
         dtype, multiple = compute_dtype(self.cls_token), pad_multiple(self.cls_token.device)
         recompute = self.grad_checkpointing and self.training
-        arguments = images, self.spec, self._options()
+        arguments = images, self._spec(), self._options()
         if torch.compiler.is_compiling() or (multiple == 1 and dtype == self.cls_token.dtype):
-            return run(*arguments, self._call_unpacked, recompute)[0]
+            return run(*arguments, partial(self._call_unpacked, dtype), recompute)[0]
         return execute(*arguments, self._stored(multiple), dtype, recompute)[0]
+
+    def _spec(self) -> SubnetSpec:
+        """Return the spec with the classes of ``head``, which may have been replaced for fine-tuning."""
+        classes = cast(int, self.head.out_features)
+        return self.spec if classes == self.spec.num_classes else replace(self.spec, num_classes=classes)
 
     def _options(self) -> list[LayerOptions]:
         last = len(self.blocks) - 1
@@ -130,33 +136,33 @@ class VisionTransformer(nn.Module):
             return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
         return cast(Block, self.blocks[i - 1]).tensors()
 
-    def _call_unpacked(self, i: int, function: Callable[..., Any], *args: Any) -> Any:
+    def _call_unpacked(self, dtype: torch.dtype, i: int, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with the weights themselves, as packed tensors of one side without padding."""
 
         def call(*args: Any) -> Any:
             tensors = self._tensors(i)
             if i == len(self.blocks) and self.class_token_only:
                 _split_q(tensors)
-            dtype = compute_dtype(self.cls_token)
             return function({name: _one_side(name, tensor, dtype) for name, tensor in tensors.items()}, *args)
 
         return self.blocks[i - 1](call, *args) if i > 0 else call(*args)
 
     def _stored(self, multiple: int) -> list[Stored]:
         """Return the parts for packing."""
-        if multiple not in self._parts:
-            self._parts[multiple] = self._make_parts(multiple)
+        key = multiple, self._spec().num_classes
+        if key not in self._parts:
+            self._parts[key] = self._make_parts(*key)
         count = len(self.blocks)
         owners = [_call, *self.blocks, _call]
         return [
             Stored(part, partial(self._sources, i if i <= count else -1), owner)
-            for i, (part, owner) in enumerate(zip(self._parts[multiple], owners, strict=True))
+            for i, (part, owner) in enumerate(zip(self._parts[key], owners, strict=True))
         ]
 
     def _sources(self, i: int) -> list[Tensor]:
         return list(self._tensors(i).values())
 
-    def _make_parts(self, multiple: int) -> list[Part]:
+    def _make_parts(self, multiple: int, num_classes: int) -> list[Part]:
         spec = self.spec
         embed = _whole(spec.embed_dim, 0, multiple)
         shapes = {i: {name: tuple(t.shape) for name, t in self._tensors(i).items()} for i in (0, -1)}
@@ -169,7 +175,7 @@ class VisionTransformer(nn.Module):
                     sources[f"attn.{x}_{kind}"] = qkv._replace(offset=k * layer.attn_dim * stride)
             attn, mlp = _whole(layer.attn_dim, layer.head_dim, multiple), _whole(layer.mlp_dim, 0, multiple)
             parts.append(layer_part(sources, embed, attn, mlp, self.class_token_only and i == spec.depth - 1))
-        return [*parts, head_part(_whole_sources(shapes[-1]), embed, spec.num_classes, multiple)]
+        return [*parts, head_part(_whole_sources(shapes[-1]), embed, num_classes, multiple)]
 
 
 def _call(function: Callable[..., Any], *args: Any) -> Any:

@@ -16,6 +16,7 @@ from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
@@ -74,6 +75,7 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
 
 def make_task(config: Config, run_dir: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
     """Return the training task with a newly initialized network."""
+    precision.set_backends(config.engine)  # replay has no engine
     model = VisionTransformer(
         spec, config.retrain.drop_path_rate, config.engine.grad_checkpointing, class_token_only=True
     )

@@ -15,6 +15,7 @@ from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet, write_classes, write_list
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine import precision
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
@@ -56,6 +57,7 @@ def replay_step(config: Config, file: str) -> None:
 
 def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -> Task:
     """Return the training task with a newly initialized supernet."""
+    precision.set_backends(config.engine)  # replay has no engine
     supernet = Supernet(
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.grad_checkpointing,
         class_token_only=True,

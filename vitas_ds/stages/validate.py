@@ -13,7 +13,7 @@ from vitas_ds.arch.published import find_spec
 from vitas_ds.config import Config, Search, Supernet, Training
 from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.data.sources import check_class_count
-from vitas_ds.engine.ds_config import ds_config, micro_batch_size
+from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
@@ -56,6 +56,11 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
         raise UserError(
             f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}: the "
             "learning rate would never reach its peak"
+        )
+    if section == "retrain" and config.engine.compile and zero_stage(config.engine)[0] == 3:
+        raise UserError(
+            "engine.compile: a network compiled as a whole cannot be gathered layer by layer, as ZeRO 3 does; use "
+            "engine.zero=zero2, or engine.compile=false for retrain"
         )
     micro_batch_size(training, ranks, section)
     ds_config(config.engine, training, ranks)

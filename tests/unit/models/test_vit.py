@@ -94,3 +94,29 @@ def test_invalid_specs_are_errors(spec, message):
     with pytest.raises(UserError) as error:
         VisionTransformer(spec)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_autocast_sets_the_dtype_of_eager_and_compiled_networks(compiling, monkeypatch):
+    model = randomize(VisionTransformer(SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),))))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.randn(2, 3, 32, 32)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_memory_formats_and_new_heads_are_respected(precision):
+    """Users convert a model to channels_last, or replace its head for fine-tuning."""
+    model = randomize(VisionTransformer(SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),))))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        expected = model(images)
+        model.to(memory_format=torch.channels_last)
+        assert torch.equal(model(images), expected)
+        weight, bias = model.head.weight, model.head.bias
+        for classes in (3, 13):
+            model.head = torch.nn.Linear(48, classes)
+            with torch.no_grad():
+                model.head.weight[:3], model.head.bias[:3] = weight[:3], bias[:3]
+            assert model(images).shape == (2, classes)
+            torch.testing.assert_close(model(images)[:, :3], expected[:, :3], rtol=1e-2, atol=1e-2)

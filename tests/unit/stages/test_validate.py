@@ -142,3 +142,10 @@ def test_a_setting_without_effect_is_one_warning(key: str, overrides: list[str])
     with pytest.warns(UserWarning, match=rf"^{key} is ignored: ") as found:
         validate.check(recipe(*overrides), "config", 1)
     assert len(found) == 1
+
+
+def test_a_compiled_network_cannot_be_retrained_with_zero3() -> None:
+    settings = ["engine.compile=true", "engine.zero=zero3"]
+    with pytest.raises(UserError, match=r"engine\.compile: .*engine\.zero=zero2"):
+        validate.check(load("quickstart", settings), "config", ranks=1)
+    validate.check(load("quickstart", [settings[0], "engine.zero=zero2"]), "config", ranks=1)
