@@ -74,6 +74,8 @@ class FlatModule(nn.Module):
         unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
         places = self.places()
+        if local_metadata.get("assign_to_params_buffers"):
+            error_msgs.append(f"{prefix}: assign=True is not possible, because tensors share a flat parameter")
         for name, place in places.items():
             value = state_dict.get(prefix + name)
             if value is None:
