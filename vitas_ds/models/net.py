@@ -86,7 +86,7 @@ def block(
         packed: Packed tensors of the layer.
         x: Residual stream [S, B, N, D].
         branch: Output of the MLP before, not yet added to ``x``: the norm adds it. None at the first layer.
-        num_heads: See ``LayerOptions``, as for all other arguments.
+        num_heads: Number of heads.
         scale: Softmax scale.
         embed_dim: D without padding.
         class_token_only: Compute only the class token.
