@@ -110,7 +110,9 @@ def _cell(value: Any) -> str:
 
 
 def write(path: str | None, result: dict[str, Any]) -> None:
-    """Write the result as JSON if a path is given."""
+    """Write the result as JSON if a path is given. The path itself, an argument too, is of one machine only."""
     if path:
+        if "arguments" in result:
+            result = result | {"arguments": {k: v for k, v in result["arguments"].items() if k != "json"}}
         Path(path).write_text(json.dumps(result, indent=2) + "\n")
         print(f"wrote {path}")

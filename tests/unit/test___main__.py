@@ -46,7 +46,7 @@ def test_help_imports_no_heavy_library() -> None:
         "except SystemExit: pass\n"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_overrides_after_an_option() -> None:

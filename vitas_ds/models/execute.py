@@ -23,6 +23,11 @@ from vitas_ds.models.pack import Packed, pack, pack_sides
 from vitas_ds.models.plan import Part
 
 
+def call_directly(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function: the parameters need no gathering, or the caller has gathered them."""
+    return function(*args)
+
+
 @dataclass(frozen=True)
 class Stored:
     """A part of a network, and where its parameters are.
@@ -35,7 +40,7 @@ class Stored:
 
     part: Part
     sources: Callable[[], Sequence[Tensor]]
-    owner: Callable[..., Any]
+    owner: Callable[..., Any] = call_directly
 
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:

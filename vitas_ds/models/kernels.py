@@ -20,16 +20,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.library import Library
 
 from vitas_ds.errors import UserError
 from vitas_ds.models import kernels_reference as reference
+from vitas_ds.models.plan import COLUMNS
 
 _mode = "auto"  # engine.kernels
 
-# Matches ``plan.COLUMNS``. Element (r, c) of a region is at ``source_offset + r * source_stride + c`` of the source and
-# at ``tensor_offset + row(r) * tensor_stride + column(c)`` of the tensor, where
+# ``plan.COLUMNS`` are the columns of a region. Its element (r, c) is at ``source_offset + r * source_stride + c`` of the
+# source and at ``tensor_offset + row(r) * tensor_stride + column(c)`` of the tensor, where
 # ``row(r) = r + (r + row_phase) // row_period * row_gap``, and ``column`` likewise.
-REGION_COLUMNS = 14
 TILE = (8, 256)  # rows and columns that a program copies: 16 elements per thread
 NORM_TILE = 2048  # elements that a program normalizes at once, also 16 per thread
 NORM_PROGRAMS = 512  # programs of the backward pass, about four per multiprocessor
@@ -100,12 +101,12 @@ def tile_regions(regions: np.ndarray) -> np.ndarray:
 def upload(regions: np.ndarray, device: torch.device) -> Tables:
     """Copy the tables of a plan to the device, without waiting for it."""
     programs = tile_regions(regions)
-    size = len(regions) * REGION_COLUMNS
+    size = regions.size
     host = torch.empty(size + programs.size, dtype=torch.int64, pin_memory=device.type == "cuda")
     host[:size].numpy()[:] = regions.ravel()
     host[size:].numpy()[:] = programs.ravel()
     table = host.to(device, non_blocking=True)
-    return Tables(table[:size].view(-1, REGION_COLUMNS), table[size:].view(-1, 2))
+    return Tables(table[:size].view(-1, len(COLUMNS)), table[size:].view(-1, 2))
 
 
 def pack(sources: Sequence[Tensor], tables: Tables, tensors: Sequence[Tensor]) -> None:
@@ -286,8 +287,8 @@ def _no_result(*_: object) -> None:
     pass
 
 
-# The low-level interface of torch: ``torch.library.custom_op`` takes several times longer per call.
-_LIBRARY = torch.library.Library("vitas_ds", "DEF")
+# The low-level interface of torch: its ``custom_op`` takes several times longer per call.
+_LIBRARY = Library("vitas_ds", "DEF")
 _NORM = "Tensor weight, Tensor bias, int dim, float eps"
 for _schema, _cuda, _cpu, _meta in (
     (

@@ -86,6 +86,11 @@ class Source(NamedTuple):
     offset: int
     stride: int
 
+    @classmethod
+    def of(cls, parameter: int, offset: int, shape: Sequence[int]) -> Source:
+        """Return the source of a tensor. The rows of a convolution [D, 3, p, p] are D, those of [1, N, D] are N."""
+        return cls(parameter, offset, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])
+
 
 @dataclass(eq=False)  # hashable, by identity
 class Part:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -22,8 +21,6 @@ from vitas_ds.models.net import layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
 
 PRIVATE = {0: "", 1: "v", 2: "qk"}  # projections with separate weights for each head count, by private_attention
-
-
 MAX_PARTS = 2000  # parts kept for later steps; about 13 kB each
 
 
@@ -135,40 +132,42 @@ class Supernet(FlatModule):
             multiple: Pad widths to a multiple of this; 0: the one that suits the device.
         """
         multiple = multiple or self.pad_multiple or pad_multiple(cast(Tensor, self.flat).device)
-        D, stem, blocks = spec.embed_dim, self.stem(spec), self.active_blocks(spec)
-        stored = [Stored(self._part("stem", sides, D, multiple, spec.patch_size), stem.flat_parameters, stem)]
+        embed = axis(sides, spec.embed_dim, self.space.embed_widths, 0, multiple)
+        stem, blocks = self.stem(spec), self.active_blocks(spec)
+        part = self._cached(
+            lambda: stem_part(_sources(stem, "flat", 0), embed, spec.patch_size, spec.num_patches + 1, multiple),
+            embed, spec.patch_size, multiple,
+        )  # fmt: skip
+        stored = [Stored(part, stem.flat_parameters, stem)]
         for i, (block, layer) in enumerate(blocks):
             last = class_token_only and i == len(blocks) - 1
-            part = self._part("layer", sides, D, multiple, layer, last)
+            part = self._layer_part(embed, layer, sides, multiple, last)
             stored.append(Stored(part, partial(block.parameters_of, layer.num_heads), block))
-        head = self._part("head", sides, D, multiple)
-        return [*stored, Stored(head, self.flat_parameters, super().forward)]
+        head = self._cached(
+            lambda: head_part(_sources(self, "flat", 0), embed, self.space.num_classes, multiple), embed, multiple
+        )
+        return [*stored, Stored(head, self.flat_parameters)]
 
-    def _part(self, kind: str, sides: tuple[Side, ...], embed_dim: int, multiple: int, *arguments: Any) -> Part:
-        """Return a part; equal for all layers of the same spec, and cached."""
-        key = kind, sides, embed_dim, multiple, *arguments
+    def _layer_part(
+        self, embed: Axis, layer: LayerSpec, sides: tuple[Side, ...], multiple: int, class_token_only: bool
+    ) -> Part:
+        """Return the part of a layer; equal for all blocks."""
+
+        def make() -> Part:
+            attn = axis(sides, layer.attn_dim, self.space.attn_widths, layer.head_dim, multiple)
+            mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple)
+            sources = cast(Block, self.blocks[0]).sources(layer.num_heads)
+            return layer_part(sources, embed, attn, mlp, class_token_only)
+
+        return self._cached(make, embed, layer, sides, multiple, class_token_only)
+
+    def _cached(self, make: Callable[[], Part], *key: Any) -> Part:
+        """Return the part of a key, and make it the first time."""
         if key not in self._parts:
             if len(self._parts) >= MAX_PARTS:
                 self._parts.clear()
-            embed = axis(sides, embed_dim, self.space.embed_widths, 0, multiple)
-            self._parts[key] = getattr(self, f"_{kind}_part")(embed, sides, multiple, *arguments)
+            self._parts[key] = make()
         return self._parts[key]
-
-    def _stem_part(self, embed: Axis, _: Any, multiple: int, patch_size: int) -> Part:
-        tokens = (self.space.image_size // patch_size) ** 2 + 1
-        stem = cast(Stem, self.stems[f"patch{patch_size}"])
-        return stem_part(_sources(stem, "flat", 0), embed, patch_size, tokens, multiple)
-
-    def _layer_part(
-        self, embed: Axis, sides: tuple[Side, ...], multiple: int, layer: LayerSpec, class_token_only: bool
-    ) -> Part:
-        attn = axis(sides, layer.attn_dim, self.space.attn_widths, layer.head_dim, multiple)
-        mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple)
-        sources = cast(Block, self.blocks[0]).sources(layer.num_heads)
-        return layer_part(sources, embed, attn, mlp, class_token_only)
-
-    def _head_part(self, embed: Axis, _: Any, multiple: int) -> Part:
-        return head_part(_sources(self, "flat", 0), embed, self.space.num_classes, multiple)
 
     def stem(self, spec: SubnetSpec) -> Stem:
         """Return the stem for the patch size of the spec."""
@@ -202,8 +201,5 @@ class Supernet(FlatModule):
 
 def _sources(module: FlatModule, parameter: str, index: int) -> dict[str, Source]:
     """Return where the tensors of a parameter are; ``index`` is its place in the parameters of the part."""
-    sources = {}
-    for name, (owner, offset, shape) in module.ranges.items():
-        if owner == parameter:
-            sources[name] = Source(index, offset, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])
-    return sources
+    found = module.ranges.items()
+    return {name: Source.of(index, offset, shape) for name, (owner, offset, shape) in found if owner == parameter}

@@ -6,7 +6,6 @@ The modules hold the weights; ``net`` computes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -139,25 +138,25 @@ class VisionTransformer(nn.Module):
     def _call_unpacked(self, dtype: torch.dtype, i: int, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with the weights themselves, as packed tensors of one side without padding."""
 
-        def call(*args: Any) -> Any:
+        def unpacked(*args: Any) -> Any:
             tensors = self._tensors(i)
             if i == len(self.blocks) and self.class_token_only:
                 _split_q(tensors)
             return function({name: _one_side(name, tensor, dtype) for name, tensor in tensors.items()}, *args)
 
-        return self.blocks[i - 1](call, *args) if i > 0 else call(*args)
+        return self.blocks[i - 1](unpacked, *args) if i > 0 else unpacked(*args)
 
     def _stored(self, multiple: int) -> list[Stored]:
         """Return the parts for packing."""
         key = multiple, self._spec().num_classes
         if key not in self._parts:
             self._parts[key] = self._make_parts(*key)
-        count = len(self.blocks)
-        owners = [_call, *self.blocks, _call]
-        return [
-            Stored(part, partial(self._sources, i if i <= count else -1), owner)
-            for i, (part, owner) in enumerate(zip(self._parts[key], owners, strict=True))
+        stem, *layers, head = self._parts[key]
+        stored = [
+            Stored(part, partial(self._sources, i + 1), block)
+            for i, (part, block) in enumerate(zip(layers, self.blocks, strict=True))
         ]
+        return [Stored(stem, partial(self._sources, 0)), *stored, Stored(head, partial(self._sources, -1))]
 
     def _sources(self, i: int) -> list[Tensor]:
         return list(self._tensors(i).values())
@@ -165,33 +164,26 @@ class VisionTransformer(nn.Module):
     def _make_parts(self, multiple: int, num_classes: int) -> list[Part]:
         spec = self.spec
         embed = _whole(spec.embed_dim, 0, multiple)
-        shapes = {i: {name: tuple(t.shape) for name, t in self._tensors(i).items()} for i in (0, -1)}
-        parts = [stem_part(_whole_sources(shapes[0]), embed, spec.patch_size, spec.num_patches + 1, multiple)]
+        stem, head = _places(self._tensors(0)), _places(self._tensors(-1))
+        parts = [stem_part(stem, embed, spec.patch_size, spec.num_patches + 1, multiple)]
         for i, layer in enumerate(spec.active):
-            sources = _whole_sources({name: tuple(t.shape) for name, t in self._tensors(i + 1).items()})
+            sources = _places(self._tensors(i + 1))
             for kind, stride in (("weight", spec.embed_dim), ("bias", 1)):
                 qkv = sources.pop(f"attn.qkv.{kind}")
                 for k, x in enumerate("qkv"):
                     sources[f"attn.{x}_{kind}"] = qkv._replace(offset=k * layer.attn_dim * stride)
             attn, mlp = _whole(layer.attn_dim, layer.head_dim, multiple), _whole(layer.mlp_dim, 0, multiple)
             parts.append(layer_part(sources, embed, attn, mlp, self.class_token_only and i == spec.depth - 1))
-        return [*parts, head_part(_whole_sources(shapes[-1]), embed, num_classes, multiple)]
-
-
-def _call(function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args)
+        return [*parts, head_part(head, embed, num_classes, multiple)]
 
 
 def _whole(width: int, head_dim: int, multiple: int) -> Axis:
     return axis(("left",), width, (width,), head_dim, multiple)
 
 
-def _whole_sources(shapes: dict[str, tuple[int, ...]]) -> dict[str, Source]:
+def _places(tensors: dict[str, Tensor]) -> dict[str, Source]:
     """Return one source for each tensor; each is a parameter of its own."""
-    return {
-        name: Source(i, 0, math.prod(shape[1:]) if len(shape) == 4 else shape[-1])
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    return {name: Source.of(i, 0, tensor.shape) for i, (name, tensor) in enumerate(tensors.items())}
 
 
 def _split_q(tensors: dict[str, Tensor]) -> None:

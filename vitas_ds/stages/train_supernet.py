@@ -57,7 +57,7 @@ def replay_step(config: Config, file: str) -> None:
 
 def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -> Task:
     """Return the training task with a newly initialized supernet."""
-    precision.set_backends(config.engine)  # replay has no engine
+    precision.set_backends(config.engine)  # replay and the measurement of latencies have no engine
     supernet = Supernet(
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.grad_checkpointing,
         class_token_only=True,

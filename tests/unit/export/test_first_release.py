@@ -74,12 +74,12 @@ def test_the_wrong_tensor_is_named(change, message, tmp_path):
     path = write_checkpoint(
         tmp_path / "a.pth.tar", change({k: torch.zeros(s) for k, s in tensor_shapes("vitas-a").items()})
     )
-    refused("vitas-a", path, message)
+    assert_refused("vitas-a", path, message)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     path = write_checkpoint(tmp_path / "a.pth.tar", {k: torch.zeros(s) for k, s in tensor_shapes("vitas-b").items()})
-    refused("vitas-a", path, "not a checkpoint of vitas-a")
+    assert_refused("vitas-a", path, "not a checkpoint of vitas-a")
 
 
 class Code:
@@ -97,7 +97,7 @@ def test_code_in_the_file_does_not_run(legacy, tmp_path):
     path, trace = tmp_path / "a.pth.tar", tmp_path / "ran"
     data = {"model": {}, "epoch": Code(trace)}
     torch.save(data, path, _use_new_zipfile_serialization=not legacy)
-    refused("vitas-a", path, "contains objects other than tensors, which are not loaded: posix.mkdir")
+    assert_refused("vitas-a", path, "contains objects other than tensors, which are not loaded: posix.mkdir")
     assert not trace.exists()
     torch.load(path, weights_only=False)
     assert trace.exists()  # the trap works: only import_first_release did not execute it
@@ -118,22 +118,22 @@ def test_a_file_that_is_not_a_checkpoint(content, message, tmp_path):
     path = tmp_path / "a.pth.tar"
     if content is not None:
         path.write_bytes(content)
-    refused("vitas-a", path, message)
+    assert_refused("vitas-a", path, message)
 
 
 def test_a_truncated_checkpoint(tmp_path):
     path = write_checkpoint(tmp_path / "a.pth.tar", seeded_tensors("vitas-a"))
     path.write_bytes(path.read_bytes()[:-5000])
-    refused("vitas-a", path, "not a torch checkpoint")
+    assert_refused("vitas-a", path, "not a torch checkpoint")
 
 
 def test_folders_and_other_objects_are_refused(tmp_path):
-    refused("vitas-a", tmp_path, "")
+    assert_refused("vitas-a", tmp_path, "")
     path = tmp_path / "a.pth.tar"
     torch.save({"state_dict": {}}, path)
-    refused("vitas-a", path, "no dict of tensors under the key 'model'")
+    assert_refused("vitas-a", path, "no dict of tensors under the key 'model'")
     torch.save([torch.zeros(1)], path)
-    refused("vitas-a", path, "no dict of tensors under the key 'model'")
+    assert_refused("vitas-a", path, "no dict of tensors under the key 'model'")
 
 
 def test_networks_without_a_first_release_checkpoint(tmp_path):
@@ -144,7 +144,7 @@ def test_networks_without_a_first_release_checkpoint(tmp_path):
         import_first_release("vitas-d", path)
 
 
-def refused(name: str, path: Path, message: str) -> None:
+def assert_refused(name: str, path: Path, message: str) -> None:
     """Assert that the error is one line with the file and the message."""
     with pytest.raises(UserError) as error:
         import_first_release(name, path)

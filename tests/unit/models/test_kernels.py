@@ -39,7 +39,7 @@ def run(request):
 
 def test_importing_the_module_does_not_import_triton():
     code = "import sys; sys.modules['triton'] = None; import vitas_ds.models.kernels"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # Triton's interpreter truncates to bf16, but it rounds to fp16
@@ -82,14 +82,14 @@ def test_kernel_follows_a_plan_with_padded_heads(interpret, sides):
 
 
 def test_tiles_cover_each_region_once():
-    regions = np.zeros((4, kernels.REGION_COLUMNS), np.int64)
+    regions = np.zeros((4, len(plan.COLUMNS)), np.int64)
     regions[:, 6:8] = [[17, 257], [0, 5], [1, 1], [8, 512]]
     expected = [(region, tile) for region, count in enumerate([3 * 2, 0, 1, 2]) for tile in range(count)]
     assert [*map(tuple, kernels.tile_regions(regions).tolist())] == expected
 
 
 def test_without_regions_nothing_changes(run):
-    tables = kernels.upload(np.zeros((0, kernels.REGION_COLUMNS), np.int64), CPU)
+    tables = kernels.upload(np.zeros((0, len(plan.COLUMNS)), np.int64), CPU)
     _, (*_, tensors) = run("pack", [torch.ones(1)], *tables, [torch.zeros(1)])
     assert tensors == [torch.zeros(1)]
 

@@ -17,7 +17,7 @@ def products(request):
         yield
 
 
-def compare(ours, reference, inputs: list[torch.Tensor], needs: bool = True) -> None:
+def assert_matches(ours, reference, inputs: list[torch.Tensor], needs: bool = True) -> None:
     """Compare outputs and gradients. ``needs``: the first input requires a gradient."""
     found = []
     for function in (ours, reference):
@@ -41,7 +41,7 @@ def test_linear_matches_torch(shape, sides, needs, measured, monkeypatch):
     def reference(x, weight, bias):
         return torch.stack([F.linear(*side) for side in zip(x, weight, bias, strict=True)])
 
-    compare(linear, reference, inputs, needs)
+    assert_matches(linear, reference, inputs, needs)
 
 
 def test_sides_can_share_their_input():
@@ -63,7 +63,7 @@ def test_mlp_matches_torch(sides, widths):
             F.linear(F.gelu(F.linear(x[s], w1[s], b1[s])), w2[s], b2[s]) for s in range(sides)
         ])  # fmt: skip
 
-    compare(mlp, reference, [torch.randn(shape) for shape in shapes])
+    assert_matches(mlp, reference, [torch.randn(shape) for shape in shapes])
 
 
 @pytest.mark.parametrize("sides", [1, 2])

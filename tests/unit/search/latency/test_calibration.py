@@ -207,8 +207,9 @@ def test_an_inaccurate_predictor_is_a_warning(tmp_path):
     calibrate(recipe(), run, run.search_latency, CPU, {"macs": BUDGET})
     path = run.search_latency
     path.write_text(json.dumps(json.loads(path.read_text()) | {"error": 0.5}))
-    with pytest.warns(UserWarning, match=r"a mean error of 50% on .* delete .*latency\.json and .*jsonl"):
+    with pytest.warns(UserWarning, match=r"a mean error of 50% on .* delete .*latency\.json and .*jsonl") as warned:
         calibrate(recipe(), run, path, CPU, {"macs": BUDGET})
+    assert len(warned) == 1
 
 
 def test_the_feasible_set_with_latency_is_not_too_large():
