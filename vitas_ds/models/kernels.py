@@ -28,8 +28,8 @@ from vitas_ds.models.plan import COLUMNS
 
 _mode = "auto"  # engine.kernels
 
-# ``plan.COLUMNS`` are the columns of a region. Its element (r, c) is at ``source_offset + r * source_stride + c`` of the
-# source and at ``tensor_offset + row(r) * tensor_stride + column(c)`` of the tensor, where
+# ``plan.COLUMNS`` are the columns of a region. Element (r, c) is at ``source_offset + r * source_stride + c`` in the
+# source and at ``tensor_offset + row(r) * tensor_stride + column(c)`` in the tensor, where
 # ``row(r) = r + (r + row_phase) // row_period * row_gap``, and ``column`` likewise.
 TILE = (8, 256)  # rows and columns that a program copies: 16 elements per thread
 NORM_TILE = 2048  # elements that a program normalizes at once, also 16 per thread
