@@ -125,7 +125,7 @@ def check(
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
     """Return the gradient of each named tensor of the parameters that have one."""
     return {
-        name: place.parameter.grad.view(-1)[place.offset : place.offset + place.numel].view(place.shape)
+        name: place.within(place.parameter.grad)
         for name, place in tensor_places(model).items()
         if place.parameter.grad is not None
     }

@@ -212,9 +212,7 @@ class TensorAdamW:
     def step(self) -> None:
         for name, place in self.places.items():
             grad = place.parameter.grad
-            self.copies[name].grad = (
-                None if grad is None else grad.view(-1)[place.offset : place.offset + place.numel].view(place.shape)
-            )
+            self.copies[name].grad = None if grad is None else place.within(grad)
         self.adamw.step()
         for name, place in self.places.items():
             place.view().copy_(self.copies[name])

@@ -30,7 +30,11 @@ class Place:
 
     def view(self) -> Tensor:
         """Return the tensor as a view of the parameter. Under ZeRO 3, the parameter must be gathered."""
-        return self.parameter.view(-1)[self.offset : self.offset + self.numel].view(self.shape)
+        return self.within(self.parameter)
+
+    def within(self, values: Tensor) -> Tensor:
+        """Return the same range of a tensor of the parameter's size, such as its gradient, in the tensor's shape."""
+        return values.view(-1)[self.offset : self.offset + self.numel].view(self.shape)
 
 
 class FlatModule(nn.Module):

@@ -36,7 +36,7 @@ def _give_one_position(supernet: Supernet, stem: Stem) -> None:
 
     def add_up(grad: Tensor) -> Tensor:
         grad = grad.clone()
-        positions = grad[place.offset : place.offset + place.numel].view(place.shape)
+        positions = place.within(grad)
         total = positions.sum(1)
         positions.zero_()
         positions[:, 0] = total

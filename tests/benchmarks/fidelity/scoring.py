@@ -68,7 +68,7 @@ def _adapted(supernet: Supernet, spec: SubnetSpec, images: Images) -> float:
         mask = torch.zeros_like(parameter)
         for name, place in tensor_places(copied).items():
             if place.parameter is parameter and "norm" in name:
-                mask[place.offset : place.offset + place.numel] = 1
+                place.within(mask).fill_(1)
         parameter.register_hook(mask.mul)  # AdamW without decay keeps elements whose gradients are 0
     adamw = torch.optim.AdamW(copied.parameters(), lr=ADAPT_LR, weight_decay=0.0)
     for step in range(ADAPT_STEPS):

@@ -43,7 +43,7 @@ def make(space: SearchSpace, rule: str = "ordinal", mode: int = 2, seed: int = 0
 def gradients(supernet: Supernet) -> dict[str, torch.Tensor]:
     """Return the gradient of each named tensor whose parameter has one."""
     return {
-        name: place.parameter.grad[place.offset : place.offset + place.numel].view(place.shape)
+        name: place.within(place.parameter.grad)
         for name, place in tensor_places(supernet).items()
         if place.parameter.grad is not None
     }
