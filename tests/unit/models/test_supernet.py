@@ -3,6 +3,8 @@
 References: torch's FLOP counter, the extracted plain network, and sums and masks by hand.
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -395,3 +397,22 @@ def test_two_compiled_graphs_serve_all_subnets(rule, multiple):
         for name, expected in found[0].items():
             torch.testing.assert_close(found[1][name], expected, rtol=1e-3, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_fp32_gradients_match_float64(rule, multiple):
+    """At the widths of the 1G space. The bias of k is left out: softmax cancels it, so its gradient is rounding error."""
+    space = SearchSpace(image_size=56, num_classes=13, patch_sizes=(14,), depth=2)
+    spec, found = SubnetSpec(56, 14, 77, 13, (LayerSpec(16, 144, 1296), LayerSpec(3, 1008, 288))), []
+    for dtype in (torch.float64, torch.float32):
+        supernet = Supernet(space, rule, class_token_only=True)
+        init_weights(supernet, 0, std=None)
+        supernet.to(dtype)
+        supernet.pad_multiple = multiple
+        logits = supernet(images(space, 4).to(dtype), spec)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.arange(len(logits) * 4)).backward()
+        found.append(gradients(supernet))
+    for name, expected in found[0].items():
+        if not re.search(r"\.k\d*_bias$", name):
+            assert (found[1][name].double() - expected).norm() <= 1e-5 * expected.norm(), name
