@@ -402,7 +402,7 @@ def test_two_compiled_graphs_serve_all_subnets(rule, multiple):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_fp32_gradients_match_float64(rule, multiple):
-    """At the widths of the 1G space. The bias of k is left out: softmax cancels it, so its gradient is rounding error."""
+    """At widths of the 1G space. Not the bias of k: softmax cancels it, and its gradient is rounding error."""
     space = SearchSpace(image_size=56, num_classes=13, patch_sizes=(14,), depth=2)
     spec, found = SubnetSpec(56, 14, 77, 13, (LayerSpec(16, 144, 1296), LayerSpec(3, 1008, 288))), []
     for dtype in (torch.float64, torch.float32):
