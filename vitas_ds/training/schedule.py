@@ -7,7 +7,7 @@ import math
 from vitas_ds import config
 
 
-def cosine_lr(training: config.Training, step: int, steps_per_epoch: int) -> float:
+def cosine_lr(training: config.Training, step: int, steps_per_epoch: float) -> float:
     """Return the learning rate of global step ``step`` (from 0): linear warm-up from 0, cosine decay to ``min_lr``."""
     total, warmup = training.epochs * steps_per_epoch, training.warmup_epochs * steps_per_epoch
     if step < warmup:

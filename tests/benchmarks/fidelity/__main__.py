@@ -1,37 +1,39 @@
-"""Compare the ranking of subnets by supernets with the ranking by their own training, on real digits.
+"""Compare the ranking of subnets by supernets with the ranking by their own training, on any ImageFolder.
 
-    python -m tests.benchmarks.fidelity            about 3 hours on two cores that do little else
-    python -m tests.benchmarks.fidelity --further  12 minutes: two supernets trained ten times as long
-    python -m tests.benchmarks.fidelity --small    about 6 minutes: the same procedure, too short to show much
+    python -m tests.benchmarks.fidelity cifar10 truth     train subnets alone: the truth
 
-A second start resumes: jobs in the record (runs/fidelity/NAME/record.jsonl) are not repeated.
+Everything is taken from a recipe, with overrides like those of a stage: python -m tests.benchmarks.fidelity cifar10
+truth data.train=DIR data.val=DIR. A second start resumes: finished jobs are in the record, and unfinished trainings go
+on from their last minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.fidelity import document, further, jobs, origin, study, working
+from tests.benchmarks.fidelity import jobs, lock, study, working
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
+from vitas_ds import recipe
 from vitas_ds.errors import UserError
+
+PARTS = {"truth": jobs.truth_jobs}
 
 
 def main() -> None:
     """Run the command line. A user error prints one line and exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="fewer subnets and steps, one seed, four supernets")
-    parser.add_argument("--further", action="store_true", help="train only the supernets of further.py")
+    parser.add_argument("recipe", help="name or file of a recipe")
+    parser.add_argument("part", choices=PARTS, help="part of the study")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    parser.add_argument("--small", action="store_true", help="few subnets and steps: the same procedure, shows nothing")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
-    parser.add_argument(
-        "--digits", type=Path, default=Path("data/digits"), help="images written by launch/make_digits.py"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for record and weights")
-    parser.add_argument("--docs", type=Path, help="folder for results and record (default: below --out)")
+    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for images and unfinished work")
+    parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
     args = parser.parse_args()
     try:
         for line in run(args):
@@ -41,48 +43,32 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    """Run the study and yield lines of progress."""
-    _check(args)
-    size = study.SMALL if args.small else study.FULL
-    mark, stamp = origin.digest(size, args.digits), where(working.torch.device("cpu"))
-    stamp = {"machine": stamp["device"], "git": str(stamp["git"]), "torch": stamp["versions"]["torch"], "study": mark}
-    work = working.Work(args.out / size.name, size, mark)
-    with origin.alone(work.folder):
-        record = Record(work.folder / "record.jsonl")
-        origin.check(record, mark, stamp["git"], documents=args.docs is not None)
-        working.prepare(work, args.digits)
-        if args.further:
-            for row in further.do(work, record, args.workers, stamp):
-                yield f"{row['job']}: {document.headline(row)}"
-        else:
-            yield from _jobs(work, record, args.workers, stamp)
-        yield f"wrote {document.write(record, args.docs or work.folder)}"
-        if args.docs and args.docs.resolve() != work.folder.resolve():
-            shutil.copy(record.path, args.docs)
-
-
-def _jobs(work: working.Work, record: Record, workers: int, stamp: dict[str, str]) -> Iterator[str]:
-    start = time.monotonic()
-    for parts in (jobs.first_jobs, jobs.search_jobs, lambda size: jobs.found_jobs(size, record)):
-        todo = parts(work.size)
-        for job, left in working.do(todo, work, record, workers, stamp):
-            place = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-            clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left of these"
-            yield f"{place}  {clocks}  {job.kind} {job.name}: {document.headline(record.rows[job.name])}"
-
-
-def _check(args: argparse.Namespace) -> None:
+    """Run a part of the study and yield lines of progress."""
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: must be at least 1")
-    for part in ("train", "val"):
-        if not any((args.digits / part).glob("*/*")):
-            raise UserError(f"--digits {args.digits}: no images in {part}/; run python launch/make_digits.py")
-    if args.docs:
-        args.docs.mkdir(parents=True, exist_ok=True)
+    size = study.SMALL if args.small else study.FULL
+    work = working.Work(args.out, study.Study(recipe.load(args.recipe, args.overrides), size))
+    place = where(working.torch.device("cpu"))
+    stamp = {"machine": place["device"], "git": str(place["git"]), "torch": place["versions"]["torch"]}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with lock.alone(args.out):
+        record = Record(args.record or args.out / "record.jsonl")
+        working.prepare(work)
+        todo, start = PARTS[args.part](work.study), time.monotonic()
+        for job, left in working.do(todo, work, record, args.workers, stamp):
+            count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
+            clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left"
+            yield f"{count}  {clocks}  {job.name}: {headline(record.rows[job.name])}"
+
+
+def headline(row: dict) -> str:
+    """Return the numbers of a row for a line of progress."""
+    numbers = [f"{key} {row[key]:.4g}" for key in ("accuracy", "loss", "steps") if key in row]
+    return ", ".join([*numbers, f"{row['seconds']} s"])
 
 
 def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    return f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
 
 
 if __name__ == "__main__":

@@ -1,137 +1,136 @@
-"""The space, the subnets and the supernet variants of the study."""
+"""The study of a recipe: its subnets, image sizes and lengths.
+
+A study takes everything from a recipe: the space, the budget (``search.macs``), the training of a subnet (``retrain``)
+and of a supernet (``supernet``), and the images. It works for any ImageFolder.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
-from typing import Literal
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vitas_ds import config
 from vitas_ds.arch import genome
-from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.config import Config
+from vitas_ds.data.sources import ImageSet, hold_out, read_folder
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.training.sampling import fit_identity_prob
 
-SPACE = SearchSpace(
-    image_size=28, num_classes=10, patch_sizes=(7, 14), embed_dim=96, depth=5, min_depth=2, num_heads=(2, 4, 8),
-    qkv_dim=192, mlp_dim=192, embed_ratios=(1 / 3, 0.5, 0.625, 0.75, 1.0), qkv_ratios=(0.25, 0.375, 0.5, 0.75, 1.0),
-    mlp_ratios=(0.25, 0.5, 0.75, 1.0), identity_shift=True,
-)  # fmt: skip
-RANGE = 0.15e6, 1.5e6  # MACs of the spread subnets, and the range for the training of supernets
-EQUAL = 0.594e6, 0.606e6  # MACs of the subnets with nearly equal cost
-SEARCHED = 0.4e6, 0.6e6  # MAC range of the searches
-BASE, QUICKSTART = "base", "quickstart's way"
-SEARCHED_ON = BASE, QUICKSTART  # the supernets of the searches
-AT_RANDOM = "accuracy, layers at random places"  # the reference of misplaced widths
-Defect = Literal["position", "stem", "widths"]
+POOL = 300  # feasible subnets from which those of the truth are chosen
+SPREAD = 0.25, 2.0  # range of the spread subnets, relative to the budget
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the study. Every supernet trains for the MACs of ``supernet_steps`` average subnets."""
+    """Numbers of subnets and seeds."""
 
-    name: str
-    spread: int  # subnets over RANGE
-    equal: int  # subnets within EQUAL, the same number for each patch size
-    longer: int  # of these, number per patch size that are also trained twice as long
-    net_steps: int
-    supernet_steps: int
+    equal: int  # subnets within the budget, the same number for each patch size
+    spread: int  # subnets over a range of costs
+    longer: int  # subnets within the budget that are also trained twice as long
     seeds: int
-    searches: int  # seeds of the searches
-    population: int
-    generations: int
+    steps: float  # length of each training, relative to the recipe
     views: int  # augmented views of each training image
-    variants: tuple[str, ...] | None = None  # names; None: all
 
 
-FULL = Size("full", 24, 24, 2, 6000, 4000, 2, 6, 20, 16, 16)
-SMALL = Size("small", 12, 6, 1, 800, 1500, 1, 2, 8, 3, 8, (BASE, QUICKSTART, "sandwich", "defect: one stem"))
+FULL = Size(equal=40, spread=20, longer=8, seeds=2, steps=1.0, views=16)
+SMALL = Size(equal=4, spread=2, longer=2, seeds=2, steps=0.02, views=2)
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A way to train a supernet. The default values are the base of the study.
+class Study:
+    """A recipe, and the size of its study."""
 
-    The base is the default of the product: bilateral sharing with q and k private to each head count, one subnet per
-    step, and identities at any position. Only the initial matrices differ: a standard deviation of fan_in ** -0.5,
-    because subnets this narrow do not learn from the default.
+    config: Config
+    size: Size
+
+    @property
+    def budget(self) -> tuple[float, float]:
+        """Range of MACs of the search."""
+        assert self.config.search.macs is not None
+        return self.config.search.macs
+
+    @cached_property
+    def images(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Training images, search images held out of them, and validation images, which only the truth uses."""
+        data = self.config.data
+        train, search = hold_out(read_folder(data.train), data.search_per_class, self.config.run.seed)
+        return train, search, read_folder(data.val)
+
+    @property
+    def net_steps(self) -> int:
+        """Steps of the training of a subnet alone."""
+        retrain = self.config.retrain
+        per_epoch = len(self.images[0]) // retrain.batch_size
+        return max(2, round(self.size.steps * retrain.epochs * per_epoch))
+
+    @cached_property
+    def nets(self) -> dict[str, SubnetSpec]:
+        """Subnets whose own training is the truth: ``equal NN`` within the budget, ``spread NN`` by increasing cost."""
+        space, rng = self.config.space, np.random.default_rng(22)
+        equal = [
+            spec
+            for patch in space.patch_sizes  # accuracy depends so much on the patch size that both need equal shares
+            for spec in covering(
+                space.model_copy(update={"patch_sizes": (patch,)}),
+                self.budget,
+                self.size.equal // len(space.patch_sizes),
+                rng,
+            )
+        ]
+        targets = np.geomspace(*(factor * np.mean(self.budget) for factor in SPREAD), self.size.spread)
+        spread = [covering(space, (0.97 * t, 1.03 * t), 1, rng)[0] for t in targets]
+        named = {f"equal {i:02}": spec for i, spec in enumerate(equal)}
+        return named | {f"spread {i:02}": spec for i, spec in enumerate(spread)}
+
+    @property
+    def longer_nets(self) -> dict[str, SubnetSpec]:
+        """Subnets that are also trained twice as long: evenly chosen among those within the budget."""
+        names = [name for name in self.nets if name.startswith("equal")]
+        return {name: self.nets[name] for name in names[:: max(1, len(names) // self.size.longer)][: self.size.longer]}
+
+    def digest(self, section: str) -> str:
+        """Return a digest of everything in the recipe that the results of a section depend on."""
+        parts: dict[str, Any] = {
+            name: getattr(self.config, name).model_dump(mode="json") for name in ("space", "data", section)
+        }
+        for field in ("train", "val"):  # the folders may move
+            parts["data"][field] = Path(parts["data"][field]).name
+        counts = [len(images) for images in self.images]
+        text = json.dumps([parts, self.config.run.seed, vars(self.size), counts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def covering(space: SearchSpace, budget: tuple[float, float], count: int, rng: np.random.Generator) -> list[SubnetSpec]:
+    """Return ``count`` distinct subnets within a budget that together use every choice of every gene about equally.
+
+    Of random feasible subnets, each pick is the one whose choices the earlier picks used least.
     """
-
-    name: str
-    supernet: config.Supernet = field(default_factory=config.Supernet)
-    defect: Defect | None = None  # of the first release
-    deep_end: bool = False  # identities only at the deep end
-    fair: bool = False  # take every choice of a gene once before repeating one (FairNAS, arXiv 1907.01845)
-    length: float = 1.0  # of the training, relative to the budget
-    init_std: float | None = None  # standard deviation of initial matrices; None: fan_in ** -0.5
-    extra: bool = False  # also score with averaged weights, adapted norms, and layers at random positions
-
-
-@cache
-def variants() -> tuple[Variant, ...]:
-    """Return all variants in the order of training, starting with the base."""
-    s = config.Supernet
-    return (
-        Variant(BASE, extra=True),
-        Variant(QUICKSTART, s(sharing="ordinal"), deep_end=True, extra=True),
-        Variant("identities at the deep end", deep_end=True),
-        Variant("ordinal", s(sharing="ordinal")),
-        Variant("three times as long", length=3.0),
-        Variant("mean of losses", s(objective="loss_mean")),
-        Variant("cyclic", s(sharing="cyclic")),
-        Variant("nothing private", s(private_attention=0)),
-        Variant("v private", s(private_attention=1)),
-        Variant("sandwich", s(sampling="sandwich", random_subnets=2)),
-        Variant("defect: one position", defect="position"),
-        Variant("defect: one stem", defect="stem"),
-        Variant("defect: misplaced widths", defect="widths"),
-        Variant("initial deviation 0.02, the default", init_std=0.02),
-        Variant("fair sampling", fair=True),
-    )
+    feasible = feasible_set(space, {"macs": (int(budget[0]), int(budget[1]))})
+    genomes = genome.canonical(space, operators.sample_distinct(feasible, max(POOL, count), rng))
+    specs, choices = genome.decode_all(space, genomes), _choices(space, genomes)
+    used, picked = np.zeros(choices.shape[1]), list[int]()
+    for _ in range(count):
+        gain = (choices / (1 + used)).sum(1) / choices.sum(1)
+        gain[picked] = -1
+        picked.append(int(gain.argmax()))
+        used += choices[picked[-1]]
+    return [specs[i].canonical() for i in picked]
 
 
-@cache
-def identity_prob() -> float:
-    """Return the probability of skipping a position in training, fitted to RANGE like in the product."""
-    return fit_identity_prob(SPACE, *RANGE)
-
-
-@cache
-def mean_macs() -> float:
-    """Return the mean MACs of the subnets drawn in training."""
-    drawn = genome.sample(SPACE, np.random.default_rng(0), 4096, identity_prob())
-    return float(np.mean([spec_macs(genome.decode(SPACE, row)) for row in drawn]))
-
-
-@cache
-def nets(size: Size) -> dict[str, SubnetSpec]:
-    """Return the subnets whose own training is the truth: ``spread NN`` by increasing cost, then ``equal NN``."""
-    targets = np.geomspace(RANGE[0] * 1.05, RANGE[1] * 0.95, size.spread)
-    asked = [(SPACE, 0.97 * target, 1.03 * target, 1) for target in targets]
-    for patch in SPACE.patch_sizes:  # patch size affects accuracy so much that both need equal shares
-        space = SearchSpace(**SPACE.model_dump() | {"patch_sizes": (patch,)})
-        asked.append((space, *EQUAL, size.equal // len(SPACE.patch_sizes)))
-    rng, specs = np.random.default_rng(9), list[SubnetSpec]()
-    for space, low, high, count in asked:
-        rows = operators.sample_distinct(feasible_set(space, {"macs": (int(low), int(high))}), count, rng)
-        specs += [genome.decode(space, row).canonical() for row in rows]
-    names = [f"{group} {i:02}" for group in ("spread", "equal") for i in range(getattr(size, group))]
-    return dict(zip(names, specs, strict=True))
-
-
-def longer_nets(size: Size) -> dict[str, SubnetSpec]:
-    """Return the subnets also trained twice as long: the first ``size.longer`` of equal cost per patch size."""
-    equal = [(name, net) for name, net in nets(size).items() if name.startswith("equal")]
-    of = [[pair for pair in equal if pair[1].patch_size == patch][: size.longer] for patch in SPACE.patch_sizes]
-    return dict(chain(*of))
-
-
-def variant(name: str) -> Variant:
-    """Return the variant with a name."""
-    return next(v for v in variants() if v.name == name)
+def _choices(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
+    """Return how often each genome uses each choice: stem and depth once, heads and widths as shares of the layers."""
+    table = genome.width_table(space, genomes)
+    depth = (table.num_heads > 0).sum(1, keepdims=True)
+    columns = [table.embed_dim[:, None] == space.embed_widths, depth == np.arange(1, space.depth + 1)]
+    for values, choices in (
+        (table.num_heads, space.num_heads), (table.qkv_dim, space.qkv_widths), (table.mlp_dim, space.mlp_widths)
+    ):  # fmt: skip
+        columns.append((values[..., None] == np.array(choices)).sum(1) / depth)
+    return np.concatenate(columns, 1).astype(float)

@@ -6,21 +6,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity import images, learning, scoring, searching, study
-from tests.benchmarks.fidelity.images import Images
+from tests.benchmarks.fidelity import images, training
 from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
-from tests.benchmarks.fidelity.study import Size
-from vitas_ds.arch.cost import spec_macs
+from tests.benchmarks.fidelity.study import Study
 from vitas_ds.arch.spec import spec_from_dict
-from vitas_ds.models.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -28,80 +24,53 @@ class Work:
     """The files of a study."""
 
     folder: Path
-    size: Size
-    study: str  # the digest of origin.digest
+    study: Study
 
+    @property
     def images(self) -> Path:
-        """Return the path of the images as tensors."""
-        return self.folder / f"images-{self.study}.pt"
+        """The images as tensors."""
+        return self.folder / f"images-{self.study.digest('retrain')}.pt"
 
-    def weights(self, name: str, seed: int) -> Path:
-        """Return the path of a trained supernet."""
-        return self.folder / "supernets" / f"{name}, seed {seed}.pt"
+    def saved(self, job: Job) -> Path:
+        """Return the path of an unfinished training."""
+        return self.folder / "unfinished" / f"{job.name}.pt"
 
 
-def prepare(work: Work, digits: Path) -> None:
+def prepare(work: Work) -> None:
     """Decode and augment the images unless they are there."""
-    if not work.images().exists():
-        aside = work.images().with_suffix(".partial")
-        torch.save(vars(images.read(digits, work.size.views)), aside)
-        aside.rename(work.images())
-
-
-@cache
-def _images(path: Path) -> Images:
-    return Images(**torch.load(path, mmap=True))
+    if not work.images.exists():
+        images.write(work.study, work.images)
 
 
 def run(job: Job, work: Work) -> dict[str, Any]:
     """Run a job and return its row of the record."""
     torch.set_num_threads(1)
-    torch.backends.mkldnn.enabled = False  # faster without it for matrices this small
-    shown, start = _images(work.images()), time.perf_counter()
+    config, start = work.study.config, time.thread_time()
+    shown = images.read(work.images, config.data)
     row: dict[str, Any] = {"job": job.name, "kind": job.kind, "seed": job.seed, "what": job.what}
+    saved = work.saved(job)
     if job.kind in ("net", "longer"):
-        spec, steps = spec_from_dict(job.what), work.size.net_steps * (1 if job.kind == "net" else 2)
-        row |= {"macs": spec_macs(spec)} | learning.train_net(spec, shown, steps, job.seed)
-    elif job.kind == "supernet":
-        row |= _supernet(job, work, shown)
-    else:
-        row |= searching.run(_load(work, job.what), shown, work.size, job.seed)
-    return row | {"seconds": round(time.perf_counter() - start, 1)}
-
-
-def _supernet(job: Job, work: Work, shown: Images) -> dict[str, Any]:
-    variant, start = study.variant(job.what), time.perf_counter()
-    trained = learning.train_supernet(variant, shown, work.size, job.seed)
-    row = {"steps": trained.steps, "positions": trained.positions, "loss": trained.loss}
-    row["training_seconds"] = round(time.perf_counter() - start, 1)
-    path = work.weights(job.what, job.seed)
-    path.parent.mkdir(exist_ok=True)
-    torch.save(trained.supernet.state_dict(), path)
-    row["scores"] = scoring.scores(variant, trained.supernet, trained.averages, shown, study.nets(work.size))
-    return row
-
-
-def _load(work: Work, name: str) -> Supernet:
-    settings = study.variant(name).supernet
-    supernet = Supernet(study.SPACE, settings.sharing, settings.private_attention, class_token_only=True)
-    supernet.load_state_dict(torch.load(work.weights(name, 0)))
-    return supernet.eval()
+        steps = work.study.net_steps * (1 + (job.kind == "longer"))
+        row |= training.train_net(spec_from_dict(job.what), shown, config.retrain, steps, job.seed, saved)
+        row["digest"] = work.study.digest("retrain")
+    saved.unlink(missing_ok=True)
+    return row | {"seconds": round(time.thread_time() - start, 1)}
 
 
 def do(jobs: list[Job], work: Work, record: Record, workers: int, stamp: dict[str, Any]) -> Iterator[tuple[Job, float]]:
     """Run the jobs that are not in the record. Yields each finished job and the estimated seconds left.
 
-    The estimate includes running jobs. It assumes busy workers at the mean pace of the finished jobs.
+    The estimate includes running jobs. It assumes the pace since the start.
     """
     todo = [job for job in jobs if job.name not in record.rows]
-    whole, done, busy, start = sum(job.cost for job in todo), 0.0, 0.0, time.perf_counter()
+    whole, done, start = sum(job.cost for job in todo), 0.0, time.perf_counter()
     processes = pool(workers)
     try:
         futures = {processes.submit(run, job, work): job for job in todo}
         for future in as_completed(futures):
             job, row = futures[future], future.result()
             record.add(row | stamp)
-            done, busy = done + job.cost, busy + row["seconds"]
-            yield job, max(0.0, whole * busy / done / workers - (time.perf_counter() - start))
+            done += job.cost
+            yield job, (time.perf_counter() - start) * (whole - done) / done
     finally:
         processes.shutdown(cancel_futures=True)
