@@ -66,7 +66,12 @@ class PlainTrainer:
         return self.parameters[0].device
 
     def run(self, batches: Iterable[Labelled], until: int | None = None) -> None:
-        """Train to step ``until`` (None: to the end). ``batches`` yields images and labels [B] from ``self.step`` on."""
+        """Train to step ``until`` (None: to the end).
+
+        Args:
+            batches: Yields images [B, 3, H, W] and labels [B], from step ``self.step`` on.
+            until: Step to stop at.
+        """
         self.model.train()
         stop = self.steps if until is None else until
         for images, labels in batches if self.step < stop else ():

@@ -30,13 +30,12 @@ class Job:
 
 
 def truth_jobs(study: Study) -> list[Job]:
-    """Return the trainings of the subnets alone: all with the first seed before the next one."""
-    jobs = []
-    for seed in range(study.size.seeds):
-        jobs += [net_job(name, spec, seed) for name, spec in study.nets.items() if name.startswith("equal")]
-        jobs += [net_job(name, spec, seed, longer=True) for name, spec in study.longer_nets.items()]
-        jobs += [net_job(name, spec, seed) for name, spec in study.nets.items() if name.startswith("spread")]
-    return jobs
+    """Return the trainings of the subnets alone: first those of equal cost, then the longer ones, then the others."""
+    seeds = range(study.size.seeds)
+    equal = [net_job(*net, seed) for seed in seeds for net in study.nets.items() if net[0].startswith("equal")]
+    longer = [net_job(*net, seed, longer=True) for seed in seeds for net in study.longer_nets.items()]
+    spread = [net_job(*net, seed) for seed in seeds for net in study.nets.items() if net[0].startswith("spread")]
+    return equal + longer + spread
 
 
 def net_job(name: str, spec: SubnetSpec, seed: int, longer: bool = False) -> Job:

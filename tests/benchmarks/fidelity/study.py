@@ -39,7 +39,7 @@ class Size:
     views: int  # augmented views of each training image
 
 
-FULL = Size(equal=40, spread=20, longer=8, seeds=2, steps=1.0, views=16)
+FULL = Size(equal=40, spread=20, longer=6, seeds=2, steps=1.0, views=16)
 SMALL = Size(equal=4, spread=2, longer=2, seeds=2, steps=0.02, views=2)
 
 

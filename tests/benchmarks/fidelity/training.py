@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tests.benchmarks.fidelity.images import Images, Labelled
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.config import Training
+from vitas_ds.config import Config
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.training.losses import cross_entropy
@@ -28,16 +28,16 @@ def train_net(
 ) -> dict[str, Any]:
     """Train a subnet alone, with progress in the file ``saved``. Returns its results on the validation images."""
     net = VisionTransformer(spec, class_token_only=True)
-    init_weights(net, seed, training.init_std)
+    init_weights(net, seed, config.retrain.init_std)
 
     def losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
         yield cross_entropy(net(x)[None], targets, "loss_mean")
 
-    trainer = PlainTrainer(net, training, steps, losses, spec.num_classes, seed)
+    trainer = PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
     seconds = run_saved(trainer, images, seed, saved)
     found = evaluate(net, images, images.val)
     return {
-        "macs": spec_macs(spec), "steps": steps, **found, "train_loss": trainer.loss.item(),
+        "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found, "train_loss": trainer.loss.item(),
         "training_seconds": round(seconds, 1),
     }  # fmt: skip
 

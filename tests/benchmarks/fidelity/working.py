@@ -51,7 +51,7 @@ def run(job: Job, work: Work) -> dict[str, Any]:
     saved = work.saved(job)
     if job.kind in ("net", "longer"):
         steps = work.study.net_steps * (1 + (job.kind == "longer"))
-        row |= training.train_net(spec_from_dict(job.what), shown, config.retrain, steps, job.seed, saved)
+        row |= training.train_net(spec_from_dict(job.what), shown, config, steps, job.seed, saved)
         row["digest"] = work.study.digest("retrain")
     saved.unlink(missing_ok=True)
     return row | {"seconds": round(time.thread_time() - start, 1)}
