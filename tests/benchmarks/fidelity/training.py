@@ -23,9 +23,7 @@ from vitas_ds.training.plain import PlainTrainer
 SAVE_SECONDS = 60
 
 
-def train_net(
-    spec: SubnetSpec, images: Images, training: Training, steps: int, seed: int, saved: Path
-) -> dict[str, Any]:
+def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed: int, saved: Path) -> dict[str, Any]:
     """Train a subnet alone, with progress in the file ``saved``. Returns its results on the validation images."""
     net = VisionTransformer(spec, class_token_only=True)
     init_weights(net, seed, config.retrain.init_std)
@@ -37,8 +35,8 @@ def train_net(
     seconds = run_saved(trainer, images, seed, saved)
     found = evaluate(net, images, images.val)
     return {
-        "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found, "train_loss": trainer.loss.item(),
-        "training_seconds": round(seconds, 1),
+        "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found,
+        "train_loss": trainer.loss.item(), "training_seconds": round(seconds, 1),
     }  # fmt: skip
 
 
