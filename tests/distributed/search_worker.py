@@ -15,7 +15,7 @@ from vitas_ds.config import Search
 from vitas_ds.distributed import comm
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.search.finalists import rescore
+from vitas_ds.search.confirm import rescore
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import ranked

@@ -17,8 +17,8 @@ from vitas_ds.engine.precision import DTYPES
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
+from vitas_ds.search.confirm import Confirmed, confirm, rescore
 from vitas_ds.search.feasible import budget as budgets
-from vitas_ds.search.finalists import Confirmed, confirm, rescore
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.monitor import Monitor, with_progress

@@ -27,9 +27,9 @@ from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Search
 from vitas_ds.errors import UserError
 from vitas_ds.search import algorithms
+from vitas_ds.search.confirm import rescore
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.search.finalists import rescore
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.ranking import make_result, ranked
 from vitas_ds.search.scoring.candidate import Score, objective_values

@@ -18,10 +18,10 @@ from vitas_ds.config import Config, Search
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.search.confirm import confirm
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.search.finalists import confirm
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
 from vitas_ds.search.latency.measure import LatencyCache
 from vitas_ds.search.problem import SearchProblem

@@ -12,7 +12,7 @@ from vitas_ds.arch.spec import read_spec
 from vitas_ds.config import Search
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.search.finalists import rescore
+from vitas_ds.search.confirm import rescore
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select, write_results
 from vitas_ds.search.scoring.candidate import Score
