@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -39,17 +39,20 @@ class Block(FlatModule):
 
     q, k and v have separate weights: a row belongs to the same one of them at every width. ``private_attention``
     selects those with separate weights for each head count (ViTAS, "private self-attention maps"): 0 none, 1 v,
-    2 q and k.
+    2 q and k. ``norm_keys`` names the pairs of patch size and embed_dim that have their own norms.
     """
 
-    def __init__(self, space: SearchSpace, private_attention: int) -> None:
+    def __init__(self, space: SearchSpace, private_attention: int, norm_keys: Sequence[str] = ()) -> None:
         super().__init__()
         D, a, mlp_dim = space.embed_dim, space.attn_widths[-1], space.mlp_dim
         self.private = PRIVATE[private_attention]
         shapes: dict[str, tuple[int, ...]] = {}
         for name, rows, columns in (("attn.proj", D, a), ("mlp.fc1", mlp_dim, D), ("mlp.fc2", D, mlp_dim)):
             shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
-        shapes |= {f"{norm}.{kind}": (D,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+        norms: dict[str, tuple[int, ...]] = {
+            f"{norm}.{kind}": (D,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")
+        }
+        shapes |= {} if norm_keys else norms
         for x in "qkv":
             if x not in self.private:
                 shapes |= {f"attn.{x}_weight": (a, D), f"attn.{x}_bias": (a,)}
@@ -57,18 +60,24 @@ class Block(FlatModule):
         for heads in space.num_heads if self.private else ():
             private = [(f"attn.{x}{heads}_weight", f"attn.{x}{heads}_bias") for x in self.private]
             self.add_flat(f"heads{heads}", {name: (a, D)[: 2 - i] for pair in private for i, name in enumerate(pair)})
+        _add_norms(self, norm_keys, norms)
 
-    def parameters_of(self, num_heads: int) -> list[Tensor]:
-        """Return the parameters that a layer with this many heads uses."""
-        return [getattr(self, name) for name in ("flat", f"heads{num_heads}")[: 1 + bool(self.private)]]
+    def names_of(self, num_heads: int, norm_key: str = "") -> list[str]:
+        """Return the names of the parameters that a layer uses."""
+        return _names(*(["flat", f"heads{num_heads}"] if self.private else ["flat"]), norm_key)
 
-    def sources(self, num_heads: int) -> dict[str, Source]:
-        """Return where the tensors of a layer are in ``parameters_of``, with q, k and v under the names of mode 0."""
-        shared = _sources(self, "flat", 0)
-        if not self.private:
-            return shared
-        private = _sources(self, f"heads{num_heads}", 1)
-        return shared | {name.replace(f"{num_heads}_", "_"): source for name, source in private.items()}
+    def parameters_of(self, num_heads: int, norm_key: str = "") -> list[Tensor]:
+        """Return the parameters that a layer with this many heads uses, in a network with this ``_norm_key``."""
+        return [getattr(self, name) for name in self.names_of(num_heads, norm_key)]
+
+    def sources(self, num_heads: int, norm_key: str = "") -> dict[str, Source]:
+        """Return where the tensors of a layer are in ``parameters_of``, named as in a block without private tensors."""
+        found = dict[str, Source]()
+        for index, parameter in enumerate(self.names_of(num_heads, norm_key)):
+            for name, source in _sources(self, parameter, index).items():
+                name = name.removeprefix(f"norms_{norm_key}.")
+                found[name.replace(f"{num_heads}_", "_") if index and not name.startswith("norm") else name] = source
+        return found
 
 
 class Supernet(FlatModule):
@@ -81,22 +90,27 @@ class Supernet(FlatModule):
     classifier reads no other token. The logits are equal up to rounding, and the forward pass needs fewer MACs than
     ``cost.macs`` counts. Use it for training and scoring. Without it, a forward pass executes exactly the MACs of the
     cost model (on GPUs, plus those of the padding).
+
+    With ``private_norms``, each pair of patch size and embed_dim has its own norms.
     """
 
     def __init__(
         self, space: SearchSpace, sharing: Rule, private_attention: int = 2, grad_checkpointing: bool = False,
-        class_token_only: bool = False,
+        class_token_only: bool = False, private_norms: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.private_norms = private_norms
         self.space, self.sides, self.grad_checkpointing = space, SIDES[sharing], grad_checkpointing
         self.class_token_only, self.private = class_token_only, private_attention > 0
         self.pad_multiple: int | None = None  # None: by device
         self.block_function: Callable[..., Any] = net.block
         self.stems = nn.ModuleDict({f"patch{p}": Stem(space, p) for p in space.patch_sizes})
-        self.blocks = nn.ModuleList(Block(space, private_attention) for _ in range(space.depth))
+        keys = [_norm_key(p, d) for p in space.patch_sizes for d in space.embed_widths] if private_norms else []
+        self.blocks = nn.ModuleList(Block(space, private_attention, keys) for _ in range(space.depth))
         D, classes = space.embed_dim, space.num_classes
         norm = {"norm.weight": (D,), "norm.bias": (D,)}
-        self.add_flat("flat", {"head.weight": (classes, D), "head.bias": (classes,)} | norm)
+        self.add_flat("flat", {"head.weight": (classes, D), "head.bias": (classes,)} | ({} if keys else norm))
+        _add_norms(self, keys, norm)
         self._parts: dict[tuple[Any, ...], Part] = {}
 
     def forward(  # type: ignore[override]
@@ -133,7 +147,7 @@ class Supernet(FlatModule):
         """
         multiple = multiple or self.pad_multiple or pad_multiple(cast(Tensor, self.flat).device)
         embed = axis(sides, spec.embed_dim, self.space.embed_widths, 0, multiple)
-        stem, blocks = self.stem(spec), self.active_blocks(spec)
+        stem, blocks, norm_key = self.stem(spec), self.active_blocks(spec), self._norm_key(spec)
         part = self._cached(
             lambda: stem_part(_sources(stem, "flat", 0), embed, spec.patch_size, spec.num_patches + 1, multiple),
             embed, spec.patch_size, multiple,
@@ -141,25 +155,37 @@ class Supernet(FlatModule):
         stored = [Stored(part, stem.flat_parameters, stem)]
         for i, (block, layer) in enumerate(blocks):
             last = class_token_only and i == len(blocks) - 1
-            part = self._layer_part(embed, layer, sides, multiple, last)
-            stored.append(Stored(part, partial(block.parameters_of, layer.num_heads), block))
-        head = self._cached(
-            lambda: head_part(_sources(self, "flat", 0), embed, self.space.num_classes, multiple), embed, multiple
-        )
-        return [*stored, Stored(head, self.flat_parameters)]
+            part = self._layer_part(embed, layer, norm_key, sides, multiple, last)
+            stored.append(Stored(part, partial(block.parameters_of, layer.num_heads, norm_key), block))
+        part = self._cached(
+            lambda: head_part(self._head_sources(norm_key), embed, self.space.num_classes, multiple),
+            embed, norm_key, multiple,
+        )  # fmt: skip
+        return [*stored, Stored(part, partial(self._head_parameters, norm_key))]
+
+    def _norm_key(self, spec: SubnetSpec) -> str:
+        return _norm_key(spec.patch_size, spec.embed_dim) if self.private_norms else ""
+
+    def _head_parameters(self, norm_key: str) -> list[Tensor]:
+        return [getattr(self, name) for name in _names("flat", norm_key)]
+
+    def _head_sources(self, norm_key: str) -> dict[str, Source]:
+        found = [_sources(self, name, i) for i, name in enumerate(_names("flat", norm_key))]
+        return {name.removeprefix(f"norms_{norm_key}."): source for group in found for name, source in group.items()}
 
     def _layer_part(
-        self, embed: Axis, layer: LayerSpec, sides: tuple[Side, ...], multiple: int, class_token_only: bool
-    ) -> Part:
+        self, embed: Axis, layer: LayerSpec, norm_key: str, sides: tuple[Side, ...], multiple: int,
+        class_token_only: bool,
+    ) -> Part:  # fmt: skip
         """Return the part of a layer; equal for all blocks."""
 
         def make() -> Part:
             attn = axis(sides, layer.attn_dim, self.space.attn_widths, layer.head_dim, multiple)
             mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple)
-            sources = cast(Block, self.blocks[0]).sources(layer.num_heads)
+            sources = cast(Block, self.blocks[0]).sources(layer.num_heads, norm_key)
             return layer_part(sources, embed, attn, mlp, class_token_only)
 
-        return self._cached(make, embed, layer, sides, multiple, class_token_only)
+        return self._cached(make, embed, layer, norm_key, sides, multiple, class_token_only)
 
     def _cached(self, make: Callable[[], Part], *key: Any) -> Part:
         """Return the part of a key, and make it the first time."""
@@ -181,22 +207,44 @@ class Supernet(FlatModule):
     def units(self) -> dict[str, list[nn.Parameter]]:
         """Return the sampling units: parameters that a step uses together or not at all. Each unit is one parameter.
 
-        The units are the stem of each patch size, each layer, the private attention of each layer and head count, and
-        the final norm with the classifier.
+        The units are the stem of each patch size, each layer, the private attention of each layer and head count, the
+        private norms of each layer and of the head, and the final norm with the classifier.
         """
         units = {name: list(stem.parameters()) for name, stem in self.stems.items()}
         for i, block in enumerate(self.blocks):
             for name, parameter in block.named_parameters():
-                units[f"layer{i}" if name == "flat" else f"layer{i}.{name}"] = [parameter]
-        return units | {"head": [self.get_parameter("flat")]}
+                units[_unit(f"layer{i}", name)] = [parameter]
+        for name, parameter in self.named_parameters(recurse=False):
+            units[_unit("head", name)] = [parameter]
+        return units
 
     def units_used(self, spec: SubnetSpec) -> set[str]:
         """Return the names of the sampling units in a forward pass of the spec."""
-        used = {f"patch{spec.patch_size}", "head"}
+        norm_key, blocks = self._norm_key(spec), cast(Sequence[Block], self.blocks)
+        used = {f"patch{spec.patch_size}", *(_unit("head", name) for name in _names("flat", norm_key))}
         for i, layer in enumerate(spec.layers):
             if layer is not None:
-                used |= {f"layer{i}", *([f"layer{i}.heads{layer.num_heads}"] if self.private else [])}
+                used |= {_unit(f"layer{i}", name) for name in blocks[i].names_of(layer.num_heads, norm_key)}
         return used
+
+
+def _unit(module: str, parameter: str) -> str:
+    return module if parameter == "flat" else f"{module}.{parameter}"
+
+
+def _norm_key(patch_size: int, embed_dim: int) -> str:
+    return f"p{patch_size}_d{embed_dim}"
+
+
+def _names(*names: str) -> list[str]:
+    """Return the names of parameters; the last argument is the key of private norms, or empty."""
+    *shared, norm_key = names
+    return [*shared, f"norms_{norm_key}"] if norm_key else shared
+
+
+def _add_norms(module: FlatModule, keys: Sequence[str], norms: Mapping[str, tuple[int, ...]]) -> None:
+    for key in keys:
+        module.add_flat(f"norms_{key}", {f"norms_{key}.{name}": shape for name, shape in norms.items()})
 
 
 def _sources(module: FlatModule, parameter: str, index: int) -> dict[str, Source]:

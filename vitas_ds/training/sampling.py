@@ -6,6 +6,8 @@
 - ``complementary``: every second step trains the complements of the random subnets of the previous step (stochastic
   complementary strategy of BCNet, arXiv 2105.10533; the definition by width indices is **our reading**).
 
+Random subnets are uniform over the genes, with skipped layers fitted to the budget, or cover the budget evenly.
+
 All draws are pure functions of (seed, step): every rank draws the same subnets without communication, and a resumed
 run needs no state. Importing this module does not import torch.
 """
@@ -23,12 +25,17 @@ from vitas_ds import config
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.search.feasible.operators import stratified_sample
+from vitas_ds.search.feasible.table import FeasibleSet
 
 STREAM = 0x5A3  # separates these draws from other uses of the run's seed
 MAX_IDENTITY_PROB = 0.99
 
 
-def draw(space: SearchSpace, seed: int, step: int, identity_prob: float | None = None, index: int = 0) -> SubnetSpec:
+def draw(
+    space: SearchSpace, seed: int, step: int, identity_prob: float | None = None, index: int = 0,
+    within: FeasibleSet | None = None,
+) -> SubnetSpec:  # fmt: skip
     """Draw a random subnet.
 
     Args:
@@ -37,14 +44,26 @@ def draw(space: SearchSpace, seed: int, step: int, identity_prob: float | None =
         step: Global step.
         identity_prob: Probability that a position is skipped. None: the same as that of each head count.
         index: Index of the subnet among those of the step.
+        within: Networks to cover evenly, see ``stratified_sample``. None: all genes are uniform.
     """
     rng = np.random.default_rng([seed, STREAM, step, index])
-    return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
+    if within is None:
+        return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
+    spec = genome.decode(space, stratified_sample(within, 1, rng)[0])
+    return spec if space.identity_shift else _scatter(space, spec, rng)
+
+
+def _scatter(space: SearchSpace, spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
+    """Move the layers to random positions, in the same order."""
+    places = np.sort(rng.choice(space.depth, spec.depth, replace=False)).tolist()
+    layers = dict(zip(places, spec.active, strict=True))
+    return replace(spec, layers=tuple(layers.get(i) for i in range(space.depth)))
 
 
 def subnets_of_step(
-    space: SearchSpace, supernet: config.Supernet, seed: int, step: int, identity_prob: float | None
-) -> list[SubnetSpec]:
+    space: SearchSpace, supernet: config.Supernet, seed: int, step: int, identity_prob: float | None,
+    within: FeasibleSet | None = None,
+) -> list[SubnetSpec]:  # fmt: skip
     """Return the subnets that an optimizer step trains, the same on every rank.
 
     With ``sampling: sandwich``, the largest subnet is the first, because it is the teacher of the others, and the
@@ -52,7 +71,7 @@ def subnets_of_step(
     """
     count = 1 if supernet.sampling == "single" else supernet.random_subnets
     is_complement = supernet.complementary and step % 2 == 1
-    specs = [draw(space, seed, step - is_complement, identity_prob, index) for index in range(count)]
+    specs = [draw(space, seed, step - is_complement, identity_prob, index, within) for index in range(count)]
     if is_complement:
         specs = [complement(space, spec) for spec in specs]
     if supernet.sampling == "single":
