@@ -199,6 +199,31 @@ class Supernet(Training):
         return self
 
 
+class Finalists(Section):
+    """Short trainings at the end of a search: they rank its best candidates by their own accuracy."""
+
+    count: int = Field(0, ge=0, description="best candidates to train; 0: off")
+    steps: int = Field(
+        0, ge=0, description="optimizer steps of the longest training; the schedule of `retrain` is compressed to it"
+    )
+    keep: float = Field(
+        0.5, gt=0, lt=1, description="fraction of the candidates that trains on after each rung (successive halving); "
+        "each rung is 1 / keep times as long as the one before",
+    )  # fmt: skip
+    init: Literal["scratch", "supernet"] = Field(
+        "scratch", description="initial weights: random, or those that the candidate has in the supernet"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Finalists:
+        if bool(self.count) != bool(self.steps):
+            name, other = ("steps", "count") if self.count else ("count", "steps")
+            raise ValueError(f"{other} is set, but {name} is 0; set both, or none")
+        if self.count == 1:
+            raise ValueError("count must be 0, or 2 or more: one candidate has no rival")
+        return self
+
+
 class Search(Section):
     """Evolutionary search with the weights of the supernet (stage search)."""
 
@@ -252,6 +277,7 @@ class Search(Section):
     )  # fmt: skip
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are reused")
     checkpoint: str | None = Field(None, description="supernet weights or checkpoint; null: the run's own")
+    finalists: Finalists = Finalists()
 
     @model_validator(mode="after")
     def _check(self) -> Search:

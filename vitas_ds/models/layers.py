@@ -1,9 +1,11 @@
 """Small functions of all networks: patches, padding, drop path, seeded initial weights."""
-# B batch, C = 3 image channels, H height, W width, p patch_size, n patches
+# S sides, B batch, C = 3 image channels, H height, W width, p patch_size, n patches
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +31,38 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
     """Drop samples of a residual branch [S, B, N, D] and scale the others (stochastic depth, arXiv 1603.09382)."""
     if rate == 0.0:
         return x
-    keep = torch.rand((*x.shape[:2], 1, 1), device=x.device) >= rate
+    keep = _uniform(x) >= rate
     return x * (keep / (1 - rate)).to(x.dtype)
+
+
+_part: tuple[int, int] | None = None  # see part_of_batch
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """Return a random number in [0, 1) for each sample, [S, B, 1, 1]."""
+    S, B = x.shape[:2]
+    if _part is None:
+        return torch.rand((S, B, 1, 1), device=x.device)
+    first, batch = _part
+    return torch.rand((S, batch, 1, 1), device=x.device)[:, first : first + B]
+
+
+@contextmanager
+def part_of_batch(first: int, batch: int) -> Iterator[None]:
+    """Let ``drop_path`` draw for a whole batch while a network computes only a part of it.
+
+    With the same seed for each part, an image's draws do not depend on how the batch is split.
+
+    Args:
+        first: Index of the part's first image in the batch.
+        batch: Images in the batch.
+    """
+    global _part
+    _part = first, batch
+    try:
+        yield
+    finally:
+        _part = None
 
 
 def init_weights(model: nn.Module, seed: int, std: float | None = 0.02) -> None:
