@@ -46,7 +46,9 @@ def configuration() -> str:
         base = section.__bases__[0]
         inherited = getattr(base, "model_fields", {})
         own = {key: value for key, value in section.model_fields.items() if key not in inherited}
-        parts.append(_section_part(name, section, own))
+        nested = _sections(own)
+        parts.append(_section_part(name, section, {key: field for key, field in own.items() if key not in nested}))
+        parts += [_section_part(f"{name}.{key}", inner, inner.model_fields) for key, inner in nested.items()]
         if base not in (Section, BaseModel) and base not in documented:
             documented.add(base)
             users = [n for n, f in Config.model_fields.items() if isinstance(f.annotation, type)
@@ -57,14 +59,17 @@ def configuration() -> str:
 
 def _shared_parts(base: type[BaseModel], users: list[str]) -> Iterator[str]:
     """Yield the keys that several sections inherit, then the nested sections."""
-    nested = {
-        key: field.annotation for key, field in base.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    }  # fmt: skip
+    nested = _sections(base.model_fields)
     plain = {key: field for key, field in base.model_fields.items() if key not in nested}
     yield _section_part(" and ".join(users), base, plain)
     for key, section in nested.items():
         yield _section_part(" and ".join(f"{user}.{key}" for user in users), section, section.model_fields)
+
+
+def _sections(fields: dict[str, FieldInfo]) -> dict[str, type[BaseModel]]:
+    """Return the nested sections among the fields."""
+    types_of = {key: field.annotation for key, field in fields.items()}
+    return {key: found for key, found in types_of.items() if isinstance(found, type) and issubclass(found, BaseModel)}
 
 
 def _section_part(name: str, section: type[BaseModel], fields: dict[str, FieldInfo]) -> str:
