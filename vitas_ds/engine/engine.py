@@ -14,7 +14,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -166,6 +167,25 @@ class Engine:
         if kind == "ema":
             return self.averages
         return {tensor: self.optimizer.state[tensor][kind] for tensor in self.owned}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights, if any, into the model for the time of the block. All ranks must call this."""
+        if not self.averages:
+            yield
+            return
+        weights = [tensor.detach().clone() for tensor in self.owned]
+        self._set_weights(list(self.averages.values()))
+        try:
+            yield
+        finally:
+            self._set_weights(weights)
+
+    @torch.no_grad()
+    def _set_weights(self, values: list[Tensor]) -> None:
+        """Copy ``values`` to the owned tensors, and these to the model."""
+        torch._foreach_copy_(list(self.owned), values)
+        zero.update_model_weights(self.ds.optimizer, self.stage)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | N
     folder = Path(mirror.run.dir).parent if mirror.run.offline else None
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
-        mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step")})
+        mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step", "evaluation")})
         if row.get("generation") in scores:
             mirror.histogram("scores", scores[row["generation"]])
     _send_files(mirror, run, stage)

@@ -24,7 +24,7 @@ _FREE_IN_TRAINING = {
     "grad_accum_steps", "log_every", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "max_nonfinite",
 }  # fmt: skip
 FREE = {
-    "supernet": _FREE_IN_TRAINING,
+    "supernet": _FREE_IN_TRAINING | {"eval_every"},
     "retrain": _FREE_IN_TRAINING,
     "search": {"generations", "top_k", "ranks_per_candidate", "baselines"},
 }

@@ -14,6 +14,7 @@ runs/NAME/
     checkpoints/              ZeRO checkpoints to resume from
     weights.safetensors       the trained supernet, consolidated
     images.png                first training batch
+    subnets.json              subnets whose accuracy is measured during training
     latency.json              latency predictor (only with supernet.throughput)
     divergence.json           latest steps with a non-finite gradient; divergence/ has the weights
   search/
@@ -132,6 +133,11 @@ class RunDir:
     def supernet_latency(self) -> Path:
         """Latency predictor of the stage train-supernet."""
         return self.supernet.path / "latency.json"
+
+    @property
+    def supernet_subnets(self) -> Path:
+        """Subnets whose accuracy is measured during the training of the supernet."""
+        return self.supernet.path / "subnets.json"
 
     @property
     def search_images(self) -> Path:

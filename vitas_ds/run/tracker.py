@@ -21,6 +21,18 @@ class Tracker:
             left: Remaining seconds, nan if unknown; None: estimate them from the steps since the start.
         """
 
+    def evaluation(self, step: int, values: dict[str, Any]) -> None:
+        """Record the values of an evaluation after ``step``, in a record of their own."""
+
+    def has_evaluation(self, step: int) -> bool:
+        """Return whether the evaluation after ``step`` is recorded."""
+        return False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the time inside the block from the speed of the steps."""
+        yield
+
     def progress(self, step: int, values: dict[str, Any], left: float) -> None:
         """Print a progress line without recording it, unless the last line is recent."""
 

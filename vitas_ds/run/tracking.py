@@ -4,7 +4,7 @@ Rank 0 has a ``LiveTracker``. Every other rank has a ``Tracker`` that does nothi
 W&B is optional: its errors never end a run.
 
 Steps are counted from 1. A stage that resumes after step s drops its records of later steps, so every step appears once
-in ``metrics.jsonl``.
+in ``metrics.jsonl``; the evaluation of a step is a second record, with ``evaluation: true``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
 from vitas_ds.run.files import to_json
-from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line
+from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import open_mirror
@@ -38,7 +38,7 @@ class LiveTracker(Tracker):
     """
 
     def __init__(self, run: RunDir, stage: str, total: int, start_step: int, mirror: Tracker, every: float) -> None:
-        self.stage, self.total, self.first = stage, total, start_step
+        self.run, self.stage, self.total, self.first = run, stage, total, start_step
         self.mirror, self.every = mirror, every
         cut_metrics(run.metrics, stage, start_step)
         self.file = run.metrics.open("a")
@@ -54,9 +54,7 @@ class LiveTracker(Tracker):
         if images:
             values |= {"images_per_s": images / seconds, "data_wait": min(1.0, self.waited / seconds)}
         values["memory_gb"] = peak_memory() / 1e9
-        record = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **values}
-        self.file.write(to_json(record) + "\n")
-        self.file.flush()
+        self._write(step, values)
         self.mirror.log(step, values)
         if left is None:
             left = (now - self.start) / max(step - self.first, 1) * max(self.total - step, 0)
@@ -64,6 +62,32 @@ class LiveTracker(Tracker):
             self.printed = float("-inf")
         self.progress(step, values, left)
         self.last, self.last_step, self.waited = time.perf_counter(), step, 0.0
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        record = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **values}
+        self.file.write(to_json(record) + "\n")
+        self.file.flush()
+
+    @override
+    def evaluation(self, step: int, values: dict[str, Any]) -> None:
+        self._write(step, {"evaluation": True} | values)
+        self.mirror.log(step, values)
+
+    @override
+    def has_evaluation(self, step: int) -> bool:
+        return any(
+            row["stage"] == self.stage and row["step"] == step and row.get("evaluation")
+            for row in read_metrics(self.run)
+        )
+
+    @override
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.last += time.perf_counter() - start
 
     @override
     def progress(self, step: int, values: dict[str, Any], left: float) -> None:

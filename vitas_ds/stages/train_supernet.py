@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +19,12 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
+from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
+from vitas_ds.search import probe
+from vitas_ds.search.feasible import budget
+from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
 from vitas_ds.training.checkpoint_files import list_checkpoints
@@ -43,7 +48,8 @@ def run(config: Config) -> None:
         write_classes(images.classes, run_dir.classes)
         if not list_checkpoints(run_dir.supernet.checkpoints):  # else keep the list of the training that wrote them
             write_list(search_images.paths, run_dir.search_images)
-    numbers = train(make_task(config, run_dir, ranks, images), run_dir, ranks)
+    task = _with_evaluation(make_task(config, run_dir, ranks, images), run_dir, ranks, search_images)
+    numbers = train(task, run_dir, ranks)
     if ranks.is_main:
         write_list(search_images.paths, run_dir.search_images)
     _finish(config, run_dir, ranks, numbers)
@@ -85,6 +91,20 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
 
 def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
     """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
+
+def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: ImageSet) -> Task:
+    """Add the accuracy of a few subnets to the metrics, if ``supernet.eval_every`` allows."""
+    when = probe.plan(task, len(search_images))
+    if when is None:
+        return task
+    evaluation, measured = probe.evaluation(task, ranks, search_images, when)
+    if ranks.is_main:
+        specs = {name: spec.to_dict() for name, spec in measured.subnets.items()}
+        write_json(run_dir.supernet_subnets, {"images": when.images, "every": when.every, "subnets": specs})
+        print(f"train-supernet: accuracy of {len(specs)} subnets on {when.images:,} search images every {when.every:,} "
+              f"steps, {when.share:.1%} of the computation")  # fmt: skip
+    return replace(task, evaluation=evaluation)
+
 
     @lru_cache(maxsize=4)  # each step asks several times
     def subnets(step: int) -> list[SubnetSpec]:

@@ -20,10 +20,27 @@ from vitas_ds.data.mixing import mix
 from vitas_ds.data.reader import Batch
 from vitas_ds.data.sampler import steps_per_epoch
 from vitas_ds.data.sources import ImageSet
+from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import TrainingDir
 
 Losses = Callable[[Callable[..., Tensor], Tensor, Tensor, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures the network during training. It must change neither the network nor the state of random numbers.
+
+    Attributes:
+        every: Steps between two evaluations. The last step is evaluated as well.
+        run: ``run(engine)`` returns values for the metrics file. All ranks call it together. It raises ``Preempted``
+            on all ranks to stop early.
+        describe: Formats the values for the console.
+    """
+
+    every: int
+    run: Callable[[Engine], dict[str, float]]
+    describe: Callable[[dict[str, float]], str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,10 @@ class Task:
         units_used: ``units_used(step)`` returns the names of the units that the losses use.
         metrics: ``metrics(step)`` returns further values for the metrics file.
         subnets: ``subnets(step)`` returns the networks that a step trains.
+        init: Loads other initial weights than random ones into the network, and returns where they come from. Only a
+            training that starts at step 0 calls it.
+        teacher: Digest of the teacher that the losses use, or "".
+        evaluation: What to measure during training.
     """
 
     stage: str
@@ -56,6 +77,9 @@ class Task:
     units_used: Callable[[int], set[str]]
     metrics: Callable[[int], dict[str, Any]] = lambda step: {}
     subnets: Callable[[int], list[SubnetSpec]] = lambda step: []
+    init: Callable[[], str] | None = None
+    teacher: str = ""
+    evaluation: Evaluation | None = None
 
 
 def count_steps(task: Task) -> tuple[int, int]:

@@ -53,6 +53,8 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
             tracker.print(f"{task.stage}: {origin.describe(state.step, total)}")
             trainer = Trainer(task, ranks, engine, state, tracker, watchdog)
             trainer.run(preview=ranks.is_main and state.step == 0)
+            if origin.own and not trainer.evaluate(again=False):  # the last start was stopped in this evaluation
+                raise Preempted(f"stopped in the evaluation of step {state.step}; run it again to resume")
             return trainer.summarize()
 
 
@@ -119,10 +121,11 @@ class Trainer:
             stop, save = self._vote(preemption.requested(), now - last_save > training.save_minutes * 60)
             # no save in a row of skipped steps: pruning would replace good checkpoints by diverged ones
             save = (save or state.step % training.save_every == 0) and not state.nonfinite
-            if stop or save or done:
+            if stop or save or done or not complete:
                 self._save()
                 last_save = time.monotonic()
-            if stop and not done:
+            complete = self.evaluate()
+            if (stop and not done) or not complete:
                 raise Preempted(f"stopped after step {state.step} of {self.total_steps}; run it again to resume")
 
     def _batches(self, preview: bool) -> Iterator[Batch]:
@@ -212,6 +215,30 @@ class Trainer:
         return any(vote[0] for vote in votes), votes[0][1]
 
     def _save(self) -> None:
+    def evaluate(self, again: bool = True) -> bool:
+        """Evaluate the network if it is due at this step. All ranks must call this.
+
+        Args:
+            again: Evaluate a step that has a record already.
+
+        Returns:
+            Whether nothing is left to do: False if the evaluation was stopped by a stop request.
+        """
+        evaluation, step, stage = self.task.evaluation, self.state.step, self.task.stage
+        if evaluation is None or (step % evaluation.every and step < self.total_steps):
+            return True
+        if not again and comm.from_main(lambda: self.tracker.has_evaluation(step)):
+            return True
+        self.watchdog.at(step, "evaluating")
+        try:
+            with self.tracker.paused():
+                values = evaluation.run(self.engine)
+        except Preempted:
+            return False
+        self.tracker.evaluation(step, values)
+        self.tracker.print(f"{stage}: step {step}: {evaluation.describe(values)}")
+        return True
+
         training, directory = self.task.training, self.task.folder.checkpoints
         self.watchdog.at(self.state.step, "saving")
         saved = self.state.to_dict()

@@ -110,7 +110,7 @@ class Scorer:
                 ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
                 images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
                 labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)
-                correct_SB = _correct(self.supernet(images, spec), labels, self.side_rule)
+                correct_SB = correct(self.supernet(images, spec), labels, self.side_rule)
                 total[first : first + len(ids)] = correct_SB.sum(0)
                 total[-1] += correct_SB.numel()
         return total
@@ -125,7 +125,7 @@ class Scorer:
         return torch.autocast(self.ranks.device.type, self.autocast)
 
 
-def _correct(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
+def correct(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
     """Return which of the logits [S, B, C] are correct, bool [S, B]; S = 1 with the rule logit_sum."""
     if side_rule == "logit_sum":
         logits = logits.sum(0, keepdim=True)

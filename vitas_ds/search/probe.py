@@ -1,0 +1,193 @@
+"""Accuracy of a few fixed subnets while a supernet is trained: the smallest, the largest and some random ones.
+
+The scores are those of the search: same images, same rule for the sides, averaged weights if there are any. All ranks
+compute the same subnet at the same time, each on its share of the images, because ZeRO 3 gathers the weights for each
+forward pass. Training is not affected: nothing here draws random numbers or leaves gradients.
+"""
+# n images, B batch, S sides, C classes
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.config import Config
+from vitas_ds.data.loader import decode_all, normalize
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import preemption, watchdog
+from vitas_ds.distributed.comm import Ranks, all_sum
+from vitas_ds.engine.engine import Engine
+from vitas_ds.errors import Preempted
+from vitas_ds.models import net
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.scoring.candidate import score_from_counts
+from vitas_ds.search.scoring.scorer import balanced_order, correct
+from vitas_ds.search.spread import spread_subnets
+from vitas_ds.training.task import Evaluation, Task, count_steps
+
+RANDOM = 4  # random subnets within the budget
+SHARE = 0.03  # of the computation of the training, unless eval_every is set
+FEWEST, MOST = 10, 60  # evaluations: rather fewer images than fewer evaluations, and no more than a curve needs
+MIN_IMAGES = 50  # fewer say nothing
+BACKWARD = 2  # MACs of a backward pass, relative to the forward pass
+PREFIX = "accuracy/"  # of the metrics
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to evaluate, and on how many images.
+
+    Attributes:
+        every: Steps between evaluations.
+        images: Number of search images.
+        share: Computation relative to that of the training.
+    """
+
+    every: int
+    images: int
+    share: float
+
+
+def schedule(eval_every: float | None, steps: tuple[int, int], trained: float, available: int) -> Schedule | None:
+    """Return the schedule of ``supernet.eval_every``; None for no evaluation.
+
+    Args:
+        eval_every: Epochs, 0 for none; None for as many evaluations as cost ``SHARE``.
+        steps: Steps per epoch and in total.
+        trained: Computation of the whole training, in evaluations of one image.
+        available: Number of search images.
+    """
+    per_epoch, total = steps
+    if eval_every is not None:
+        if not eval_every:
+            return None
+        images, every = available, max(1, round(eval_every * per_epoch))
+    else:
+        affordable = int(SHARE * trained)
+        images = min(available, max(MIN_IMAGES, affordable // FEWEST))
+        count = min(MOST, affordable // images)
+        if not count:
+            return None
+        every = math.ceil(total / count)
+    return Schedule(every, images, math.ceil(total / every) * images / trained)
+
+
+def probed_subnets(config: Config) -> dict[str, SubnetSpec]:
+    """Return the subnets by name. The random ones are within the counted budget; they do not depend on a latency."""
+    space = config.space
+    ends = {"smallest": genome.smallest(space), "largest": genome.largest(space)}
+    inside = spread_subnets(feasible_set(space, budgets.from_config(config.search)), RANDOM, config.run.seed)
+    named = {name: genome.decode(space, row).canonical() for name, row in ends.items()}
+    return named | {f"random{i}": spec for i, spec in enumerate(inside, 1)}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Scores the subnets with the weights of an engine. All ranks call it together.
+
+    Attributes:
+        subnets: The subnets by name.
+        config: Configuration of the run.
+        ranks: The ranks.
+        pixels: Images of this rank, uint8 [n, 3, H, W]; as many on each rank.
+        labels: int64 [n].
+        own: Number of images of this rank that count; the others only keep the ranks in step.
+        total: Number of images of all ranks.
+    """
+
+    subnets: dict[str, SubnetSpec]
+    config: Config
+    ranks: Ranks
+    pixels: Tensor
+    labels: Tensor
+    own: int
+    total: int
+
+    def __call__(self, engine: Engine) -> dict[str, float]:
+        """Return the accuracy of each subnet and the largest standard error, named as metrics.
+
+        Raises:
+            Preempted: On all ranks: one of them has a stop request.
+        """
+        values, errors = {}, []
+        with engine.averaged(), _evaluating(engine.model), torch.no_grad():
+            for i, (name, spec) in enumerate(self.subnets.items()):
+                watchdog.at(f"evaluating subnet {i + 1} of {len(self.subnets)}")
+                counts = self._count(engine, spec)
+                counts[-1] = preemption.requested()
+                points, squares, most, stop = all_sum(counts).tolist()
+                if stop:
+                    raise Preempted("stopped in an evaluation")
+                score = score_from_counts(points, squares, self.total, most)
+                values[PREFIX + name] = score.value
+                errors.append(score.stderr or 0.0)
+        return values | {PREFIX + "stderr": max(errors)}
+
+    def _count(self, engine: Engine, spec: SubnetSpec) -> Tensor:
+        """Return the sums of points and of squared points on this rank, the largest sum, and a place for a flag."""
+        counts = torch.zeros(4, dtype=torch.int64, device=self.ranks.device)
+        rule, size = self.config.search.side_rule, self.config.data.eval_batch_size
+        for first in range(0, len(self.labels), size):
+            watchdog.at()
+            pixels, labels = (x[first : first + size].to(self.ranks.device) for x in (self.pixels, self.labels))
+            logits = engine(normalize(pixels, self.config.data), spec)
+            points_SB = correct(logits, labels, rule)[:, : max(self.own - first, 0)]
+            points = points_SB.sum(0)
+            counts[:3] += torch.stack([points.sum(), (points**2).sum(), counts.new_tensor(points_SB.numel())])
+        return counts
+
+    def describe(self, values: dict[str, float]) -> str:
+        """Format the result for the console."""
+        parts = [f"{name} {values[PREFIX + name]:.1%}" for name in self.subnets]
+        return f"accuracy of subnets: {', '.join(parts)} (standard error {values[PREFIX + 'stderr']:.1%})"
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the supernet into evaluation mode; a compiled block would be compiled again without gradients."""
+    assert isinstance(model, Supernet)
+    training, block = model.training, model.block_function
+    model.eval()
+    model.block_function = net.block
+    try:
+        yield
+    finally:
+        model.train(training)
+        model.block_function = block
+
+
+def make_probe(config: Config, ranks: Ranks, images: ImageSet, count: int) -> Probe:
+    """Decode this rank's share of ``count`` of the search images."""
+    order = balanced_order(images.labels, count, config.run.seed)
+    own, share = order[ranks.rank :: ranks.world_size], -(-count // ranks.world_size)
+    padded = images.subset(np.concatenate([own, order[: share - len(own)]]))
+    pixels = decode_all(padded, config.data, config.space.image_size, ranks)
+    return Probe(
+        probed_subnets(config), config, ranks, pixels, torch.from_numpy(padded.labels), len(own), count
+    )  # fmt: skip
+
+
+def plan(task: Task, available: int) -> Schedule | None:
+    """Return the schedule for a training of a supernet with ``available`` search images; None for no evaluation."""
+    config, steps = task.config, count_steps(task)
+    macs = [sum(spec_macs(spec) for spec in task.subnets(step)) for step in range(0, steps[1], -(-steps[1] // 256))]
+    probed = sum(spec_macs(spec) for spec in probed_subnets(config).values())
+    trained = steps[1] * task.training.batch_size * (1 + BACKWARD) * sum(macs) / len(macs) / probed
+    return schedule(config.supernet.eval_every, steps, trained, config.search.images or available)
+
+
+def evaluation(task: Task, ranks: Ranks, images: ImageSet, when: Schedule) -> tuple[Evaluation, Probe]:
+    """Return the evaluation for a training task, and its probe. All ranks call it."""
+    probe = make_probe(task.config, ranks, images, when.images)
+    return Evaluation(when.every, probe, probe.describe), probe
