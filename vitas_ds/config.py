@@ -187,6 +187,10 @@ class Supernet(Training):
     throughput: tuple[float, float] | None = Field(
         None, description="like macs, but in images per second, measured as search.latency_* specify; excludes macs"
     )
+    eval_every: float | None = Field(
+        None, ge=0, description="epochs between two measurements of the accuracy of six subnets on the search images; "
+        "0: off; null: as often as 3 % of the computation allow, possibly on fewer images",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _check_supernet(self) -> Supernet:
@@ -209,10 +213,6 @@ class Finalists(Section):
     keep: float = Field(
         0.5, gt=0, lt=1, description="fraction of the candidates that trains on after each rung (successive halving); "
         "each rung is 1 / keep times as long as the one before",
-    eval_every: float | None = Field(
-        None, ge=0, description="epochs between two measurements of the accuracy of six subnets on the search images; "
-        "0: off; null: as often as 3 % of the computation allow, possibly on fewer images",
-    )  # fmt: skip
     )  # fmt: skip
     init: Literal["scratch", "supernet"] = Field(
         "scratch", description="initial weights: random, or those that the candidate has in the supernet"

@@ -89,9 +89,6 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
     )  # fmt: skip
 
 
-def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
-    """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
-
 def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: ImageSet) -> Task:
     """Add the accuracy of a few subnets to the metrics, if ``supernet.eval_every`` allows."""
     when = probe.plan(task, len(search_images))
@@ -105,6 +102,9 @@ def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: I
               f"steps, {when.share:.1%} of the computation")  # fmt: skip
     return replace(task, evaluation=evaluation)
 
+
+def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
+    """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
 
     @lru_cache(maxsize=4)  # each step asks several times
     def subnets(step: int) -> list[SubnetSpec]:

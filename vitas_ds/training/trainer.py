@@ -52,9 +52,9 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
         with open_tracker(task.config, run, task.stage, ranks.is_main, total=total, start_step=state.step) as tracker:
             tracker.print(f"{task.stage}: {origin.describe(state.step, total)}")
             trainer = Trainer(task, ranks, engine, state, tracker, watchdog)
-            trainer.run(preview=ranks.is_main and state.step == 0)
             if origin.own and not trainer.evaluate(again=False):  # the last start was stopped in this evaluation
                 raise Preempted(f"stopped in the evaluation of step {state.step}; run it again to resume")
+            trainer.run(preview=ranks.is_main and state.step == 0)
             return trainer.summarize()
 
 
@@ -116,6 +116,7 @@ class Trainer:
             done = state.step == self.total_steps
             if state.step % training.log_every == 0 or done:
                 self._log(lr, norm)
+            complete = self.evaluate()
             now = time.monotonic()
             state.seconds, last_time = state.seconds + now - last_time, now
             stop, save = self._vote(preemption.requested(), now - last_save > training.save_minutes * 60)
@@ -124,7 +125,6 @@ class Trainer:
             if stop or save or done or not complete:
                 self._save()
                 last_save = time.monotonic()
-            complete = self.evaluate()
             if (stop and not done) or not complete:
                 raise Preempted(f"stopped after step {state.step} of {self.total_steps}; run it again to resume")
 
@@ -207,14 +207,6 @@ class Trainer:
         self.tracker.log(state.step, values, images=state.loss_steps * self.task.training.batch_size)
         state.loss_sum, state.loss_steps = 0.0, 0
 
-    def _vote(self, stop: bool, save: bool) -> tuple[bool, bool]:
-        """Agree on whether any rank must stop, and whether rank 0's clock asks to save. Only every few steps."""
-        if self.state.step % VOTE_EVERY:
-            return False, False
-        votes = comm.gather((stop, save))
-        return any(vote[0] for vote in votes), votes[0][1]
-
-    def _save(self) -> None:
     def evaluate(self, again: bool = True) -> bool:
         """Evaluate the network if it is due at this step. All ranks must call this.
 
@@ -239,6 +231,14 @@ class Trainer:
         self.tracker.print(f"{stage}: step {step}: {evaluation.describe(values)}")
         return True
 
+    def _vote(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Agree on whether any rank must stop, and whether rank 0's clock asks to save. Only every few steps."""
+        if self.state.step % VOTE_EVERY:
+            return False, False
+        votes = comm.gather((stop, save))
+        return any(vote[0] for vote in votes), votes[0][1]
+
+    def _save(self) -> None:
         training, directory = self.task.training, self.task.folder.checkpoints
         self.watchdog.at(self.state.step, "saving")
         saved = self.state.to_dict()
