@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -10,7 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vitas_ds.distributed import watchdog
 from vitas_ds.distributed.comm import Ranks
+
+POLL = 0.2  # seconds
+FOREVER = timedelta(days=3650)
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,43 @@ def split(ranks: Ranks, count: int, timeout: float) -> Group:
     limit = timedelta(seconds=timeout)
     handles = [dist.new_group(range(i * size, (i + 1) * size), timeout=limit) for i in range(count)]
     return Group(index, count, rank, size, cast(dist.ProcessGroup, handles[index]))
+
+
+class MeetingPoint:
+    """Where all ranks wait for each other, however long it takes: groups may differ by hours.
+
+    A collective would time out, and the watchdog would report a hang. All ranks must create it together.
+
+    Args:
+        ranks: The ranks of the job.
+        timeout: ``run.timeout``.
+    """
+
+    def __init__(self, ranks: Ranks, timeout: float) -> None:
+        self.many, self.timeout = ranks.world_size > 1, timeout
+        # gloo can be polled, and notices at once if a rank dies
+        handle = dist.new_group(backend="gloo", timeout=FOREVER) if self.many else None
+        self.handle = cast(dist.ProcessGroup | None, handle)
+
+    def any(self, flag: bool, poll: Callable[[], object]) -> bool:
+        """Wait for all ranks, and return whether any of them passed ``flag``.
+
+        Args:
+            flag: The flag of this rank.
+            poll: Called while waiting.
+        """
+        if not self.many:
+            return flag
+        count, reported = torch.tensor(int(flag)), time.monotonic()
+        watchdog.at(watchdog.WAITING)
+        work = dist.all_reduce(count, group=self.handle, async_op=True)
+        assert work is not None
+        while not work.is_completed():
+            time.sleep(POLL)
+            poll()
+            # Often enough not to be taken for a hang. More often, this rank would never look for ranks that died.
+            if time.monotonic() - reported > self.timeout / 4:
+                reported = time.monotonic()
+                watchdog.at(watchdog.WAITING)
+        work.wait()
+        return bool(count)

@@ -21,6 +21,7 @@ runs/NAME/
     ledger.jsonl              one line per scored candidate; races.jsonl has partial scores
     pareto.json, best.json    results
     baselines.json            best candidates of the baselines; baselines.jsonl has all
+    finalists.jsonl           one line per finalist and rung; finalists/ has states of their trainings
     latency.json              latency predictor
     figures/
   retrain/
@@ -178,6 +179,16 @@ class RunDir:
     def baseline_scores(self) -> Path:
         """Scored candidates of the baselines, one JSON object per line."""
         return self.search / "baselines.jsonl"
+
+    @property
+    def finalists(self) -> Path:
+        """Accuracy of each finalist after each rung, one JSON object per line."""
+        return self.search / "finalists.jsonl"
+
+    @property
+    def finalist_states(self) -> Path:
+        """Folder of the states and results of the finalists' trainings."""
+        return self.search / "finalists"
 
     @property
     def search_latency(self) -> Path:

@@ -32,7 +32,9 @@ class Confirmed:
 
 
 def confirm(result: Result, problem: SearchProblem, timing: LatencyModel) -> Confirmed:
-    """Measure the front and the ``search.top_k`` best candidates, and drop those outside the latency budget.
+    """Measure the front and the best candidates, and drop those outside the latency budget.
+
+    The best ones are ``search.top_k``, or all finalists if these are more.
 
     Candidates that replace dropped ones are measured as well, until all are within the budget.
 
@@ -41,11 +43,12 @@ def confirm(result: Result, problem: SearchProblem, timing: LatencyModel) -> Con
     """
     low, high = problem.budget.get("latency", (0, budgets.MAX_LATENCY))
     candidates, dropped = result.candidates, list[Candidate]()
+    count = max(problem.cfg.top_k, problem.cfg.finalists.count)
     while True:
-        best = ranked(fully_scored(candidates))[: problem.cfg.top_k]
-        finalists = list({c.spec: c for c in [*result.pareto, *best]}.values())
-        seconds = timing.cache.measure([c.spec for c in finalists])
-        outside = [c for c, s in zip(finalists, seconds.tolist(), strict=True) if not low <= s * PS_PER_SECOND <= high]
+        best = ranked(fully_scored(candidates))[:count]
+        measured = list({c.spec: c for c in [*result.pareto, *best]}.values())
+        seconds = timing.cache.measure([c.spec for c in measured])
+        outside = [c for c, s in zip(measured, seconds.tolist(), strict=True) if not low <= s * PS_PER_SECOND <= high]
         if not outside:
             return Confirmed(result, timing.cache.seconds, dropped)
         dropped += outside

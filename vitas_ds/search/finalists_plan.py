@@ -49,6 +49,11 @@ def make_rungs(cfg: Finalists, candidates: int) -> list[Rung]:
     return [Rung(*pair) for pair in zip(nets, steps, strict=True)]
 
 
+def count_trainings(cfg: Finalists, candidates: int) -> int:
+    """Return the number of trainings over all rungs; 0 without finalists."""
+    return sum(rung.nets for rung in make_rungs(cfg, candidates)) if cfg.count else 0
+
+
 def _lengths(steps: int, keep: float, rungs: int) -> list[int]:
     return [round(steps * keep ** (rungs - 1 - i)) for i in range(rungs)]
 
