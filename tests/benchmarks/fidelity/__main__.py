@@ -1,6 +1,7 @@
 """Compare the ranking of subnets by supernets with the ranking by their own training, on any ImageFolder.
 
-    python -m tests.benchmarks.fidelity cifar10 truth     train subnets alone: the truth
+    python -m tests.benchmarks.fidelity cifar10 truth               train subnets alone: the truth
+    python -m tests.benchmarks.fidelity cifar10 report --docs DIR   write the results so far, with figures
 
 Everything is taken from a recipe, with overrides like those of a stage: python -m tests.benchmarks.fidelity cifar10
 truth data.train=DIR data.val=DIR. A second start resumes: finished jobs are in the record, and unfinished trainings go
@@ -15,28 +16,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.fidelity import jobs, lock, study, working
+from tests.benchmarks.fidelity import document, jobs, lock, study, working
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
 from vitas_ds import recipe
 from vitas_ds.errors import UserError
 
-PARTS = {"truth": jobs.truth_jobs}
+PARTS = {"truth": jobs.truth_jobs, "ranking": jobs.ranking_jobs}
 
 
 def main() -> None:
     """Run the command line. A user error prints one line and exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name or file of a recipe")
-    parser.add_argument("part", choices=PARTS, help="part of the study")
+    parser.add_argument("part", choices=[*PARTS, "report"], help="part of the study")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--small", action="store_true", help="few subnets and steps: the same procedure, shows nothing")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
     parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for images and unfinished work")
     parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
+    parser.add_argument("--docs", type=Path, help="report: folder for results.md and figures")
     args = parser.parse_args()
     try:
-        for line in run(args):
+        for line in report(args) if args.part == "report" else run(args):
             print(line, flush=True)
     except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -59,6 +61,15 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
             clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left"
             yield f"{count}  {clocks}  {job.name}: {headline(record.rows[job.name])}"
+
+
+def report(args: argparse.Namespace) -> Iterator[str]:
+    """Write the document of the finished jobs. Needs neither the images nor the end of the study."""
+    recipe.load(args.recipe, args.overrides)
+    if args.docs is None:
+        raise UserError("--docs: missing; the folder for results.md and figures")
+    for path in document.write(Record(args.record or args.out / "record.jsonl"), args.recipe, args.docs):
+        yield f"wrote {path}"
 
 
 def headline(row: dict) -> str:

@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from vitas_ds.search.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, tau
 
-__all__ = ["RESAMPLES", "Estimate", "agreement", "estimate", "oracle", "random_regret", "ratio", "regret", "rho", "tau"]
+__all__ = [
+    "RESAMPLES", "Estimate", "agreement", "estimate", "oracle", "over_nets", "random_regret", "ratio", "regret", "rho",
+    "share_of_ceiling", "tau",
+]  # fmt: skip
 
 
 def rho(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -27,30 +31,61 @@ def rho(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> np.n
     return ratio(products[0], np.sqrt(products[1] * products[2]))
 
 
-def oracle(truth_Rn: np.ndarray, like: np.ndarray) -> Estimate:
-    """Return the tau that the true quality of each subnet would reach with the mean of R trainings, in a normal model.
+def over_nets(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
+    """Return a statistic of n subnets with its interval over other subnets. It maps weights [K, n] to [K]."""
+    found_K = statistic(_resampled(n, np.random.default_rng(0)))
+    return estimate(found_K[0], found_K[1:])
 
-    The correlation of the mean with the true quality is r = sqrt(reliability of the mean). Two normal variables with
-    that correlation have tau = 2 / pi asin(r).
+
+def _resampled(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the weights [1 + RESAMPLES, n] of the subnets themselves and of their resamples."""
+    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    return np.concatenate([np.ones((1, n)), drawn])
+
+
+def oracle(truth_Rn: np.ndarray, like: np.ndarray, trainings: int | None = None) -> Estimate:
+    """Return the tau that the true quality of each subnet would reach with the mean of some trainings.
+
+    The model is normal: the quality differs between subnets, and each training adds noise of one variance. The
+    correlation of the mean with the quality is r = sqrt(reliability of the mean). Two normal variables with that
+    correlation have tau = 2 / pi asin(r).
 
     Args:
         truth_Rn: Results of R trainings of n subnets.
         like: [n] labels; only differences between subnets with equal labels count.
+        trainings: Number of trainings in the mean; None: R.
     """
-    rng, n = np.random.default_rng(0), len(like)
-    drawn = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
-    return estimate(_oracle(truth_Rn, like), np.array([_oracle(truth_Rn[:, at], like[at]) for at in drawn]))
+    return over_nets(lambda w_Kn: _oracle(truth_Rn, like, w_Kn, trainings), len(like))
 
 
-def _oracle(truth_Rn: np.ndarray, like: np.ndarray) -> float:
-    seeds, freedom = len(truth_Rn), len(like) - len(np.unique(like))
-    worth_Rn = truth_Rn.copy()
+def _oracle(truth_Rn: np.ndarray, like: np.ndarray, w_Kn: np.ndarray, trainings: int | None = None) -> np.ndarray:
+    """Return the ceiling [K] of each resample."""
+    seeds, (K, n) = len(truth_Rn), w_Kn.shape
+    mean_n, square_K, labels_K = truth_Rn.mean(0), np.zeros(K), np.zeros(K)
     for label in np.unique(like):
-        worth_Rn[:, like == label] -= worth_Rn[:, like == label].mean(1, keepdims=True)
-    mean_n = worth_Rn.mean(0)
-    noise = ((worth_Rn - mean_n) ** 2).sum() / (freedom * (seeds - 1))
-    reliability = 1 - noise / seeds / max((mean_n**2).sum() / freedom, 1e-12)
-    return 2 / math.pi * math.asin(max(reliability, 0.0) ** 0.5)
+        w, x = w_Kn[:, like == label], mean_n[like == label]
+        count, first = w.sum(1), w @ x
+        square_K += w @ x**2 - ratio(first**2, count)
+        labels_K += count > 0
+    freedom_K = np.maximum(n - labels_K, 1)
+    noise_K = w_Kn @ truth_Rn.var(0, ddof=1) / n
+    quality_K = np.maximum(square_K / freedom_K - noise_K / seeds, 0)
+    reliability_K = ratio(quality_K, quality_K + noise_K / (trainings or seeds))
+    return 2 / math.pi * np.arcsin(np.sqrt(reliability_K))
+
+
+def share_of_ceiling(scores: np.ndarray, truth_Rn: np.ndarray, like: np.ndarray) -> Estimate:
+    """Return tau of ``scores [S, n]`` with the mean of ``truth_Rn``, divided by that of a perfect predictor.
+
+    Both are computed on the same resamples of subnets; S, the seeds of the supernet, are resampled too.
+    """
+    (seeds, n), rng = scores.shape, np.random.default_rng(0)
+    w_Kn = _resampled(n, rng)
+    found_SK = np.array([tau(row, truth_Rn.mean(0), w_Kn, like) for row in scores])
+    again_SK = rng.integers(0, seeds, (seeds, RESAMPLES))
+    mean_K = np.append(found_SK[:, 0].mean(), np.take_along_axis(found_SK[:, 1:], again_SK, 0).mean(0))
+    share_K = ratio(mean_K, _oracle(truth_Rn, like, w_Kn))
+    return estimate(share_K[0], share_K[1:])
 
 
 def regret(scores: np.ndarray, truth: np.ndarray, k: int) -> float:

@@ -2,70 +2,45 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.fidelity import jobs
-from tests.benchmarks.fidelity.record import Record
-from tests.benchmarks.fidelity.tables import table
-from tests.benchmarks.fidelity.truth import GROUPS, Truth
+from tests.benchmarks.fidelity.truth import ALL, EQUAL, GROUPS, Truth
+
+FEW = 4  # most choices of a gene that are rows of their own; more are binned
 
 
 def summary(truth: Truth) -> str:
     """Return a list with the number of subnets, their accuracy and its noise."""
     lines = []
-    for group in ("all", "equal"):
+    for group in (EQUAL, ALL):
         at = truth.at(group)
-        accuracy, macs = truth.mean_n[at], truth.macs_n[at] / 1e6
+        accuracy, macs = 100 * truth.mean_n[at], truth.macs_n[at] / 1e6
         line = f"{group}, {len(at)} subnets of {macs.min():.2f}M to {macs.max():.2f}M MACs: "
-        line += f"accuracy {accuracy.min():.4f} to {accuracy.max():.4f}, standard deviation "
-        line += f"between subnets {accuracy.std(ddof=1):.4f}"
-        if len(truth.seeds_Rn) > 1:
-            noise = (truth.seeds_Rn[0, at] - truth.seeds_Rn[1, at]).std(ddof=1) / 2**0.5
-            line += f", between seeds of a subnet {noise:.4f}"
+        line += f"accuracy {accuracy.min():.2f} to {accuracy.max():.2f} %, standard deviation "
+        line += f"between subnets {accuracy.std(ddof=1):.2f}"
+        if len(truth.seeds) > 1:
+            line += f", between seeds of a subnet {100 * truth.noise(group):.2f}"
         lines.append(f"- {line}")
     for patch in np.unique(truth.patch_n):
-        of = truth.mean_n[truth.patch_n == patch]
-        lines.append(f"- patch {patch}, {len(of)} subnets: mean accuracy {of.mean():.4f}")
+        of = truth.mean_n[truth.at(EQUAL)][truth.patch_n[truth.at(EQUAL)] == patch]
+        lines.append(f"- patch {patch}, {len(of)} subnets of equal MACs: mean accuracy {100 * of.mean():.2f} %")
     return "\n".join(lines)
 
 
 def limits(truth: Truth) -> list[dict[str, Any]]:
     """Return the upper bounds of tau that the noise of the truth allows. Empty with one seed."""
-    if len(truth.seeds_Rn) == 1:
+    R = len(truth.seeds)
+    if R == 1:
         return []
-    once = {f"tau, {group}": truth.seed_tau(group) for group in GROUPS}
-    oracle = {f"tau, {group}": truth.oracle(group) for group in GROUPS}
-    return [
-        {"truth": "one training with another, each with its noise"} | once,
-        {"truth": f"a perfect oracle with the mean of {len(truth.seeds_Rn)} trainings, under a normal model"} | oracle,
-    ]
-
-
-def settled(record: Record, truth: Truth) -> str:
-    """Return a table that checks whether twice the steps change a subnet more than another seed does."""
-    of: dict[str, list[dict[str, Any]]] = {}
-    for row in record.of("longer"):
-        of.setdefault(row["job"].partition(jobs.LONGER)[0], []).append(row)
-    if not of:
-        return "Not measured: no subnet was trained twice as long."
-    rows, gains = [], dict[int, list[float]]()
-    for name, group in of.items():
-        i, twice = truth.names.index(name), np.mean([row["accuracy"] for row in group])
-        gain = twice - truth.mean_n[i]
-        gains.setdefault(truth.patch_n[i], []).append(gain)
-        rows.append({
-            "net": name, "patch": truth.patch_n[i], "steps": group[0]["steps"] // 2,
-            "accuracy": f"{truth.mean_n[i]:.4f}", "of twice the steps": f"{twice:.4f}", "more": f"{gain:+.4f}",
-        })  # fmt: skip
-    noise = truth.seeds_Rn.var(0, ddof=1).mean() ** 0.5 if len(truth.seeds_Rn) > 1 else np.nan
-    enough = all(np.mean(of_patch) < noise for of_patch in gains.values())
-    verdict = (
-        f"Criterion: for each patch size, twice the steps gain less on average than {noise:.4f}, the standard\n"
-        f"deviation between seeds of a subnet. They are{'' if enough else ' **not**'} trained long enough.\n\n"
-    )
-    return verdict + table(rows)
+    rows = {
+        "one training with another": truth.seed_tau,
+        "a perfect predictor with one training": lambda group: truth.ceiling(group, 1),
+        f"a perfect predictor with the mean of {R} trainings: the ceiling": truth.ceiling,
+    }
+    return [{"tau of": name} | {group: of(group) for group in GROUPS} for name, of in rows.items()]
 
 
 def rules(truth: Truth) -> list[dict[str, Any]]:
@@ -74,3 +49,56 @@ def rules(truth: Truth) -> list[dict[str, Any]]:
         {"rule": name} | {f"tau, {group}": truth.tau(group, row[None]) for group in GROUPS}
         for name, row in truth.rules().items()
     ]
+
+
+def genes(truth: Truth) -> dict[str, np.ndarray]:
+    """Return the genes [n] whose effect is shown. Heads are those of a layer, on average."""
+    return {
+        "patch size": truth.patch_n, "layers": truth.depth_n, "embed_dim": truth.table.embed_dim,
+        "heads": truth.heads_n,
+    }  # fmt: skip
+
+
+def by_gene(truth: Truth) -> list[dict[str, Any]]:
+    """Return the accuracy of the subnets of equal MACs for each choice of a gene, and the share that it explains."""
+    at, rows = truth.at(EQUAL), list[dict[str, Any]]()
+    accuracy = 100 * truth.mean_n[at]
+    for gene, values in genes(truth).items():
+        labels, names = _binned(values[at])
+        groups = [accuracy[labels == i] for i in range(len(names))]
+        within = sum(((group - group.mean()) ** 2).sum() for group in groups if len(group))
+        explained = 1 - within / ((accuracy - accuracy.mean()) ** 2).sum()
+        for name, group in zip(names, groups, strict=True):
+            if len(group):
+                rows.append({
+                    "gene": gene, "choice": name, "subnets": len(group), "mean accuracy, %": f"{group.mean():.2f}",
+                    "range": f"{group.min():.2f} to {group.max():.2f}",
+                    "explained variance": f"{explained:.0%}" if name == names[0] else "",
+                })  # fmt: skip
+    return rows
+
+
+def _binned(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the label of each value and the names of the labels: choices if they are few, else thirds."""
+    whole = np.issubdtype(values.dtype, np.integer)
+    if whole or len(np.unique(values)) <= FEW:
+        choices, labels = np.unique(values, return_inverse=True)
+        return labels, [f"{choice:g}" for choice in choices]
+    edges = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
+    labels = np.searchsorted(edges[1:3], values, side="left")
+    return labels, [f"{low:.2g} to {high:.2g}" for low, high in pairwise(edges)]
+
+
+def nets(truth: Truth) -> list[dict[str, Any]]:
+    """Return a row for each subnet, the best of each group first."""
+    order = sorted(range(len(truth.names)), key=lambda i: (truth.names[i].startswith("spread"), -truth.mean_n[i]))
+    rows = []
+    for i in order:
+        layers = ", ".join(f"{layer.num_heads}/{layer.qkv_dim}/{layer.mlp_dim}" for layer in truth.specs[i].active)
+        rows.append({
+            "subnet": truth.names[i], "MACs": f"{truth.macs_n[i] / 1e6:.2f}M", "patch": truth.patch_n[i],
+            "embed_dim": truth.table.embed_dim[i], "layers": truth.depth_n[i], "heads/qkv/MLP": layers,
+            "accuracy, %": f"{100 * truth.mean_n[i]:.2f}",
+            "each seed": ", ".join(f"{100 * value:.2f}" for value in truth.values_Rn[:, i]),
+        })  # fmt: skip
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tests.benchmarks.fidelity import supernets
 from tests.benchmarks.fidelity.study import Study
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
@@ -42,3 +43,12 @@ def net_job(name: str, spec: SubnetSpec, seed: int, longer: bool = False) -> Job
     """Return the training of a subnet alone; ``longer`` doubles its steps."""
     name, kind = (f"{name}, twice as long", "longer") if longer else (name, "net")
     return Job(f"{name}, seed {seed}", kind, spec.to_dict(), seed, spec_macs(spec) * (1 + longer))
+
+
+def ranking_jobs(study: Study) -> list[Job]:
+    """Return the trainings of the supernet variants: all with the first seed before the next one."""
+    return [
+        Job(f"{name}, seed {seed}", "supernet", name, seed, variant.length)
+        for seed in range(study.size.seeds)
+        for name, variant in supernets.VARIANTS.items()
+    ]

@@ -32,32 +32,52 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
         yield cross_entropy(net(x)[None], targets, "loss_mean")
 
     trainer = PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
-    seconds = run_saved(trainer, images, seed, saved)
+    progress = Saved(saved, trainer)
+    progress.run(images, seed)
     found = evaluate(net, images, images.val)
     return {
         "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found,
-        "train_loss": trainer.loss.item(), "training_seconds": round(seconds, 1),
+        "train_loss": trainer.loss.item(), "training_seconds": round(progress.seconds, 1),
     }  # fmt: skip
 
 
-def run_saved(trainer: PlainTrainer, images: Images, seed: int, saved: Path, extra: Any = None) -> float:
-    """Train to the end, resume from ``saved`` if it exists, and save every minute. Returns the CPU seconds."""
-    before = 0.0
-    if saved.exists():
-        state = torch.load(saved)
-        trainer.load_state_dict(state["trainer"])
-        before = state["seconds"]
-    clock, last = time.thread_time(), time.monotonic()
-    batches = images.batches(trainer.training.batch_size, seed, trainer.step)
-    while trainer.step < trainer.steps:
-        trainer.run(batches, min(trainer.steps, trainer.step + 20))
-        if time.monotonic() - last > SAVE_SECONDS:
-            last = time.monotonic()
-            saved.parent.mkdir(parents=True, exist_ok=True)
-            aside = saved.with_suffix(".partial")
-            torch.save({"trainer": trainer.state_dict(), "seconds": before + time.thread_time() - clock}, aside)
-            aside.rename(saved)
-    return before + time.thread_time() - clock
+class Saved:
+    """Progress of a training on disk. A killed training goes on from its last minute.
+
+    Args:
+        path: File of the progress; deleted by the caller at the end.
+
+    Attributes:
+        seconds: CPU seconds of the training so far.
+        results: Further results so far, JSON.
+    """
+
+    def __init__(self, path: Path, trainer: PlainTrainer) -> None:
+        self.path, self.trainer, self.seconds, self.results = path, trainer, 0.0, dict[str, Any]()
+        if path.exists():
+            state = torch.load(path)
+            trainer.load_state_dict(state["trainer"])
+            self.seconds, self.results = state["seconds"], state["results"]
+
+    def save(self) -> None:
+        """Write the progress, atomically."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".partial")
+        torch.save({"trainer": self.trainer.state_dict(), "seconds": self.seconds, "results": self.results}, aside)
+        aside.rename(self.path)
+
+    def run(self, images: Images, seed: int, until: int | None = None) -> None:
+        """Train to a step (None: to the end)."""
+        trainer = self.trainer
+        stop, last = trainer.steps if until is None else until, time.monotonic()
+        batches = images.batches(trainer.training.batch_size, seed, trainer.step)
+        while trainer.step < stop:
+            clock = time.thread_time()
+            trainer.run(batches, min(stop, trainer.step + 20))
+            self.seconds += time.thread_time() - clock
+            if time.monotonic() - last > SAVE_SECONDS:
+                last = time.monotonic()
+                self.save()
 
 
 @torch.inference_mode()

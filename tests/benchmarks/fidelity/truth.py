@@ -1,109 +1,135 @@
 """Results of the subnets trained alone, and the agreement of scores and simple rules with them."""
-# n nets, R seeds
+# n nets, R trainings of each, S supernets
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
 
-from tests.benchmarks.fidelity import agreement, study
+from tests.benchmarks.fidelity import agreement
 from tests.benchmarks.fidelity.agreement import Estimate
 from tests.benchmarks.fidelity.record import Record
+from vitas_ds.arch import cost
+from vitas_ds.arch.space import WidthTable
+from vitas_ds.arch.spec import spec_from_dict
+from vitas_ds.errors import UserError
 
-WITHIN = "within a patch size"
-GROUPS = ("all", "equal", WITHIN)  # all subnets, those of equal cost, all subnets but only pairs with one patch size
+EQUAL, WITHIN, ALL = "equal MACs", "equal MACs and patch", "all"
+GROUPS = (EQUAL, WITHIN, ALL)  # WITHIN: the subnets of equal MACs, but only pairs with one patch size
+By = Literal["accuracy", "loss"]
 
 
 class Truth:
-    """Results of the subnets trained alone, for subnets with all seeds finished.
+    """Results of the subnets trained alone.
+
+    A seed counts once half of the subnets have it; subnets that lack one of these seeds are left out.
 
     Args:
         record: The record of the study.
-        by: "accuracy" on val, or "loss": the negative loss on val, which separates subnets that classify nearly all
-            images correctly.
+        by: "accuracy" on the validation images, or "loss": the negative loss, to which every image contributes.
+
+    Raises:
+        UserError: The record has no subnets, or those of several studies.
     """
 
-    def __init__(self, record: Record, by: Literal["accuracy", "loss"] = "accuracy") -> None:
-        rows = {row["job"]: row for row in record.of("net") if row["job"].startswith(("spread ", "equal "))}
-        seeds = sorted({row["seed"] for row in rows.values()})
-        known = sorted({job.rpartition(", seed")[0] for job in rows}, key=lambda name: (name.startswith("equal"), name))
-        of = {name: [rows.get(f"{name}, seed {seed}") for seed in seeds] for name in known}
-        whole = {name: group for name, group in of.items() if all(group)}
-        self.names = list(whole)
-        self.seeds_Rn = np.array([[row[by] for row in group] for group in whole.values()]).T * (
-            -1 if by == "loss" else 1
-        )
-        self.mean_n = self.seeds_Rn.mean(0)
-        first = [group[0] for group in whole.values()]
-        self.macs_n = np.array([row["macs"] for row in first])
-        self.patch_n = np.array([row["what"]["patch_size"] for row in first])
-        self.depth_n = np.array([len(row["what"]["layers"]) for row in first])
+    def __init__(self, record: Record, by: By = "accuracy") -> None:
+        trained = trainings(record, "net")
+        if len({row.get("digest") for group in trained.values() for row in group.values()}) > 1:
+            raise UserError(f"{record.path}: subnets of several studies (column digest); choose one file per study")
+        seeds = _seeds(trained)
+        whole = {name: [group[s] for s in seeds] for name, group in trained.items() if all(s in group for s in seeds)}
+        if sum(name.startswith("equal") for name in whole) < 2:
+            raise UserError(f"{record.path}: no subnets trained alone; run the part truth first")
+        self.seeds, self.names = seeds, sorted(whole, key=lambda name: (name.startswith("spread"), name))
+        rows = [whole[name] for name in self.names]
+        self.values_Rn = np.array([[row[by] for row in group] for group in rows]).T * (-1 if by == "loss" else 1)
+        self.mean_n = self.values_Rn.mean(0)
+        seconds = [[row.get("training_seconds", row["seconds"]) / row["steps"] for row in group] for group in rows]
+        self.step_n = np.median(seconds, 1)  # CPU seconds of a training step
+        self.specs = [spec_from_dict(group[0]["what"]) for group in rows]
+        self.table = WidthTable.from_specs(self.specs)
+        self.macs_n = np.array([group[0]["macs"] for group in rows])
+
+    @property
+    def patch_n(self) -> np.ndarray:
+        """Patch sizes."""
+        return self.table.patch_size
+
+    @property
+    def depth_n(self) -> np.ndarray:
+        """Numbers of layers."""
+        return (self.table.num_heads > 0).sum(1)
+
+    @property
+    def heads_n(self) -> np.ndarray:
+        """Mean numbers of heads of a layer."""
+        return self.table.num_heads.sum(1) / self.depth_n
 
     def at(self, group: str) -> np.ndarray:
         """Return the indices of the subnets of a group."""
-        return np.flatnonzero([group != "equal" or net.startswith("equal") for net in self.names])
+        return np.flatnonzero([group == ALL or name.startswith("equal") for name in self.names])
+
+    def like(self, group: str) -> np.ndarray:
+        """Return the labels of the subnets of a group whose pairs count."""
+        return self.patch_n[self.at(group)] * (group == WITHIN)
 
     def tau(self, group: str, scores: np.ndarray, less: np.ndarray | None = None) -> Estimate:
-        """Return Kendall's tau of scores [rows, n] with the truth in a group, minus that of ``less`` if given."""
+        """Return Kendall's tau of scores [S, n] with the truth in a group, minus that of ``less`` if given."""
         at = self.at(group)
-        return agreement.agreement(
-            self._measure(group), scores[:, at], self.mean_n[at], None if less is None else less[:, at]
-        )
+        measure = partial(agreement.tau, like=self.like(group))
+        return agreement.agreement(measure, scores[:, at], self.mean_n[at], None if less is None else less[:, at])
 
-    def more(self, group: str, scores: dict[int, np.ndarray], less: dict[int, np.ndarray]) -> Estimate:
-        """Return the difference of tau between two sets of scores by seed, over the seeds that both have."""
-        seeds = [seed for seed in scores if seed in less]
-        return self.tau(group, np.array([scores[s] for s in seeds]), np.array([less[s] for s in seeds]))
-
-    def _measure(self, group: str) -> agreement.Measure:
-        return partial(agreement.tau, like=self.patch_n) if group == WITHIN else agreement.tau
+    def share(self, group: str, scores: np.ndarray) -> Estimate:
+        """Return tau of scores [S, n] relative to that of a perfect predictor."""
+        at = self.at(group)
+        return agreement.share_of_ceiling(scores[:, at], self.values_Rn[:, at], self.like(group))
 
     def seed_tau(self, group: str) -> Estimate:
-        """Return tau between two trainings of each subnet."""
-        at = self.at(group)
-        return agreement.agreement(self._measure(group), self.seeds_Rn[:1, at], self.seeds_Rn[1, at])
+        """Return tau between two trainings of each subnet, the mean over all pairs of seeds."""
+        values_Rn, like = self.values_Rn[:, self.at(group)], self.like(group)
+        pairs = list(combinations(values_Rn, 2))
+        return agreement.over_nets(
+            lambda w: np.mean([agreement.tau(a, b, w, like) for a, b in pairs], 0), values_Rn.shape[1]
+        )
 
-    def oracle(self, group: str) -> Estimate:
-        """Return the tau of a perfect oracle: the noise of the truth does not allow more."""
-        at = self.at(group)
-        return agreement.oracle(self.seeds_Rn[:, at], self.patch_n[at] * (group == WITHIN))
+    def ceiling(self, group: str, trainings: int | None = None) -> Estimate:
+        """Return tau of a perfect predictor with the mean of some trainings (None: as many as there are)."""
+        return agreement.oracle(self.values_Rn[:, self.at(group)], self.like(group), trainings)
+
+    def noise(self, group: str) -> float:
+        """Return the standard deviation between the trainings of a subnet."""
+        return float(self.values_Rn[:, self.at(group)].var(0, ddof=1).mean() ** 0.5)
 
     def rules(self) -> dict[str, np.ndarray]:
-        """Return the scores [n] of rules that need no supernet."""
+        """Return the scores [n] of rules that need no supernet. A negative tau means that the opposite is better."""
         return {
-            "the larger patch": self.patch_n,
             "more layers": self.depth_n,
+            "larger embed_dim": self.table.embed_dim,
+            "more heads in a layer": self.heads_n,
+            "larger patches": self.patch_n,
+            "larger patches, then more layers": 100 * self.patch_n + self.depth_n,
             "more MACs": self.macs_n,
-            "the larger patch, then more layers": 100 * self.patch_n + self.depth_n,
+            "more parameters": cost.params(self.table),
+            "more activation memory": cost.activations(self.table),
+            "more time for a training step": self.step_n,
         }
 
 
-def supernets(record: Record) -> list[str]:
-    """Return the supernet variants in the order of their first completion."""
-    return list(dict.fromkeys(row["what"] for row in record.of("supernet")))
+def trainings(record: Record, kind: Literal["net", "longer"]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the rows of the subnets of the study, by name and seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in record.of(kind):
+        if row["job"].startswith(("spread ", "equal ")):
+            found.setdefault(row["job"].partition(",")[0], {})[row["seed"]] = row
+    return found
 
 
-def scores_of(record: Record, truth: Truth, variant: str, way: str = "accuracy") -> dict[int, np.ndarray]:
-    """Return the scores [n] of the subnets in the supernets of a variant, by seed."""
-    rows = [row for row in record.of("supernet") if row["what"] == variant and way in row["scores"]]
-    return {row["seed"]: np.array([row["scores"][way][name] for name in truth.names]) for row in rows}
-
-
-def base_of(record: Record) -> str:
-    """Return the variant that the others are compared with. Records of older versions use the first one."""
-    names = supernets(record)
-    return study.BASE if study.BASE in names else names[0]
-
-
-def reference(record: Record, truth: Truth, variant: str) -> dict[int, np.ndarray]:
-    """Return the base scores for comparison with a variant, with the same positions for misplaced widths."""
-    base = base_of(record)
-    placed = scores_of(record, truth, base, study.AT_RANDOM) if variant == "defect: misplaced widths" else {}
-    return placed or scores_of(record, truth, base)
-
-
-def stacked(scores: dict[int, np.ndarray]) -> np.ndarray:
-    """Return the scores as one array [R, n]."""
-    return np.array(list(scores.values()))
+def _seeds(trained: dict[str, dict[int, Any]]) -> list[int]:
+    counts: dict[int, int] = {}
+    for group in trained.values():
+        for seed in group:
+            counts[seed] = counts.get(seed, 0) + 1
+    return sorted(seed for seed, count in counts.items() if 2 * count >= len(trained))

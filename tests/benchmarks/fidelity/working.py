@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity import images, training
+from tests.benchmarks.fidelity import images, supernets, training
 from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
@@ -35,6 +35,10 @@ class Work:
         """Return the path of an unfinished training."""
         return self.folder / "unfinished" / f"{job.name}.pt"
 
+    def weights(self, job: Job) -> Path:
+        """Return the path of a trained supernet. The first of a variant has the suffix 0."""
+        return self.folder / "supernets" / f"{job.name}.pt"
+
 
 def prepare(work: Work) -> None:
     """Decode and augment the images unless they are there."""
@@ -53,6 +57,10 @@ def run(job: Job, work: Work) -> dict[str, Any]:
         steps = work.study.net_steps * (1 + (job.kind == "longer"))
         row |= training.train_net(spec_from_dict(job.what), shown, config, steps, job.seed, saved)
         row["digest"] = work.study.digest("retrain")
+    elif job.kind == "supernet":
+        variant = supernets.VARIANTS[job.what]
+        row |= supernets.train(work.study, variant, shown, job.seed, saved, work.weights(job))
+        row["digest"] = work.study.digest("supernet")
     saved.unlink(missing_ok=True)
     return row | {"seconds": round(time.thread_time() - start, 1)}
 

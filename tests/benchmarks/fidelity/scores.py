@@ -1,0 +1,63 @@
+"""Scores of the subnets in the supernets of the record."""
+# n nets, S supernets
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.benchmarks.fidelity.record import Record
+from tests.benchmarks.fidelity.truth import Truth
+
+BASES = ("default", "base")
+WAY = "accuracy"  # the score of the product
+
+
+def supernets(record: Record) -> list[str]:
+    """Return the variants in the order of their first completion."""
+    return list(dict.fromkeys(row["what"] for row in record.of("supernet")))
+
+
+def ways(record: Record, variant: str | None = None) -> list[str]:
+    """Return the ways of scoring that a variant (None: any) has, the score of the product first."""
+    rows = (row for row in record.of("supernet") if variant in (None, row["what"]))
+    return sorted(dict.fromkeys(way for row in rows for way in row["scores"]), key=lambda way: way != WAY)
+
+
+def main_way(record: Record) -> str:
+    """Return the way of scoring of the tables that compare supernets."""
+    return ways(record)[0]
+
+
+def scores_of(record: Record, truth: Truth, variant: str, way: str | None = None) -> dict[int, np.ndarray]:
+    """Return the scores [n] of the subnets in the supernets of a variant, by seed; NaN for a subnet without score."""
+    way = way or main_way(record)
+    rows = [row for row in record.of("supernet") if row["what"] == variant and way in row["scores"]]
+    return {row["seed"]: np.array([row["scores"][way].get(name, np.nan) for name in truth.names]) for row in rows}
+
+
+def base_of(record: Record, variant: str) -> str | None:
+    """Return the variant that a variant is compared with, None for the base itself.
+
+    "a, b" changes one thing of "a" if there is an "a". All others are compared with the base: the first of BASES, else
+    the first variant.
+    """
+    names = supernets(record)
+    base = next((name for name in BASES if name in names), names[0])
+    parent = variant.rpartition(", ")[0]
+    return parent if parent in names else None if variant == base else base
+
+
+def pairs(scores: dict[int, np.ndarray], less: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return two arrays [S, n] of the seeds that both have, None if there is no such seed."""
+    seeds = [seed for seed in scores if seed in less]
+    return (np.array([scores[s] for s in seeds]), np.array([less[s] for s in seeds])) if seeds else None
+
+
+def stacked(scores: dict[int, np.ndarray]) -> np.ndarray:
+    """Return the scores as one array [S, n]."""
+    return np.array(list(scores.values()))
+
+
+def scored(truth: Truth, group: str, scores: np.ndarray) -> bool:
+    """Return whether every subnet of a group has a score."""
+    return bool(np.isfinite(scores[:, truth.at(group)]).all())

@@ -1,0 +1,208 @@
+"""Train and score the supernet variants of the study.
+
+All variants train for the same MACs, counting every side, subnet and teacher pass; only ``length`` changes that. They
+start from the recipe, and each changes one thing.
+"""
+# n nets, S sides, B batch, C classes
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.benchmarks.fidelity.images import Images
+from tests.benchmarks.fidelity.study import Study
+from tests.benchmarks.fidelity.training import Saved
+from vitas_ds import config
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.engine.precision import autocast
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.training import losses, sampling
+from vitas_ds.training.plain import PlainTrainer
+
+NETS = 5  # a supernet trains for the MACs of this many subnets trained alone
+MARKS = (0.5, 0.75, 0.9, 1.0)  # shares of the training after which the subnets are scored
+DRAWN = 1000  # steps whose mean MACs set the number of steps
+EMA = 0.999
+SCORED = 500  # images a batch
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train a supernet.
+
+    Attributes:
+        name: Name in the record.
+        supernet: Fields of the section ``supernet`` that differ from the recipe.
+        space: Fields of the section ``space`` that differ from the recipe.
+        subnets: Subnets of a step, all on the same batch.
+        split: Train one supernet for each patch size, each with an equal share of the MACs.
+        length: MACs relative to the other variants.
+    """
+
+    name: str
+    supernet: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    subnets: int = 1
+    split: bool = False
+    length: float = 1.0
+
+
+BAND = {"distribution": "budget"}
+ORDINAL = BAND | {"sharing": "ordinal"}
+SHIFT = {"identity_shift": True}
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant("default"),
+        Variant("budget", BAND),
+        Variant("ordinal", ORDINAL),
+        Variant("ordinal, first positions", ORDINAL, SHIFT),
+        Variant("first positions", BAND, SHIFT),
+        Variant("ordinal, private norms", ORDINAL | {"private_norms": True}),
+        Variant("ordinal, nothing private", ORDINAL | {"private_attention": 0}),
+        Variant("ordinal, one per patch size", ORDINAL, split=True),
+        Variant("ordinal, no weight decay", ORDINAL | {"weight_decay": 0.0}),
+        Variant("ordinal, four subnets", ORDINAL, subnets=4),
+        Variant("ordinal, lr 1e-3", ORDINAL | {"lr": 1e-3}),
+        Variant("ordinal, lr 4e-3", ORDINAL | {"lr": 4e-3}),
+        Variant("cyclic", BAND | {"sharing": "cyclic"}),
+        Variant("mean of losses", BAND | {"objective": "loss_mean"}),
+        Variant("ordinal, three times as long", ORDINAL, length=3.0),
+        Variant("ordinal, ten times as long", ORDINAL, length=10.0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A supernet to train: its space and settings, the subnets of each step, and the number of steps."""
+
+    space: SearchSpace
+    settings: config.Supernet
+    subnets: Callable[[int], list[SubnetSpec]]
+    steps: int
+    macs: float  # of the whole training, forward passes of single images
+
+
+def plans(study: Study, variant: Variant, seed: int) -> list[Plan]:
+    """Return the supernets of a variant."""
+    base = study.config
+    space = base.space.model_copy(update=variant.space)
+    settings = base.supernet.model_copy(update={"ema_decay": EMA} | variant.supernet)
+    whole = variant.length * NETS * study.net_steps * base.retrain.batch_size * float(np.mean(study.budget))
+    spaces = [space.model_copy(update={"patch_sizes": (p,)}) for p in space.patch_sizes] if variant.split else [space]
+    return [_plan(study, variant, part, settings, whole / len(spaces), seed) for part in spaces]
+
+
+def _plan(
+    study: Study, variant: Variant, space: SearchSpace, settings: config.Supernet, macs: float, seed: int
+) -> Plan:
+    low, high = study.budget
+    in_budget = settings.distribution == "budget"
+    within = feasible_set(space, {"macs": (int(low), int(high))}) if in_budget else None
+    prob = None if in_budget else sampling.fit_identity_prob(space, low, high)
+
+    def subnets(step: int) -> list[SubnetSpec]:
+        return [sampling.draw(space, seed, step, prob, index, within) for index in range(variant.subnets)]
+
+    sides = 2 if settings.sharing == "bilateral" else 1
+    of_step = settings.batch_size * sides * np.mean([sum(map(spec_macs, subnets(step))) for step in range(DRAWN)])
+    steps = max(2, round(macs / of_step))
+    return Plan(space, settings, subnets, steps, float(steps * of_step))
+
+
+def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path, weights: Path) -> dict[str, Any]:
+    """Train the supernets of a variant, keep their weights, and score the subnets. Returns the row of the record."""
+    row: dict[str, Any] = {"steps": [], "training_macs": 0.0, "training_seconds": 0.0, "scores": {}}
+    clock = time.thread_time()
+    for i, plan in enumerate(plans(study, variant, seed)):
+        trainer = _trainer(plan, study, seed)
+        progress = Saved(saved.with_stem(f"{saved.stem} {i}"), trainer)
+        for share in MARKS:
+            progress.run(images, seed, round(share * plan.steps))
+            if str(share) not in progress.results:
+                progress.results[str(share)] = _scored(trainer, plan, study, images, share)
+                progress.save()
+        row["training_seconds"] += progress.seconds
+        row["steps"].append(plan.steps)
+        row["training_macs"] += plan.macs
+        row["train_loss"] = trainer.loss.item()
+        for ways in progress.results.values():
+            for way, scores in ways.items():
+                row["scores"].setdefault(way, {}).update(scores)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(trainer.model.state_dict(), weights.with_stem(f"{weights.stem} {i}"))
+        progress.path.unlink()
+    return row | {"scoring_seconds": round(time.thread_time() - clock - row["training_seconds"], 1)}
+
+
+def _trainer(plan: Plan, study: Study, seed: int) -> PlainTrainer:
+    supernet = new(plan)
+    init_weights(supernet, seed, plan.settings.init_std)
+
+    def step_losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
+        specs = plan.subnets(step)
+        for spec in specs:
+            yield losses.cross_entropy(supernet(x, spec), targets, plan.settings.objective) / len(specs)
+
+    precision = study.config.engine.precision
+    return PlainTrainer(supernet, plan.settings, plan.steps, step_losses, plan.space.num_classes, seed, precision)
+
+
+def _scored(
+    trainer: PlainTrainer, plan: Plan, study: Study, images: Images, share: float
+) -> dict[str, dict[str, float]]:
+    """Return the scores of the subnets of the plan: way -> subnet -> score. Before the end, of equal cost only."""
+    nets = {name: net for name, net in study.nets.items() if net.patch_size in plan.space.patch_sizes}
+    if share < 1:
+        nets = {name: net for name, net in nets.items() if name.startswith("equal")}
+    averaged = new(plan)
+    averaged.load_state_dict(trainer.averages)
+    found: dict[str, dict[str, float]] = {}
+    for weights, supernet in (("", trainer.model), (", averaged weights", averaged)):
+        for name, net in nets.items():
+            logits = _logits(supernet, net, images, study.config.engine.precision)
+            for way, score in _ways(logits, images.search[1]):
+                found.setdefault(f"{way}{weights}{f', at {share:.0%}' * (share < 1)}", {})[name] = score
+    return found
+
+
+@torch.inference_mode()
+def _logits(supernet: nn.Module, net: SubnetSpec, images: Images, precision: str) -> Tensor:
+    """Return the logits [S, n, C] of the search images."""
+    supernet.eval()
+    with autocast(precision, torch.device("cpu")):
+        parts = [supernet(images.normalized(part), net).float() for part in images.search[0].split(SCORED)]
+    return torch.cat(parts, 1)
+
+
+def _ways(logits: Tensor, labels: Tensor) -> Iterator[tuple[str, float]]:
+    """Yield (way, score) of logits [S, n, C]; higher is better. The first one is the score of the product."""
+    summed = logits.sum(0)
+    yield "accuracy", (logits.argmax(-1) == labels).double().mean().item()
+    yield "minus loss", -F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits))).item()
+    if len(logits) > 1:
+        yield "accuracy of summed logits", (summed.argmax(-1) == labels).double().mean().item()
+        yield "minus loss of mean logits", -F.cross_entropy(logits.mean(0), labels).item()
+
+
+def new(plan: Plan) -> Supernet:
+    """Return a supernet of the plan with undefined weights."""
+    settings = plan.settings
+    return Supernet(
+        plan.space, settings.sharing, settings.private_attention, class_token_only=True,
+        private_norms=settings.private_norms,
+    )  # fmt: skip
