@@ -51,6 +51,7 @@ def results(runs: Runs) -> list[tuple[str, str, str]]:
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
         ("search score of the best candidate", "search.best.score", "{:.2%}".format),
         ("its MACs", "search.best.macs", short), ("its parameters", "search.best.params", short),
+        ("accuracy of the best finalist", "search.finalists.accuracy", "{:.2%}".format),
         ("candidates scored", "search.scored", "{:,}".format),
         *[("hypervolume", "search.hypervolume", short)] * _same_objectives(runs),
         ("supernet: loss", "train-supernet.loss", "{:.4f}".format),

@@ -68,8 +68,7 @@ def own_networks(run: RunDir) -> list[Network]:
     """Return the retrained network and the best three candidates; equal networks are listed once."""
     top = json.loads(run.best.read_text())["top"][: len(CANDIDATES)] if run.best.exists() else []
     found = [
-        Network(name, spec_from_dict(row["spec"]), f"search score {row['score']:.1%}")
-        for name, row in zip(CANDIDATES, top, strict=False)
+        Network(name, spec_from_dict(row["spec"]), _accuracy(row)) for name, row in zip(CANDIDATES, top, strict=False)
     ]
     if not run.retrain_spec.exists():
         return found
@@ -79,6 +78,13 @@ def own_networks(run: RunDir) -> list[Network]:
     name = f"retrained, {same[0].name}" if same else "retrained"
     accuracy = ", ".join(filter(None, (top1, same[0].accuracy if same else "")))
     return [Network(name, spec, accuracy), *(network for network in found if network.spec != spec)]
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    """Describe an entry of ``best.json``: its score and, if it was trained, its accuracy."""
+    trained = row.get("finalist")
+    after = f", accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else ""
+    return f"search score {row['score']:.1%}{after}"
 
 
 def neighbors(spec: SubnetSpec, max_vitas: int = 2) -> list[Network]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import nets, page, search_section
+from vitas_ds.reports import finalists_section, nets, page, search_section
 from vitas_ds.reports.images import input_images
 from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
@@ -31,6 +31,7 @@ def render(run: RunDir) -> str:
         results=headlines(run),
         supernet=training_charts(metrics, "train-supernet"),
         search=search_section.section(run, config, metrics),
+        finalists=finalists_section.section(run, config),
         nets=nets.section(nets.compared_networks(run), config),
         retraining=training_charts(metrics, "retrain"),
         images=input_images(run),
@@ -76,7 +77,9 @@ def _trained(numbers: dict[str, Any]) -> str:
 
 def _searched(numbers: dict[str, Any]) -> str:
     best = numbers["best"]
-    return f"{numbers['scored']:,} candidates scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
+    text = f"{numbers['scored']:,} candidates scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
+    trained = best.get("finalist")
+    return f"{text}, accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else text
 
 
 def _evaluated(numbers: dict[str, Any]) -> str:

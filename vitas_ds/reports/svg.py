@@ -23,7 +23,7 @@ class Series:
     """Points of one color, drawn as a line, as dots, or both.
 
     Attributes:
-        name: Name in the legend.
+        name: Name in the legend; "" for none.
         xs: Horizontal values; a point with a value of None is left out.
         ys: Vertical values.
         color: Number of the CSS color ``--c1``, ``--c2``, ...
@@ -152,9 +152,10 @@ def _draw(s: Series, frame: Frame, x: Axis, y: Axis) -> str:
 
 
 def _legend(series: Sequence[Series]) -> str:
-    if len(series) < 2:
+    named = [s for s in series if s.name]
+    if len(named) < 2:
         return ""
-    items = "".join(f'<span><i class="key c{s.color}"></i>{escape(s.name)}</span>' for s in series)
+    items = "".join(f'<span><i class="key c{s.color}"></i>{escape(s.name)}</span>' for s in named)
     return f'<div class="legend">{items}</div>'
 
 

@@ -15,6 +15,7 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
+from vitas_ds.search.finalists_store import read_rows
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
 
@@ -74,7 +75,9 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | N
     folder = Path(mirror.run.dir).parent if mirror.run.offline else None
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
-        mirror.log(row["step"], {name: value for name, value in row.items() if name not in ("stage", "step", "evaluation")})
+        mirror.log(
+            row["step"], {name: value for name, value in row.items() if name not in ("stage", "step", "evaluation")}
+        )
         if row.get("generation") in scores:
             mirror.histogram("scores", scores[row["generation"]])
     _send_files(mirror, run, stage)
@@ -94,11 +97,14 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
     if stage in pictures and pictures[stage].is_file():
         mirror.image("images", pictures[stage])
     if stage == "search":
-        from vitas_ds.search.plots import COLUMNS, table_rows  # imports matplotlib
+        from vitas_ds.search import finalists_plot  # imports matplotlib
+        from vitas_ds.search.plots import COLUMNS, table_rows
 
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
         mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
+        if rows := read_rows(run):
+            mirror.table("search/finalists", finalists_plot.COLUMNS, finalists_plot.table_rows(rows))
         if run.best.exists():
             mirror.artifact("best-spec", "spec", run.best)
     if stage == "export":
