@@ -1,23 +1,10 @@
-"""The statistics and the document of tests/benchmarks/fidelity.
-
-References: scipy's tau and rho, regrets and values by hand, and the committed results.md.
-"""
+"""The statistics of tests/benchmarks/fidelity. References: scipy, repeated subnets, values by hand."""
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from tests.benchmarks.fidelity import (
-    agreement,
-    alone,
-    document,
-    jobs,
-)
-from tests.benchmarks.fidelity.record import Record
-from tests.benchmarks.fidelity.truth import Truth
-from tests.helpers.paths import ROOT
-
-DOCS = ROOT / "docs" / "fidelity"
+from tests.benchmarks.fidelity import agreement
 
 
 def test_tau_and_rho_equal_scipy_also_for_resamples():
@@ -68,13 +55,55 @@ def test_differences_are_taken_within_a_seed():
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_oracle_equals_scipys_tau_with_the_true_quality():
+def noisy_truth(n: int = 4000, seeds: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return quality [n], labels [n] and trainings [seeds, n]. The labels shift the results by far."""
     rng = np.random.default_rng(0)
-    quality, like = rng.normal(size=4000), rng.integers(0, 2, 4000)
-    trained = quality + 3 * like + rng.normal(size=(2, 4000))
-    expected = kendalltau(quality, trained.mean(0) - 3 * like).statistic
-    assert agreement._oracle(trained, like) == pytest.approx(expected, abs=0.02)
-    assert agreement._oracle(trained, 0 * like) > expected + 0.1  # pairs with different labels are easy
+    quality, like = rng.normal(size=n), rng.integers(0, 2, n)
+    return quality, like, quality + 3 * like + rng.normal(size=(seeds, n))
+
+
+@pytest.mark.parametrize("trainings", [1, 3])
+def test_the_ceiling_equals_scipys_tau_with_the_true_quality(trainings):
+    quality, like, trained = noisy_truth(seeds=3)
+    expected = kendalltau(quality, trained[:trainings].mean(0) - 3 * like).statistic
+    one = np.ones((1, len(like)))
+    assert agreement._oracle(trained, like, one, trainings)[0] == pytest.approx(expected, abs=0.02)
+    assert agreement._oracle(trained, 0 * like, one, trainings)[0] > expected + 0.1  # pairs of two labels are easy
+    assert agreement._oracle(trained, like, one) == agreement._oracle(trained, like, one, 3)
+
+
+def test_the_ceiling_of_a_resample_is_that_of_repeated_subnets():
+    _, like, trained = noisy_truth(30)
+    weights = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), 4)
+    for row, found in zip(weights, agreement._oracle(trained, like, weights.astype(float)), strict=True):
+        repeated = agreement._oracle(np.repeat(trained, row, 1), np.repeat(like, row), np.ones((1, 30)))
+        assert found == pytest.approx(repeated[0])
+
+
+def test_the_ceiling_is_1_without_noise_and_0_without_quality():
+    exact = np.tile(np.arange(10.0), (2, 1))
+    noise = np.array([np.arange(10.0), -np.arange(10.0)])
+    assert agreement.oracle(exact, np.zeros(10)).value == 1
+    assert agreement.oracle(noise, np.zeros(10)).value == 0
+
+
+def test_the_share_of_the_ceiling_is_tau_divided_by_it():
+    quality, like, trained = noisy_truth(60)
+    scores = quality + np.random.default_rng(1).normal(size=(2, 60))
+    found = agreement.share_of_ceiling(scores, trained, like)
+    taus = [agreement.tau(row, trained.mean(0), like=like)[0] for row in scores]
+    assert found.value == pytest.approx(np.mean(taus) / agreement.oracle(trained, like).value)
+    assert found.low < found.value < found.high < 2
+    perfect = agreement.share_of_ceiling(trained.mean(0)[None], np.tile(trained.mean(0), (2, 1)), like)
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1, 1, 1))
+
+
+def test_an_interval_over_subnets_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(size=50)
+    found = agreement.over_nets(lambda w: w @ values / w.sum(1), 50)
+    assert found.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 50**0.5
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.04)
 
 
 def test_random_regret_by_hand():
@@ -82,34 +111,3 @@ def test_random_regret_by_hand():
     assert agreement.random_regret(truth, 1) == pytest.approx(truth.mean() - 0.95)
     assert agreement.random_regret(truth, 2) == pytest.approx((0.95 + 0.95 + 0.9) / 3 - 0.95)
     assert agreement.random_regret(truth, 5) == 0
-
-
-def trained(name: str, seed: int, accuracy: float, kind: str = "net") -> dict:
-    what = {"patch_size": 7 if name < "equal 02" else 14, "layers": [0]}
-    job = f"{name}{jobs.LONGER if kind == 'longer' else ''}, seed {seed}"
-    return {"job": job, "kind": kind, "what": what, "seed": seed, "accuracy": accuracy, "macs": 1, "steps": 10}
-
-
-@pytest.mark.parametrize(("gain", "verdict"), [(0.001, "They are trained"), (0.1, "**not**")])
-def test_training_is_long_enough_if_more_steps_gain_less_than_another_seed(tmp_path, gain, verdict):
-    """Gains by hand: 0.02 between seeds, and a gain below or above that."""
-    record = Record(tmp_path / "record.jsonl")
-    for i in range(4):
-        for seed in (0, 1):
-            record.add(trained(f"equal {i:02}", seed, 0.9 + 0.02 * seed))
-    for name in ("equal 00", "equal 02"):
-        record.add(trained(name, 0, 0.91 + gain * (name == "equal 02"), "longer"))
-    assert verdict in alone.settled(record, Truth(record))
-
-
-def test_a_lower_loss_is_better_by_hand(tmp_path):
-    record = Record(tmp_path / "record.jsonl")
-    for i, loss in enumerate((0.3, 0.1, 0.2)):
-        record.add(trained(f"spread {i:02}", 0, 0.9) | {"loss": loss})
-    assert Truth(record, "loss").tau("all", -np.array([[0.3, 0.1, 0.2]])).value == 1
-    assert Truth(record).tau("all", -np.array([[0.3, 0.1, 0.2]])).value == 0
-
-
-def test_committed_document_equals_that_of_its_record():
-    record = Record(DOCS / "record.jsonl")
-    assert (DOCS / "results.md").read_text() == document.text(record)
