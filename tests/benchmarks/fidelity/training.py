@@ -21,10 +21,14 @@ from vitas_ds.training.losses import cross_entropy
 from vitas_ds.training.plain import PlainTrainer
 
 SAVE_SECONDS = 60
+CURVE = (1 / 8, 1 / 4, 1 / 2, 1)  # shares of a training after which the network is evaluated on the search images
 
 
 def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed: int, saved: Path) -> dict[str, Any]:
-    """Train a subnet alone, with progress in the file ``saved``. Returns its results on the validation images."""
+    """Train a subnet alone, with progress in the file ``saved``. Returns its results on the validation images.
+
+    ``curve`` in the result has the results on the search images, by step.
+    """
     net = VisionTransformer(spec, class_token_only=True)
     init_weights(net, seed, config.retrain.init_std)
 
@@ -33,11 +37,15 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
 
     trainer = PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
     progress = Saved(saved, trainer)
-    progress.run(images, seed)
+    for share in CURVE:
+        step = round(share * steps)
+        progress.run(images, seed, step)
+        if str(step) not in progress.results:
+            progress.results[str(step)] = evaluate(net, images, images.search)
     found = evaluate(net, images, images.val)
     return {
         "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found,
-        "train_loss": trainer.loss.item(), "training_seconds": round(progress.seconds, 1),
+        "curve": progress.results, "train_loss": trainer.loss.item(), "training_seconds": round(progress.seconds, 1),
     }  # fmt: skip
 
 
