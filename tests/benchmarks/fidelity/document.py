@@ -73,10 +73,10 @@ def _supernets(record: Record, truth: Truth) -> list[str]:
 
 
 def where(record: Record) -> list[dict[str, Any]]:
-    """Return the machines, commits and versions of the rows, with their seconds."""
+    """Return the machines, commits, versions and settings (digest) of the rows, with their seconds."""
     rows = dict[tuple[str, ...], dict[str, Any]]()
     for row in record.rows.values():
-        place = {key: row.get(key, "unknown") for key in ("machine", "git", "torch")}
+        place = {key: row.get(key, "") for key in ("machine", "git", "torch", "digest")}
         known = rows.setdefault(tuple(place.values()), place | {"rows": 0, "core seconds": 0})
         known["rows"] += 1
         known["core seconds"] += round(row["seconds"])

@@ -8,7 +8,7 @@ import numpy as np
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.truth import Truth
 
-BASES = ("default", "base")
+BASES = ("budget", "default", "base")  # each is compared with the next one, all other variants with the first
 WAY = "accuracy"  # the score of the product
 
 
@@ -36,15 +36,17 @@ def scores_of(record: Record, truth: Truth, variant: str, way: str | None = None
 
 
 def base_of(record: Record, variant: str) -> str | None:
-    """Return the variant that a variant is compared with, None for the base itself.
+    """Return the variant that a variant is compared with, None if there is none.
 
-    "a, b" changes one thing of "a" if there is an "a". All others are compared with the base: the first of BASES, else
-    the first variant.
+    "a, b" changes one thing of "a" if there is an "a".
     """
     names = supernets(record)
-    base = next((name for name in BASES if name in names), names[0])
     parent = variant.rpartition(", ")[0]
-    return parent if parent in names else None if variant == base else base
+    if parent in names:
+        return parent
+    later = BASES[BASES.index(variant) + 1 :] if variant in BASES else BASES
+    base = next((name for name in later if name in names), None)
+    return base if base or variant in BASES or variant == names[0] else names[0]
 
 
 def pairs(scores: dict[int, np.ndarray], less: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -32,13 +32,16 @@ class Truth:
         by: "accuracy" on the validation images, or "loss": the negative loss, to which every image contributes.
 
     Raises:
-        UserError: The record has no subnets, or those of several studies.
+        UserError: The record has no subnets, or subnets of several studies under one name.
     """
 
     def __init__(self, record: Record, by: By = "accuracy") -> None:
         trained = trainings(record, "net")
-        if len({row.get("digest") for group in trained.values() for row in group.values()}) > 1:
-            raise UserError(f"{record.path}: subnets of several studies (column digest); choose one file per study")
+        for name, group in trained.items():
+            if any(row["what"] != next(iter(group.values()))["what"] for row in group.values()):
+                raise UserError(f"{record.path}: {name} is not the same subnet in all rows; use one file per study")
+        if len({row["steps"] for group in trained.values() for row in group.values()}) > 1:
+            raise UserError(f"{record.path}: subnets trained for different numbers of steps; use one file per study")
         seeds = _seeds(trained)
         whole = {name: [group[s] for s in seeds] for name, group in trained.items() if all(s in group for s in seeds)}
         if sum(name.startswith("equal") for name in whole) < 2:

@@ -99,8 +99,11 @@ def test_a_seed_counts_once_half_of_the_subnets_have_it(record):
 
 
 def test_subnets_of_several_studies_are_refused(record, tmp_path):
-    record.add(net("equal 99", 0, 0.5, digest="d2"))
-    with pytest.raises(UserError, match="several studies"):
+    record.add(net("equal 03", 2, 0.5, depth=3))
+    with pytest.raises(UserError, match="equal 03 is not the same subnet in all rows"):
+        Truth(record)
+    record.add(net("equal 03", 2, 0.5, steps=99))
+    with pytest.raises(UserError, match="different numbers of steps"):
         Truth(record)
     with pytest.raises(UserError, match="run the part truth first"):
         Truth(Record(tmp_path / "empty.jsonl"))
@@ -137,6 +140,18 @@ def test_tau_share_and_differences_of_supernets_equal_scipys(record):
         assert row["tau of each seed"] == ", ".join(each)
     assert found["ordinal"]["training MACs"] == "1.50e+12" and found["ordinal"]["core hours"] == "1.00"
     assert found["ordinal, longer"][f"difference, {EQUAL}"].low > 0  # by far better, on the same subnets
+
+
+def test_each_supernet_is_compared_with_the_one_it_changes(record):
+    expected = {"default": None, "budget": "default", "ordinal": "budget", "ordinal, private norms": "ordinal",
+                "ordinal, private norms, longer": "ordinal, private norms", "cyclic, lr": "budget"}  # fmt: skip
+    for name in expected:
+        record.add(supernet(name, 0, {"accuracy": MEAN}))
+    assert {name: scores.base_of(record, name) for name in expected} == expected
+    others = Record(record.path.with_name("others.jsonl"))
+    for name in ("a", "b"):
+        others.add(supernet(name, 0, {"accuracy": MEAN}))
+    assert [scores.base_of(others, name) for name in ("a", "b")] == [None, "a"]
 
 
 def test_ways_of_scoring_are_compared_on_the_same_supernets(record):
@@ -253,7 +268,7 @@ def test_the_document_grows_with_the_record(record, tmp_path):
     assert sorted(path.name for path in paths[1:]) == ["agreement.png", "genes.png", "scatter.png", "seeds.png"]
     text = paths[0].read_text()
     assert "nan" not in text and all(f"]({path.name})" in text for path in paths[1:])
-    assert "| a CPU | abc | 2 | 46 | 322 |" in text  # 32 + 12 + 2 rows of 7 s
+    assert "| a CPU | abc | 2 | d1 | 44 | 308 |\n| a CPU | abc | 2 |  | 2 | 14 |" in text  # rows of 7 s
 
 
 def test_the_document_of_one_seed_shows_no_seeds(record):
