@@ -22,7 +22,11 @@ from tests.benchmarks.timing import where
 from vitas_ds import recipe
 from vitas_ds.errors import UserError
 
-PARTS = {"truth": jobs.truth_jobs, "ranking": jobs.ranking_jobs}
+PARTS = {  # in this order: later jobs need the results of earlier ones
+    "truth": [jobs.truth_jobs],
+    "ranking": [jobs.ranking_jobs, jobs.adapted_jobs],
+    "comparison": [jobs.comparison_jobs, jobs.pick_jobs],
+}
 
 
 def main() -> None:
@@ -56,11 +60,13 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     with lock.alone(args.out):
         record = Record(args.record or args.out / "record.jsonl")
         working.prepare(work)
-        todo, start = PARTS[args.part](work.study), time.monotonic()
-        for job, left in working.do(todo, work, record, args.workers, stamp):
-            count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-            clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left"
-            yield f"{count}  {clocks}  {job.name}: {headline(record.rows[job.name])}"
+        start = time.monotonic()
+        for make in PARTS[args.part]:
+            todo = make(work.study, record)
+            for job, left in working.do(todo, work, record, args.workers, stamp):
+                count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
+                clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left"
+                yield f"{count}  {clocks}  {job.name}: {headline(record.rows[job.name])}"
 
 
 def report(args: argparse.Namespace) -> Iterator[str]:

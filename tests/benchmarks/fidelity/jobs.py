@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.benchmarks.fidelity import supernets
+import numpy as np
+
+from tests.benchmarks.fidelity import adapting, pipelines, supernets
+from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.study import Study
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
@@ -30,7 +34,7 @@ class Job:
     cost: float
 
 
-def truth_jobs(study: Study) -> list[Job]:
+def truth_jobs(study: Study, record: Record) -> list[Job]:
     """Return the trainings of the subnets alone: first those of equal cost, then the longer ones, then the others."""
     seeds = range(study.size.seeds)
     equal = [net_job(*net, seed) for seed in seeds for net in study.nets.items() if net[0].startswith("equal")]
@@ -45,10 +49,53 @@ def net_job(name: str, spec: SubnetSpec, seed: int, longer: bool = False) -> Job
     return Job(f"{name}, seed {seed}", kind, spec.to_dict(), seed, spec_macs(spec) * (1 + longer))
 
 
-def ranking_jobs(study: Study) -> list[Job]:
+def ranking_jobs(study: Study, record: Record) -> list[Job]:
     """Return the trainings of the supernet variants: all with the first seed before the next one."""
     return [
         Job(f"{name}, seed {seed}", "supernet", name, seed, variant.length)
         for seed in range(study.size.seeds)
         for name, variant in supernets.VARIANTS.items()
     ]
+
+
+def adapted_jobs(study: Study, record: Record) -> list[Job]:
+    """Return the short trainings from the weights of supernets, which must be trained."""
+    return [
+        Job(f"{name}, adapted, seed {seed}", "adapted", name, seed, 1)
+        for seed in range(study.size.seeds)
+        for name in adapting.ADAPTED
+    ]
+
+
+def comparison_jobs(study: Study, record: Record) -> list[Job]:
+    """Return whole searches, with all methods of a seed before the next one."""
+    budget = f"{np.mean(study.budget) / 1e6:.3g}M"
+    return [
+        Job(f"{method}, {budget}, seed {seed}", "search", {"method": method, "macs": study.budget}, seed, cost)
+        for seed in range(study.size.searches)
+        for method, cost in (
+            ("supernet", 14),
+            ("random halving", 32),
+            ("first release", 6),
+            ("rules", 2),
+            ("by hand", 1),
+        )
+        if seed == 0 or method != "by hand"  # it has no randomness
+    ]
+
+
+def pick_jobs(study: Study, record: Record) -> list[Job]:
+    """Return the trainings of the networks that the searches within the budget of the study ended with."""
+    searches = [row for row in record.of("search") if tuple(row["what"]["macs"]) == tuple(study.budget)]
+    specs = {json.dumps(spec, sort_keys=True): spec for row in searches for spec in pipelines.picks(row["result"])}
+    return [
+        Job(f"pick {pick_name(spec)}, seed {seed}", "net", spec, seed, 1)
+        for seed in range(study.size.seeds)
+        for spec in specs.values()
+    ]
+
+
+def pick_name(spec: dict[str, Any]) -> str:
+    """Return a short name of a network."""
+    layers = " ".join(f"{layer['num_heads']}.{layer['qkv_dim']}.{layer['mlp_dim']}" for layer in spec["layers"])
+    return f"{spec['patch_size']}/{spec['embed_dim']}: {layers}"

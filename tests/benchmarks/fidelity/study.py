@@ -10,7 +10,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, hold_out, read_folder
+from vitas_ds.data.sources import ImageSet, fingerprint, hold_out, read_folder
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.table import feasible_set
 
@@ -35,12 +34,23 @@ class Size:
     spread: int  # subnets over a range of costs
     longer: int  # subnets within the budget that are also trained twice as long
     seeds: int
+    searches: int  # seeds of the whole searches
     steps: float  # length of each training, relative to the recipe
     views: int  # augmented views of each training image
+    population: int  # candidates of a generation
+    generations: int
+    random: tuple[int, ...]  # random networks of successive halving without a supernet, increasing
+    ruled: int  # random candidates of the rules
 
 
-FULL = Size(equal=40, spread=20, longer=6, seeds=2, steps=1.0, views=16)
-SMALL = Size(equal=4, spread=2, longer=2, seeds=2, steps=0.02, views=2)
+FULL = Size(
+    equal=40, spread=20, longer=6, seeds=2, searches=3, steps=1.0, views=16, population=20, generations=20,
+    random=(32, 96), ruled=1000,
+)  # fmt: skip
+SMALL = Size(
+    equal=4, spread=2, longer=2, seeds=2, searches=1, steps=0.02, views=2, population=4, generations=3, random=(4, 8),
+    ruled=20,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,15 +106,22 @@ class Study:
         return {name: self.nets[name] for name in names[:: max(1, len(names) // self.size.longer)][: self.size.longer]}
 
     def digest(self, section: str) -> str:
-        """Return a digest of everything in the recipe that the results of a section depend on."""
-        parts: dict[str, Any] = {
-            name: getattr(self.config, name).model_dump(mode="json") for name in ("space", "data", section)
-        }
-        for field in ("train", "val"):  # the folders may move
-            parts["data"][field] = Path(parts["data"][field]).name
-        counts = [len(images) for images in self.images]
-        text = json.dumps([parts, self.config.run.seed, vars(self.size), counts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Return a digest of everything in the recipe that trainings of a section depend on."""
+        return _digest(self._sources(), self.config.space.model_dump(), getattr(self.config, section).model_dump(),
+                       self.net_steps)  # fmt: skip
+
+    def images_digest(self) -> str:
+        """Return a digest of everything that the images as tensors depend on."""
+        config = self.config
+        return _digest(self._sources(), config.space.image_size, config.retrain.augment.model_dump(), self.size.views)
+
+    def _sources(self) -> list[Any]:
+        data = self.config.data.model_dump(exclude={"train", "val", "threads", "cache"})  # the folders may move
+        return [data, self.config.run.seed, [fingerprint(images) for images in self.images]]
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def covering(space: SearchSpace, budget: tuple[float, float], count: int, rng: np.random.Generator) -> list[SubnetSpec]:

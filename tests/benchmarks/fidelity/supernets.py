@@ -129,7 +129,7 @@ def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path
     row: dict[str, Any] = {"steps": [], "training_macs": 0.0, "training_seconds": 0.0, "scores": {}}
     clock = time.thread_time()
     for i, plan in enumerate(plans(study, variant, seed)):
-        trainer = _trainer(plan, study, seed)
+        trainer = make_trainer(plan, study, seed)
         progress = Saved(saved.with_stem(f"{saved.stem} {i}"), trainer)
         for share in MARKS:
             progress.run(images, seed, round(share * plan.steps))
@@ -149,7 +149,7 @@ def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path
     return row | {"scoring_seconds": round(time.thread_time() - clock - row["training_seconds"], 1)}
 
 
-def _trainer(plan: Plan, study: Study, seed: int) -> PlainTrainer:
+def make_trainer(plan: Plan, study: Study, seed: int) -> PlainTrainer:
     supernet = new(plan)
     init_weights(supernet, seed, plan.settings.init_std)
 

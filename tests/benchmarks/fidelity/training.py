@@ -29,13 +29,8 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
 
     ``curve`` in the result has the results on the search images, by step.
     """
-    net = VisionTransformer(spec, class_token_only=True)
-    init_weights(net, seed, config.retrain.init_std)
-
-    def losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        yield cross_entropy(net(x)[None], targets, "loss_mean")
-
-    trainer = PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
+    trainer = net_trainer(spec, config, steps, seed)
+    net = trainer.model
     progress = Saved(saved, trainer)
     for share in CURVE:
         step = round(share * steps)
@@ -47,6 +42,17 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
         "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found,
         "curve": progress.results, "train_loss": trainer.loss.item(), "training_seconds": round(progress.seconds, 1),
     }  # fmt: skip
+
+
+def net_trainer(spec: SubnetSpec, config: Config, steps: int, seed: int) -> PlainTrainer:
+    """Return the training of a subnet alone, as the stage retrain does it."""
+    net = VisionTransformer(spec, class_token_only=True)
+    init_weights(net, seed, config.retrain.init_std)
+
+    def losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
+        yield cross_entropy(net(x)[None], targets, "loss_mean")
+
+    return PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
 
 
 class Saved:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity import images, supernets, training
+from tests.benchmarks.fidelity import adapting, images, pipelines, supernets, training
 from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
@@ -29,7 +29,7 @@ class Work:
     @property
     def images(self) -> Path:
         """The images as tensors."""
-        return self.folder / f"images-{self.study.digest('retrain')}.pt"
+        return self.folder / f"images-{self.study.images_digest()}.pt"
 
     def saved(self, job: Job) -> Path:
         """Return the path of an unfinished training."""
@@ -61,6 +61,12 @@ def run(job: Job, work: Work) -> dict[str, Any]:
         variant = supernets.VARIANTS[job.what]
         row |= supernets.train(work.study, variant, shown, job.seed, saved, work.weights(job))
         row["digest"] = work.study.digest("supernet")
+    elif job.kind == "adapted":
+        trained = work.weights(replace(job, name=f"{job.what}, seed {job.seed}"))
+        row |= adapting.adapt(work.study, job.what, shown, job.seed, saved.with_suffix(""), trained)
+    elif job.kind == "search":
+        context = pipelines.Context(work.study, shown, job.seed, saved.with_suffix(""))
+        row["result"] = pipelines.METHODS[job.what["method"]](context)
     saved.unlink(missing_ok=True)
     return row | {"seconds": round(time.thread_time() - start, 1)}
 

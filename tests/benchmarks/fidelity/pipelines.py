@@ -1,0 +1,208 @@
+"""Whole searches of part 3 of the study. Each ends with networks to train alone, and the compute it took."""
+# U: MACs of the training of one network of average cost alone
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.benchmarks.fidelity import supernets, zero_cost
+from tests.benchmarks.fidelity.halving import Trainings, halve
+from tests.benchmarks.fidelity.images import Images
+from tests.benchmarks.fidelity.study import Study
+from tests.benchmarks.fidelity.supernets import Variant
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.config import Finalists
+from vitas_ds.engine.precision import autocast
+from vitas_ds.search.feasible import operators
+from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.finalists_plan import Rung, added_steps, make_rungs
+from vitas_ds.search.loop import run_loop
+from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ranking import ranked
+from vitas_ds.search.scoring import ledger
+from vitas_ds.search.scoring.evaluation import Evaluator
+from vitas_ds.search.scoring.scorer import balanced_order
+
+OURS = Variant("ordinal", supernets.ORDINAL)  # frozen before part 3 starts
+FIRST_RELEASE = Variant("default")
+SCORED = 1000  # images of a score
+COUNT, KEEP = 8, 0.5  # finalists, and the share that goes on
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a search works with.
+
+    Attributes:
+        study: The study; its budget is that of the search.
+        images: The images.
+        seed: Seed of everything.
+        folder: Folder of the progress of this search.
+    """
+
+    study: Study
+    images: Images
+    seed: int
+    folder: Path
+
+    def units(self, macs: float) -> float:
+        """Convert MACs of forward passes of single images to U."""
+        study = self.study
+        return macs / (3 * study.net_steps * study.config.retrain.batch_size * float(np.mean(study.budget)))
+
+    def random_nets(self, count: int) -> list[SubnetSpec]:
+        """Return distinct random networks within the budget."""
+        space, (low, high) = self.study.config.space, self.study.budget
+        feasible = feasible_set(space, {"macs": (int(low), int(high))})
+        rows = operators.sample_distinct(feasible, count, np.random.default_rng([self.seed, 0xD]))
+        return [spec.canonical() for spec in genome.decode_all(space, rows)]
+
+    def halving(self, specs: list[SubnetSpec], folder: str, initial: Callable[..., Any] | None = None
+                ) -> dict[str, Any]:  # fmt: skip
+        """Train networks by successive halving. Returns the winner, all curves, and the cost."""
+        study = self.study
+        rungs = make_rungs(Finalists(count=len(specs), steps=study.net_steps, keep=KEEP), len(specs))
+        trainings = Trainings(self.folder / folder, self.images, study.config, study.net_steps, self.seed, initial)
+        rows = halve(specs, rungs, trainings.accuracy)
+        return {
+            "pick": rows[0]["spec"].to_dict(), "units": self.units(_macs(rows, rungs, study.config.retrain.batch_size)),
+            "curves": [{"spec": row["spec"].to_dict(), "curve": row["curve"]} for row in rows],
+        }  # fmt: skip
+
+
+def _macs(rows: list[dict[str, Any]], rungs: list[Rung], batch_size: int) -> float:
+    """Return the MACs of the trainings: three forward passes for each image."""
+    added = dict(zip((rung.steps for rung in rungs), added_steps(rungs), strict=True))
+    return float(sum(3 * batch_size * added[step] * spec_macs(row["spec"]) for row in rows for step in row["curve"]))
+
+
+def with_supernet(context: Context) -> dict[str, Any]:
+    """Methods a, b and c: evolution and random search on one supernet, each with and without finalists."""
+    supernet, cost = _supernet(context, OURS)
+    result: dict[str, Any] = {"supernet_units": cost}
+    for algorithm in ("ga", "random"):
+        found, scoring = _search(context, supernet, algorithm)
+        finalists = context.halving(found[:COUNT], "finalists")
+        result[algorithm] = {"pick": found[0].to_dict(), "scoring_units": scoring, "finalists": finalists}
+    return result
+
+
+def first_release(context: Context) -> dict[str, Any]:
+    """Method f: uniform genes with a fitted identity probability, bilateral sharing, best score."""
+    supernet, cost = _supernet(context, FIRST_RELEASE)
+    found, scoring = _search(context, supernet, "ga", {"random_fraction": 0.0})
+    return {"pick": found[0].to_dict(), "supernet_units": cost, "scoring_units": scoring}
+
+
+def random_halving(context: Context) -> dict[str, Any]:
+    """Method d: successive halving of random networks, a few and many. The few are the first of the many."""
+    sizes = context.study.size.random
+    nets = context.random_nets(max(sizes))
+    return {str(count): context.halving(nets[:count], "random") for count in reversed(sizes)}
+
+
+def rules(context: Context) -> dict[str, Any]:
+    """Method g: the best of many random candidates by simple rules and by published scores of untrained networks."""
+    nets = context.random_nets(context.study.size.ruled)
+    batch = next(context.images.batches(64, context.seed))
+    scores: dict[str, Callable[[SubnetSpec], Any]] = {
+        "most layers": lambda spec: (spec.depth, spec_macs(spec)), "most MACs": spec_macs,
+        "DSS": lambda spec: zero_cost.dss(spec, context.seed),
+        "PreNAS": lambda spec: zero_cost.prenas(spec, *batch, context.seed),
+    }  # fmt: skip
+    return {name: {"pick": max(nets, key=score).to_dict()} for name, score in scores.items()}
+
+
+def by_hand(context: Context) -> dict[str, Any]:
+    """Method e: DeiT's shape for each patch size: equal layers, MLP ratio 4 or the closest, as deep as possible.
+
+    DeiT has 12 layers and heads of 64 channels, which no small budget allows. Of all networks of equal layers within
+    the budget, this is the one closest to an MLP ratio of 4 and q/k/v width of 3 (as factors), then the deepest one.
+    """
+    space, (low, high) = context.study.config.space, context.study.budget
+    picks: dict[str, Any] = {}
+    for patch in space.patch_sizes:
+        shapes = [
+            SubnetSpec(space.image_size, patch, width, space.num_classes, (LayerSpec(heads, qkv, mlp),) * depth)
+            for width in space.embed_widths for qkv in space.qkv_widths for mlp in space.mlp_widths
+            for depth in range(space.min_layers, space.depth + 1) for heads in space.num_heads
+        ]  # fmt: skip
+        inside = [spec for spec in shapes if low <= spec_macs(spec) <= high]
+        if inside:
+            picks[f"patch {patch}"] = {"pick": min(inside, key=_unlike_deit).to_dict()}
+    return picks
+
+
+def _unlike_deit(spec: SubnetSpec) -> tuple[float, int, int]:
+    layer = spec.active[0]
+    ratios = layer.mlp_dim / spec.embed_dim / 4, layer.qkv_dim / spec.embed_dim / 3
+    return float(np.abs(np.log2(ratios)).sum().round(3)), -spec.depth, abs(layer.head_dim - 16)
+
+
+METHODS = {
+    "supernet": with_supernet, "first release": first_release, "random halving": random_halving, "rules": rules,
+    "by hand": by_hand,
+}  # fmt: skip
+
+
+def picks(row: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield every network that a search ends with, as a dictionary."""
+    for key, value in row.items():
+        if key == "pick":
+            yield value
+        elif isinstance(value, dict):
+            yield from picks(value)
+
+
+def _supernet(context: Context, variant: Variant) -> tuple[supernets.Supernet, float]:
+    """Train a supernet and return it with its cost in U."""
+    (plan,) = supernets.plans(context.study, variant, context.seed)
+    trainer = supernets.make_trainer(plan, context.study, context.seed)
+    progress = supernets.Saved(context.folder / f"{variant.name}.pt", trainer)
+    progress.run(context.images, context.seed)
+    progress.save()
+    trainer.model.eval()
+    return trainer.model, context.units(3 * plan.macs)  # type: ignore[return-value]
+
+
+def _search(
+    context: Context, supernet: supernets.Supernet, algorithm: str, changes: dict[str, Any] | None = None
+) -> tuple[list[SubnetSpec], float]:
+    """Return the candidates of a search, best first, and the cost of their scores in U."""
+    base, size = context.study.config, context.study.size
+    cfg = base.search.model_copy(
+        update={"population": size.population, "generations": size.generations, "algorithm": algorithm}
+        | (changes or {})
+    )
+    pixels, labels = context.images.search
+    order = torch.from_numpy(balanced_order(labels.numpy(), SCORED, base.run.seed))
+    x, y = context.images.normalized(pixels[order]), labels[order]
+
+    @cache
+    def score(spec: SubnetSpec) -> float:
+        return _accuracy(supernet, spec, x, y, base.engine.precision)
+
+    problem = SearchProblem(base.space, cfg, context.seed)
+    result = run_loop(problem, Evaluator(lambda specs: map(score, specs), ledger.in_memory()))
+    sides = len(supernet.sides)
+    scored = {candidate.spec.key(): candidate for candidate in result.candidates}
+    macs = sides * SCORED * sum(spec_macs(candidate.spec) for candidate in scored.values())
+    found = {c.spec.key(): c.spec.canonical() for c in ranked(result.candidates)}
+    return list(found.values()), context.units(float(macs))
+
+
+@torch.inference_mode()
+def _accuracy(supernet: supernets.Supernet, spec: SubnetSpec, x: Tensor, y: Tensor, precision: str) -> float:
+    with autocast(precision, torch.device("cpu")):
+        logits = torch.cat([supernet(part, spec) for part in x.split(500)], 1)
+    return (logits.argmax(-1) == y).double().mean().item()
