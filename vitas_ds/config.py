@@ -105,6 +105,22 @@ class Mixing(Section):
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
 
 
+class Teacher(Section):
+    """Distillation: learn the outputs of a trained network in addition to the labels. Off without `model`."""
+
+    model: str | None = Field(
+        None, description="folder of an exported model, or of a run that has retrained one; same classes and image size"
+    )
+    kind: Literal["soft", "hard"] = Field(
+        "soft", description="soft: learn the probabilities (arXiv 1503.02531); hard: learn the most likely class "
+        "(arXiv 2012.12877, without its token)",
+    )  # fmt: skip
+    weight: float = Field(0.5, gt=0, le=1, description="weight of this loss; that of the labels has 1 - weight")
+    temperature: float = Field(
+        1.0, gt=0, description="soft: divide the logits of both networks by this before the softmax"
+    )
+
+
 class Training(Section):
     """Settings of both training stages."""
 
@@ -126,6 +142,7 @@ class Training(Section):
     )
     augment: Augment = Augment()
     mixing: Mixing = Mixing()
+    teacher: Teacher = Teacher()
     save_every: int = Field(1000, gt=0, description="steps between checkpoints; the end of a training is always saved")
     save_minutes: float = Field(30, gt=0, description="save after this many minutes too, whichever comes first")
     keep: int = Field(2, gt=0, description="number of newest checkpoints to keep")
@@ -137,7 +154,7 @@ class Training(Section):
         None, description="checkpoint that a new run resumes from, with optimizer state and step"
     )
     init_weights: str | None = Field(
-        None, description="initial weights of a new run: a checkpoint, a .safetensors file, or an exported model"
+        None, description="initial weights of a new run, of the same training: a checkpoint or a .safetensors file"
     )
     log_every: int = Field(20, gt=0, description="steps between progress lines")
     max_nonfinite: int = Field(3, gt=0, description="consecutive non-finite gradients after which training stops")
@@ -314,16 +331,28 @@ class Search(Section):
 
 
 class Retrain(Training):
-    """Training of one network from scratch (stage retrain)."""
+    """Training of one network (stage retrain)."""
 
     spec: str = Field(
         "search:best",
         description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published "
         "name, or a spec.json",
     )
+    init: str = Field(
+        "scratch",
+        description="initial weights: scratch (random), supernet (those that the network has in the supernet), or the "
+        "folder of an exported model or of a run whose network equals the one to train",
+    )
     drop_path_rate: float = Field(
         0.1, ge=0, lt=1, description="stochastic depth rate of the last layer, increasing linearly (arXiv 1603.09382)"
     )
+
+    @model_validator(mode="after")
+    def _check_init(self) -> Retrain:
+        for name in ("init_weights", "resume_from"):
+            if self.init != "scratch" and getattr(self, name):
+                raise ValueError(f"{name} and init both give the initial weights; set one of them")
+        return self
 
 
 class Engine(Section):

@@ -17,6 +17,7 @@ ALWAYS = (
     "space", "run.seed", "data.train", "data.val", "data.search_per_class", "data.exclude", "data.resize",
     "data.mean", "data.std",
 )  # fmt: skip
+FOLDERS = ("data.train", "data.val", "supernet.teacher.model", "retrain.teacher.model", "retrain.init")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained
 
 # A stage's own section is fixed once that stage has results, except these fields.
@@ -53,8 +54,8 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
 
 
 def _same_folder(field: str, a: Any, b: Any) -> bool:
-    """Return whether two values of an image folder field are paths of the same folder."""
-    return field in ("data.train", "data.val") and bool(a and b) and os.path.realpath(a) == os.path.realpath(b)
+    """Return whether two values of a field that names a folder are paths of the same folder."""
+    return field in FOLDERS and bool(a and b) and os.path.realpath(a) == os.path.realpath(b)
 
 
 def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:

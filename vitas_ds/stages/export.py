@@ -101,10 +101,14 @@ def _keep_files(config: Config, options: dict[str, Any]) -> Config:
 def _run_facts(config: Config) -> Facts:
     """Return facts about this run. Only folder names are used: paths of this machine do not belong in a card."""
     training, choice = config.retrain, config.retrain.spec
-    facts: Facts = {"training images": "/".join(Path(config.data.train).parts[-2:])}
+    facts: Facts = {"training images": _two_names(config.data.train)}
     facts["training"] = (
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
     )
+    if training.init != "scratch":
+        facts["initial weights"] = "those of the supernet" if training.init == "supernet" else _two_names(training.init)
+    if training.teacher.model:
+        facts["teacher"] = f"{_two_names(training.teacher.model)}, {training.teacher.kind} labels"
     if choice.startswith("search:"):
         limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in config.search.budget.items()]
         facts["architecture"] = f"found by a search ({choice}); budget: {', '.join(limits) or 'none'}"
@@ -113,12 +117,17 @@ def _run_facts(config: Config) -> Facts:
     return facts
 
 
+def _two_names(path: str) -> str:
+    """Return the last two names of a path."""
+    return "/".join(Path(path).parts[-2:])
+
+
 def _accuracy(summary: dict[str, Any], sha256: str | None) -> Accuracy | None:
     """Return the result of the stage evaluate if it evaluated exactly these weights."""
     evaluated = summary.get("evaluate", {})
     if "top1" not in evaluated or evaluated.get("sha256") != sha256:
         return None
-    dataset = "/".join(Path(evaluated["val"]).parts[-2:])
+    dataset = _two_names(evaluated["val"])
     return Accuracy(dataset, evaluated["images"], evaluated["top1"], evaluated["top5"])
 
 

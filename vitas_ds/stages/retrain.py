@@ -1,4 +1,4 @@
-"""Stage retrain: train one spec from scratch, as a plain vision transformer."""
+"""Stage retrain: train one spec as a plain vision transformer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
 from vitas_ds.stages.common import training_images
+from vitas_ds.stages.initial_weights import make_init
+from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
 from vitas_ds.training.checkpoint_reader import consolidate
-from vitas_ds.training.losses import cross_entropy
+from vitas_ds.training.losses import cross_entropy, loss_with_teacher
 from vitas_ds.training.task import Task
 from vitas_ds.training.trainer import train
 
@@ -41,10 +43,11 @@ def run(config: Config) -> None:
     if is_trained("retrain", run_dir.retrain_weights, run_dir, ranks):
         return
     images = training_images(config)
+    task = make_task(config, run_dir, ranks, spec, images)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
     if ranks.is_main and not run_dir.retrain_spec.exists():
         write_json(run_dir.retrain_spec, spec.to_dict())
-    numbers = train(make_task(config, run_dir, spec, images), run_dir, ranks)
+    numbers = train(task, run_dir, ranks)
     _finish(config, run_dir, ranks, spec, images, numbers)
 
 
@@ -52,7 +55,7 @@ def replay_step(config: Config, file: str) -> None:
     """Compute the first step of a divergence record again and print it; an empty ``file`` is the run's own record."""
     ranks, run_dir = comm.init(config.run.device, config.run.timeout), run_of(config)
     images = training_images(config)
-    print_replay(make_task(config, run_dir, chosen_spec(config, run_dir), images), file, ranks)
+    print_replay(make_task(config, run_dir, ranks, chosen_spec(config, run_dir), images), file, ranks)
 
 
 def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
@@ -73,22 +76,33 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
     return spec
 
 
-def make_task(config: Config, run_dir: RunDir, spec: SubnetSpec, images: ImageSet) -> Task:
-    """Return the training task with a newly initialized network."""
+def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> Task:
+    """Return the training task with a newly initialized network.
+
+    Raises:
+        UserError: ``retrain.init`` or the teacher is missing, or does not fit.
+    """
     precision.set_backends(config.engine)  # replay has no engine
     model = VisionTransformer(
         spec, config.retrain.drop_path_rate, config.engine.grad_checkpointing, class_token_only=True
     )
     init_weights(model, config.run.seed, config.retrain.init_std)
+    init = make_init(config, run_dir, model, images, ranks)
+    teacher = load_teacher(config, "retrain", images, ranks.device)
     if config.engine.compile:
         model.compile()
 
     def losses(net: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        yield cross_entropy(net(images)[None], targets, "loss_mean")
+        if teacher is None:
+            yield cross_entropy(net(images)[None], targets, "loss_mean")
+        else:
+            expected = teacher(images)
+            yield loss_with_teacher(net(images)[None], targets, expected, "loss_mean", config.retrain.teacher)
 
     return Task(
         "retrain", config, config.retrain, run_dir.retrain, model, {"all": list(model.parameters())}, images, losses,
-        units_used=lambda step: {"all"}, subnets=lambda step: [spec],
+        units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,
+        teacher=teacher.digest if teacher else "",
     )  # fmt: skip
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from vitas_ds.config import Config
 from vitas_ds.data.cache import decode_cached
@@ -19,13 +13,11 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
-from vitas_ds.models.shapes import check_shapes, shapes_of
-from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
 from vitas_ds.search.session import ScoringInputs, open_session, run_search
 from vitas_ds.stages.common import running, split_training_images
-from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 
 
 def run(config: Config) -> None:
@@ -60,43 +52,6 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     return run_dir.best.exists() and baselines_done and all(previous.get(k) == value for k, value in key.items())
 
 
-def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
-    """Load the trained supernet of this run, or the one that ``search.checkpoint`` names.
-
-    The path is a consolidated file, or a checkpoint of any ZeRO stage and number of ranks. No engine is needed.
-
-    Returns:
-        The supernet, and the SHA-256 of its weights.
-
-    Raises:
-        UserError: The weights are missing, damaged, or belong to another space.
-    """
-    path = _supernet_path(config, run_dir)
-    weights = _read_weights(path, config)
-    sharing, private = config.supernet.sharing, config.supernet.private_attention
-    supernet = Supernet(config.space, sharing, private, class_token_only=True)
-    check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
-    supernet.load_state_dict(weights)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].contiguous().numpy().tobytes())
-    return supernet.eval(), digest.hexdigest()
-
-
-def _supernet_path(config: Config, run_dir: RunDir) -> Path:
-    return Path(config.search.checkpoint or run_dir.supernet_weights)
-
-
-def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
-    if not path.exists():
-        fix = "check search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
-        raise UserError(f"{path}: no trained supernet; {fix}")
-    try:
-        return consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as weights of a supernet ({error})") from None
-
-
 def search_images(config: Config, run_dir: RunDir) -> ImageSet:
     """Return the search images, held out exactly as the stage train-supernet did.
 
@@ -104,7 +59,7 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
         UserError: An image is not in the list that train-supernet wrote, and the supernet may have learned it.
     """
     _, images = split_training_images(config)
-    weights = _supernet_path(config, run_dir)
+    weights = supernet_path(config, run_dir)
     lists = (parent / run_dir.search_images.name for parent in weights.absolute().parents[:4])
     path = next((path for path in lists if path.is_file()), None)
     if path is None:

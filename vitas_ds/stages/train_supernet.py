@@ -26,12 +26,14 @@ from vitas_ds.search import probe
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.stages.common import split_training_images
+from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
 from vitas_ds.training.checkpoint_files import list_checkpoints
 from vitas_ds.training.checkpoint_reader import write_consolidated
-from vitas_ds.training.losses import cross_entropy, distill_loss
+from vitas_ds.training.losses import cross_entropy, distill_loss, loss_with_teacher
 from vitas_ds.training.sampling import CostModel, fit_identity_prob, subnets_of_step
 from vitas_ds.training.task import Task
+from vitas_ds.training.teacher import TeacherNetwork
 from vitas_ds.training.trainer import train
 
 
@@ -72,9 +74,10 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
     if config.engine.compile:
         supernet.compile_blocks()
     subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks))
+    teacher = load_teacher(config, "supernet", images, ranks.device)
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        return step_losses(config, model, subnets(step), images, targets)
+        return step_losses(config, model, subnets(step), images, targets, teacher)
 
     def units_used(step: int) -> set[str]:
         return set().union(*(supernet.units_used(spec) for spec in subnets(step)))
@@ -85,7 +88,7 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
 
     return Task(
         "train-supernet", config, config.supernet, run_dir.supernet, supernet, supernet.units(), images, losses,
-        units_used, metrics, subnets,
+        units_used, metrics, subnets, teacher=teacher.digest if teacher else "",
     )  # fmt: skip
 
 
@@ -141,20 +144,25 @@ def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None
 
 
 def step_losses(
-    config: Config, model: Callable[..., Tensor], subnets: list[SubnetSpec], images: Tensor, targets: Tensor
-) -> Iterator[Tensor]:
+    config: Config, model: Callable[..., Tensor], subnets: list[SubnetSpec], images: Tensor, targets: Tensor,
+    teacher: TeacherNetwork | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
     """Yield the loss of each subnet of a step, divided by their number.
 
-    With ``supernet.distill``, all subnets but the first learn the outputs of the first one.
+    All subnets learn from the teacher, if there is one. Otherwise, with ``supernet.distill``, all subnets but the first
+    learn the outputs of the first one.
     """
-    objective, teacher = config.supernet.objective, None
+    objective, largest = config.supernet.objective, None
+    expected = teacher(images) if teacher else None
     for spec in subnets:
         logits = model(images, spec)
-        if teacher is None:
-            loss = cross_entropy(logits, targets, objective)
-            teacher = logits.detach() if config.supernet.distill else None
+        if expected is not None:
+            loss = loss_with_teacher(logits, targets, expected, objective, config.supernet.teacher)
+        elif largest is not None:
+            loss = distill_loss(logits, largest, objective)
         else:
-            loss = distill_loss(logits, teacher, objective)
+            loss = cross_entropy(logits, targets, objective)
+            largest = logits.detach() if config.supernet.distill else None
         yield loss / len(subnets)
 
 

@@ -10,15 +10,17 @@ import warnings
 from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
-from vitas_ds.config import Config, Search, Supernet, Training
+from vitas_ds.config import Config, Search, Supernet, Teacher, Training
 from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.data.sources import check_class_count
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
+from vitas_ds.run.run_dir import run_of
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
+from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_unfinished
 
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
@@ -47,6 +49,8 @@ def check(config: Config, stage: str, ranks: int) -> None:
             _check_search(config.search, ranks)
         _warn_ignored(config.supernet, config.search)
         _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
+    if stage in NEEDS_TRAIN:
+        _check_models(config, stage)
     if stage in NEEDS_TRAIN or stage == "evaluate":
         _check_folders(config, stage)
 
@@ -64,6 +68,7 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
         )
     micro_batch_size(training, ranks, section)
     ds_config(config.engine, training, ranks)
+    _warn_ignored_teacher(training.teacher, section)
 
 
 def _check_search(search: Search, ranks: int) -> None:
@@ -76,7 +81,9 @@ def _check_choice(config: Config) -> None:
     """Check that ``retrain.spec`` is a valid spec or a valid choice of a search result."""
     spec, top_k = config.retrain.spec, config.search.top_k
     if not spec.startswith("search:"):
-        find_spec(spec)
+        found = find_spec(spec)
+        if config.retrain.init == "supernet":
+            check_inherits(found, config.space)
         return
     choice = parse_choice(spec)
     if isinstance(choice, ListEntry) and choice.name == "best" and not 1 <= choice.index <= top_k:
@@ -88,6 +95,25 @@ def _check_choice(config: Config) -> None:
             f"retrain.spec: {spec}: the search measures no latency; set search.latency or search.throughput, or use "
             "nsga2 with latency in search.objectives"
         )
+
+
+def _check_models(config: Config, stage: str) -> None:
+    """Check the trained networks that this stage and later ones read. Finished stages need none.
+
+    A later stage may name a run whose network is still in training.
+    """
+    run = run_of(config)
+    teacher = config.supernet.teacher.model
+    if stage == "train-supernet" and teacher and not run.supernet_weights.exists():
+        check_fits(find_model(teacher, "supernet.teacher.model"), "supernet.teacher.model", config.space)
+    if run.retrain_weights.exists():
+        return
+    models = {"retrain.teacher.model": config.retrain.teacher.model}
+    if config.retrain.init not in ("scratch", "supernet") and not any(run.retrain.checkpoints.glob("step-*")):
+        models["retrain.init"] = config.retrain.init
+    for field, model in models.items():
+        if model and not (stage != "retrain" and is_unfinished(model)):
+            check_fits(find_model(model, field), field, config.space)
 
 
 def _check_folders(config: Config, stage: str) -> None:
@@ -117,6 +143,15 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
     return classes
 
 
+def _warn_ignored_teacher(teacher: Teacher, section: str) -> None:
+    """Warn about settings of a teacher without effect."""
+    changed = [name for name in ("kind", "weight", "temperature") if getattr(teacher, name) != getattr(Teacher(), name)]
+    if teacher.model is None and changed:
+        warnings.warn(f"{section}.teacher.{changed[0]} is ignored: {section}.teacher.model is not set", stacklevel=2)
+    elif teacher.kind == "hard" and "temperature" in changed:
+        warnings.warn(f"{section}.teacher.temperature is ignored: {section}.teacher.kind is hard", stacklevel=2)
+
+
 def _warn_ignored(supernet: Supernet, search: Search) -> None:
     """Warn about settings without effect."""
     one_subnet = "supernet.sampling is single, it needs sandwich"
@@ -124,6 +159,11 @@ def _warn_ignored(supernet: Supernet, search: Search) -> None:
     sandwich = supernet.sampling == "sandwich"
     ignored = [
         ("supernet.distill", supernet.distill and not sandwich, one_subnet),
+        (
+            "supernet.distill",
+            supernet.distill and sandwich and supernet.teacher.model is not None,
+            "all subnets learn from supernet.teacher",
+        ),
         ("supernet.random_subnets", supernet.random_subnets != 2 and not sandwich, one_subnet),
         (
             "supernet.complementary",

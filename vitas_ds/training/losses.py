@@ -1,7 +1,8 @@
-"""Losses of a supernet step.
+"""Losses of a training step.
 
 The sides of a bilateral supernet can be trained on their summed logits or each on its own. In-place distillation
-(arXiv 1903.05134) trains the smaller subnets of the sandwich rule on the outputs of the largest one.
+(arXiv 1903.05134) trains the smaller subnets of the sandwich rule on the outputs of the largest one. With a teacher, a
+network learns the outputs of another, trained network in addition to the labels.
 """
 # S sides, B batch, C classes
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from vitas_ds.config import Teacher
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, objective: str) -> Tensor:
@@ -35,6 +38,30 @@ def distill_loss(logits: Tensor, teacher: Tensor, objective: str) -> Tensor:
     """
     probs = _combine(teacher.detach(), objective).softmax(-1)
     return F.cross_entropy(_combine(logits, objective).flatten(0, 1), probs.flatten(0, 1))
+
+
+def loss_with_teacher(logits: Tensor, targets: Tensor, teacher: Tensor, objective: str, settings: Teacher) -> Tensor:
+    """Return ``(1 - weight) * cross entropy + weight * loss of the teacher's outputs``, a scalar.
+
+    ``soft`` (arXiv 1503.02531) is ``T^2 * KL(teacher || student)`` of the probabilities at temperature T; T^2 keeps the
+    size of its gradient. ``hard`` (arXiv 2012.12877, section 4) is the cross entropy with the teacher's best class.
+
+    Args:
+        logits: [S, B, C].
+        targets: See ``cross_entropy``.
+        teacher: Logits [B, C] of the teacher for the same images. It gets no gradient.
+        objective: See ``cross_entropy``; ``loss_mean`` compares each side with the teacher.
+        settings: Kind, weight and temperature.
+    """
+    student = _combine(logits, objective)
+    expected = teacher.detach().float().expand_as(student).flatten(0, 1)
+    if settings.kind == "hard":
+        taught = F.cross_entropy(student.flatten(0, 1), expected.argmax(-1))
+    else:
+        T = settings.temperature
+        log_probs, expected_log_probs = ((x / T).log_softmax(-1) for x in (student.flatten(0, 1), expected))
+        taught = T**2 * F.kl_div(log_probs, expected_log_probs, reduction="batchmean", log_target=True)
+    return (1 - settings.weight) * cross_entropy(logits, targets, objective) + settings.weight * taught
 
 
 def _combine(logits: Tensor, objective: str) -> Tensor:

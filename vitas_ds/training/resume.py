@@ -4,7 +4,7 @@ The first of these that exists:
 
 1. the newest intact checkpoint of the run: training resumes, bitwise equal;
 2. ``resume_from``: another checkpoint, with optimizer state, step counts, averaged weights and step;
-3. ``init_weights``: only weights, starting at step 0;
+3. ``init_weights``, or the initial weights of the task (``retrain.init``): only weights, starting at step 0;
 4. random weights, drawn from ``run.seed``.
 """
 
@@ -34,17 +34,23 @@ class Origin:
         checkpoint: Checkpoint to load into the engine.
         weights: Checkpoint or safetensors file whose weights to load into the model, before the engine is created.
         own: Whether ``checkpoint`` is of this run.
+        init: Description of the initial weights, if they are neither random nor in ``weights``.
     """
 
     checkpoint: Path | None = None
     weights: Path | None = None
     own: bool = False
+    init: str = ""
 
     def describe(self, step: int, total: int) -> str:
         """Describe the start in a few words."""
         if self.checkpoint:
             return f"resuming at step {step} of {total}" + ("" if self.own else f" from {self.checkpoint}")
-        return f"starting from the weights in {self.weights}" if self.weights else "starting from scratch"
+        return (
+            f"starting from the weights in {self.weights}"
+            if self.weights
+            else f"starting from {self.init or 'scratch'}"
+        )
 
 
 def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
@@ -77,12 +83,13 @@ def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
 
 def _find_weights(path: Path, field: str) -> Path:
     """Return the file or checkpoint with the weights that ``path`` refers to."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if file.is_file():
-        return file
+    if path.is_file():
+        return path
+    if (path / "model.safetensors").is_file():
+        raise UserError(f"{field}: {path}: an exported model; retrain.init={path} starts from it")
     checkpoint = _find_checkpoint(path, field)
     if checkpoint is None:
-        raise UserError(f"{field}: {path}: not a checkpoint, a .safetensors file or the folder of an exported model")
+        raise UserError(f"{field}: {path}: not a checkpoint or a .safetensors file")
     return checkpoint
 
 

@@ -26,6 +26,7 @@ class TrainState:
     mean_steps: int = 0  # steps in mean
     replaced: int = 0  # unreadable images of this rank that were replaced by others
     files: str = ""  # fingerprint of the training images, which determines their order
+    teacher: str = ""  # digest of the teacher; "" without one
 
     def update_mean(self, loss: float, window: int) -> None:
         """Update the running mean of the loss over about ``window`` steps.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,14 +61,21 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
 
 def _start(task: Task, ranks: Ranks) -> tuple[Engine, TrainState, Origin]:
     """Create the engine and the loop state, from a checkpoint if there is one."""
-    _, total = count_steps(task)
-    origin = resume.find_origin(task.folder.checkpoints, task.training, task.stage.removeprefix("train-"))
+    (_, total), section = count_steps(task), task.stage.removeprefix("train-")
+    origin = resume.find_origin(task.folder.checkpoints, task.training, section)
     if origin.weights:
         resume.load_weights(task.model, origin.weights)
+    elif not origin.checkpoint and task.init:
+        origin = replace(origin, init=task.init())
     engine = Engine(task.model, task.units, task.config.engine, task.training, ranks)
     saved = checkpoint.load(engine, origin.checkpoint) if origin.checkpoint else None
     files = fingerprint(task.images)
-    state = TrainState.from_dict(saved, ranks, files) if saved else TrainState(files=files)
+    state = TrainState.from_dict(saved, ranks, files) if saved else TrainState(files=files, teacher=task.teacher)
+    if state.teacher != task.teacher:
+        raise UserError(
+            f"{section}.teacher.model: not the teacher of the training that wrote {origin.checkpoint} (its weights, "
+            "architecture or normalization differ); restore it, or use another run.name"
+        )
     if state.step >= total and not origin.own:
         raise UserError(
             f"{origin.checkpoint}: saved at step {state.step}, but this training has only {total} steps; "

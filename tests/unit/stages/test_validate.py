@@ -17,6 +17,7 @@ from vitas_ds.config import Config
 from vitas_ds.data.sources import read_folder
 from vitas_ds.errors import UserError
 from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages import validate
 
 TINY = FIXTURES / "tiny.yaml"
@@ -133,6 +134,10 @@ def test_ranks_and_ledger_of_the_search_are_checked() -> None:
         ("search.racing", ["search.algorithm=random", "search.racing=0.9"]),
         ("search.surrogate", ["search.algorithm=random", "search.surrogate=0.5"]),
         ("supernet.distill", ["supernet.distill=true"]),
+        ("supernet.distill", ["supernet.distill=true", "supernet.sampling=sandwich", "supernet.teacher.model=net"]),
+        ("supernet.teacher.kind", ["supernet.teacher.kind=hard"]),
+        ("retrain.teacher.temperature", ["retrain.teacher.temperature=2"]),
+        ("retrain.teacher.temperature", ["retrain.teacher={model: net, kind: hard, temperature: 2}"]),
         ("supernet.random_subnets", ["supernet.random_subnets=3"]),
         ("supernet.objective", ["supernet.sharing=ordinal", "supernet.objective=loss_mean"]),
         ("search.side_rule", ["supernet.sharing=ordinal", "search.side_rule=logit_sum"]),
@@ -149,3 +154,66 @@ def test_a_compiled_network_cannot_be_retrained_with_zero3() -> None:
     with pytest.raises(UserError, match=r"engine\.compile: .*engine\.zero=zero2"):
         validate.check(load("quickstart", settings), "config", ranks=1)
     validate.check(load("quickstart", [settings[0], "engine.zero=zero2"]), "config", ranks=1)
+
+
+def write_classes(folder: Path) -> list[str]:
+    for name in ("train", "val"):
+        for i in range(10):
+            (folder / name / f"c{i}").mkdir(parents=True)
+    return [f"run.dir={folder}/runs", f"data.train={folder}/train", f"data.val={folder}/val"]
+
+
+def write_spec(folder: Path, classes: int = 10) -> Path:
+    """Write what is checked of an exported model."""
+    folder.mkdir(parents=True)
+    layers = [{"num_heads": 2, "qkv_dim": 48, "mlp_dim": 64}]
+    spec = {"image_size": 28, "patch_size": 7, "embed_dim": 16, "num_classes": classes, "layers": layers}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("key", ["supernet.teacher.model", "retrain.teacher.model", "retrain.init"])
+def test_a_missing_or_unsuitable_model_is_an_error_before_training(key: str, tmp_path: Path) -> None:
+    words = write_classes(tmp_path)
+    stages = ["train-supernet"] if key.startswith("supernet") else ["train-supernet", "search", "retrain"]
+    for stage in stages:
+        with pytest.raises(UserError, match=rf"^{key}: /nowhere: not the folder of an exported model or of a run$"):
+            validate.check(recipe(*words, f"{key}=/nowhere"), stage, 1)
+    validate.check(recipe(*words, f"{key}=/nowhere"), "config", 1)  # reads no models
+    larger, good = write_spec(tmp_path / "larger", 11), write_spec(tmp_path / "good")
+    for stage in stages:
+        with pytest.raises(UserError, match=rf"^{key}: .*larger has num_classes 11, space.num_classes is 10"):
+            validate.check(recipe(*words, f"{key}={larger}"), stage, 1)
+        validate.check(recipe(*words, f"{key}={good}"), stage, 1)
+
+
+def test_models_of_later_and_of_finished_stages(tmp_path: Path) -> None:
+    words = [*write_classes(tmp_path), f"retrain.teacher.model={tmp_path}/big"]
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "config.yaml").write_text("")  # a run that has not retrained a network yet
+    for stage in ("train-supernet", "search"):
+        validate.check(recipe(*words), stage, 1)
+    with pytest.raises(UserError, match=r"^retrain.teacher.model: .*big: this run has not retrained a network yet"):
+        validate.check(recipe(*words), "retrain", 1)
+    finished = run_of(recipe(*words))
+    gone = [*words[:-1], *(f"{key}=/nowhere" for key in ("retrain.teacher.model", "supernet.teacher.model"))]
+    finished.retrain_model.mkdir(parents=True)
+    finished.retrain_weights.write_bytes(b"")
+    finished.supernet.path.mkdir()
+    finished.supernet_weights.write_bytes(b"")
+    for stage in ("train-supernet", "search", "retrain"):
+        validate.check(recipe(*gone), stage, 1)
+
+
+def test_weights_of_a_network_outside_the_space_are_an_error_before_training() -> None:
+    with pytest.raises(UserError, match=r"^retrain.init: supernet: .*; use retrain.init=scratch$"):
+        validate.check(recipe("retrain.spec=deit-ti", "retrain.init=supernet"), "config", 1)
+    validate.check(recipe("retrain.init=supernet"), "config", 1)
+
+
+@pytest.mark.parametrize("key", ["init_weights", "resume_from"])
+def test_two_sources_of_initial_weights_are_an_error(key: str) -> None:
+    with pytest.raises(UserError, match=rf"retrain: {key} and init both give the initial weights; set one of them$"):
+        recipe("retrain.init=supernet", f"retrain.{key}=x")
+    recipe("retrain.init=scratch", f"retrain.{key}=x")

@@ -11,7 +11,7 @@ import pytest
 
 from vitas_ds.config import Training
 from vitas_ds.errors import UserError
-from vitas_ds.training.resume import find_origin
+from vitas_ds.training.resume import Origin, find_origin
 
 
 def test_scratch_without_a_checkpoint(tmp_path: Path) -> None:
@@ -26,3 +26,18 @@ def test_only_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     ):
         find_origin(tmp_path, Training(), "supernet")
     assert "\n" not in str(error.value) and (tmp_path / "step-00000001").is_dir()
+
+
+def test_an_exported_model_is_refused_as_a_checkpoint_of_the_same_training(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"^retrain.init_weights: {tmp_path}: an exported model; retrain.init={tmp_path} "
+    ):
+        find_origin(tmp_path / "checkpoints", Training(init_weights=str(tmp_path)), "retrain")
+
+
+def test_descriptions_of_the_start() -> None:
+    assert Origin().describe(0, 9) == "starting from scratch"
+    assert Origin(init="the weights of the supernet").describe(0, 9) == "starting from the weights of the supernet"
+    assert Origin(weights=Path("a.safetensors")).describe(0, 9) == "starting from the weights in a.safetensors"
+    assert Origin(Path("b"), own=True).describe(3, 9) == "resuming at step 3 of 9"

@@ -18,7 +18,9 @@ ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 def test_round_trip_through_json() -> None:
-    state = TrainState(step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc")
+    state = TrainState(
+        step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc", teacher="x"
+    )
     state.update_mean(0.7, 5)
     saved = json.loads(json.dumps(state.to_dict()))
     assert TrainState.from_dict(saved, ALONE, "abc") == state
@@ -36,9 +38,9 @@ def test_another_number_of_ranks() -> None:
     assert sum(s.mean for s in three) / 3 == sum(s.loss_sum for s in three) / 3 - 2.5 == 1.5
 
 
-def test_a_checkpoint_without_a_mean() -> None:
+def test_a_checkpoint_without_a_mean_and_a_teacher() -> None:
     saved = TrainState(files="abc").to_dict()
-    del saved["mean"], saved["mean_steps"]
+    del saved["mean"], saved["mean_steps"], saved["teacher"]
     assert TrainState.from_dict(saved, ALONE, "abc") == TrainState(files="abc")
 
 

@@ -1,0 +1,154 @@
+"""Weights that a retrained network starts from.
+
+References: the logits of the supernet's sides, and a count of the search images that each side classifies correctly.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.helpers.digits import write_digits
+from tests.helpers.networks import random_network
+from tests.helpers.paths import FIXTURES
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.config import Config
+from vitas_ds.data.loader import decode_all, normalize
+from vitas_ds.data.sources import ImageSet, hold_out, read_folder
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.errors import UserError
+from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.models.layers import init_weights
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.stages import initial_weights, retrain
+
+TINY = FIXTURES / "tiny.yaml"
+SPEC = SubnetSpec(28, 7, 16, 10, (LayerSpec(2, 48, 64), LayerSpec(4, 96, 32)))
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, and a random supernet for each sharing rule."""
+    folder = tmp_path_factory.mktemp("init")
+    write_digits(folder / "digits", 12, 1)
+    for sharing in ("bilateral", "ordinal"):
+        supernet = Supernet(load(str(TINY), []).space, sharing, 2)
+        init_weights(supernet, 6, None)
+        save_file(supernet.state_dict(), folder / f"{sharing}.safetensors")
+    return folder
+
+
+def recipe(folder: Path, init: str, *overrides: str, sharing: str = "bilateral") -> Config:
+    paths = [f"run.dir={folder}/runs", f"data.train={folder}/digits/train", f"retrain.init={init}"]
+    supernet = [f"search.checkpoint={folder}/{sharing}.safetensors", f"supernet.sharing={sharing}"]
+    return load(str(TINY), [*paths, *supernet, *overrides])
+
+
+def images_of(config: Config) -> ImageSet:
+    return read_folder(config.data.train)
+
+
+def start(config: Config, spec: SubnetSpec = SPEC) -> tuple[VisionTransformer, str]:
+    """Return the network and the description of its initial weights."""
+    model = VisionTransformer(spec)
+    fill = initial_weights.make_init(config, run_of(config), model, images_of(config), ALONE)
+    return model.eval(), fill() if fill else "nothing"
+
+
+@torch.no_grad()
+def test_the_side_that_is_right_more_often(folder: Path) -> None:
+    config = recipe(folder, "supernet")
+    supernet, _ = initial_weights.load_supernet(config, run_of(config))
+    search_images = hold_out(images_of(config), 8, 3)[1]
+    x = normalize(decode_all(search_images, config.data, 28, ALONE), config.data)
+    labels = torch.from_numpy(search_images.labels)
+    specs = [replace(SPEC, patch_size=p, layers=SPEC.layers[::order]) for p in (7, 14) for order in (1, -1)]
+    better = []
+    for spec in (*specs, replace(SPEC, layers=SPEC.layers[:1])):
+        logits = supernet(x, spec)
+        hits = [int((side.argmax(-1) == labels).sum()) for side in logits]
+        best = int(hits[1] > hits[0])
+        model, text = start(config, spec)
+        torch.testing.assert_close(model(x), logits[best])
+        shares = f"left {hits[0] / 80:.4f}, right {hits[1] / 80:.4f}"
+        assert text == f"the {('left', 'right')[best]} side of the supernet (accuracy on the search images: {shares})"
+        better.append(best)
+    assert set(better) == {0, 1}  # the test covers both
+
+
+@torch.no_grad()
+def test_a_supernet_with_one_side(folder: Path) -> None:
+    config = recipe(folder, "supernet", sharing="ordinal")
+    supernet, _ = initial_weights.load_supernet(config, run_of(config))
+    model, text = start(config)
+    x = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(model(x), supernet(x, SPEC)[0])
+    assert text == "the weights of the supernet"
+
+
+def test_missing_supernet_and_network_outside_the_space(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"supernet/weights.safetensors: no trained supernet; run the stage train-sup"):
+        start(recipe(folder, "supernet", "search.checkpoint=null"))
+    with pytest.raises(UserError, match=r"^retrain.init: supernet: .*embed_dim 20.*; use retrain.init=scratch$"):
+        start(recipe(folder, "supernet"), replace(SPEC, embed_dim=20))
+
+
+def export(folder: Path, name: str, spec: SubnetSpec = SPEC, classes: tuple[str, ...] = (), mean: float = 0.5) -> Path:
+    write_model(random_network(spec), folder / name, Preprocess(28, (mean,) * 3, (0.5,) * 3, classes), name, {})
+    return folder / name
+
+
+@torch.no_grad()
+def test_an_exported_model_and_a_run(folder: Path, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 28, 28)
+    for name in ("net", "run/retrain/model"):
+        path = export(tmp_path, name, classes=tuple("0123456789"))
+        model, text = start(recipe(folder, str(tmp_path / name.partition("/")[0])))
+        assert torch.equal(model(x), random_network(SPEC)(x)) and text == f"the weights in {path}"
+
+
+def test_models_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path) -> None:
+    shallow = export(tmp_path, "shallow", replace(SPEC, layers=SPEC.layers[:1]))
+    larger = export(tmp_path, "larger", replace(SPEC, num_classes=11))
+    renamed = export(tmp_path, "renamed", classes=tuple("0123456798"))
+    reasons = {
+        shallow: r"shallow is another network \(.*1 x .*\) than retrain.spec \(.*\); set retrain.spec=.*/spec.json$",
+        larger: "larger has num_classes 11, space.num_classes is 10; they must be equal$",
+        renamed: "renamed was trained on other classes than those in .*digits/train$",
+        tmp_path / "nothing": "nothing: not the folder of an exported model or of a run$",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(UserError, match=rf"^retrain.init: .*{reason}") as error:
+            start(recipe(folder, str(path)))
+        assert "\n" not in str(error.value)
+    with pytest.warns(
+        UserWarning, match=r"was trained with mean \[0.25, 0.25, 0.25\] and std .*, data.mean and data.std"
+    ):
+        start(recipe(folder, str(export(tmp_path, "shifted", mean=0.25))))
+
+
+def test_a_run_with_a_checkpoint_reads_no_initial_weights(folder: Path, tmp_path: Path) -> None:
+    for init in ("supernet", str(tmp_path / "deleted")):
+        config = recipe(folder, init, f"run.dir={tmp_path}", "search.checkpoint=null")
+        (run_of(config).retrain.checkpoints / "step-00000001").mkdir(parents=True, exist_ok=True)
+        assert start(config)[1] == "nothing"
+    assert start(recipe(folder, "scratch"))[1] == "nothing"
+
+
+def test_the_task_of_the_stage_fills_its_own_network(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    config = recipe(folder, "supernet", f"retrain.spec={tmp_path}/spec.json")
+    task = retrain.make_task(config, run_of(config), ALONE, SPEC, images_of(config))
+    assert task.init is not None and task.teacher == ""
+    task.init()
+    expected, _ = start(config)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in task.model.state_dict().items())

@@ -1,0 +1,114 @@
+"""Teachers of the stages: loading, digest, errors, and the losses that use them.
+
+References: the exported network itself, and plain torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.helpers.networks import random_network
+from tests.helpers.paths import FIXTURES
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.config import Config
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.errors import UserError
+from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.stages import retrain
+from vitas_ds.stages.teaching import load_teacher
+from vitas_ds.stages.train_supernet import step_losses
+
+TINY = FIXTURES / "tiny.yaml"
+SPEC = SubnetSpec(28, 14, 20, 10, (LayerSpec(2, 30, 40),))
+CPU = torch.device("cpu")
+IMAGES = ImageSet("digits", ("0/a.jpg",), torch.zeros(1).long().numpy(), tuple("0123456789"))
+
+
+def export(folder: Path, spec: SubnetSpec = SPEC, classes: str = "0123456789", mean: float = 0.5) -> Path:
+    preprocess = Preprocess(28, (mean,) * 3, (0.5,) * 3, tuple(classes))
+    write_model(random_network(spec), folder, preprocess, "net", {})
+    return folder
+
+
+def recipe(teacher: Path | str, *overrides: str) -> Config:
+    return load(str(TINY), [f"{s}.teacher.model={teacher}" for s in ("supernet", "retrain")] + list(overrides))
+
+
+@pytest.mark.parametrize("section", ["supernet", "retrain"])
+def test_no_teacher_and_the_network_of_a_run(tmp_path: Path, section: str) -> None:
+    assert load_teacher(load(str(TINY), []), section, IMAGES, CPU) is None
+    export(tmp_path / "run" / "retrain" / "model")
+    teacher = load_teacher(recipe(tmp_path / "run"), section, IMAGES, CPU)
+    x = torch.randn(3, 3, 28, 28)
+    torch.testing.assert_close(teacher(x), random_network(SPEC)(x).detach())
+
+
+def test_the_digest_covers_weights_architecture_and_normalization(tmp_path: Path) -> None:
+    def digest(name: str, **change: object) -> str:
+        teacher = load_teacher(recipe(export(tmp_path / name, **change)), "retrain", IMAGES, CPU)
+        return teacher.digest
+
+    first = digest("a")
+    assert first == digest("moved") and len(first) == 64
+    # the same tensors, but another softmax
+    heads = replace(SPEC, layers=(LayerSpec(2, 30, 40, 0.5),))
+    others = [digest("b", mean=0.4), digest("c", spec=heads), digest("d", spec=replace(SPEC, embed_dim=16))]
+    assert len({first, *others}) == 4
+
+
+def test_teachers_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    for name, change, reason in (
+        ("classes", {"spec": replace(SPEC, num_classes=11)}, "has num_classes 11, space.num_classes is 10; they must"),
+        ("size", {"spec": replace(SPEC, image_size=42)}, "has image_size 42, space.image_size is 28; they must"),
+        ("order", {"classes": "0123456798"}, "was trained on other classes than those in digits$"),
+    ):
+        with pytest.raises(UserError, match=rf"^supernet.teacher.model: .*{name} {reason}") as error:
+            load_teacher(recipe(export(tmp_path / name, **change)), "supernet", IMAGES, CPU)
+        assert "\n" not in str(error.value)
+
+
+def taught(student: Tensor, targets: Tensor, teacher: Tensor) -> Tensor:
+    """Return the loss of hard distillation with equal weights."""
+    return (F.cross_entropy(student, targets) + F.cross_entropy(student, teacher.argmax(-1))) / 2
+
+
+@pytest.mark.parametrize("distill", [False, True])
+@pytest.mark.parametrize("objective", ["logit_sum", "loss_mean"])
+def test_every_subnet_of_a_step_learns_from_the_teacher(tmp_path: Path, objective: str, distill: bool) -> None:
+    options = ["supernet.teacher.kind=hard", f"supernet.objective={objective}", f"supernet.distill={distill}"]
+    config = recipe(export(tmp_path / "net"), "supernet.sampling=sandwich", *options)
+    teacher = load_teacher(config, "supernet", IMAGES, CPU)
+    x, targets = torch.randn(4, 3, 28, 28), torch.randn(4, 10).softmax(-1)
+    expected = random_network(SPEC)(x).detach()
+    outputs = iter(torch.randn(3, 2, 4, 10))
+    logits = list(outputs)
+    outputs = iter(logits)
+    got = list(step_losses(config, lambda images, spec: next(outputs), [SPEC] * 3, x, targets, teacher))
+    for loss, (left, right) in zip(got, logits, strict=True):
+        summed = taught(left + right, targets, expected)
+        mean = (taught(left, targets, expected) + taught(right, targets, expected)) / 2
+        torch.testing.assert_close(loss, (summed if objective == "logit_sum" else mean) / 3)
+
+
+def test_the_loss_of_retraining(tmp_path: Path) -> None:
+    config = recipe(export(tmp_path / "net"), "retrain.teacher.temperature=2", "retrain.teacher.weight=0.75")
+    ranks = retrain.Ranks(0, 1, 0, CPU)
+    student = replace(SPEC, embed_dim=12)
+    task = retrain.make_task(config, run_of(config), ranks, student, IMAGES)
+    x, targets = torch.randn(4, 3, 28, 28), torch.randn(4, 10).softmax(-1)
+    (loss,) = task.losses(task.model.eval(), x, targets, 0)
+    s, t = task.model(x), random_network(SPEC)(x).detach()
+    kl = F.kl_div((s / 2).log_softmax(-1), (t / 2).softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(loss, 0.25 * F.cross_entropy(s, targets) + 0.75 * 4 * kl)
+    loss.backward()
+    assert all(p.grad is not None for p in task.model.parameters())
+    assert task.teacher == load_teacher(config, "retrain", IMAGES, CPU).digest
+    assert set(task.units) == {"all"} and len(task.units["all"]) == len(list(task.model.parameters()))

@@ -1,0 +1,105 @@
+"""Initial weights of the network to retrain (``retrain.init``): inherited from the supernet, or those of a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vitas_ds.arch.spec import SubnetSpec, read_spec
+from vitas_ds.config import Config
+from vitas_ds.data.loader import eval_batches
+from vitas_ds.data.sources import ImageSet, hold_out
+from vitas_ds.distributed import comm, watchdog
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine import precision
+from vitas_ds.errors import UserError
+from vitas_ds.export.folder import read_model, read_preprocess
+from vitas_ds.models.extract import extract
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model
+from vitas_ds.stages.teaching import check_classes
+from vitas_ds.stages.trained_supernet import check_supernet_exists, load_supernet
+
+Fill = Callable[[], str]
+
+
+def make_init(config: Config, run_dir: RunDir, model: VisionTransformer, images: ImageSet, ranks: Ranks) -> Fill | None:
+    """Return a function that loads the weights of ``retrain.init`` into the network, and returns where they come from.
+
+    All ranks must call it.
+
+    Returns:
+        The function. None for random weights, and if the run has a checkpoint: to resume, it needs neither the supernet
+        nor the model folder.
+
+    Raises:
+        UserError: There is no trained supernet, the network is not in its space, or ``retrain.init`` is not a model of
+            this network.
+    """
+    init = config.retrain.init
+    if init == "scratch" or any(run_dir.retrain.checkpoints.glob("step-*")):
+        return None
+    if init == "supernet":
+        check_inherits(model.spec, config.space)
+        check_supernet_exists(config, run_dir)
+        return partial(_from_supernet, config, run_dir, model, images, ranks)
+    return partial(_from_folder, model, _matching_folder(config, model.spec, images))
+
+
+def _from_supernet(config: Config, run_dir: RunDir, model: VisionTransformer, images: ImageSet, ranks: Ranks) -> str:
+    """Load the weights of a side of the supernet: with two sides, the one that classifies more search images."""
+    watchdog.at("loading the supernet")
+    supernet, _ = load_supernet(config, run_dir)
+    nets = [extract(supernet, model.spec, side) for side in supernet.sides]
+    if len(nets) == 1:
+        model.load_state_dict(nets[0].state_dict())
+        return "the weights of the supernet"
+    search_images = hold_out(images, config.data.search_per_class, config.run.seed)[1]
+    hits = _count_hits(nets, search_images, config, ranks)
+    best = hits.index(max(hits))  # the first one, left, if they are equal
+    model.load_state_dict(nets[best].state_dict())
+    shares = ", ".join(f"{side} {n / len(search_images):.4f}" for side, n in zip(supernet.sides, hits, strict=True))
+    return f"the {supernet.sides[best]} side of the supernet (accuracy on the search images: {shares})"
+
+
+def _count_hits(nets: Sequence[VisionTransformer], images: ImageSet, config: Config, ranks: Ranks) -> list[int]:
+    """Return how many images each network classifies correctly. The ranks share the images."""
+    hits = torch.zeros(len(nets), dtype=torch.int64, device=ranks.device)
+    nets = [net.to(ranks.device).eval() for net in nets]
+    data = config.data
+    for batch in eval_batches(images, data, config.space.image_size, data.eval_batch_size, ranks):
+        watchdog.at("comparing the sides of the supernet")
+        with torch.inference_mode(), precision.autocast(config.engine.precision, ranks.device):
+            hits += torch.stack([(net(batch.images).argmax(1) == batch.labels).sum() for net in nets])
+    watchdog.at(watchdog.WAITING)
+    return comm.all_sum(hits).tolist()
+
+
+def _matching_folder(config: Config, spec: SubnetSpec, images: ImageSet) -> Path:
+    """Return the model folder that ``retrain.init`` names."""
+    folder = find_model(config.retrain.init, "retrain.init")
+    check_fits(folder, "retrain.init", config.space)
+    found = read_spec(folder / "spec.json").canonical()
+    if found != spec:
+        raise UserError(
+            f"retrain.init: {folder} is another network ({found.describe()}) than retrain.spec ({spec.describe()}); "
+            f"set retrain.spec={folder / 'spec.json'}"
+        )
+    preprocess, data = read_preprocess(folder), config.data
+    check_classes(folder, "retrain.init", preprocess, images)
+    if (preprocess.mean, preprocess.std) != (data.mean, data.std):
+        warnings.warn(
+            f"retrain.init: {folder} was trained with mean {list(preprocess.mean)} and std {list(preprocess.std)}, "
+            f"data.mean and data.std are {list(data.mean)} and {list(data.std)}", stacklevel=2,
+        )  # fmt: skip
+    return folder
+
+
+def _from_folder(model: VisionTransformer, folder: Path) -> str:
+    model.load_state_dict(read_model(folder).state_dict())
+    return f"the weights in {folder}"

@@ -1,0 +1,66 @@
+"""Find trained networks that settings name, and check that they fit. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from vitas_ds.arch import genome
+from vitas_ds.arch.published import names
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import SubnetSpec, read_spec
+from vitas_ds.errors import UserError
+from vitas_ds.run.run_dir import RunDir
+
+
+def find_model(path: str, field: str) -> Path:
+    """Return the folder of the exported model that a setting names: the folder itself, or the network of a run.
+
+    Args:
+        path: Folder of an exported model, or of a run that has retrained a network.
+        field: The setting, for error messages.
+
+    Raises:
+        UserError: There is no trained network.
+    """
+    folder, run = Path(path), RunDir(Path(path))
+    if (folder / "model.safetensors").is_file():
+        return folder
+    if run.retrain_weights.is_file():
+        return run.retrain_model
+    if is_unfinished(path):
+        raise UserError(f"{field}: {path}: this run has not retrained a network yet; finish its stage retrain first")
+    if path in names():
+        raise UserError(f"{field}: {path} is a published network without weights; train it with retrain.spec={path}")
+    raise UserError(f"{field}: {path}: not the folder of an exported model or of a run")
+
+
+def is_unfinished(path: str) -> bool:
+    """Return whether the folder is that of a run which has no retrained network yet."""
+    run = RunDir(Path(path))
+    return run.config.is_file() and not run.retrain_weights.is_file()
+
+
+def check_fits(folder: Path, field: str, space: SearchSpace) -> None:
+    """Check that a model has the image size and the number of classes of the recipe.
+
+    Raises:
+        UserError: One of them differs.
+    """
+    spec = read_spec(folder / "spec.json")
+    for name in ("image_size", "num_classes"):
+        found, expected = getattr(spec, name), getattr(space, name)
+        if found != expected:
+            raise UserError(f"{field}: {folder} has {name} {found}, space.{name} is {expected}; they must be equal")
+
+
+def check_inherits(spec: SubnetSpec, space: SearchSpace) -> None:
+    """Check that the supernet of a space has weights for a network, whatever its image size and number of classes.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        genome.encode(space, replace(spec, image_size=space.image_size, num_classes=space.num_classes))
+    except UserError as error:
+        raise UserError(f"retrain.init: supernet: {error}; use retrain.init=scratch") from None

@@ -1,0 +1,61 @@
+"""Load the trained supernet of a run, or the one that ``search.checkpoint`` names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vitas_ds.config import Config
+from vitas_ds.errors import UserError
+from vitas_ds.models.shapes import check_shapes, shapes_of
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.training.checkpoint_reader import consolidate
+
+
+def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
+    """Load the trained supernet of this run, or the one that ``search.checkpoint`` names.
+
+    The path is a consolidated file, or a checkpoint of any ZeRO stage and number of ranks. No engine is needed.
+
+    Returns:
+        The supernet, and the SHA-256 of its weights.
+
+    Raises:
+        UserError: The weights are missing, damaged, or belong to another space.
+    """
+    check_supernet_exists(config, run_dir)
+    path = supernet_path(config, run_dir)
+    weights = _read_weights(path, config)
+    sharing, private = config.supernet.sharing, config.supernet.private_attention
+    supernet = Supernet(config.space, sharing, private, class_token_only=True)
+    check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
+    supernet.load_state_dict(weights)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return supernet.eval(), digest.hexdigest()
+
+
+def supernet_path(config: Config, run_dir: RunDir) -> Path:
+    """Return the path of the weights. They need not exist."""
+    return Path(config.search.checkpoint or run_dir.supernet_weights)
+
+
+def check_supernet_exists(config: Config, run_dir: RunDir) -> None:
+    """Raise ``UserError`` if there are no weights."""
+    path = supernet_path(config, run_dir)
+    if not path.exists():
+        fix = "check search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
+        raise UserError(f"{path}: no trained supernet; {fix}")
+
+
+def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
+    try:
+        return consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as weights of a supernet ({error})") from None
