@@ -27,8 +27,12 @@ _FREE_IN_TRAINING = {
 FREE = {
     "supernet": _FREE_IN_TRAINING | {"eval_every"},
     "retrain": _FREE_IN_TRAINING,
-    "search": {"generations", "top_k", "ranks_per_candidate", "baselines"},
-}
+    "search": {
+        "generations", "top_k", "ranks_per_candidate", "baselines",
+        # the finalists compare what their results depend on
+        "finalists.count", "finalists.steps", "finalists.keep", "finalists.init",
+    },
+}  # fmt: skip
 
 
 def check_same_recipe(config: Config, run: RunDir) -> None:

@@ -12,6 +12,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible.budget import format_cost
+from vitas_ds.search.finalists import FinalistsResult
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
@@ -24,23 +25,28 @@ def write_results(
     top: list[Candidate],
     seconds: dict[str, float] | None = None,
     dropped: Sequence[Candidate] = (),
+    finalists: FinalistsResult | None = None,
 ) -> None:
     """Write ``pareto.json`` (the front, cheapest first) and ``best.json`` (the first candidate of ``top``).
 
     ``best.json`` has further fields: ``top`` lists the best candidates with their ranks, ``searched_on`` is the number
-    of images that the search scored on, and ``dropped`` lists the candidates that measured outside the budget.
+    of images that the search scored on, and ``dropped`` lists the candidates that measured outside the budget. An entry
+    of a candidate that was trained has ``finalist``: its accuracy, with standard error and steps.
 
     Args:
         run: The run.
         result: Result of the search.
-        top: The best candidates, scored again on all search images, best first.
+        top: The best candidates, scored again on all search images, best first: in the order of their training, if
+            there are finalists.
         seconds: Measured latencies by subnet, written as ``latency`` in addition to ``predicted_latency``.
         dropped: Candidates that measured outside the budget.
+        finalists: Result of the trainings.
     """
 
     def row(candidate: Candidate) -> dict[str, Any]:
         measured = (seconds or {}).get(candidate.spec.key())
-        return candidate.to_dict() | ({} if measured is None else {"latency": measured})
+        trained = {} if finalists is None else finalists.entry(candidate.spec)
+        return candidate.to_dict() | ({} if measured is None else {"latency": measured}) | trained
 
     write_json(run.pareto, [row(candidate) | {"index": i} for i, candidate in enumerate(result.pareto)])
     search_scores = {candidate.spec: candidate.value for candidate in result.candidates}

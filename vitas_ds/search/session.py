@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.engine.precision import DTYPES
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
 from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.finalists import FinalistsResult, check_inputs, run_finalists
+from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.monitor import Monitor, with_progress
@@ -29,44 +25,7 @@ from vitas_ds.search.scoring import racing
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
-from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
-
-
-@dataclass(frozen=True)
-class ScoringInputs:
-    """Supernet and search images.
-
-    Attributes:
-        supernet: See ``Scorer``.
-        digest: SHA-256 of the supernet's weights.
-        images: The search images.
-        pixels: The images, decoded: uint8 [n, 3, H, W].
-        prepare: Converts a uint8 batch to the supernet's input.
-    """
-
-    supernet: nn.Module
-    digest: str
-    images: ImageSet
-    pixels: Tensor
-    prepare: Callable[[Tensor], Tensor]
-
-    def make_scorer(self, config: Config, ranks: Ranks, count: int) -> Scorer:
-        """Return a scorer on ``count`` search images (0 for all). Raises ``UserError`` if there are fewer."""
-        cfg, precision = config.search, config.engine.precision
-        order = balanced_order(self.images.labels, count, config.run.seed)
-        return Scorer(
-            self.supernet.to(ranks.device), self.pixels, torch.from_numpy(self.images.labels), self.prepare, order,
-            ranks, min(config.data.eval_batch_size, -(-len(order) // racing.MIN_BATCHES)), cfg.side_rule,
-            cfg.ranks_per_candidate, autocast=None if precision == "fp32" else DTYPES[precision],
-        )  # fmt: skip
-
-    def settings(self, config: Config) -> Scoring:
-        """Return the settings that scores depend on, for the ledger."""
-        return {
-            "supernet": self.digest, "search images": fingerprint(self.images),
-            "search.side_rule": config.search.side_rule, "engine.precision": config.engine.precision,
-            "data.eval_batch_size": config.data.eval_batch_size,
-        }  # fmt: skip
+from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 
 
 @dataclass(frozen=True)
@@ -84,6 +43,7 @@ class Session:
         ledger: Scores of the search.
         race: Racing, if ``search.racing`` is set.
         timing: Predicted and measured latencies, if the search uses latency.
+        inputs: Supernet and images.
     """
 
     config: Config
@@ -96,6 +56,7 @@ class Session:
     ledger: Ledger
     race: racing.Race | None
     timing: LatencyModel | None
+    inputs: ScoringInputs
 
     @property
     def problem(self) -> SearchProblem:
@@ -111,6 +72,8 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
         UserError: A ledger belongs to another search, the budget cannot be met, or there are too few images.
     """
     cfg, scoring, timing, race = config.search, inputs.settings(config), None, None
+    if cfg.finalists.count:
+        check_inputs(config, inputs)  # the finalists need them hours later
     scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
         timing = calibrate(config, run, run.search_latency, ranks.device, budgets.from_config(cfg))
@@ -120,11 +83,11 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
         partial_scores = open_ledger(run.races, scoring, None, ranks.is_main)
         race = racing.Race(split_rounds(scorer), cfg.racing, partial_scores)
     full_scorer = inputs.make_scorer(config, ranks, 0)
-    return Session(config, run, ranks, tracker, scoring, scorer, full_scorer, ledger, race, timing)
+    return Session(config, run, ranks, tracker, scoring, scorer, full_scorer, ledger, race, timing, inputs)
 
 
 def run_search(session: Session) -> dict[str, Any]:
-    """Search, confirm the finalists, score the baselines, and write the results. Return the headline numbers."""
+    """Search, train the finalists, score the baselines, and write the results. Return the headline numbers."""
     cfg, tracker = session.config.search, session.tracker
     tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
                 f"{session.scorer.images} search images")  # fmt: skip
@@ -134,15 +97,29 @@ def run_search(session: Session) -> dict[str, Any]:
     result = _run_generations(session, problem, monitor)
     confirmed = _confirm(session, problem, result)
     full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
-    top = rescore(ranked(fully_scored(confirmed.result.candidates))[: cfg.top_k], full)
+    best_first = ranked(fully_scored(confirmed.result.candidates))
+    finalists = _train_finalists(session, best_first) if cfg.finalists.count else None
+    if finalists is None:
+        top = rescore(best_first[: cfg.top_k], full)
+    else:
+        others = [candidate for candidate in best_first if candidate.spec not in finalists.outcomes]
+        top = list(full([*finalists.ranking, *others][: cfg.top_k]))
     if cfg.baselines:
         _score_baselines(session, problem)
     if session.ranks.is_main:
-        write_results(session.run, confirmed.result, top, confirmed.seconds, confirmed.dropped)
+        write_results(session.run, confirmed.result, top, confirmed.seconds, confirmed.dropped, finalists)
     numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary()
-    count, best = len(result.candidates), top[0]
-    tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs")
+    count, best, trained = len(result.candidates), top[0], ""
+    if finalists is not None:
+        numbers["finalists"] = finalists.numbers
+        numbers["best"] |= finalists.entry(best.spec)
+        trained = f", accuracy {finalists.numbers['accuracy']:.4f} after {finalists.numbers['steps']:,} steps"
+    tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs{trained}")
     return numbers
+
+
+def _train_finalists(session: Session, candidates: list[Candidate]) -> FinalistsResult:
+    return run_finalists(session.config, session.run, session.ranks, session.tracker, session.inputs, candidates)
 
 
 def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor) -> Result:

@@ -15,8 +15,11 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
-from vitas_ds.search.session import ScoringInputs, open_session, run_search
+from vitas_ds.search.finalists_plan import count_trainings
+from vitas_ds.search.inputs import ScoringInputs
+from vitas_ds.search.session import open_session, run_search
 from vitas_ds.stages.common import running, split_training_images
+from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 
 
@@ -33,23 +36,32 @@ def run(config: Config) -> None:
     precision.set_backends(config.engine)
     supernet, digest = load_supernet(config, run_dir)
     images = search_images(config, run_dir)
-    total = config.search.population * config.search.generations
+    training, teacher = None, None
+    if config.search.finalists.count:
+        training = split_training_images(config)[0]
+        teacher = load_teacher(config, "retrain", training, ranks.device)
+    candidates = config.search.population * config.search.generations
+    total = candidates + count_trainings(config.search.finalists, candidates)
     with running(config, "search", ranks, total) as tracker:
         watchdog.at("decoding the search images")
         pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
-        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalize(x, config.data))
+        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalize(x, config.data), training, teacher)
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", run_dir.best)
     if ranks.is_main:
-        update_summary(run_dir, "search", key | numbers)
+        without = {"finalists": None} if "finalists" in read_summary(run_dir).get("search", {}) else {}
+        update_summary(run_dir, "search", without | key | numbers)
 
 
 def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
-    """Return whether the search has ended with these settings, including the baselines if they are requested."""
+    """Return whether the search has ended with these settings, including finalists and baselines if requested."""
     previous = read_summary(run_dir).get("search", {})
+    wanted, trained = config.search.finalists, previous.get("finalists") or {}
+    finalists_done = wanted.model_dump().items() <= trained.items() if wanted.count else not trained
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
-    return run_dir.best.exists() and baselines_done and all(previous.get(k) == value for k, value in key.items())
+    same = all(previous.get(k) == value for k, value in key.items())
+    return run_dir.best.exists() and baselines_done and finalists_done and same
 
 
 def search_images(config: Config, run_dir: RunDir) -> ImageSet:

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
-from vitas_ds.config import Config, Search, Supernet, Teacher, Training
+from vitas_ds.config import Config, Finalists, Search, Supernet, Teacher, Training
 from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.data.sources import check_class_count
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
@@ -18,10 +18,12 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.finalists_plan import make_rungs
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_unfinished
 
+MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 
@@ -45,6 +47,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
     if stage in ("train-supernet", "search", "config"):
         feasible_set(config.space, budget.from_config(config.search))
         check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
+        _check_finalists(config, ranks)
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
         _warn_ignored(config.supernet, config.search)
@@ -75,6 +78,29 @@ def _check_search(search: Search, ranks: int) -> None:
     check_group_size(search.ranks_per_candidate, ranks)
     if search.reuse and not Path(search.reuse).is_file():
         raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
+
+
+def _check_finalists(config: Config, ranks: int) -> None:
+    """Check the trainings of finalists, and warn about settings that weaken them."""
+    cfg, candidates = config.search.finalists, config.search.population * config.search.generations
+    changed = [name for name in ("keep", "init") if getattr(cfg, name) != getattr(Finalists(), name)]
+    if not cfg.count:
+        if changed:
+            warnings.warn(f"search.finalists.{changed[0]} is ignored: search.finalists.count is 0", stacklevel=2)
+        return
+    if cfg.count > candidates:
+        warnings.warn(
+            f"search.finalists.count: {cfg.count}, but the search has only {candidates} candidates; all are trained",
+            stacklevel=2,
+        )
+    rungs = make_rungs(cfg, candidates)
+    micro_batch_size(config.retrain, ranks, "retrain")
+    initial = config.retrain.ema_decay ** rungs[0].steps
+    if config.retrain.ema_decay and initial > MAX_INITIAL:
+        warnings.warn(
+            f"retrain.ema_decay: after the first rung ({rungs[0].steps} steps), {initial:.0%} of the averaged weights, "
+            "which rank the finalists, are the initial ones; lower it, or raise search.finalists.steps", stacklevel=2,
+        )  # fmt: skip
 
 
 def _check_choice(config: Config) -> None:
