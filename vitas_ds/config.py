@@ -245,6 +245,24 @@ class Finalists(Section):
         return self
 
 
+class Check(Section):
+    """Short trainings at the start of a search: they show how well the supernet ranks subnets."""
+
+    nets: int = Field(0, ge=0, description="random networks within the budget to train alone; 0: off")
+    steps: int = Field(
+        0, ge=0, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Check:
+        if bool(self.nets) != bool(self.steps):
+            name, other = ("steps", "nets") if self.nets else ("nets", "steps")
+            raise ValueError(f"{other} is set, but {name} is 0; set both, or none")
+        if 0 < self.nets < 4:
+            raise ValueError("nets must be 0, or 4 or more: the ranking of fewer networks means nothing")
+        return self
+
+
 class Search(Section):
     """Evolutionary search with the weights of the supernet (stage search)."""
 
@@ -298,6 +316,7 @@ class Search(Section):
     )  # fmt: skip
     reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are reused")
     checkpoint: str | None = Field(None, description="supernet weights or checkpoint; null: the run's own")
+    check: Check = Check()
     finalists: Finalists = Finalists()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import finalists_section, nets, page, search_section
+from vitas_ds.reports import finalists_section, guidance_section, nets, page, search_section
 from vitas_ds.reports.images import input_images
 from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
@@ -29,8 +29,10 @@ def render(run: RunDir) -> str:
         about=about(config, starts),
         headline_numbers=headline_numbers(run),
         results=headlines(run),
-        supernet=training_charts(metrics, "train-supernet"),
+        supernet=[*training_charts(metrics, "train-supernet"), guidance_section.accuracy_chart(run, metrics)],
         search=search_section.section(run, config, metrics),
+        check=[guidance_section.check_chart(run)],
+        notes=guidance_section.notes(run),
         finalists=finalists_section.section(run, config),
         nets=nets.section(nets.compared_networks(run), config),
         retraining=training_charts(metrics, "retrain"),

@@ -29,7 +29,8 @@ FREE = {
     "retrain": _FREE_IN_TRAINING,
     "search": {
         "generations", "top_k", "ranks_per_candidate", "baselines",
-        # the finalists compare what their results depend on
+        # check and finalists compare what their results depend on
+        "check.nets", "check.steps",
         "finalists.count", "finalists.steps", "finalists.keep", "finalists.init",
     },
 }  # fmt: skip

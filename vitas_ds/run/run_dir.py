@@ -22,6 +22,7 @@ runs/NAME/
     pareto.json, best.json    results
     baselines.json            best candidates of the baselines; baselines.jsonl has all
     finalists.jsonl           one line per finalist and rung; finalists/ has states of their trainings
+    check.json                how well the supernet ranks a few networks; check/ has their trainings
     latency.json              latency predictor
     figures/
   retrain/
@@ -189,6 +190,16 @@ class RunDir:
     def finalist_states(self) -> Path:
         """Folder of the states and results of the finalists' trainings."""
         return self.search / "finalists"
+
+    @property
+    def check(self) -> Path:
+        """How well the supernet ranks a few networks: Kendall's tau, and the networks."""
+        return self.search / "check.json"
+
+    @property
+    def check_states(self) -> Path:
+        """Folder of the trainings of the check."""
+        return self.search / "check"
 
     @property
     def search_latency(self) -> Path:

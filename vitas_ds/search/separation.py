@@ -27,6 +27,7 @@ LIKELY = 0.5
 FEWEST = 12  # candidates; a spread of fewer says little
 AGAIN = 8  # candidates that are scored again, image by image
 DRAWS, CHUNK = 2000, 100
+MOST_FINALISTS = 0.25  # share of the candidates; more are no search
 FACTORS = (2, 4, 8, 16, 32)  # more images that are considered
 NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
 
@@ -73,9 +74,12 @@ class Separation:
 
     def remedies(self, finalists: bool) -> list[str]:
         """Return what would help, apart from a longer training of the supernet."""
-        unit = "finalists" if finalists else "candidates (search.finalists)"
-        found = [f"train {self.needed} {unit}"]
-        return found + ([f"score on {self.needed_images:,} search images"] if self.needed_images else [])
+        found = []
+        if self.needed <= MOST_FINALISTS * self.candidates:
+            found.append(f"train {self.needed} " + ("finalists" if finalists else "candidates (search.finalists)"))
+        if self.needed_images:
+            found.append(f"score on {self.needed_images:,} search images (search.images, data.search_per_class)")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for ``summary.json``."""
@@ -185,6 +189,7 @@ def top_count(finalists: int, top_k: int) -> int:
 
 def warning(found: Separation, finalists: bool, longer: Sequence[str] = ()) -> str:
     """Return the warning as one line; ``longer`` suggests a longer training of the supernet."""
-    *others, last = [*found.remedies(finalists), *longer]
+    remedies = [*found.remedies(finalists), *longer]
+    *others, last = remedies or ["train the supernet longer, or use many more search images"]
     fix = f"{', '.join(others)} or {last}" if others else last
     return f"search: the scores do not separate the best candidates: {found.describe()}; {fix}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
+from vitas_ds.search.check import Check
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
+from vitas_ds.search.curve import extrapolate, mean_curve
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.finalists import FinalistsResult, check_inputs, run_finalists
 from vitas_ds.search.inputs import ScoringInputs
@@ -26,6 +30,7 @@ from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
+from vitas_ds.search.separation import separation, top_count, warning
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
         UserError: A ledger belongs to another search, the budget cannot be met, or there are too few images.
     """
     cfg, scoring, timing, race = config.search, inputs.settings(config), None, None
-    if cfg.finalists.count:
+    if cfg.finalists.count or cfg.check.nets:
         check_inputs(config, inputs)  # the finalists need them hours later
     scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
@@ -92,9 +97,11 @@ def run_search(session: Session) -> dict[str, Any]:
     tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
                 f"{session.scorer.images} search images")  # fmt: skip
     problem = session.problem
+    guidance = _check_supernet(session, problem) if cfg.check.nets else {}
     figures = session.run.figures if session.ranks.is_main else None
     monitor = Monitor(tracker, problem, session.scorer.images, figures)
     result = _run_generations(session, problem, monitor)
+    guidance |= _judge_scores(session, result)
     confirmed = _confirm(session, problem, result)
     full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
     best_first = ranked(fully_scored(confirmed.result.candidates))
@@ -108,7 +115,7 @@ def run_search(session: Session) -> dict[str, Any]:
         _score_baselines(session, problem)
     if session.ranks.is_main:
         write_results(session.run, confirmed.result, top, confirmed.seconds, confirmed.dropped, finalists)
-    numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary()
+    numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary() | guidance
     count, best, trained = len(result.candidates), top[0], ""
     if finalists is not None:
         numbers["finalists"] = finalists.numbers
@@ -116,6 +123,30 @@ def run_search(session: Session) -> dict[str, Any]:
         trained = f", accuracy {finalists.numbers['accuracy']:.4f} after {finalists.numbers['steps']:,} steps"
     tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs{trained}")
     return numbers
+
+
+def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
+    check = Check(
+        session.config, session.run, session.ranks, session.tracker, session.inputs, session.full_scorer,
+        problem.feasible,
+    )  # fmt: skip
+    return {"check": check()}
+
+
+def _judge_scores(session: Session, result: Result) -> dict[str, Any]:
+    """Warn if the scores cannot separate the best candidates. A front has no single best one."""
+    cfg, run = session.config.search, session.run
+    if cfg.algorithm == "nsga2":
+        return {}
+    found = separation(result.candidates, session.scorer, top_count(cfg.finalists.count, cfg.top_k))
+    if found is None:
+        return {}
+    longer = None if cfg.checkpoint else extrapolate(*mean_curve(read_metrics(run)))
+    advice = [] if longer is None else [longer.describe(session.config.supernet.epochs)]
+    text = warning(found, bool(cfg.finalists.count), advice)
+    if not found.enough:
+        warnings.warn(text, stacklevel=2)
+    return {"separation": found.to_dict() | {"warning": None if found.enough else text}}
 
 
 def _train_finalists(session: Session, candidates: list[Candidate]) -> FinalistsResult:

@@ -37,7 +37,7 @@ def run(config: Config) -> None:
     supernet, digest = load_supernet(config, run_dir)
     images = search_images(config, run_dir)
     training, teacher = None, None
-    if config.search.finalists.count:
+    if config.search.finalists.count or config.search.check.nets:
         training = split_training_images(config)[0]
         teacher = load_teacher(config, "retrain", training, ranks.device)
     candidates = config.search.population * config.search.generations
@@ -59,9 +59,11 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     previous = read_summary(run_dir).get("search", {})
     wanted, trained = config.search.finalists, previous.get("finalists") or {}
     finalists_done = wanted.model_dump().items() <= trained.items() if wanted.count else not trained
+    check, checked = config.search.check, previous.get("check") or {}
+    check_done = not check.nets or check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
     same = all(previous.get(k) == value for k, value in key.items())
-    return run_dir.best.exists() and baselines_done and finalists_done and same
+    return run_dir.best.exists() and baselines_done and finalists_done and check_done and same
 
 
 def search_images(config: Config, run_dir: RunDir) -> ImageSet:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,10 +79,13 @@ def test_the_warning_names_the_numbers_and_the_remedies():
     found = Separation(200, 500, 0.0201, 0.0123, 0.015, 5, 0.31, 14, 2000)
     line = separation.warning(found, False, ["train the supernet for about 90 epochs"])
     assert "\n" not in line and line.startswith("search: the scores do not separate the best candidates: ")
-    for text in ("2.01%", "1.23%", "500 images", "200 candidates", "1.50%", "top 5", "31%", "train 14 candidates",
-                 "2,000 search images or train the supernet for about 90 epochs"):  # fmt: skip
+    numbers = ("2.01%", "1.23%", "500 images", "200 candidates", "1.50%", "top 5", "31%")
+    images = "score on 2,000 search images (search.images, data.search_per_class)"
+    for text in (*numbers, "train 14 candidates", f"{images} or train the supernet for about 90 epochs"):
         assert text in line
     assert "train 14 finalists" in separation.warning(found, True)
+    hopeless = replace(found, needed=100, needed_images=None)
+    assert separation.warning(hopeless, True).endswith("31%; train the supernet longer, or use many more search images")
     assert json.loads(json.dumps(found.to_dict()))["needed_images"] == 2000
 
 

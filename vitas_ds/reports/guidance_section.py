@@ -1,0 +1,73 @@
+"""Can the supernet and its scores be trusted? Accuracy of subnets during training, the check, the separation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.reports.search_section import values_of
+from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.run.files import read_json
+from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.search.check import describe
+from vitas_ds.search.probe import PREFIX
+from vitas_ds.search.separation import Separation
+
+Rows = list[dict[str, Any]]
+ACCURACY = Axis("accuracy on the search images", percent=True)
+COLORS = {"smallest": 2, "largest": 3}  # of the curves; those of random subnets are 1
+
+
+def accuracy_chart(run: RunDir, metrics: Rows) -> str:
+    """Draw the accuracy of the measured subnets over the steps of the training; empty if there is none."""
+    saved = read_json(run.supernet_subnets, {})
+    series, named = [], False
+    for name, spec in saved.get("subnets", {}).items():
+        title = name if name in COLORS else "" if named else "random, within the budget"
+        named = named or name not in COLORS
+        series.append(_curve(metrics, name, title, spec_from_dict(spec)))
+    images = f" on {saved['images']:,} search images" if saved else ""
+    return chart(f"Accuracy of subnets{images}", series, Axis("step"), ACCURACY)
+
+
+def _curve(metrics: Rows, name: str, title: str, spec: SubnetSpec) -> Series:
+    steps, values = values_of(metrics, "train-supernet", PREFIX + name)
+    macs = short(spec_macs(spec))
+    tips = [f"{name}, {macs} MACs: {value:.1%} at step {step:,}" for step, value in zip(steps, values, strict=True)]
+    title = title and title + (f", {macs} MACs" if name in COLORS else "")
+    return Series(title, steps, values, COLORS.get(name, 1), dots=True, tips=tips)
+
+
+def check_chart(run: RunDir) -> str:
+    """Draw the accuracy of the networks trained alone over their scores by the supernet; empty without a check."""
+    result = read_json(run.check, {})
+    rows = result.get("nets", [])
+    sizes = sorted({row["spec"]["patch_size"] for row in rows})
+    series = [
+        _dots(f"patch size {size}", [row for row in rows if row["spec"]["patch_size"] == size], 1 + i % 3)
+        for i, size in enumerate(sizes)
+    ]
+    alone = Axis(f"accuracy after {result.get('steps', 0):,} steps alone", percent=True)
+    return chart(f"Check of the supernet: {alone.name}", series, Axis("score by the supernet", percent=True), alone)
+
+
+def _dots(name: str, rows: Rows, color: int) -> Series:
+    tips = [
+        f"accuracy {row['accuracy']:.1%}, score {row['score']:.1%}, {short(row['macs'])} MACs, "
+        f"{len(row['spec']['layers'])} layers, embedding {row['spec']['embed_dim']}"
+        for row in rows
+    ]
+    scores, values = [row["score"] for row in rows], [row["accuracy"] for row in rows]
+    return Series(name, scores, values, color, line=False, dots=True, tips=tips)
+
+
+def notes(run: RunDir) -> list[str]:
+    """Return sentences about the check and the separation of the scores."""
+    result, found = read_json(run.check, {}), read_summary(run).get("search", {}).get("separation")
+    lines = [f"Check of the supernet: {describe(result)}."] if result else []
+    if found:
+        values = {name: found[name] for name in Separation.__dataclass_fields__}
+        text = f"The scores separate the best candidates: {Separation(**values).describe()}"
+        lines.append(f"{found['warning'].replace('search: the scores', 'The scores') if found['warning'] else text}.")
+    return lines
