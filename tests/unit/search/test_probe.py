@@ -29,15 +29,15 @@ RANDOM = ["random1", "random2", "random3", "random4"]
 
 
 def test_the_schedule_costs_at_most_three_percent_by_hand():
-    # 3 % of 100,000 are 3,000: ten evaluations of 300 images, every 20 of 200 steps
-    assert schedule(None, (50, 200), 100_000, 5000) == Schedule(20, 300, 0.03)
-    # with 100 images, 30 evaluations: every 7 steps, which are 29 of 200
-    assert schedule(None, (50, 200), 100_000, 100) == Schedule(7, 100, 0.029)
-    # 300 evaluations would be more than a curve needs
+    # 2.5 % of 100,000 are 2,500: ten evaluations of 250 images, every 20 of 200 steps
+    assert schedule(None, (50, 200), 100_000, 5000) == Schedule(20, 250, 0.025)
+    # with 90 images, 27 evaluations: every 8 steps, which are 25
+    assert schedule(None, (50, 200), 100_000, 90) == Schedule(8, 90, 0.0225)
+    # 250 evaluations would be more than a curve needs
     assert schedule(None, (50, 600), 1_000_000, 100) == Schedule(10, 100, 0.006)
-    # 120 evaluations of an image: two of 50 images; 40: none
-    assert schedule(None, (50, 200), 4_000, 5000) == Schedule(100, 50, 0.025)
-    assert schedule(None, (50, 200), 1_400, 5000) is None
+    # 125 evaluations of an image: two of 50 images; 40: none
+    assert schedule(None, (50, 200), 5_000, 5000) == Schedule(100, 50, 0.02)
+    assert schedule(None, (50, 200), 1_600, 5000) is None
 
 
 def test_a_chosen_interval_uses_all_images():
