@@ -37,8 +37,8 @@ from vitas_ds.search.spread import spread_subnets
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
 RANDOM = 4  # random subnets within the budget
-# Share of the MACs of the training, unless eval_every is set. Large networks take a little more time per MAC: on CIFAR-10
-# 2.5 % of the MACs are 2.8 % of the time without loading of images.
+# Share of the MACs of the training, unless eval_every is set. Large networks take more time per MAC: on CIFAR-10, 2.5 %
+# of the MACs are 2.8 % of the time of the steps, without the loading of images.
 SHARE = 0.025
 FEWEST, MOST = 10, 60  # evaluations: rather fewer images than fewer evaluations, and no more than a curve needs
 MIN_IMAGES = 50  # fewer say nothing
