@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.fidelity import __main__ as command
-from tests.benchmarks.fidelity import origin, study
+from tests.benchmarks.fidelity import lock
 from tests.benchmarks.fidelity.record import KEYS, Record
 from vitas_ds.errors import UserError
 
 
 def row_of(job: str, **more) -> dict:
-    return dict.fromkeys(KEYS, "") | {"job": job, "kind": "net", "git": "abc", "study": "1"} | more
+    return dict.fromkeys(KEYS, "") | {"job": job, "kind": "net", "git": "abc"} | more
 
 
 def test_an_incomplete_line_of_the_record_is_removed(tmp_path):
@@ -41,54 +41,25 @@ def test_an_invalid_line_of_the_record_is_an_error(tmp_path, line):
         Record(record.path)
 
 
-def test_records_of_another_study_and_documents_of_changed_files_are_refused(tmp_path):
-    record = Record(tmp_path / "record.jsonl")
-    record.add(row_of("a"))
-    origin.check(record, "1", "abc", documents=True)
-    origin.check(record, "1", "abc+changes", documents=False)
-    with pytest.raises(UserError, match="differ from their commit"):
-        origin.check(record, "1", "abc+changes", documents=True)
-    with pytest.raises(UserError, match="another study"):
-        origin.check(record, "2", "abc", documents=False)
-    record.add({name: value for name, value in row_of("b").items() if name != "study"})
-    with pytest.raises(UserError, match="unknown"):
-        origin.check(record, "1", "abc", documents=False)
-
-
-def test_the_digest_covers_size_and_images(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"1")
-    first = origin.digest(study.FULL, tmp_path)
-    assert first == origin.digest(study.FULL, tmp_path) != origin.digest(study.SMALL, tmp_path)
-    (tmp_path / "a.jpg").write_bytes(b"2")
-    assert first != origin.digest(study.FULL, tmp_path)
-
-
 def test_a_folder_is_locked_by_one_start(tmp_path):
-    with origin.alone(tmp_path / "x"), pytest.raises(UserError, match="another start"), origin.alone(tmp_path / "x"):
+    with lock.alone(tmp_path / "x"), pytest.raises(UserError, match="another start"), lock.alone(tmp_path / "x"):
         pass
-    with origin.alone(tmp_path / "x"):
+    with lock.alone(tmp_path / "x"):
         pass
-
-
-def digits(root: Path, parts=("train", "val")) -> str:
-    for part in parts:
-        (root / part / "0").mkdir(parents=True)
-        (root / part / "0" / "a.jpg").write_bytes(b"")
-    (root / "train").mkdir(parents=True, exist_ok=True)
-    return str(root)
 
 
 def test_a_user_error_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
-    good, empty = digits(tmp_path / "good"), digits(tmp_path / "empty", ("val",))
     (tmp_path / "file").write_text("")
-    (tmp_path / "out" / "small").mkdir(parents=True)
-    (tmp_path / "out" / "small" / "record.jsonl").write_text("{}\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "record.jsonl").write_text("{}\n")
+    missing = [f"data.train={tmp_path}/no", f"data.val={tmp_path}/no", "--out", str(tmp_path / "new")]
     for args, message in (
-        (["--workers", "0", "--digits", good], "--workers 0"),
-        (["--digits", empty], "no images in train/"),
-        (["--digits", good, "--out", str(tmp_path / "file" / "below")], "file/below"),
-        (["--digits", good, "--out", str(tmp_path / "out")], "record.jsonl:1"),
-        (["--digits", good, "--docs", str(tmp_path / "file")], "file"),
+        (["cifar10", "truth", "--workers", "0"], "--workers 0"),
+        (["nothing", "truth"], "nothing: no such recipe"),
+        (["cifar10", "truth", "retrain.epoch=3"], "retrain.epoch: unknown key"),
+        (["cifar10", "truth", *missing], "no: no such folder of images"),
+        (["cifar10", "truth", "--out", str(tmp_path / "file" / "below")], "file/below"),
+        (["cifar10", "truth", "--out", str(tmp_path / "out")], "record.jsonl:1"),
     ):
         monkeypatch.setattr("sys.argv", ["fidelity", "--small", *args])
         with pytest.raises(SystemExit) as end:

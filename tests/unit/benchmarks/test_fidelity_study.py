@@ -1,140 +1,243 @@
-"""Subnets, defects, sampling and scoring of tests/benchmarks/fidelity.
+"""Subnets, images, trainings and supernets of tests/benchmarks/fidelity.
 
-References: counts and specs by hand, and a second computation of the same values.
+References: counts by hand, the loader of the product, and uninterrupted trainings.
 """
 
-import json
-from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 
-from tests.benchmarks.fidelity import defects, drawing, further, images, jobs, learning, scoring, study  # fmt: skip
-from vitas_ds import config
-from vitas_ds.arch import genome
+from tests.benchmarks.fidelity import images, jobs, study, supernets, training, working
+from tests.benchmarks.fidelity.record import Record
+from tests.helpers.digits import write_digits
+from tests.helpers.photos import cpu_rank
+from vitas_ds import recipe
 from vitas_ds.arch.cost import spec_macs
-from vitas_ds.models.flat import named_tensors
-from vitas_ds.models.layers import init_weights
-from vitas_ds.models.supernet import Supernet
+from vitas_ds.data import loader
+from vitas_ds.data.sources import read_folder
+
+CIFAR10 = study.Study(recipe.load("cifar10", []), study.FULL)
+CLASSES, TRAIN, SEARCH, VAL = 10, 20, 4, 10  # images of each class
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("data") / "digits", TRAIN + SEARCH, VAL)
+
+
+def small_study(root, *overrides: str, **size) -> study.Study:
+    """Return a study of the digits in the space of the recipe, with batches of 50 images."""
+    paths = [f"data.train={root}/train", f"data.val={root}/val", f"data.search_per_class={SEARCH}"]
+    batch = ["retrain.batch_size=50", "supernet.batch_size=50"]
+    return study.Study(recipe.load("cifar10", [*paths, *batch, *overrides]), replace(study.SMALL, **size))
+
+
+@pytest.fixture(scope="module")
+def work(root, tmp_path_factory):
+    work = working.Work(tmp_path_factory.mktemp("work"), small_study(root))
+    working.prepare(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def shown(work):
+    return images.read(work.images, work.study.config.data)
 
 
 def test_subnets_of_the_study_by_hand():
-    nets = study.nets(study.FULL)
-    assert len({json.dumps(net.to_dict()) for net in nets.values()}) == 48
-    costs = {name: spec_macs(net) for name, net in nets.items()}
-    equal = [name for name in nets if name.startswith("equal")]
-    assert Counter(nets[name].patch_size for name in equal) == {7: 12, 14: 12}
-    assert max(costs[name] for name in equal) < 1.03 * min(costs[name] for name in equal)
-    assert max(costs.values()) > 6 * min(costs.values())
-    assert Counter(net.patch_size for net in study.longer_nets(study.FULL).values()) == {7: 2, 14: 2}
+    nets, (low, high) = CIFAR10.nets, CIFAR10.budget
+    equal = [net for name, net in nets.items() if name.startswith("equal")]
+    spread = [spec_macs(net) for name, net in nets.items() if name.startswith("spread")]
+    assert len(equal) == 40 and len(spread) == 20 and len(set(nets.values())) == 60
+    assert all(low <= spec_macs(net) <= high for net in equal) and high < 1.07 * low
+    assert [net.patch_size for net in equal] == [4] * 20 + [8] * 20
+    assert spread == sorted(spread) and spread[-1] > 7 * spread[0]
+    assert study.Study(CIFAR10.config, study.FULL).nets == nets  # no matter when they are drawn
 
 
-def test_misplaced_widths_come_from_other_positions():
-    """By hand: layers at positions 1 and 4 take the widths of positions 0 and 1."""
-    genes = [0, 2, 3, 4, 3, 1, 2, 1, 3, 0, 0, 3, 0, 0, 0, 1, 2]  # patch, embedding, five of (operator, q/k/v, MLP)
-    spec = genome.decode(study.SPACE.model_copy(update={"identity_shift": False}), np.array(genes))
-    seen = {defects.misplaced(spec, np.random.default_rng(seed)).layers for seed in range(60)}
-    heads = {tuple(layer and layer.num_heads for layer in layers) for layers in seen}
-    assert heads == {(None, 4, None, None, 2)}
-    second = {(layers[4].qkv_dim, layers[4].mlp_dim) for layers in seen}
-    assert second == {(study.SPACE.qkv_widths[2], study.SPACE.mlp_widths[1])}  # of the first layer
-    first = {(layers[1].qkv_dim, layers[1].mlp_dim) for layers in seen}
-    assert len(first) > 5  # of a skipped position with random genes
+def test_the_subnets_cover_every_choice():
+    space, nets = CIFAR10.config.space, CIFAR10.nets.values()
+    layers = [layer for net in nets for layer in net.active]
+    assert {net.embed_dim for net in nets} == set(space.embed_widths)
+    assert {len(net.active) for net in nets} == set(range(space.min_depth, space.depth + 1))
+    for field, choices in (
+        ("num_heads", space.num_heads), ("qkv_dim", space.qkv_widths), ("mlp_dim", space.mlp_widths)
+    ):  # fmt: skip
+        counts = [sum(getattr(layer, field) == choice for layer in layers) for choice in choices]
+        assert min(counts) > 0.4 * len(layers) / len(choices), (field, counts)
 
 
-def test_misplaced_widths_and_their_reference_have_the_same_positions():
-    for i, spec in enumerate(study.nets(study.SMALL).values()):
-        placed, wrong = (of(spec, np.random.default_rng([7, i])) for of in (defects.scattered, defects.misplaced))
-        heads = [[layer and layer.num_heads for layer in net.layers] for net in (placed, wrong)]
-        assert heads[0] == heads[1] and len(placed.layers) == study.SPACE.depth
-        assert placed.active == spec.active  # only the positions differ
+def test_subnets_that_train_longer_are_spread_over_the_equal_ones():
+    longer = CIFAR10.longer_nets
+    assert len(longer) == study.FULL.longer and all(CIFAR10.nets[name] == net for name, net in longer.items())
+    gaps = np.diff([list(CIFAR10.nets).index(name) for name in longer])
+    assert gaps.min() >= 40 // study.FULL.longer and gaps.max() - gaps.min() <= 1
+    assert {net.patch_size for net in longer.values()} == {4, 8}
 
 
-def test_nothing_is_misplaced_without_skipped_layers():
-    spec = genome.decode(study.SPACE, genome.largest(study.SPACE))
-    assert defects.misplaced(spec, np.random.default_rng(0)) == spec
+@pytest.fixture
+def record(tmp_path):
+    return Record(tmp_path / "record.jsonl")
 
 
-def logits(supernet: Supernet, spec, shown: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        return supernet(shown, spec)
+def test_job_names_are_unique_and_cover_all_seeds(record):
+    truth, seeds = jobs.truth_jobs(CIFAR10, record), study.FULL.seeds
+    kinds = [job.kind for job in truth]
+    assert kinds.count("net") == 60 * seeds and kinds.count("longer") == study.FULL.longer * seeds
+    ranking = jobs.ranking_jobs(CIFAR10, record)
+    assert len({job.name for job in truth + ranking}) == len(truth) + len(supernets.VARIANTS) * seeds
+    twice, once = (next(job for job in truth if job.kind == kind) for kind in ("longer", "net"))
+    assert twice.cost == 2 * once.cost and twice.what == once.what and twice.seed == once.seed
 
 
-def test_one_position_ignores_the_order_of_patches():
-    """Reference: the same patches in another order."""
-    shown = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    turned = shown.roll((14, 14), (2, 3))  # whole patches of 7 and of 14
-    spec = next(iter(study.nets(study.SMALL).values()))
-    for defect, same in ((None, False), ("position", True)):
-        supernet = Supernet(study.SPACE, "ordinal")
-        init_weights(supernet, 0, std=None)
-        torch.nn.init.normal_(named_tensors(supernet)[f"stems.patch{spec.patch_size}.pos_embed"])
-        defects.give(supernet, defect)
-        assert torch.allclose(*(logits(supernet, spec, x) for x in (shown, turned)), atol=1e-5) is same
+def test_steps_follow_the_recipe_by_hand(root):
+    """200 training images in batches of 50 are 4 steps an epoch; 6 epochs, and half of them."""
+    epochs = CIFAR10.config.retrain.epochs
+    assert small_study(root, steps=1.0).net_steps == 4 * epochs
+    assert small_study(root, steps=0.5).net_steps == 2 * epochs
 
 
-def test_only_the_first_stem_trains():
-    supernet = Supernet(study.SPACE, "ordinal")
-    defects.give(supernet, "stem")
-    trained = {name for name, p in supernet.named_parameters() if "stems" in name and p.requires_grad}
-    assert {name.split(".")[1] for name in trained} == {"patch7"}
+def test_the_parts_are_disjoint(root):
+    train, search, val = small_study(root).images
+    assert (len(train), len(search), len(val)) == tuple(CLASSES * n for n in (TRAIN, SEARCH, VAL))
+    assert not set(train.paths) & set(search.paths) and val.root.endswith("val")
 
 
-def fair(steps: int) -> list:
-    variant = study.Variant("fair", config.Supernet(sharing="ordinal"), fair=True)
-    return [nets[0] for nets in islice(drawing.drawn(variant, 0), steps)]
+def test_the_digest_depends_on_settings_and_not_on_the_place(root, tmp_path):
+    first = small_study(root)
+    moved = write_digits(tmp_path / "elsewhere", TRAIN + SEARCH, VAL)
+    assert small_study(moved).digest("retrain") == first.digest("retrain") != first.digest("supernet")
+    for other in (small_study(root, "retrain.lr=1e-4"), small_study(root, "run.seed=5"), small_study(root, steps=0.5)):
+        assert other.digest("retrain") != first.digest("retrain")
+    assert small_study(root, "supernet.lr=1e-4").digest("retrain") == first.digest("retrain")
 
 
-def test_fair_sampling_takes_each_choice_equally_often_by_count():
-    nets = fair(60)  # a multiple of both sizes
-    for counts, choices in (
-        (Counter(net.patch_size for net in nets), study.SPACE.patch_sizes),
-        (Counter(net.embed_dim for net in nets), study.SPACE.embed_widths),
-    ):
-        assert counts == dict.fromkeys(choices, 60 // len(choices))
+def test_images_are_those_of_the_loader(work, shown):
+    """Search and validation images are decoded without augmentation; each view augments every image."""
+    data, side = work.study.config.data, 32
+    for part, source in ((shown.search, work.study.images[1]), (shown.val, read_folder(data.val))):
+        pixels, labels = part
+        assert torch.equal(pixels, loader.decode_all(source, data, side, cpu_rank()))
+        assert labels.tolist() == source.labels.tolist()
+    train = work.study.images[0]
+    assert shown.views.shape == (study.SMALL.views, len(train), 3, side, side) and shown.views.dtype == torch.uint8
+    assert shown.labels.tolist() == train.labels.tolist()
+    plain = loader.decode_all(train, data, side, cpu_rank()).float()
+    similar = [torch.corrcoef(torch.stack([view.flatten(), own.flatten()]))[0, 1].item()
+               for view, own in zip(shown.views[1].float(), plain, strict=True)]  # fmt: skip
+    others = [torch.corrcoef(torch.stack([view.flatten(), own.flatten()]))[0, 1].item()
+              for view, own in zip(shown.views[1].float(), plain.roll(TRAIN, 0), strict=True)]  # fmt: skip
+    assert np.mean(similar) > np.mean(others) + 0.1  # each at the place of its own image
+    assert not torch.equal(shown.views[0], shown.views[1])
 
 
-def test_fair_sampling_counts_no_turn_of_a_skipped_layer():
-    nets = fair(90)
-    for place in range(study.SPACE.depth):
-        there = [net.layers[place] for net in nets if net.layers[place] is not None]
-        assert 10 < len(there) < 80  # some subnets skip it
-        for field, choices in (("num_heads", 3), ("qkv_dim", 5), ("mlp_dim", 4)):
-            counts = Counter(getattr(layer, field) for layer in there)
-            assert len(counts) == choices and max(counts.values()) - min(counts.values()) <= 1
+def test_an_epoch_shows_each_image_once_in_a_new_order(shown):
+    """Reference: pixels and labels looked up in the views by hand."""
+    per_epoch, views = 4, len(shown.views)
+    batches = list(islice(shown.batches(50, seed=1), 2 * per_epoch))
+    orders = []
+    for epoch in (0, 1):
+        part = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        pixels, labels = (torch.cat(tensors) for tensors in zip(*part, strict=True))
+        view = shown.normalized(shown.views[(epoch + 7) % views])
+        places = [(view == image).flatten(1).all(1).nonzero().flatten().tolist() for image in pixels]
+        assert all(labels[i] == shown.labels[at[0]] for i, at in enumerate(places))
+        assert len({tuple(at) for at in places}) == len(shown.labels)
+        orders.append(places)
+    assert orders[0] != orders[1]
 
 
-def test_steps_of_each_position_equal_a_count_over_the_drawn_subnets():
-    small = replace(study.SMALL, supernet_steps=3)
-    shown = images_of_noise()
-    for deep_end in (False, True):
-        trained = learning.train_supernet(study.Variant("", deep_end=deep_end), shown, small, 0)
-        nets = [nets[0] for nets in islice(drawing.drawn(study.Variant("", deep_end=deep_end), 0), trained.steps)]
-        assert trained.positions == [sum(net.layers[i] is not None for net in nets) for i in range(study.SPACE.depth)]
-        assert not deep_end or trained.positions == sorted(trained.positions, reverse=True)
+def test_batches_continue_from_any_step(shown):
+    whole = list(islice(shown.batches(50, seed=1), 7))
+    for start in (3, 4, 6):
+        again = next(shown.batches(50, seed=1, start=start))
+        assert torch.equal(again[0], whole[start][0]) and torch.equal(again[1], whole[start][1])
+    assert not torch.equal(whole[0][1], next(shown.batches(50, seed=2))[1])
 
 
-def images_of_noise() -> images.Images:
-    rng, labels = torch.Generator().manual_seed(0), torch.arange(120) % 10
-    held = torch.randn(200, 3, 28, 28, generator=rng), torch.arange(200) % 10
-    return images.Images(torch.randn(1, 120, 3, 28, 28, generator=rng), labels, held, held)
+def test_a_killed_training_of_a_subnet_reaches_the_same_result(work, shown, tmp_path, monkeypatch):
+    spec, config, saved = work.study.nets["spread 00"], work.study.config, tmp_path / "a.pt"
+    whole = training.train_net(spec, shown, config, 10, 1, tmp_path / "b.pt")
+
+    class Killed(Exception):
+        pass
+
+    save = training.Saved.save
+
+    def save_and_die(self):
+        save(self)
+        raise Killed
+
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Saved, "save", save_and_die)
+        with pytest.raises(Killed):
+            training.train_net(spec, shown, config, 10, 1, saved)
+    assert 0 < torch.load(saved)["trainer"]["step"] < 10
+    again = training.train_net(spec, shown, config, 10, 1, saved)
+    for key in ("macs", "steps", "accuracy", "loss", "train_loss"):
+        assert again[key] == whole[key]
+    other = training.train_net(spec, shown, config, 10, 2, tmp_path / "c.pt")
+    assert other["loss"] != whole["loss"] and whole["macs"] == spec_macs(spec) and whole["steps"] == 10
 
 
-def test_every_way_scores_every_subnet():
-    supernet = Supernet(study.SPACE, "bilateral", class_token_only=True).eval()
-    init_weights(supernet, 0, std=None)
-    specs = dict(islice(study.nets(study.SMALL).items(), 2))
-    found = scoring.scores(study.variant(study.BASE), supernet, supernet.state_dict(), images_of_noise(), specs)
-    assert study.AT_RANDOM in found and all(scores.keys() == specs.keys() for scores in found.values())
+def test_a_job_of_a_subnet_is_a_complete_row(work, record):
+    job = next(job for job in jobs.truth_jobs(work.study, record) if job.kind == "longer")
+    row = working.run(job, work)
+    assert (row["job"], row["kind"], row["seed"], row["what"]) == (job.name, "longer", job.seed, job.what)
+    assert row["steps"] == 2 * work.study.net_steps and row["digest"] == work.study.digest("retrain")
+    assert 0 <= row["accuracy"] <= 1 and not work.saved(job).exists()
 
 
-def test_job_names_are_unique_and_cover_both_seeds():
-    names = [job.name for job in jobs.first_jobs(study.FULL)]
-    assert len(names) == len(set(names)) == 2 * (48 + 4 + len(study.variants()))
+BY_HAND = ("default", "ordinal", "ordinal, one per patch size", "ordinal, four subnets", "ordinal, three times as long")
 
 
-def test_names_of_further_supernets_are_new():
-    names = [v.name for v in (*study.variants(), *further.FURTHER)]
-    assert len(set(names)) == len(names)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch):
+    """The MACs of the subnets of all steps, counted one by one, equal those of NETS subnets trained alone."""
+    monkeypatch.setattr(supernets, "DRAWN", 300)
+    variant, of = supernets.VARIANTS[name], small_study(root, steps=2.0)
+    plans = supernets.plans(of, variant, seed=0)
+    assert len(plans) == (2 if variant.split else 1)
+    costs = []
+    for plan in plans:
+        sides = 2 if plan.settings.sharing == "bilateral" else 1
+        costs += [50 * sides * sum(map(spec_macs, plan.subnets(step))) for step in range(plan.steps)]
+        assert {net.patch_size for net in plan.subnets(0)} <= set(plan.space.patch_sizes)
+        assert len(plan.subnets(0)) == variant.subnets
+    whole = variant.length * supernets.NETS * of.net_steps * 50 * np.mean(of.budget)
+    error = np.std(costs) * len(costs) ** 0.5  # of the sum: the subnets are random
+    assert sum(costs) == pytest.approx(whole, abs=4 * error + 0.02 * whole) and error < 0.2 * whole
+    assert sum(plan.macs for plan in plans) == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "ordinal, one per patch size"])
+def test_a_supernet_scores_every_subnet_also_after_a_kill(work, name, record, monkeypatch):
+    """A kill at the first mark: the second start has the scores of the first."""
+    monkeypatch.setattr(supernets, "DRAWN", 20)
+    job = next(job for job in jobs.ranking_jobs(work.study, record) if job.what == name and job.seed == 1)
+    whole = working.run(job, work)
+    for way, scores in whole["scores"].items():
+        expected = {net for net in work.study.nets if ", at " not in way or net.startswith("equal")}
+        assert scores.keys() == expected, way
+    weights = torch.load(work.weights(job).with_stem(f"{job.name} 0"))
+    assert (
+        weights.keys() == supernets.new(supernets.plans(work.study, supernets.VARIANTS[name], 1)[0]).state_dict().keys()
+    )
+    save = training.Saved.save
+
+    def save_and_die(self):
+        save(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Saved, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            working.run(job, work)
+    again = working.run(job, work)
+    for key in ("steps", "training_macs", "scores", "train_loss"):
+        assert again[key] == whole[key], key
