@@ -69,7 +69,7 @@ STAGES = {
         "runs/NAME/search/ (best.json, pareto.json, ledger.jsonl)", RECIPE, "deepspeed --module",
     ),
     "retrain": Command(
-        "train one network from scratch: the search's best, a published one, or a spec.json",
+        "train one network: the search's best, a published one, or a spec.json",
         "retrain vitas_1g_bcnet data.train=/data/imagenet/train retrain.spec=search:best", "runs/NAME/retrain/model/",
         RECIPE + REPLAY, "deepspeed --module",
     ),
