@@ -64,7 +64,7 @@ def by_gene(truth: Truth) -> list[dict[str, Any]]:
     at, rows = truth.at(EQUAL), list[dict[str, Any]]()
     accuracy = 100 * truth.mean_n[at]
     for gene, values in genes(truth).items():
-        labels, names = _binned(values[at])
+        labels, names = binned(values[at])
         groups = [accuracy[labels == i] for i in range(len(names))]
         within = sum(((group - group.mean()) ** 2).sum() for group in groups if len(group))
         explained = 1 - within / ((accuracy - accuracy.mean()) ** 2).sum()
@@ -78,7 +78,7 @@ def by_gene(truth: Truth) -> list[dict[str, Any]]:
     return rows
 
 
-def _binned(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def binned(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Return the label of each value and the names of the labels: choices if they are few, else thirds."""
     whole = np.issubdtype(values.dtype, np.integer)
     if whole or len(np.unique(values)) <= FEW:

@@ -67,6 +67,8 @@ def _supernets(record: Record, truth: Truth) -> list[str]:
         + table(ranking.by_way(record, truth))
         + "\n\nOf the supernet with the highest tau, and of its base:\n\n"
         + table(ranking.by_way_of(record, truth, ranking.best(record, truth))),
+        "## Do the scores favor a gene?\nMean of score minus truth, both standardized over the subnets of equal MACs, "
+        "with its standard error.\n\n" + table(ranking.bias(record, truth, ranking.best(record, truth))),
         "## Supernets, with the loss as the truth\n" + table(ranking.by_loss(record, Truth(record, "loss"))),
         f"## Regret of a pick\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.fidelity.alone import binned, genes
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import base_of, main_way, pairs, scored, scores_of, stacked, supernets, ways
 from tests.benchmarks.fidelity.truth import EQUAL, GROUPS, WITHIN, Truth
@@ -83,6 +84,36 @@ def best(record: Record, truth: Truth) -> list[str]:
     found = {name: scores for name in supernets(record) if (scores := scores_of(record, truth, name))}
     name = max(found, key=lambda name: truth.tau(EQUAL, stacked(found[name])).value)
     return [name, base_of(record, name) or name]
+
+
+def bias(record: Record, truth: Truth, variants: list[str]) -> list[dict[str, Any]]:
+    """Return how much the scores of some variants favor each choice of a gene, in standard deviations of the truth.
+
+    Scores and truth of the subnets of equal MACs are standardized. A cell is the mean of their difference over the
+    subnets with a choice, and its standard error.
+    """
+    at = truth.at(EQUAL)
+    residuals = {
+        name: _standard(stacked(scores_of(record, truth, name))[:, at]).mean(0) - _standard(truth.mean_n[None, at])[0]
+        for name in dict.fromkeys(variants)
+    }
+    rows = []
+    for gene, values in genes(truth).items():
+        labels, choices = binned(values[at])
+        for i, choice in enumerate(choices):
+            of = {name: residual[labels == i] for name, residual in residuals.items()}
+            cells = {
+                name: f"{r.mean():+.2f} +- {r.std(ddof=1) / len(r) ** 0.5:.2f}" for name, r in of.items() if len(r) > 1
+            }
+            rows.append(
+                {"gene": gene, "choice": choice, "subnets": (labels == i).sum()} | dict.fromkeys(of, "") | cells
+            )
+    return rows
+
+
+def _standard(rows: np.ndarray) -> np.ndarray:
+    spread = rows.std(1, keepdims=True)
+    return (rows - rows.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
 
 
 def by_loss(record: Record, truth: Truth) -> list[dict[str, Any]]:

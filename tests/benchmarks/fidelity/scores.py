@@ -1,7 +1,13 @@
-"""Scores of the subnets in the supernets of the record."""
+"""Scores of the subnets in the supernets of the record.
+
+The scores after a short training of each subnet from the weights in a supernet (rows of the kind "adapted") are
+further ways of scoring that supernet.
+"""
 # n nets, S supernets
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +25,12 @@ def supernets(record: Record) -> list[str]:
 
 def ways(record: Record, variant: str | None = None) -> list[str]:
     """Return the ways of scoring that a variant (None: any) has, the score of the product first."""
-    rows = (row for row in record.of("supernet") if variant in (None, row["what"]))
+    rows = [row for row in _scored_rows(record) if variant in (None, row["what"])]
     return sorted(dict.fromkeys(way for row in rows for way in row["scores"]), key=lambda way: way != WAY)
+
+
+def _scored_rows(record: Record) -> list[dict[str, Any]]:
+    return [*record.of("supernet"), *record.of("adapted")]
 
 
 def main_way(record: Record) -> str:
@@ -31,7 +41,7 @@ def main_way(record: Record) -> str:
 def scores_of(record: Record, truth: Truth, variant: str, way: str | None = None) -> dict[int, np.ndarray]:
     """Return the scores [n] of the subnets in the supernets of a variant, by seed; NaN for a subnet without score."""
     way = way or main_way(record)
-    rows = [row for row in record.of("supernet") if row["what"] == variant and way in row["scores"]]
+    rows = [row for row in _scored_rows(record) if row["what"] == variant and way in row["scores"]]
     return {row["seed"]: np.array([row["scores"][way].get(name, np.nan) for name in truth.names]) for row in rows}
 
 

@@ -172,6 +172,31 @@ def test_ways_of_scoring_are_compared_on_the_same_supernets(record):
     ]  # fmt: skip
 
 
+def test_scores_after_a_short_training_are_ways_of_their_supernet(record):
+    record.add(supernet("ordinal", 0, {"accuracy": shuffled(1)}))
+    adapted = supernet("ordinal", 0, {"after 50 steps": MEAN[:12]}) | {"job": "ordinal, adapted", "kind": "adapted"}
+    record.add(adapted)
+    rows = ranking.by_way_of(record, Truth(record), ["ordinal"])
+    assert [row["score"] for row in rows] == ["accuracy", "after 50 steps"]
+    expected = 1 - kendalltau(shuffled(1)[:12], MEAN[:12]).statistic
+    assert rows[1][f"less accuracy's, {EQUAL}"].value == pytest.approx(expected)
+    assert len(ranking.table(record, Truth(record))) == 1
+
+
+def test_a_favored_gene_is_found_by_hand(record):
+    """The scores repeat the order of the truth, but prefer patch 8 by far."""
+    record.add(supernet("fair", 0, {"accuracy": MEAN}))
+    record.add(supernet("unfair", 0, {"accuracy": MEAN + 1000 * (MEAN >= 6)}))
+    rows = {
+        (row["gene"], row["choice"]): row for row in ranking.bias(record, Truth(record), ["fair", "unfair", "fair"])
+    }
+    truth = (np.arange(6).mean() - 5.5) / np.arange(12).std()
+    assert rows["patch size", "4"]["fair"] == "+0.00 +- 0.00"
+    assert float(rows["patch size", "4"]["unfair"].split()[0]) == pytest.approx(-1 - truth, abs=0.01)
+    assert float(rows["patch size", "8"]["unfair"].split()[0]) == pytest.approx(1 + truth, abs=0.01)
+    assert rows["layers", "2"]["unfair"].startswith("+0.00") and rows["layers", "2"]["subnets"] == 12
+
+
 def test_scores_of_some_subnets_only_leave_cells_empty(record):
     record.add(supernet("default", 0, {"accuracy": MEAN[:12]}))
     (row,) = ranking.table(record, Truth(record))
@@ -209,7 +234,7 @@ def test_the_variance_that_a_gene_explains_by_hand(tmp_path):
 
 
 def test_a_continuous_gene_is_binned_into_thirds():
-    labels, names = alone._binned(np.array([1.5, 1, 2.25, 3, 4, 3.5]))
+    labels, names = alone.binned(np.array([1.5, 1, 2.25, 3, 4, 3.5]))
     assert labels.tolist() == [0, 0, 1, 1, 2, 2] and len(names) == 3
 
 
