@@ -66,16 +66,23 @@ def by_gene(truth: Truth) -> list[dict[str, Any]]:
     for gene, values in genes(truth).items():
         labels, names = binned(values[at])
         groups = [accuracy[labels == i] for i in range(len(names))]
-        within = sum(((group - group.mean()) ** 2).sum() for group in groups if len(group))
-        explained = 1 - within / ((accuracy - accuracy.mean()) ** 2).sum()
         for name, group in zip(names, groups, strict=True):
             if len(group):
                 rows.append({
                     "gene": gene, "choice": name, "subnets": len(group), "mean accuracy, %": f"{group.mean():.2f}",
                     "range": f"{group.min():.2f} to {group.max():.2f}",
-                    "explained variance": f"{explained:.0%}" if name == names[0] else "",
+                    "explained variance": _explained(accuracy, groups) if name == names[0] else "",
                 })  # fmt: skip
     return rows
+
+
+def _explained(values: np.ndarray, groups: list[np.ndarray]) -> str:
+    """Return the share of the variance that the groups explain, adjusted for their number (at least 0)."""
+    freedom = len(values) - sum(len(group) > 0 for group in groups)
+    if not freedom:
+        return ""
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups if len(group)) / freedom
+    return f"{max(0, 1 - within / values.var(ddof=1)):.0%}"
 
 
 def binned(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -231,6 +231,9 @@ def test_the_variance_that_a_gene_explains_by_hand(tmp_path):
     ]  # fmt: skip
     assert [row["explained variance"] for row in patch] == ["100%", ""]
     assert next(row["explained variance"] for row in rows if row["gene"] == "layers") == "0%"
+    values, few = np.array([1.0, 3, 5, 7]), [np.array([1.0, 3]), np.array([5.0, 7])]
+    assert alone._explained(values, few) == f"{1 - (4 / 2) / (20 / 3):.0%}"
+    assert alone._explained(values, [values[i : i + 1] for i in range(4)]) == ""
 
 
 def test_a_continuous_gene_is_binned_into_thirds():
