@@ -1,4 +1,4 @@
-"""Cache of decoded search images: uint8 in each rank's memory, on its device, or in a file that the ranks map."""
+"""Cache of decoded search images: uint8 on each rank's device, in its memory, or in a file that the ranks map."""
 # n images, H and W height and width in pixels
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 
+DEVICE_SHARE = 0.5  # most of a GPU's free memory that data.cache=auto takes: scoring needs the rest
+
 
 def decode_cached(images: ImageSet, data: Data, image_size: int, ranks: Ranks, folder: Path) -> Tensor:
     """Decode all images and keep them according to ``data.cache``. All ranks must call this function.
 
+    ``auto`` keeps them on a GPU if they take at most half of its free memory, else in host memory.
     With ``data.cache=file``, rank 0 decodes into a file in ``folder``, which all ranks can read, and the ranks map the
     same pages. A later search of the same images reuses the file.
 
@@ -30,11 +33,13 @@ def decode_cached(images: ImageSet, data: Data, image_size: int, ranks: Ranks, f
         UserError: There is not enough memory, device memory or disk space, or an image cannot be read.
     """
     shape = (len(images), 3, image_size, image_size)
+    free = torch.cuda.mem_get_info(ranks.device)[0] if ranks.device.type == "cuda" else 0
     if data.cache == "device" and ranks.device.type == "cuda":
-        _check_room(shape, torch.cuda.mem_get_info(ranks.device)[0], f"data.cache=device: {ranks.device}")
+        _check_room(shape, free, f"data.cache=device: {ranks.device}")
     if data.cache != "file":
         pixels = decode_all(images, data, image_size, ranks)
-        return pixels.to(ranks.device) if data.cache == "device" else pixels
+        fits = pixels.numel() <= free * DEVICE_SHARE
+        return pixels.to(ranks.device) if data.cache == "device" or (data.cache == "auto" and fits) else pixels
     path = folder / f"images-{fingerprint(images)[:16]}-{data.resize}-{image_size}.u8"
     comm.from_main(lambda: _write(path, shape, images, data, ranks))
     return _map(path, shape)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from vitas_ds.errors import UserError
 if TYPE_CHECKING:
     from vitas_ds.distributed.comm import Ranks
 
+Channels = tuple[float, float, float]
 REPLACE = "replace it (vitas_ds scan lists all unreadable files)"  # tools/predict.py cuts the message off here
 EXCLUDE = "start a new run with data.exclude, a text file that lists it"
 
@@ -169,5 +171,13 @@ def normalize(pixels: Tensor, data: Data) -> Tensor:
 
     The result is bitwise equal to that of the DALI graph.
     """
-    mean, std = (torch.tensor([255 * x for x in values], device=pixels.device) for values in (data.mean, data.std))
-    return (pixels.float() - mean.view(3, 1, 1)) * (1 / std).view(3, 1, 1)
+    mean, scale = _constants(data.mean, data.std, pixels.device)
+    return (pixels.float() - mean) * scale
+
+
+@lru_cache(maxsize=8)
+def _constants(mean: Channels, std: Channels, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return 255 * mean and 1 / (255 * std), each [3, 1, 1]. To copy them for each batch would wait for a GPU."""
+    with torch.inference_mode(False):
+        shifts, divisors = (torch.tensor([255 * x for x in values], device=device) for values in (mean, std))
+        return shifts.view(3, 1, 1), (1 / divisors).view(3, 1, 1)

@@ -102,7 +102,7 @@ def report_lines(resolved: config.Config, world_size: int) -> Iterator[str]:
     recompute = resolved.engine.grad_checkpointing
     largest = genome.decode(space, genome.largest(space))
     with torch.device("meta"):
-        model = Supernet(space, supernet.sharing, supernet.private_attention)
+        model = Supernet(space, supernet.sharing, supernet.private_attention, private_norms=supernet.private_norms)
     params, activations = sum(p.numel() for p in model.parameters()), activation_bytes(largest, recompute)
     title = "supernet, largest subnet"
     yield from _stage_lines(title, resolved.engine, supernet, world_size, params, len(model.sides) * activations)

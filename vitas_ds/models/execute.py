@@ -79,12 +79,24 @@ def execute(
             return stored[i].owner(partial(_pack_and_call, stored[i], dtype, function), *args)
 
         return run(images, spec, layers, call, recompute, block)
+    return prepare(spec, layers, stored, dtype, recompute, block)(images)
 
+
+def prepare(
+    spec: SubnetSpec, layers: list[LayerOptions], stored: Sequence[Stored], dtype: torch.dtype,
+    recompute: bool = False, block: Callable[..., Any] = net.block,
+) -> Callable[[Tensor], Tensor]:  # fmt: skip
+    """Pack a network and return its forward pass, see ``execute``. The parameters must not be partitioned."""
     everything = [s.part for s in stored], [s.sources() for s in stored], dtype
     # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
-    sides = pack_sides(*everything) if images.device.type == "cpu" else [pack(*everything)]
-    logits = [run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides]
-    return logits[0] if len(logits) == 1 else torch.cat(logits)
+    on_cpu = everything[1][0][0].device.type == "cpu"
+    sides = pack_sides(*everything) if on_cpu else [pack(*everything)]
+
+    def forward(images: Tensor) -> Tensor:
+        logits = [run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    return forward
 
 
 def run(

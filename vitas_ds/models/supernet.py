@@ -15,7 +15,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models import net
 from vitas_ds.models.channels import SIDES, Rule, Side
-from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple
+from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, prepare
 from vitas_ds.models.flat import FlatModule
 from vitas_ds.models.net import layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
@@ -117,16 +117,23 @@ class Supernet(FlatModule):
         self, images: Tensor, spec: SubnetSpec, sides: Sequence[Side] | None = None
     ) -> Tensor:
         """[B, 3, H, W] -> [S, B, classes] for the given sides (None: all sides of the rule)."""
+        recompute = self.grad_checkpointing and self.training
+        return execute(images, *self._network(spec, sides), recompute, self.block_function)
+
+    def bind(self, spec: SubnetSpec) -> Callable[[Tensor], Tensor]:
+        """Return the forward pass of a subnet with its weights packed once, for many batches without gradients."""
+        return prepare(*self._network(spec), block=self.block_function)
+
+    def _network(
+        self, spec: SubnetSpec, sides: Sequence[Side] | None = None
+    ) -> tuple[SubnetSpec, list[net.LayerOptions], list[Stored], torch.dtype]:
         stored = self.stored(spec, tuple(sides or self.sides), self.class_token_only)
         last = spec.depth - 1
         layers = [
             layer_options(layer, spec.embed_dim, self.class_token_only and i == last)
             for i, layer in enumerate(spec.active)
         ]
-        recompute = self.grad_checkpointing and self.training
-        return execute(
-            images, spec, layers, stored, compute_dtype(cast(Tensor, self.flat)), recompute, self.block_function
-        )
+        return spec, layers, stored, compute_dtype(cast(Tensor, self.flat))
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the block with dynamic shapes. Two graphs serve all subnets: the last layer has its own."""

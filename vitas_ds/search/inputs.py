@@ -19,6 +19,12 @@ from vitas_ds.search.scoring.scorer import Scorer, balanced_order
 from vitas_ds.training.teacher import TeacherNetwork
 
 
+def scoring_precision(config: Config, device: torch.device) -> str:
+    """Return ``search.precision``, or the default on a device."""
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.search.precision or ("bf16" if on_gpu else config.engine.precision)
+
+
 @dataclass(frozen=True)
 class ScoringInputs:
     """Supernet and images.
@@ -43,18 +49,19 @@ class ScoringInputs:
 
     def make_scorer(self, config: Config, ranks: Ranks, count: int) -> Scorer:
         """Return a scorer on ``count`` search images (0 for all). Raises ``UserError`` if there are fewer."""
-        cfg, precision = config.search, config.engine.precision
+        cfg, precision = config.search, scoring_precision(config, ranks.device)
         order = balanced_order(self.images.labels, count, config.run.seed)
         return Scorer(
             self.supernet.to(ranks.device), self.pixels, torch.from_numpy(self.images.labels), self.prepare, order,
             ranks, min(config.data.eval_batch_size, -(-len(order) // racing.MIN_BATCHES)), cfg.side_rule,
             cfg.ranks_per_candidate, autocast=None if precision == "fp32" else DTYPES[precision],
+            cuda_graphs=bool(cfg.cuda_graphs),
         )  # fmt: skip
 
-    def settings(self, config: Config) -> Scoring:
+    def settings(self, config: Config, device: torch.device) -> Scoring:
         """Return the settings that scores depend on, for the ledger."""
         return {
             "supernet": self.digest, "search images": fingerprint(self.images),
-            "search.side_rule": config.search.side_rule, "engine.precision": config.engine.precision,
+            "search.side_rule": config.search.side_rule, "search.precision": scoring_precision(config, device),
             "data.eval_batch_size": config.data.eval_batch_size,
         }  # fmt: skip

@@ -416,3 +416,14 @@ def test_fp32_gradients_match_float64(rule, multiple):
     for name, expected in found[0].items():
         if not re.search(r"\.k\d*_bias$", name):
             assert (found[1][name].double() - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_bound_subnet_equals_the_supernet_on_every_batch(rule):
+    """Packing once gives the same logits as packing for each batch."""
+    supernet = make(SMALL, rule)
+    spec = SubnetSpec(16, 4, 12, 5, (LayerSpec(2, 30, 15), None, LayerSpec(1, 60, 30)))
+    with torch.no_grad():
+        forward = supernet.bind(spec)
+        for count in (2, 3):
+            assert torch.equal(forward(images(SMALL, count)), supernet(images(SMALL, count), spec))

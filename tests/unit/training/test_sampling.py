@@ -18,6 +18,7 @@ from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.training.sampling import complement, draw, fit_identity_prob, mean_cost, subnets_of_step
 
 ONE_G = SearchSpace()
@@ -109,3 +110,22 @@ def test_a_space_without_identity_has_nothing_to_fit() -> None:
 def test_cell_spaces_are_fitted_too() -> None:
     space = SearchSpace(layout="cell", patch_sizes=(16,))
     assert mean_cost(space, fit_identity_prob(space, 1.2e9, 1.4e9)) == pytest.approx(1.3e9, rel=0.01)
+
+
+def test_subnets_within_the_budget_cover_it():
+    """All are within the budget; patch sizes have equal shares, and every depth and position occurs."""
+    space = SearchSpace(
+        image_size=32, patch_sizes=(4, 8), embed_dim=64, depth=4, num_heads=(2, 4), qkv_dim=96, mlp_dim=64,
+        ratios=(0.5, 1.0), min_depth=1,
+    )  # fmt: skip
+    budget = 1_000_000, 2_500_000
+    within = feasible_set(space, {"macs": budget})
+    specs = [draw(space, 0, step, within=within) for step in range(400)]
+    assert all(budget[0] <= spec_macs(spec) <= budget[1] for spec in specs)
+    assert sum(spec.patch_size == 4 for spec in specs) == pytest.approx(200, abs=50)  # 5 standard deviations
+    assert {spec.depth for spec in specs} == {genome.decode(space, row).depth for row in within.enumerate_all()}
+    assert all(any(spec.layers[i] is not None for spec in specs if spec.depth == 1) for i in range(4))
+    shifted = space.model_copy(update={"identity_shift": True})
+    assert all(None not in draw(shifted, 0, step, within=within).canonical().layers for step in range(5))
+    drawn = draw(shifted, 0, 3, within=within)
+    assert drawn.layers[: drawn.depth] == drawn.active

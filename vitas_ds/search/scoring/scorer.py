@@ -11,16 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed import preemption, watchdog
 from vitas_ds.distributed.comm import Ranks, all_sum
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.search.scoring import graphs
 from vitas_ds.search.scoring.candidate import Score, score_from_counts
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.scoring.racing import Round, round_ends
@@ -35,7 +39,7 @@ class Scorer:
     received a stop signal by then (preemption.py), all ranks raise ``Preempted`` after these scores.
 
     Attributes:
-        supernet: Maps (images [B, 3, H, W], spec) to logits [S, B, C].
+        supernet: The supernet, on the rank's device.
         pixels: Decoded images, uint8 [n, 3, H, W], on the CPU or the rank's device.
         labels: int64 [n].
         prepare: Converts a uint8 batch to the supernet's input.
@@ -46,9 +50,10 @@ class Scorer:
         ranks_per_candidate: Ranks per group; 0 for one group of all ranks.
         autocast: Data type of autocast; None for fp32.
         keep_points: Whether scores include the points of each image.
+        cuda_graphs: Replay the batches of a candidate as a CUDA graph if there are enough of them.
     """
 
-    supernet: nn.Module
+    supernet: Supernet
     pixels: Tensor
     labels: Tensor
     prepare: Callable[[Tensor], Tensor]
@@ -59,6 +64,7 @@ class Scorer:
     ranks_per_candidate: int = 1
     autocast: torch.dtype | None = None
     keep_points: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.order):
@@ -103,17 +109,45 @@ class Scorer:
             int64 [n + 1]: points of each image, 0 for images of other ranks; then the maximum number of points.
         """
         self.supernet.eval()
-        total = torch.zeros(self.images + 1, dtype=torch.int64, device=self.ranks.device)
+        device, size = self.ranks.device, self.batch_size
+        total = torch.zeros(self.images + 1, dtype=torch.int64, device=device)
+        starts = range(member * size, self.images, self._group_size * size)
+        sides = len(self.supernet.sides) if self.side_rule == "accuracy_mean" else 1
         with torch.inference_mode(), self._precision():
-            for first in range(member * self.batch_size, self.images, self._group_size * self.batch_size):
+            points = self._points(spec, len(starts))
+            for first in starts:
                 watchdog.at()
-                ids = torch.from_numpy(self.order[first : first + self.batch_size]).to(self.pixels.device)
-                images = self.prepare(self.pixels[ids].to(self.ranks.device, non_blocking=True))
-                labels = self.labels[ids.to(self.labels.device)].to(self.ranks.device, non_blocking=True)
-                correct_SB = correct(self.supernet(images, spec), labels, self.side_rule)
-                total[first : first + len(ids)] = correct_SB.sum(0)
-                total[-1] += correct_SB.numel()
+                part = slice(first, min(first + size, self.images))
+                total[part] = points(*self._batch(part))
+        total[-1] = sides * sum(min(size, self.images - first) for first in starts)
         return total
+
+    def _points(self, spec: SubnetSpec, batches: int) -> graphs.Function:
+        """Return a function from a batch of uint8 images [B, 3, H, W] and labels [B] to the points of a subnet [B]."""
+        forward = self.supernet.bind(spec)
+
+        def points(images: Tensor, labels: Tensor) -> Tensor:
+            return correct(forward(self.prepare(images)), labels, self.side_rule).sum(0)
+
+        if not self.cuda_graphs or self.ranks.device.type != "cuda" or batches < graphs.MIN_BATCHES:
+            return points
+        return graphs.Replayed(points, graphs.cuda_capture(_graph_pool()))
+
+    def _batch(self, part: slice) -> tuple[Tensor, Tensor]:
+        """Return uint8 images and labels on the device. Nothing waits for the device."""
+        device, labels = self.ranks.device, self._ordered_labels[part]
+        if self.pixels.device.type == device.type:
+            return self.pixels[self._order[part]], labels
+        images = self.pixels[torch.from_numpy(self.order[part])]
+        return images.pin_memory().to(device, non_blocking=True), labels
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return torch.from_numpy(self.order).to(self.ranks.device)
+
+    @cached_property
+    def _ordered_labels(self) -> Tensor:
+        return self.labels.to(self.ranks.device)[self._order]
 
     def _score(self, points: np.ndarray, max_points: int) -> Score:
         score = score_from_counts(int(points.sum()), int((points**2).sum()), len(points), max_points)
@@ -123,6 +157,12 @@ class Scorer:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.ranks.device.type, self.autocast)
+
+
+@cache
+def _graph_pool() -> Any:
+    """Return the memory pool of all graphs of this process: they are never replayed at the same time."""
+    return torch.cuda.graph_pool_handle()
 
 
 def correct(logits: Tensor, labels: Tensor, side_rule: str) -> Tensor:
