@@ -56,7 +56,9 @@ def test_it_is_frozen_and_uses_no_random_number() -> None:
     first, second = teacher(images), teacher(images)
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
     assert not first.requires_grad
-    (images.mean() * first.sum()).backward()  # the logits can be saved for a backward pass
+    weight = torch.ones(2, 4, requires_grad=True)
+    (weight * first).sum().backward()  # saves the logits for the backward pass
+    assert torch.equal(weight.grad, first)
 
 
 def test_it_computes_in_the_precision_of_the_engine() -> None:
