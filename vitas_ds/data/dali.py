@@ -1,6 +1,7 @@
 """DALI pipelines and the loop that runs them.
 
-One graph definition serves GPUs (mixed decoding, GPU operators) and CPUs; only the resize of training images differs.
+One graph definition serves GPUs (mixed decoding, GPU operators) and CPUs. Only resize and augmentation in training
+differ: a CPU runs torch and Pillow (``host_augment.py``), a GPU operators of DALI (``dali_augment.py``).
 The graph has no random operators: everything that varies between images is an input (``augment.py``), and a pipeline
 has no state to save.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from nvidia.dali import Pipeline, pipeline_def
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from vitas_ds.config import Augment
 from vitas_ds.data import augment as aug
+from vitas_ds.data import host_augment, point_ops
 from vitas_ds.data.dali_augment import jitter, rand_augment
-from vitas_ds.data.dali_crop import center_crop, random_crop
+from vitas_ds.data.dali_crop import center_crop, random_crop, resize
+from vitas_ds.data.processing import BadImages, Recipe
 
 fn: Any = dali_fn  # DALI generates the functions of these modules at run time, so mypy does not know them
 types: Any = dali_types
@@ -33,41 +36,41 @@ PREFETCH = 2  # batches that DALI prepares in advance
 TYPES: dict[str, tuple[Any, int]] = {
     "file": (types.UINT8, 1),
     "bytes": (types.UINT8, 1),
-    "crop_h": (types.FLOAT64, 1),
-    "crop_w": (types.FLOAT64, 1),
+    "crop": (types.FLOAT64, 2),
     "crop_at": (types.FLOAT64, 1),
     "flip": (types.INT32, 0),
+    # augmentation on a CPU
     "jitter_op": (types.INT32, 0),
     "jitter_factor": (types.FLOAT, 0),
     "op": (types.INT32, 0),
     "value": (types.FLOAT, 0),
     "matrix": (types.FLOAT, 2),
+    # augmentation on a GPU
+    "jitter": (types.FLOAT, 2),
+    "warp": (types.FLOAT, 2),
+    "kernel": (types.FLOAT, 2),
+    "first": (types.FLOAT, 2),
+    "stretch": (types.BOOL, 0),
+    "equalize": (types.BOOL, 0),
+    "average": (types.UINT8, 1),
+    "second": (types.FLOAT, 2),
+    "third": (types.FLOAT, 2),
+    "bits": (types.UINT8, 0),
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Image processing of a graph. Without ``augment``, it is the preprocessing of evaluation."""
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize: int = 0  # evaluation: length of the shorter side
-    augment: Augment | None = None
-    uint8: bool = False  # evaluation: skip normalization and return uint8 pixels [3, H, W]
-    source: Literal["file", "bytes"] = "file"  # input: the path of a file as bytes, or an encoded image
-
-
-def input_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of a graph's inputs."""
+def input_names(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """Return the names of a graph's inputs; ``device`` is "cpu" or "gpu"."""
     if recipe.augment is None:
         return (recipe.source,)
-    names: list[str] = [recipe.source, "crop_h", "crop_w", "crop_at", "flip"]
+    names: tuple[str, ...] = (recipe.source, "crop", "crop_at", "flip")
+    if device == "cpu":
+        return names + host_augment.operation_names(recipe)
     if recipe.augment.color_jitter:
-        names += [f"jitter_{kind}{i}" for i in range(3) for kind in ("op", "factor")]
+        names += tuple(f"jitter{i}" for i in range(3))
     if recipe.augment.rand_augment:
-        names += [f"{kind}{layer}" for layer in range(aug.LAYERS) for kind in ("op", "value", "matrix")]
-    return tuple(names)
+        names += tuple(f"{name}{layer}" for layer in range(aug.LAYERS) for name in point_ops.LAYER)
+    return names
 
 
 def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], batch_size: int, threads: int, device_id: int | None,
@@ -88,14 +91,6 @@ def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], batch_size: int, th
                   prefetch_queue_depth=prefetch)  # fmt: skip
 
 
-class BadImages(Exception):
-    """DALI failed to decode. At least one batch of ``pending`` (oldest first) contains an unreadable image."""
-
-    def __init__(self, pending: list[Any], message: str):
-        super().__init__(message)
-        self.pending = pending
-
-
 def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], batch_size: int, threads: int,
            device_id: int | None) -> Iterator[tuple[Any, Tensor]]:  # fmt: skip
     """Run the graph over ``batches`` of (tag, inputs by name); yield (tag, images [B, 3, H, W]) in the same order.
@@ -103,12 +98,15 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], batch_size: in
     Raises:
         BadImages: An image cannot be read or decoded. The stream ends.
     """
-    names = input_names(recipe)
+    device = "cpu" if device_id is None else "gpu"
+    names = input_names(recipe, device)
     pending: deque[Any] = deque()
 
     def feed() -> list[Any]:
         tag, inputs = next(batches)
         pending.append(tag)
+        if device == "gpu":
+            inputs = point_ops.graph_inputs(inputs)
         return [inputs[name] for name in names]
 
     pipe = build(recipe, feed, batch_size, threads, device_id)
@@ -130,7 +128,7 @@ def readable(recipe: Recipe, items: Iterable[Arrays], device_id: int | None = No
     The crop is applied as in ``recipe``: of a truncated file, the part above the cut can be decoded.
     """
     light = replace(recipe, image_size=8, resize=32, augment=recipe.augment and _only_crop(recipe.augment))
-    names = input_names(light)
+    names = input_names(light, "cpu")  # without operations, both devices have the same inputs
     feed = ([item[name] for name in names] for item in items)
     while True:
         pipe = build(light, lambda: next(feed), 1, 1, device_id, prefetch=1)
@@ -150,18 +148,16 @@ def _only_crop(augment: Augment) -> Augment:
 
 @pipeline_def(enable_conditionals=True)
 def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], device: str) -> Any:
-    inputs = _inputs(recipe, feed)
+    inputs = _inputs(recipe, feed, device)
     encoded = fn.io.file.read(inputs["file"]) if recipe.source == "file" else inputs["bytes"]
+    decoder = device if recipe.decoder == "auto" else "cpu"
     if recipe.augment is None:
-        image = center_crop(encoded, recipe.resize, recipe.image_size, device)
+        image = center_crop(encoded, recipe.resize, recipe.image_size, device, decoder)
+    elif device == "cpu":
+        image = _augment_on_cpu(random_crop(encoded, inputs, recipe.augment, device, decoder), inputs, recipe)
     else:
-        image = random_crop(encoded, inputs, recipe.augment, recipe.image_size, device)
-    if recipe.augment is not None and recipe.augment.color_jitter:
-        for i in range(3):
-            image = jitter(image, inputs[f"jitter_op{i}"], inputs[f"jitter_factor{i}"])
-    if recipe.augment is not None and recipe.augment.rand_augment:
-        for i in range(aug.LAYERS):
-            image = rand_augment(image, inputs[f"op{i}"], inputs[f"value{i}"], inputs[f"matrix{i}"], recipe.mean)
+        image = random_crop(encoded, inputs, recipe.augment, device, decoder)
+        image = _augment_on_gpu(resize(image, recipe.image_size), inputs, recipe)
     if recipe.uint8:
         return fn.transpose(image, perm=[2, 0, 1])
     mirror = 0 if recipe.augment is None else inputs["flip"]
@@ -169,9 +165,29 @@ def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], device: str) -> An
     return fn.crop_mirror_normalize(image, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW")
 
 
+def _augment_on_gpu(image: Any, inputs: Arrays, recipe: Recipe) -> Any:
+    """Apply ColorJitter and RandAugment with operators of DALI."""
+    if recipe.augment is not None and recipe.augment.color_jitter:
+        for i in range(3):
+            image = jitter(image, inputs[f"jitter{i}"])
+    if recipe.augment is not None and recipe.augment.rand_augment:
+        for i in range(aug.LAYERS):
+            layer = {name: inputs[f"{name}{i}"] for name in point_ops.LAYER}
+            image = rand_augment(image, layer, recipe.mean, recipe.image_size)
+    return image
+
+
 @do_not_convert
-def _inputs(recipe: Recipe, feed: Callable[[], Sequence[Any]]) -> Arrays:
-    names = input_names(recipe)
+def _augment_on_cpu(image: Any, inputs: Arrays, recipe: Recipe) -> Any:
+    """Resize and augment with torch and Pillow."""
+    function = host_augment.make_function(recipe, Pipeline.current().num_threads)
+    draws = [inputs[name] for name in host_augment.operation_names(recipe)]
+    return fn.python_function(image, *draws, function=function, batch_processing=True, output_layouts="HWC")
+
+
+@do_not_convert
+def _inputs(recipe: Recipe, feed: Callable[[], Sequence[Any]], device: str) -> Arrays:
+    names = input_names(recipe, device)
     kinds = [TYPES[name.rstrip("012")] for name in names]
     nodes = fn.external_source(
         source=feed, num_outputs=len(names), batch=True, dtype=[kind for kind, _ in kinds], ndim=[d for _, d in kinds]

@@ -7,17 +7,12 @@ The results equal torchvision's. DALI's own rounding of sizes and positions diff
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from nvidia.dali import Pipeline, math
 from nvidia.dali import fn as dali_fn
+from nvidia.dali import math
 from nvidia.dali import types as dali_types
-from nvidia.dali.pipeline import do_not_convert
-from torch.nn.functional import interpolate
 
 from vitas_ds.config import Augment
 from vitas_ds.data.augment import TRIES
@@ -26,7 +21,7 @@ fn: Any = dali_fn
 types: Any = dali_types
 
 
-def center_crop(encoded: Any, resize: int, image_size: int, device: str) -> Any:
+def center_crop(encoded: Any, resize: int, image_size: int, device: str, decoder: str) -> Any:
     """Decode, Resize(resize, bicubic, antialias) and CenterCrop(image_size) with torchvision's rounding: uint8 HWC.
 
     DALI alone rounds the longer side and the crop position differently, which shifts pixels.
@@ -36,7 +31,7 @@ def center_crop(encoded: Any, resize: int, image_size: int, device: str) -> Any:
     height, width = resize * shape[0] // short, resize * shape[1] // short
     # Decode the whole image as a slice: the decoder then depends on the shape and runs after peek_image_shape. Without
     # this dependency, both operators fail at the same time on a bad file, and DALI 2.4 crashes in its executor.
-    image = _decode_slice(encoded, types.Constant(np.zeros(2, np.int32)), shape[0:2], device)
+    image = _decode_slice(encoded, types.Constant(np.zeros(2, np.int32)), shape[0:2], device, decoder)
     size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
     # The filter reaches 2 pixels: of the output when it shrinks the image, of the source when it enlarges it.
     margin = (resize - image_size) // 2
@@ -49,40 +44,37 @@ def center_crop(encoded: Any, resize: int, image_size: int, device: str) -> Any:
     return fn.slice(image, corner, side, axis_names="HW", normalized_anchor=False, normalized_shape=False)
 
 
-def random_crop(encoded: Any, inputs: Mapping[str, Any], augment: Augment, image_size: int, device: str) -> Any:
-    """Decode and RandomResizedCrop as torchvision: bicubic with antialias, uint8 HWC.
+def random_crop(encoded: Any, inputs: Mapping[str, Any], augment: Augment, device: str, decoder: str) -> Any:
+    """Decode the crop of torchvision's RandomResizedCrop: uint8 HWC.
 
-    The crop is the first attempt that fits into the image, or a central crop if none does.
+    The crop is the first attempt that fits into the image, or a central crop if none does. Height and width are
+    computed together, as the rows of a tensor, because every operator costs time for every image.
     """
-    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.FLOAT64)
-    h, w = shape[0], shape[1]
-    scale = math.sqrt(h * w)
-    try_h = fn.cast(math.floor(inputs["crop_h"] * scale + 0.5), dtype=types.FLOAT)
-    try_w = fn.cast(math.floor(inputs["crop_w"] * scale + 0.5), dtype=types.FLOAT)
-    fits = (try_h >= 1) & (try_h <= h) & (try_w >= 1) & (try_w <= w)
-    countdown = types.Constant(np.arange(TRIES, 0, -1, dtype=np.float32))
-    score = fn.cast(fits, dtype=types.FLOAT) * countdown
+    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
+    sides, height, width = shape[0:2], shape[0], shape[1]
+    scale = math.sqrt(fn.cast(height * width, dtype=types.FLOAT64))
+    tries = fn.cast(inputs["crop"] * scale, dtype=types.INT32)  # this cast rounds
+    limits = types.Constant(np.array([1 / augment.ratio[0], augment.ratio[1]]))
+    center = math.min(sides, fn.cast(fn.stack(width, height) * limits, dtype=types.INT32))
+    sizes = fn.cat(tries, fn.reshape(center, shape=[2, 1]), axis=1)  # [2, TRIES + 1]; the last one always fits
+    fits = math.clamp(sizes, 1, fn.reshape(sides, shape=[2, 1])) == sizes
+    score = fn.reductions.min(fits * types.Constant(np.arange(TRIES + 1, 0, -1, dtype=np.int32)), axes=0)
     best = fn.reductions.max(score)
-    first = fn.cast((score == best) & fits, dtype=types.FLOAT)  # one-hot; all 0 if no attempt fits
-    none = fn.cast(best == 0, dtype=types.FLOAT)
-    center_h = math.min(h, math.floor(w / augment.ratio[0] + 0.5))
-    center_w = math.min(w, math.floor(h * augment.ratio[1] + 0.5))
-    crop_h = fn.reductions.sum(first * try_h) + none * center_h
-    crop_w = fn.reductions.sum(first * try_w) + none * center_w
-    at = inputs["crop_at"]
-    top = none * math.floor((h - crop_h) / 2) + (1 - none) * math.floor(at[0] * (h - crop_h + 1))
-    left = none * math.floor((w - crop_w) / 2) + (1 - none) * math.floor(at[1] * (w - crop_w + 1))
-    corner = fn.cast(fn.stack(top, left), dtype=types.INT32)
-    image = _decode_slice(encoded, corner, fn.cast(fn.stack(crop_h, crop_w), dtype=types.INT32), device)
-    return resize_on_cpu(image, image_size) if device == "cpu" else resize(image, image_size)
+    size = fn.reductions.sum(sizes * (score == best), axes=1)
+    # position: at * (sides - size + 1), and for the central crop (sides - size) / 2, both rounded down
+    drawn = best > 1
+    at = (inputs["crop_at"] - 0.5) * drawn + 0.5
+    corner = fn.cast(math.floor(at * (sides - size + drawn)), dtype=types.INT32)
+    return _decode_slice(encoded, corner, fn.cast(size, dtype=types.INT32), device, decoder)
 
 
-def _decode_slice(encoded: Any, corner: Any, size: Any, device: str) -> Any:
+def _decode_slice(encoded: Any, corner: Any, size: Any, device: str, decoder: str) -> Any:
     """Decode a box (corner and size in pixels, HW) to RGB uint8 HWC. The EXIF orientation is ignored, as by Pillow."""
-    return fn.decoders.image_slice(
+    image = fn.decoders.image_slice(
         encoded, corner, size, normalized_anchor=False, normalized_shape=False, axis_names="HW",
-        output_type=types.RGB, adjust_orientation=False, **_decoder(device),
+        output_type=types.RGB, adjust_orientation=False, **_decoder(decoder),
     )  # fmt: skip
+    return image.gpu() if (device, decoder) == ("gpu", "cpu") else image
 
 
 def _decoder(device: str) -> dict[str, Any]:
@@ -127,28 +119,3 @@ def _half(difference: Any) -> Any:
 def resize(image: Any, side: int) -> Any:
     """Resize to [side, side] with DALI: bicubic with antialias, uint8 HWC."""
     return fn.resize(image, size=[side, side], interp_type=types.INTERP_CUBIC, antialias=True)
-
-
-@do_not_convert
-def resize_on_cpu(image: Any, side: int) -> Any:
-    """Resize like ``resize``, but with torch: bitwise equal to torchvision, in a fifth of DALI's time on a CPU."""
-    threads = Pipeline.current().num_threads
-
-    def resize_one(pixels: np.ndarray) -> np.ndarray:
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        small = interpolate(image, (side, side), mode="bicubic", antialias=True)
-        return np.ascontiguousarray(small[0].permute(1, 2, 0))
-
-    def resize_batch(images: list[np.ndarray]) -> list[np.ndarray]:
-        return list(map(resize_one, images) if threads == 1 else _pool(threads).map(resize_one, images))
-
-    return fn.python_function(image, function=resize_batch, batch_processing=True, output_layouts="HWC")
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Thread pool of all pipelines.
-
-    DALI never frees the Python functions of a graph. With one pool per pipeline, threads would accumulate.
-    """
-    return ThreadPoolExecutor(threads)

@@ -7,6 +7,8 @@ weight of the original image.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,8 +26,7 @@ def mix(
     If Mixup and CutMix are both enabled, a batch uses CutMix with probability ``switch_prob`` and Mixup otherwise.
     Label smoothing s gives ``1 - s + s / C`` for the true class and ``s / C`` for each other class.
     """
-    targets = torch.full((len(labels), num_classes), mixing.smoothing / num_classes, device=images.device)
-    targets.scatter_(1, labels[:, None], 1 - mixing.smoothing + mixing.smoothing / num_classes)
+    targets = _smooth_targets(num_classes, mixing.smoothing, images.device)[labels]
     rng = np.random.default_rng([seed, MIXING, step, rank])
     use_cutmix = mixing.cutmix > 0 and (mixing.mixup == 0 or rng.random() < mixing.switch_prob)
     if use_cutmix:
@@ -34,6 +35,14 @@ def mix(
     if mixing.mixup > 0:
         return mixup(images, targets, rng.beta(mixing.mixup, mixing.mixup))
     return images, targets
+
+
+@lru_cache(maxsize=4)
+def _smooth_targets(num_classes: int, smoothing: float, device: torch.device) -> Tensor:
+    """Return the targets [C, C] of all classes."""
+    with torch.inference_mode(False):
+        targets = torch.full((num_classes, num_classes), smoothing / num_classes, device=device)
+        return targets.fill_diagonal_(1 - smoothing + smoothing / num_classes)
 
 
 def mixup(images: Tensor, targets: Tensor, lam: float) -> tuple[Tensor, Tensor]:
@@ -58,6 +67,6 @@ def cutmix(images: Tensor, targets: Tensor, lam: float, center: np.ndarray) -> t
     left, right = max(x - half_w, 0), min(x + half_w, width)
     top, bottom = max(y - half_h, 0), min(y + half_h, height)
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right].roll(1, 0)
     kept = 1 - (right - left) * (bottom - top) / (width * height)
     return mixed, targets.roll(1, 0).lerp(targets, kept)

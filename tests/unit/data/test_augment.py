@@ -12,10 +12,11 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as tv
 
+from tests.benchmarks.call_counter import CallCounter
 from tests.helpers.photos import cpu_rank, photo_crop, take
-from vitas_ds.config import Augment
+from vitas_ds.config import Augment, Mixing
 from vitas_ds.data import augment as aug
-from vitas_ds.data import dali_augment, dali_crop, loader
+from vitas_ds.data import dali, dali_augment, dali_crop, loader, mixing, point_ops
 from vitas_ds.data.sources import read_folder
 
 SIZE = 224
@@ -51,11 +52,19 @@ def apply_ours(op, settings):
     photos = PHOTOS * len(settings)
     ops = np.full(len(photos), op, dtype=np.int32)
     levels, signs = (np.repeat(values, len(PHOTOS)) for values in zip(*settings, strict=True))
-    inputs = [
-        (ops, types.INT32), (aug.op_value(ops, levels, signs * levels), types.FLOAT),
-        (aug.op_matrix(ops, signs * levels, SIZE), types.FLOAT),
-    ]  # fmt: skip
-    return run_graph(lambda *nodes: dali_augment.rand_augment(*nodes, MEAN), photos, inputs)
+    return run_layer(photos, ops, aug.op_value(ops, levels, signs * levels), aug.op_matrix(ops, signs * levels, SIZE))
+
+
+def run_layer(photos, *draws):
+    """Run the graph of one RandAugment operation per image."""
+    parameters = point_ops.layer_inputs(*draws)
+    inputs = [(parameters[name], dali.TYPES[name][0]) for name in point_ops.LAYER]
+
+    def graph(image, *nodes):
+        layer = {name: nodes[i] for i, name in enumerate(point_ops.LAYER)}
+        return dali_augment.rand_augment(image, layer, MEAN, SIZE)
+
+    return run_graph(graph, photos, inputs)
 
 
 def apply_timm(op, level, sign, monkeypatch):
@@ -89,7 +98,8 @@ def test_op_0_keeps_the_image():
 
 def test_auto_contrast_keeps_a_constant_image():
     flat = [Image.new("RGB", (SIZE, SIZE), (7, 0, 255))]
-    (out,) = run_graph(dali_augment.auto_contrast, flat, [])
+    op = np.array([aug.AUTO_CONTRAST], np.int32)
+    (out,) = run_layer(flat, op, aug.op_value(op, np.ones(1), np.ones(1)), aug.op_matrix(op, np.ones(1), SIZE))
     assert (out == np.asarray(flat[0])).all()
 
 
@@ -99,7 +109,7 @@ def test_auto_contrast_keeps_a_constant_image():
 @pytest.mark.parametrize("factor", [0.6, 0.85, 1.4])
 def test_color_jitter_equals_torchvision(op, function, factor):
     n = len(PHOTOS)
-    inputs = [(np.full(n, op, np.int32), types.INT32), (np.full(n, factor, np.float32), types.FLOAT)]
+    inputs = [(point_ops.jitter_map(np.full(n, op), np.full(n, factor)), types.FLOAT)]
     for found, photo in zip(run_graph(dali_augment.jitter, PHOTOS, inputs), PHOTOS, strict=True):
         assert np.abs(found - np.asarray(function(photo, factor))).max() <= 1
 
@@ -132,7 +142,7 @@ def test_layers_are_independent():
 def plain_crop(draws, row, height, width, ratio):
     """Compute torchvision's RandomResizedCrop.get_params from the same draws, as a loop."""
     side = (height * width) ** 0.5
-    for h_factor, w_factor in zip(draws["crop_h"][row], draws["crop_w"][row], strict=True):
+    for h_factor, w_factor in draws["crop"][row].T:
         h, w = round(h_factor * side), round(w_factor * side)
         if 0 < w <= width and 0 < h <= height:
             y, x = draws["crop_at"][row]
@@ -213,6 +223,41 @@ def test_erase_fills_only_the_box_with_unit_noise():
     single = torch.full((1, 3, 64, 64), 9.0)
     aug.erase(single, boxes[3:], 1, [103])
     assert torch.equal(single[0], images[3])  # the noise depends on the slot, not on the position in the batch
+
+
+def test_noise_is_normal_and_differs_between_slots():
+    images = torch.zeros(64, 3, 32, 32)
+    noise = aug._noise(images, 5, 1000)
+    assert noise.mean().abs() < 0.01 and (noise.std() - 1).abs() < 0.01
+    together = noise.reshape(64, -1)
+    assert (torch.corrcoef(together) - torch.eye(64)).abs().max() < 0.1
+    # the last slots before the table repeats, and the first ones after it
+    wrap = aug.PERIOD // aug.SHIFT - 1
+    for slot in range(wrap, wrap + 4):
+        single = aug._noise(images[:1], 5, slot)
+        assert torch.equal(single[0], aug._noise(images, 5, wrap)[slot - wrap])
+    assert not torch.equal(aug._noise(images, 6, 1000), noise)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_erasing_and_mixing_take_at_most_8_kernels(kind):
+    """Count the calls of the path for GPUs. The copy of the masks from pinned memory is not a kernel."""
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16)
+    boxes, noise = aug.erase_boxes(0.9, 32, 0, 0, 16), aug._noise(images, 0, 0)
+    config = Mixing(**{kind: 0.8})
+    mixing.mix(images, labels, config, 100, 0, 0, 0)  # fills the cache of targets
+    with CallCounter() as counter:
+        aug._erase_together(images, boxes, noise)
+        mixing.mix(images, labels, config, 100, 0, 0, 0)
+    assert counter.calls.total() <= 8, counter.calls
+
+
+def test_erasing_together_equals_erasing_each():
+    images = torch.randn(32, 3, 40, 40)
+    boxes, noise, copy = aug.erase_boxes(0.5, 40, 0, 0, 32), aug._noise(images, 0, 0), images.clone()
+    aug._erase_together(images, boxes, noise)
+    aug._erase_each(copy, boxes, noise)
+    assert torch.equal(images, copy)
 
 
 def test_rows_of_the_table_do_not_depend_on_the_first_row():

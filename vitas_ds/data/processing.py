@@ -1,0 +1,30 @@
+"""What a pipeline does to images, and how it fails. Importing this module does not import DALI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitas_ds.config import Augment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Image processing of a graph. Without ``augment``, it is the preprocessing of evaluation."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int = 0  # evaluation: length of the shorter side
+    augment: Augment | None = None
+    uint8: bool = False  # evaluation: skip normalization and return uint8 pixels [3, H, W]
+    source: Literal["file", "bytes"] = "file"  # input: the path of a file as bytes, or an encoded image
+    decoder: Literal["auto", "host"] = "auto"  # host: decode on the CPU on GPUs too
+
+
+class BadImages(Exception):
+    """DALI failed to decode. At least one batch of ``pending`` (oldest first) contains an unreadable image."""
+
+    def __init__(self, pending: list[Any], message: str):
+        super().__init__(message)
+        self.pending = pending
