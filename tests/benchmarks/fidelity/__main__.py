@@ -80,7 +80,8 @@ def report(args: argparse.Namespace) -> Iterator[str]:
 
 def headline(row: dict) -> str:
     """Return the numbers of a row for a line of progress."""
-    numbers = [f"{key} {row[key]:.4g}" for key in ("accuracy", "loss", "steps") if key in row]
+    shown = {key: row.get(key) for key in ("accuracy", "loss", "steps")}  # the steps of several supernets are a list
+    numbers = [f"{key} {value:.4g}" for key, value in shown.items() if isinstance(value, int | float)]
     return ", ".join([*numbers, f"{row['seconds']} s"])
 
 

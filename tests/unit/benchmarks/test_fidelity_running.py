@@ -41,6 +41,11 @@ def test_an_invalid_line_of_the_record_is_an_error(tmp_path, line):
         Record(record.path)
 
 
+def test_a_line_of_progress_has_the_numbers_of_a_row():
+    assert command.headline({"accuracy": 0.5, "steps": 1234, "seconds": 3.5}) == "accuracy 0.5, steps 1234, 3.5 s"
+    assert command.headline({"steps": [10, 20], "scores": {}, "seconds": 3.5}) == "3.5 s"
+
+
 def test_a_folder_is_locked_by_one_start(tmp_path):
     with lock.alone(tmp_path / "x"), pytest.raises(UserError, match="another start"), lock.alone(tmp_path / "x"):
         pass
