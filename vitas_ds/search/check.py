@@ -11,8 +11,10 @@ search/check/        states and results of the trainings; see finalists_store.py
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from vitas_ds.search.feasible.table import FeasibleSet
 from vitas_ds.search.finalists import settings as training_settings
 from vitas_ds.search.finalists_plan import Rung
 from vitas_ds.search.finalists_store import Outcome, Store, name_of
-from vitas_ds.search.finalists_training import Trial, training_images
+from vitas_ds.search.finalists_training import VOTE_EVERY, Trial, training_images
 from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.scorer import Scorer
@@ -59,6 +61,25 @@ class CheckDir(RunDir):
     @override
     def finalists(self) -> Path:
         return self.check
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Work of this rank when it starts a network: MACs times steps.
+
+    Attributes:
+        start: Time of the start of the first network.
+        before: Work done since then.
+        left: Work left.
+    """
+
+    start: float
+    before: int
+    left: int
+
+    def seconds_left(self, done: int) -> float:
+        """Return the remaining seconds after ``done`` of the network's own work."""
+        return max(self.left - done, 0) * (time.monotonic() - self.start) / (self.before + done)
 
 
 @dataclass(frozen=True)
@@ -144,9 +165,11 @@ class Check:
         self._print_cost(macs, len(todo))
         meeting, stopped = MeetingPoint(self.ranks, self.config.run.timeout), False
         group = split(self.ranks, largest_divisor(self.ranks.world_size, max(len(todo), 1)), self.config.run.timeout)
-        for task in plan.deal([float(macs[i]) for i in todo], group.count)[group.index]:
-            trial = self._trial(group, specs[todo[task]], todo[task])
-            stopped = not trial.run(steps, self._progress(todo[task]))
+        own = [todo[task] for task in plan.deal([float(macs[i]) for i in todo], group.count)[group.index]]
+        start, work = time.monotonic(), [macs[i] * (steps - store.saved_step(name_of(specs[i]))) for i in own]
+        for place, i in enumerate(own):
+            pace = Pace(start, sum(work[:place]), sum(work[place:]))
+            stopped = not self._trial(group, specs[i], i).run(steps, self._progress(i, macs[i], pace))
             if stopped:
                 break
         if meeting.any(stopped, self._pass_on_stop_requests):
@@ -167,9 +190,13 @@ class Check:
         label = f"network {i + 1} of the check"
         return Trial(self._training, self.inputs, self._store, self.ranks, group, spec, label)
 
-    def _progress(self, i: int) -> Callable[[int, float], None]:
+    def _progress(self, i: int, macs: int, pace: Pace) -> Callable[[int, float], None]:
+        first: list[int] = []
+
         def report(step: int, loss: float) -> None:
-            self.tracker.progress(0, {"loss": loss, "check": i + 1, "check_step": step}, float("nan"))
+            first.append(step)
+            left = pace.seconds_left(macs * (step - first[0] + VOTE_EVERY))
+            self.tracker.progress(0, {"loss": loss, "check": i + 1, "check_step": step}, left)
 
         return report
 
@@ -180,36 +207,45 @@ class Check:
     def _report(self, result: dict[str, Any]) -> None:
         write_json(self.run.check, result)
         self.tracker.print(f"search: check, {describe(result)}")
-        self.tracker.evaluation(1, {f"check/{name}": result[name] for name in ("tau", "low", "high")})
+        flat = {"tau" if name == "value" else name: value for name, value in result["tau"].items()}
+        self.tracker.evaluation(1, {f"check/{name}": value for name, value in flat.items()})
         self.tracker.table("search/check", COLUMNS, table_rows(result))
         self.tracker.image("search/check", save_figure(result, self.run.figures))
 
 
 def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome]) -> dict[str, Any]:
-    """Return ``check.json`` without the settings: tau, its 95 % interval over networks, a row per network."""
-    truth = np.array([outcome.accuracy for outcome in outcomes])
-    found: Estimate = agreement(tau, np.array([[score.value for score in scores]]), truth)
+    """Return ``check.json`` without the settings.
+
+    It has Kendall's tau with its 95 % interval over networks, the same of the pairs with equal patch sizes (None if all
+    are equal), and a row per network.
+    """
+    truth, predicted = np.array([o.accuracy for o in outcomes]), np.array([[score.value for score in scores]])
+    found = agreement(tau, predicted, truth)
+    patch_sizes = np.array([spec.patch_size for spec in specs])
+    within = agreement(partial(tau, like=patch_sizes), predicted, truth) if len(set(patch_sizes)) > 1 else None
     rows = [
         {"score": score.value, "stderr": score.stderr, "accuracy": outcome.accuracy, "steps": outcome.step,
          "seconds": outcome.seconds, "macs": spec_macs(spec), "spec": spec.to_dict()}
         for spec, score, outcome in zip(specs, scores, outcomes, strict=True)
     ]  # fmt: skip
-    return {"tau": found.value, "low": found.low, "high": found.high, "steps": outcomes[0].step, "nets": rows}
+    return {
+        "tau": asdict(found), "within_patch_size": within and asdict(within), "steps": outcomes[0].step, "nets": rows,
+    }  # fmt: skip
 
 
 def describe(result: dict[str, Any]) -> str:
     """Return the result as one clause."""
-    found = Estimate(result["tau"], result["low"], result["high"])
+    found, within = Estimate(**result["tau"]), result["within_patch_size"]
     text = (
         f"Kendall's tau {found} between the scores by the supernet and the accuracy of {len(result['nets'])} networks "
-        f"after {result['steps']:,} steps alone"
+        f"after {result['steps']:,} steps alone" + (f", {Estimate(**within)} within a patch size" if within else "")
     )
     return text if found.low > 0 else f"{text}; the interval includes 0: the ranking may be no better than chance"
 
 
 def headline(result: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers for ``summary.json``."""
-    numbers = {name: result[name] for name in ("tau", "low", "high", "steps")}
+    numbers = {name: result[name] for name in ("tau", "within_patch_size", "steps")}
     return numbers | {"nets": len(result["nets"])}
 
 

@@ -21,7 +21,7 @@ def save_figure(result: dict[str, Any], folder: Path) -> Path:
         axes.errorbar(scores, truth, xerr=[row["stderr"] or 0.0 for row in own], fmt="o", ms=5, elinewidth=0.7,
                       label=f"patch size {patch_size}")  # fmt: skip
     axes.set(xlabel="score by the supernet", ylabel=f"accuracy after {result['steps']:,} steps alone")
-    axes.set_title(f"Kendall's tau {Estimate(result['tau'], result['low'], result['high'])}")
+    axes.set_title(f"Kendall's tau {Estimate(**result['tau'])}")
     axes.grid(alpha=0.25)
     axes.legend()
     path = folder / "check.png"

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,18 +31,31 @@ def test_tau_and_rows_by_hand():
     scores = [Score(value, 0.05, 80) for value in (0.2, 0.4, 0.3, 0.5)]
     outcomes = [Outcome(9, value, 0.04, 1.0, 2.5) for value in (0.5, 0.6, 0.7, 0.8)]
     found = check.compare(specs, scores, outcomes)
-    assert found["tau"] == pytest.approx(4 / 6) and found["low"] <= found["tau"] <= found["high"] <= 1
+    assert found["tau"]["value"] == pytest.approx(4 / 6)
+    assert found["tau"]["low"] <= found["tau"]["value"] <= found["tau"]["high"] <= 1
+    assert found["within_patch_size"] is None
+    sizes = [replace(spec, patch_size=7 if i in (1, 2) else 14) for i, spec in enumerate(specs)]
+    assert check.compare(sizes, scores, outcomes)["within_patch_size"]["value"] == 0  # of two pairs, one is in order
     assert found["nets"][2] == {
         "score": 0.3, "stderr": 0.05, "accuracy": 0.7, "steps": 9, "seconds": 2.5, "macs": spec_macs(specs[2]),
         "spec": specs[2].to_dict(),
     }  # fmt: skip
-    assert check.headline(found) == {name: found[name] for name in ("tau", "low", "high", "steps")} | {"nets": 4}
+    numbers = check.headline(found)
+    assert numbers["tau"] == found["tau"] and numbers["nets"] == 4 and numbers["steps"] == 9
     assert check.table_rows(found)[1] == [2, 0.4, 0.05, 0.6, spec_macs(specs[1]), 2, 7, 32]
     text = (
         "Kendall's tau 0.60 [{}, 0.90] between the scores by the supernet and the accuracy of 4 networks after 9 steps"
     )
-    assert check.describe(found | {"tau": 0.6, "low": 0.1, "high": 0.9}) == text.format("0.10") + " alone"
-    assert "may be no better than chance" in check.describe(found | {"tau": 0.6, "low": -0.1, "high": 0.9})
+    assert check.describe(found | {"tau": {"value": 0.6, "low": 0.1, "high": 0.9}}) == text.format("0.10") + " alone"
+    assert "may be no better than chance" in check.describe(found | {"tau": {"value": 0.6, "low": -0.1, "high": 0.9}})
+    within = {"value": -0.5, "low": -1.0, "high": 0.2}
+    assert "-0.50 [-1.00, 0.20] within a patch size" in check.describe(found | {"within_patch_size": within})
+
+
+def test_the_remaining_time_by_hand():
+    """A network of 3 units of work is done after 6 s, 1 of 4 of the next one after 2 s: 3 are left."""
+    pace = check.Pace(time.monotonic() - 8, 3, 4)
+    assert pace.seconds_left(1) == pytest.approx(3 * 2, abs=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +97,10 @@ def test_the_result_is_in_every_record(done):
     assert len({json.dumps(row["spec"]) for row in rows}) == 5
     assert {row["spec"]["patch_size"] for row in rows} == {7, 14} and len({row["accuracy"] for row in rows}) > 1
     expected = kendalltau([row["score"] for row in rows], [row["accuracy"] for row in rows]).statistic
-    assert result["tau"] == pytest.approx(0.0 if np.isnan(expected) else expected)
+    assert result["tau"]["value"] == pytest.approx(0.0 if np.isnan(expected) else expected)
     assert read_summary(done)["search"]["check"] == check.headline(result)
     (record,) = [row for row in read_metrics(done) if row.get("evaluation")]
-    assert record["check/tau"] == result["tau"] and (done.figures / "check.png").exists()
+    assert record["check/tau"] == result["tau"]["value"] and (done.figures / "check.png").exists()
     known = {c.spec.key(): c.value for c in read_ledger(done.ledger)}
     both = [row for row in rows if json.dumps(row["spec"]) in known]
     assert all(known[json.dumps(row["spec"])] == row["score"] for row in both)
@@ -111,8 +126,8 @@ def test_a_check_that_a_signal_stops_resumes_to_the_same_result(words, done, mon
     config = config_of(words, "stopped", 5)
     progress, calls = check.Check._progress, []
 
-    def stopping(self, i):
-        report = progress(self, i)
+    def stopping(self, i, *pace):
+        report = progress(self, i, *pace)
 
         def stop(step, loss):
             report(step, loss)
