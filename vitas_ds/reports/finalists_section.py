@@ -50,7 +50,7 @@ def cost(run: RunDir) -> str:
     if not numbers:
         return ""
     return (
-        f"{numbers['candidates']} candidates in {numbers['rungs']} rungs: {short(numbers['macs'])} MACs, "
+        f"{numbers['candidates']} candidates in {numbers['rungs']} rungs: {numbers['macs']:.3g} MACs, "
         f"{short(numbers['retrainings'])} times one retraining, {clock(numbers['seconds'])} in total."
     )
 
