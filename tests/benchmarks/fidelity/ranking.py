@@ -8,7 +8,17 @@ import numpy as np
 
 from tests.benchmarks.fidelity.alone import binned, genes
 from tests.benchmarks.fidelity.record import Record
-from tests.benchmarks.fidelity.scores import base_of, main_way, pairs, scored, scores_of, stacked, supernets, ways
+from tests.benchmarks.fidelity.scores import (
+    CHECKPOINT,
+    base_of,
+    main_way,
+    pairs,
+    scored,
+    scores_of,
+    stacked,
+    supernets,
+    ways,
+)
 from tests.benchmarks.fidelity.truth import EQUAL, GROUPS, WITHIN, Truth
 
 NOTES = """tau is Kendall's tau between the scores and the mean over the trainings of each subnet. *Of the ceiling*
@@ -62,10 +72,10 @@ def by_way(record: Record, truth: Truth) -> list[dict[str, Any]]:
 
 
 def by_way_of(record: Record, truth: Truth, variants: list[str]) -> list[dict[str, Any]]:
-    """Return a row for each way of scoring some variants."""
+    """Return a row for each way of scoring some variants, without earlier checkpoints."""
     rows, main = [], main_way(record)
     for name in dict.fromkeys(variants):
-        for way in ways(record, name):
+        for way in (way for way in ways(record, name) if CHECKPOINT not in way):
             both = pairs(scores_of(record, truth, name, way), scores_of(record, truth, name))
             if both:
                 rows.append({"supernet": name, "score": way} | _against(truth, *both, main, way != main))

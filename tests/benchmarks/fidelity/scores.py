@@ -16,6 +16,7 @@ from tests.benchmarks.fidelity.truth import Truth
 
 BASES = ("budget", "default", "base")  # each is compared with the next one, all other variants with the first
 WAY = "accuracy"  # the score of the product
+CHECKPOINT, LAST = ", at ", 3  # name of a score before the end of the training; checkpoints in a mean
 
 
 def supernets(record: Record) -> list[str]:
@@ -24,13 +25,29 @@ def supernets(record: Record) -> list[str]:
 
 
 def ways(record: Record, variant: str | None = None) -> list[str]:
-    """Return the ways of scoring that a variant (None: any) has, the score of the product first."""
+    """Return the ways of scoring that a variant (None: any) has: that of the product, others, earlier checkpoints."""
     rows = [row for row in _scored_rows(record) if variant in (None, row["what"])]
-    return sorted(dict.fromkeys(way for row in rows for way in row["scores"]), key=lambda way: way != WAY)
+    found = dict.fromkeys(way for row in rows for way in row["scores"])
+    return sorted(found, key=lambda way: (way != WAY, CHECKPOINT in way))
 
 
 def _scored_rows(record: Record) -> list[dict[str, Any]]:
-    return [*record.of("supernet"), *record.of("adapted")]
+    rows = [*record.of("supernet"), *record.of("adapted")]
+    return [row | {"scores": row["scores"] | _means(row["scores"])} for row in rows]
+
+
+def _means(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the mean score over the last checkpoints, for each way of scoring that has earlier ones."""
+    found = {}
+    for way, last in scores.items():
+        earlier = [scores[other] for other in scores if other.startswith(f"{way}{CHECKPOINT}")][1 - LAST :]
+        if earlier:
+            parts = [*earlier, last]
+            common = [name for name in last if all(name in part for part in parts)]
+            found[f"{way}, mean of {len(parts)} checkpoints"] = {
+                name: float(np.mean([part[name] for part in parts])) for name in common
+            }
+    return found
 
 
 def main_way(record: Record) -> str:

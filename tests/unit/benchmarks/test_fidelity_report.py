@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from tests.benchmarks.fidelity import __main__ as command
-from tests.benchmarks.fidelity import alone, document, longer, picks, ranking, scores
+from tests.benchmarks.fidelity import alone, document, early, longer, picks, ranking, scores
 from tests.benchmarks.fidelity.record import KEYS, Record
 from tests.benchmarks.fidelity.truth import ALL, EQUAL, WITHIN, Truth
 from tests.helpers.paths import ROOT
@@ -170,6 +170,36 @@ def test_ways_of_scoring_are_compared_on_the_same_supernets(record):
     assert [(row["supernet"], row["score"]) for row in rows] == [
         ("ordinal", "accuracy"), ("ordinal", "half"), ("default", "accuracy"), ("default", "minus loss"),
     ]  # fmt: skip
+
+
+def test_the_mean_of_checkpoints_by_hand(record):
+    """Of the last three: 0.75, 0.9 and the end. The adapted scores have none."""
+    marks = {"0.5": 100 * MEAN, "0.75": shuffled(1), "0.9": shuffled(2)}
+    ways = {f"accuracy, at {mark}": row[:12] for mark, row in marks.items()} | {"accuracy": shuffled(3), "loss": MEAN}
+    record.add(supernet("ordinal", 0, ways))
+    mean = "accuracy, mean of 3 checkpoints"
+    assert scores.ways(record)[:3] == ["accuracy", "loss", mean] and len(scores.ways(record)) == 6
+    found = scores.scores_of(record, Truth(record), "ordinal", mean)[0]
+    assert found[:12] == pytest.approx((shuffled(1) + shuffled(2) + shuffled(3))[:12] / 3)
+    assert np.isnan(found[12:]).all()
+    rows = ranking.by_way_of(record, Truth(record), ["ordinal"])
+    assert [row["score"] for row in rows] == ["accuracy", "loss", mean]
+
+
+def test_a_part_of_a_training_is_compared_with_another_seed(record):
+    """By hand: the curve of seed s repeats the order of its own end, or of the other seed's."""
+    for seed, order in ((0, 1), (1, -1)):
+        for i, name in enumerate(EQUALS + SPREADS):
+            own, other = 0.5 + order * i / 100, 0.5 - order * i / 100
+            curve = {"0": {}, "25": {"accuracy": own, "loss": -other}, "100": {"accuracy": 0.5, "loss": 1.0}}
+            record.add(net(name, seed, own, curve=curve))
+    rows = early.table(record, Truth(record))
+    assert [(row["part of the training"], row["score"]) for row in rows] == [
+        ("0.25", "accuracy"), ("0.25", "loss"), ("1", "accuracy"), ("1", "loss"),
+    ]  # fmt: skip
+    assert [row[f"tau, {EQUAL}"].value for row in rows] == pytest.approx([-1, 1, 0, 0])
+    record.add(net("equal 00", 0, 0.5))
+    assert early.table(record, Truth(record)) == []  # one subnet has no curve
 
 
 def test_scores_after_a_short_training_are_ways_of_their_supernet(record):
