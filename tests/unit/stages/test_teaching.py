@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,7 +62,16 @@ def test_the_digest_covers_weights_architecture_and_normalization(tmp_path: Path
     # the same tensors, but another softmax
     heads = replace(SPEC, layers=(LayerSpec(2, 30, 40, 0.5),))
     others = [digest("b", mean=0.4), digest("c", spec=heads), digest("d", spec=replace(SPEC, embed_dim=16))]
-    assert len({first, *others}) == 4
+    weights = tmp_path / "a" / "model.safetensors"
+    save_file({name: value + 1e-6 for name, value in load_file(weights).items()}, weights)
+    others.append(load_teacher(recipe(tmp_path / "a"), "retrain", IMAGES, CPU).digest)
+    assert len({first, *others}) == 5
+
+
+def test_images_are_normalized_for_the_teacher(tmp_path: Path) -> None:
+    teacher = load_teacher(recipe(export(tmp_path / "net", mean=0.25)), "retrain", IMAGES, CPU)
+    pixels = torch.rand(3, 3, 28, 28)
+    torch.testing.assert_close(teacher((pixels - 0.5) / 0.5), random_network(SPEC)((pixels - 0.25) / 0.5).detach())
 
 
 def test_teachers_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
