@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.data.sampler import steps_per_epoch
@@ -61,17 +63,18 @@ class FinalistsResult:
         return {"finalist": entry | ({"side": outcome.side} if outcome.side else {})}
 
 
-def check_inputs(config: Config, inputs: ScoringInputs) -> None:
-    """Check before the search what the finalists need after it.
+def check_inputs(config: Config, inputs: ScoringInputs, device: torch.device) -> None:
+    """Check before the search what trainings in it need.
 
     Raises:
         UserError: There are fewer training images than a batch, or the device does not support the precision.
     """
+    precision.check(config.engine, device)
     images, batch_size = len(training_images(inputs)), config.retrain.batch_size
     if not steps_per_epoch(images, config.retrain.augment.aug_repeats, batch_size):
         raise UserError(
             f"retrain.batch_size: {batch_size} is more than the {images} training images without the search images, "
-            "on which the finalists train"
+            "on which finalists train"
         )
 
 
@@ -107,7 +110,6 @@ def run_finalists(
         Preempted: A rank was asked to stop; the states are saved.
         UserError: The finalists were trained with other settings.
     """
-    precision.check(config.engine, ranks.device)
     store, wanted = Store(run), settings(config, inputs)
     comm.from_main(lambda: store.open(wanted))
     rungs = plan.make_rungs(config.search.finalists, len(candidates))
@@ -225,8 +227,10 @@ class Halving:
         ordered = [row["candidate"] - 1 for row in rows]
         if self.ranks.is_main:
             self.store.write_rows(self.rows)
-            for i in ordered if last else ordered[kept:]:
+            for i in ordered[kept:]:
                 self.store.remove(name_of(self.candidates[i].spec))
+            if last:
+                self.store.remove_all()
             self.tracker.image("search/finalists", save_figure(self.rows, self.store.run.figures))
             self.tracker.table("search/finalists", COLUMNS, table_rows(self.rows))
         self._report.finish_rung(number, rows)

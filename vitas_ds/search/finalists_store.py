@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from vitas_ds.run.files import read_json, to_json, write_json, write_tensors, wr
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.training.plain import PlainTrainer
 
+VISIBLE = 120  # seconds until another node sees a new file on NFS
 Row = dict[str, Any]
 """A line of ``finalists.jsonl``."""
 
@@ -131,8 +133,11 @@ class Store:
         """Restore a training from its state. The trainer must be new.
 
         Raises:
-            UserError: The file is damaged.
+            UserError: The file is missing or damaged.
         """
+        give_up = time.monotonic() + VISIBLE
+        while not self._state(name).exists() and time.monotonic() < give_up:
+            time.sleep(0.5)
         metadata = self._metadata(name)
         state: dict[str, Any] = {"model": {}, "averages": {}, **metadata["state"]}
         moments: dict[int, dict[str, Any]] = {}
@@ -153,6 +158,11 @@ class Store:
         """Delete the state of a candidate that dropped out."""
         self._state(name).unlink(missing_ok=True)
 
+    def remove_all(self) -> None:
+        """Delete all states, also those of candidates that an earlier start trained."""
+        for path in self.run.finalist_states.glob("*.safetensors"):
+            path.unlink()
+
     def write_rows(self, rows: list[Row]) -> None:
         """Write ``finalists.jsonl``: one line per candidate and finished rung."""
         write_text(self.run.finalists, "".join(f"{to_json(row)}\n" for row in rows))
@@ -168,7 +178,9 @@ class Store:
             with safe_open(self._state(name), "pt") as file:
                 return {key: json.loads(value) for key, value in file.metadata().items()}
         except (OSError, SafetensorError, ValueError, AttributeError):
-            raise UserError(f"{self._state(name)}: damaged; remove it to train this candidate again") from None
+            raise UserError(
+                f"{self._state(name)}: missing or damaged; remove it to train this candidate again"
+            ) from None
 
 
 def name_of(spec: SubnetSpec) -> str:

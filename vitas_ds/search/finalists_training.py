@@ -95,7 +95,7 @@ class Trial:
     def _open(self, until: int) -> tuple[PlainTrainer, Progress]:
         """Return the trainer, from the saved state if there is one that is not beyond ``until``."""
         cfg, training = self.config.search.finalists, self.config.retrain
-        saved = 0 < self.store.saved_step(self._name) <= until
+        saved = self._agree(0 < self.store.saved_step(self._name) <= until)
         net = VisionTransformer(
             self.spec, training.drop_path_rate, self.config.engine.grad_checkpointing, class_token_only=True
         ).to(self.ranks.device)
@@ -155,10 +155,12 @@ class Trial:
         """Agree within the group on whether to stop, and whether to save. Only the clock of its first rank counts."""
         if preemption.requested():
             self.store.ask_to_stop()
-        main = self.group.is_main
-        votes = torch.tensor([main and self.store.stop.exists(), main and save], device=self.ranks.device)
-        stop, save = self.group.sum(votes.int()).bool().tolist()
-        return stop, save
+        return self._agree(self.store.stop.exists()), self._agree(save)
+
+    def _agree(self, value: bool) -> bool:
+        """Return the value of the first rank of the group: ranks of other nodes may not see a new file at once."""
+        own = torch.tensor(int(value and self.group.is_main), device=self.ranks.device)
+        return bool(self.group.sum(own))
 
     def _save(self, trainer: PlainTrainer, progress: Progress) -> None:
         watchdog.at(f"{self.label}: saving")

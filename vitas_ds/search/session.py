@@ -76,9 +76,9 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
     Raises:
         UserError: A ledger belongs to another search, the budget cannot be met, or there are too few images.
     """
-    cfg, scoring, timing, race = config.search, inputs.settings(config), None, None
+    cfg, scoring, timing, race = config.search, inputs.settings(config, ranks.device), None, None
     if cfg.finalists.count or cfg.check.nets:
-        check_inputs(config, inputs)  # the finalists need them hours later
+        check_inputs(config, inputs, ranks.device)  # the finalists need them hours later
     scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
         timing = calibrate(config, run, run.search_latency, ranks.device, budgets.from_config(cfg))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.finalists import DyingTracker, Killed, ListTracker, Setting, setting
 from vitas_ds.errors import Preempted, UserError
@@ -21,6 +22,7 @@ from vitas_ds.search.finalists_store import read_rows
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.results import write_results
 
+CPU = torch.device("cpu")
 FINALISTS = ("search.finalists.count=4", "search.finalists.steps=24", "retrain.save_minutes=1e-9")
 
 
@@ -163,10 +165,13 @@ def test_results_are_in_the_order_of_the_trainings(tiny, done, tmp_path):
     assert best["finalist"]["steps"] == 24 and best["spec"] == result.ranking[0].spec.to_dict()
 
 
-def test_too_few_training_images_are_an_error_before_the_search(tiny):
+def test_trainings_that_cannot_run_are_errors_before_the_search(tiny):
     retrain = tiny.config.retrain.model_copy(update={"batch_size": 161})
     with pytest.raises(UserError, match=r"retrain\.batch_size: 161 is more than the 160 training images without"):
-        check_inputs(tiny.config.model_copy(update={"retrain": retrain}), tiny.inputs)
+        check_inputs(tiny.config.model_copy(update={"retrain": retrain}), tiny.inputs, CPU)
+    engine = tiny.config.engine.model_copy(update={"precision": "fp16"})
+    with pytest.raises(UserError, match=r"engine\.precision: fp16 needs a GPU"):
+        check_inputs(tiny.config.model_copy(update={"engine": engine}), tiny.inputs, CPU)
 
 
 def test_a_damaged_state_is_one_line(tiny, tmp_path):
@@ -174,5 +179,5 @@ def test_a_damaged_state_is_one_line(tiny, tmp_path):
         tiny.run(tmp_path, DyingTracker(2))
     (state,) = RunDir(tmp_path).finalist_states.glob("*.safetensors")
     state.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=rf"{state.name}: damaged; remove it to train this candidate again"):
+    with pytest.raises(UserError, match=rf"{state.name}: missing or damaged; remove it to train this candidate again"):
         tiny.run(tmp_path)
