@@ -8,8 +8,9 @@ Small networks are limited by the host, which issues one call after the other. T
 A call is an ATen operator that runs a kernel: no views and no allocations. A custom operator is one call.
 
 Forward and backward pass run on fake CUDA tensors in bf16 (fake_cuda.py), with batch 128. The step of the engine runs
-with real tensors on the CPU, because DeepSpeed needs values. A copy between host and device is no call there unless the
-code passes a device to ``torch.tensor``. The networks have 0.90 to 0.95 GMACs, one of each patch size.
+with real tensors on the CPU, because DeepSpeed needs values. Scoring counts one batch of 256 images. A copy between
+host and device is no call there unless the code passes a device to ``torch.tensor``. The networks have 0.90 to 0.95
+GMACs, one of each patch size.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,27 @@ from torch._dynamo.utils import counters
 
 from tests.benchmarks import cpu_step
 from tests.benchmarks.call_counter import CallCounter
-from tests.benchmarks.fake_cuda import fake_cuda, to_fake
+from tests.benchmarks.fake_cuda import CUDA, fake_cuda, to_fake
 from tests.benchmarks.timing import table, write
 from vitas_ds import config
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.data.loader import normalize
+from vitas_ds.distributed.comm import Ranks
+from vitas_ds.models.channels import Rule
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.search.scoring.scorer import Scorer
 from vitas_ds.training.losses import cross_entropy
 
 BATCH, IMAGE, CLASSES = 128, 224, 1000
 NETS = ((14, 77, 9), (16, 230, 9), (32, 384, 15))  # patch_size, embed_dim, depth
 GROWTH = 1.02  # of a count, above which --check fails
-COUNTS = ("forward_backward", "step_zero0", "step_zero1", "waits_zero0", "waits_zero1")
+COUNTS = (
+    "forward_backward", "step_zero0", "step_zero1", "waits_zero0", "waits_zero1", "scoring", "waits_scoring",
+)  # fmt: skip
+SCORED = 256  # images of a batch of scoring
 Row = dict[str, Any]
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and targets
 
@@ -95,6 +104,8 @@ def count_all() -> list[Row]:
         counts = [*supernet, *supernet, *cpu_step.plain_steps(zero, specs)]  # the step is that of the parameters
         for row, (calls, waits) in zip(rows, counts, strict=True):
             row[f"step_{zero}"], row[f"waits_{zero}"] = calls, waits
+    for row, (rule, spec) in zip(rows, product(("bilateral", "ordinal"), specs), strict=False):
+        row["scoring"], row["waits_scoring"] = scoring(rule, spec)
     return [*rows, _row("timm", SubnetSpec(IMAGE, 16, 384, CLASSES, ()))]
 
 
@@ -133,6 +144,27 @@ def forward_backward(model: nn.Module, forward: Callable[..., Tensor], loss: Los
                 logits = forward(images)
             loss(logits, targets).backward()
     return counter
+
+
+def scoring(rule: Rule, spec: SubnetSpec) -> tuple[int, int]:
+    """Return the calls of a batch of a candidate, and the waits of the whole candidate."""
+    supernet, data = Supernet(SearchSpace(), rule, class_token_only=True), config.Data()
+    with fake_cuda() as mode:
+        to_fake(supernet, mode)
+        pixels = torch.empty(2 * SCORED, 3, IMAGE, IMAGE, dtype=torch.uint8, device="cuda")
+        labels = torch.zeros(2 * SCORED, dtype=torch.int64, device="cuda")
+        ranks = Ranks(0, 1, 0, CUDA)
+        one, two = (
+            Scorer(supernet, pixels, labels, lambda x: normalize(x, data), np.arange(count), ranks, SCORED,
+                   autocast=torch.bfloat16)
+            for count in (SCORED, 2 * SCORED)
+        )  # fmt: skip
+        counters = []
+        for scorer in (one, two, one, two):  # the first two fill caches
+            with CallCounter() as counter:
+                scorer.count(spec)
+            counters.append(counter)
+    return counters[3].calls.total() - counters[2].calls.total(), counters[3].waits
 
 
 def graphs(count: int = 60) -> int:
