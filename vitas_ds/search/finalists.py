@@ -175,36 +175,42 @@ class Halving:
         """
         steps = self.rungs[number].steps
         group = self._group(largest_divisor(self.ranks.world_size, len(alive)))
-        remaining = comm.from_main(partial(self._remaining_steps, alive, steps))
+        results, remaining = comm.from_main(partial(self._look_up, alive, steps))
         costs = [float(left * self.candidates[i].costs["macs"]) for i, left in remaining.items()]
         self._report.start_rung(number, remaining, group)
+        own: dict[int, Outcome] = {}
         stopped = False
         for task in plan.deal(costs, group.count)[group.index]:
             i = list(remaining)[task]
-            label = f"finalist {i + 1}"
-            trial = Trial(self.config, self.inputs, self.store, self.ranks, group, self.candidates[i].spec, label)
+            spec, label = self.candidates[i].spec, f"finalist {i + 1}"
+            trial = Trial(self.config, self.inputs, self.store, self.ranks, group, spec, label)
             stopped = not trial.run(steps, self._report.of(i, steps - remaining[i]))
             if stopped:
                 break
+            if group.is_main:
+                own[i] = self._outcome(i, steps)
         if self._meeting.any(stopped, self._pass_on_stop_requests):
             raise Preempted("stopped, the finalists are saved; start it again to resume")
-        return comm.from_main(lambda: {i: self._outcome(i, steps) for i in alive})
+        for others in comm.gather(own):  # rank 0 may not see new files of other nodes yet
+            results |= others
+        return results
 
-    def _remaining_steps(self, alive: list[int], steps: int) -> dict[int, int]:
-        """Return the steps that the candidates without a result have left."""
-        left = {}
+    def _look_up(self, alive: list[int], steps: int) -> tuple[dict[int, Outcome], dict[int, int]]:
+        """Return the known results at a step, and the steps that the other candidates have left."""
+        known, left = {}, {}
         for i in alive:
             name = name_of(self.candidates[i].spec)
-            if self.store.outcome(name, steps) is None:
+            outcome = self.store.outcome(name, steps)
+            if outcome is None:
                 saved = self.store.saved_step(name)
                 left[i] = steps - (saved if saved <= steps else 0)
-        return left
+            else:
+                known[i] = outcome
+        return known, left
 
     def _outcome(self, i: int, steps: int) -> Outcome:
         outcome = self.store.outcome(name_of(self.candidates[i].spec), steps)
-        if outcome is None:
-            raise UserError(f"{self.store.run.path}: rank 0 does not see the results of other ranks; "
-                            "the run folder must be shared by all nodes")  # fmt: skip
+        assert outcome is not None, "written by this rank"
         return outcome
 
     def _group(self, count: int) -> Group:
