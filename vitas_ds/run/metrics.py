@@ -49,6 +49,7 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "loss": lambda x: f"loss {x:.4f}",
     "lr": lambda x: f"lr {x:.2e}",
     "images_per_s": lambda x: f"{x:,.0f} images/s",
+    "mfu": lambda x: f"MFU {x:.0%}",
     "data_wait": lambda x: f"data wait {x:.0%}",
     "memory_gb": lambda x: f"{x:.2f} GB",
 }

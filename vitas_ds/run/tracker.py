@@ -11,7 +11,9 @@ from typing import Any
 class Tracker:
     """A tracker that ignores every call. Close it, or use it as a context manager."""
 
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
+    def log(
+        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0
+    ) -> None:
         """Record the metrics of a step.
 
         Args:
@@ -19,6 +21,7 @@ class Tracker:
             values: Numbers or one-element tensors by name.
             images: Images processed since the last call.
             left: Remaining seconds, nan if unknown; None: estimate them from the steps since the start.
+            ideal: Seconds that the computation since the last call would take at the peak of the device; 0: unknown.
         """
 
     def evaluation(self, step: int, values: dict[str, Any]) -> None:

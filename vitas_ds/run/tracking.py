@@ -46,13 +46,17 @@ class LiveTracker(Tracker):
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
 
     @override
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
+    def log(
+        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0
+    ) -> None:
         now = time.perf_counter()
         seconds = max(now - self.last, 1e-9)
         values = {name: _number(value) for name, value in values.items()}
         values["step_seconds"] = seconds / max(step - self.last_step, 1)
         if images:
             values |= {"images_per_s": images / seconds, "data_wait": min(1.0, self.waited / seconds)}
+        if ideal:
+            values["mfu"] = ideal / seconds
         values["memory_gb"] = peak_memory() / 1e9
         self._write(step, values)
         self.mirror.log(step, values)

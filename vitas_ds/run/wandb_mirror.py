@@ -30,7 +30,9 @@ class WandbMirror(Tracker):
         self.wandb, self.run = wandb, wandb_run
 
     @override
-    def log(self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None) -> None:
+    def log(
+        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0
+    ) -> None:
         self._try(lambda: self.run.log(values | {"step": step}))
 
     @override

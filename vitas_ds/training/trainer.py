@@ -22,6 +22,7 @@ from vitas_ds.distributed import comm, preemption
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine.engine import Engine, Result
+from vitas_ds.engine.peak import device_peak, training_flops
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
@@ -102,6 +103,7 @@ class Trainer:
         self.task, self.ranks, self.engine, self.state = task, ranks, engine, state
         self.tracker, self.watchdog = tracker, watchdog
         self.steps_per_epoch, self.total_steps = count_steps(task)
+        self.peak, self.flops = device_peak(ranks.device), 0.0  # of this rank, since the last metrics record
 
     def run(self, preview: bool = False) -> None:
         """Train until the last step is done and saved.
@@ -164,6 +166,9 @@ class Trainer:
 
     def _train_step(self, batch: Batch, lr: float) -> Result:
         task, engine, step = self.task, self.engine, self.state.step
+        if self.peak:
+            sides = len(getattr(task.model, "sides", "1"))
+            self.flops += training_flops(task.subnets(step), sides, len(batch.labels))
         loss = compute_gradients(task, engine, engine.backward, batch, step, self.ranks.rank)
         return engine.step(task.units_used(step), lr, loss)
 
@@ -212,8 +217,9 @@ class Trainer:
         if replaced:
             values["bad_images"] = int(replaced)
         values |= self.task.metrics(state.step - 1)
-        self.tracker.log(state.step, values, images=state.loss_steps * self.task.training.batch_size)
-        state.loss_sum, state.loss_steps = 0.0, 0
+        ideal = self.flops / self.peak if self.peak else 0.0
+        self.tracker.log(state.step, values, images=state.loss_steps * self.task.training.batch_size, ideal=ideal)
+        state.loss_sum, state.loss_steps, self.flops = 0.0, 0, 0.0
 
     def evaluate(self, again: bool = True) -> bool:
         """Evaluate the network if it is due at this step. All ranks must call this.
