@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
 
+RANDOM_IMAGES = "random images (data.synthetic), the results mean nothing"
+
 
 class Section(BaseModel):
     """A section of the configuration. It is frozen, and rejects unknown keys."""
@@ -52,10 +54,19 @@ class Data(Section):
     resize: int = Field(256, gt=0, description="evaluation: length of the shorter side after resizing, in pixels")
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="mean of RGB in [0, 1], subtracted")
     std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="standard deviation of RGB, a divisor")
+    decoder: Literal["auto", "host"] = Field(
+        "auto", description="JPEG decoder on GPUs. auto: nvJPEG, whose pixels depend on the kind of GPU; host: the CPU "
+        "decoder, with identical pixels on all machines",
+    )  # fmt: skip
+    synthetic: bool = Field(
+        False, description="use random images instead of files, to measure everything except loading; the results "
+        "mean nothing",
+    )  # fmt: skip
     threads: int = Field(0, ge=0, description="decoding threads per rank; 0: the rank's share of the cores")
-    cache: Literal["memory", "device", "file"] = Field(
-        "memory", description="decoded search images: in the memory of each rank, on its device, or in one shared file"
-    )
+    cache: Literal["auto", "device", "memory", "file"] = Field(
+        "auto", description="decoded search images: on the device of each rank, in its memory, or in one shared file; "
+        "auto: on a GPU if they fit, else in memory",
+    )  # fmt: skip
     eval_batch_size: int = Field(256, gt=0, description="images per rank in a forward pass of evaluation and scoring")
 
     @model_validator(mode="after")
@@ -188,6 +199,11 @@ class Supernet(Training):
     private_attention: Literal[0, 1, 2] = Field(
         2, description="parameters private to each num_heads: 0 none, 1 v, 2 q and k (as in ViTAS)"
     )
+    private_norms: bool = Field(False, description="norms private to each pair of patch size and embed_dim")
+    distribution: Literal["uniform", "budget"] = Field(
+        "uniform", description="random subnets: uniform over all choices, or spread evenly over the networks within "
+        "search.macs and the other budgets",
+    )  # fmt: skip
     complementary: bool = Field(False, description="every second step trains the complement of the previous subnet")
     sampling: Literal["single", "sandwich"] = Field(
         "single", description="one random subnet per step, or the smallest, the largest and `random_subnets` "
@@ -302,6 +318,12 @@ class Search(Section):
         "accuracy_mean", description="bilateral: mean accuracy of both sides, or accuracy of the summed logits"
     )
     images: int = Field(0, ge=0, description="search images per candidate; 0: all")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="precision of scoring; null: bf16 on GPUs that have it, else engine.precision"
+    )
+    cuda_graphs: Literal["auto"] | bool = Field(
+        "auto", description="CUDA: replay the batches of a candidate as a CUDA graph; auto: if it has enough of them"
+    )
     ranks_per_candidate: int = Field(
         1, ge=0, description="ranks that share the images of a candidate; 1: each rank scores its own, 0: all share one"
     )
@@ -382,7 +404,10 @@ class Engine(Section):
         "bf16", description="precision of training and scoring; weights are stored and evaluated in fp32"
     )
     grad_checkpointing: bool = Field(False, description="recompute the activations of each block in the backward pass")
-    compile: bool = Field(False, description="torch.compile in retrain and evaluate, and of the supernet's block")
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile of the network in retrain and evaluate, and of the supernet's block; auto: "
+        "only of the network, on GPUs",
+    )  # fmt: skip
     tf32: bool = Field(True, description="CUDA: TF32 in fp32 matrix products")
     kernels: Literal["auto", "triton", "torch"] = Field(
         "auto", description="CUDA: kernels that pack slices, add gradients and normalize; auto: triton if installed"
@@ -396,6 +421,9 @@ class Evaluate(Section):
     """Evaluation on the validation images (stage evaluate)."""
 
     model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="precision of the evaluation; null: bf16 on GPUs that have it, else fp32"
+    )
 
 
 class Export(Section):

@@ -1,9 +1,8 @@
 """Numeric precision: autocast, the fp16 loss scale, TF32 and deterministic kernels.
 
 Weights, gradients, moments and averaged weights are always fp32. With bf16 or fp16, matrix products and convolutions
-of the forward and backward pass are computed in that type (torch.autocast). ZeRO therefore sees an fp32 network, a
-checkpoint contains the exact weights, and training and scoring compute the same way. Evaluation is in fp32 (on CUDA
-with TF32 as configured).
+of the forward and backward pass are computed in that type (torch.autocast). ZeRO therefore sees an fp32 network, and a
+checkpoint contains the exact weights. Scoring and evaluation use bf16 on GPUs that have it.
 """
 
 from __future__ import annotations
@@ -35,6 +34,16 @@ def check(engine: config.Engine, device: torch.device) -> None:
         raise UserError("engine.precision: fp16 needs a GPU; allowed on CPU: fp32, bf16")
     if engine.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(f"engine.precision: {torch.cuda.get_device_name(device)} has no bf16; allowed: fp32, fp16")
+
+
+def fast_precision(device: torch.device, otherwise: str) -> str:
+    """Return bf16 on a GPU that has it."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else otherwise
+
+
+def compiles_network(engine: config.Engine, device: torch.device, zero3: bool = False) -> bool:
+    """Return whether ``engine.compile`` compiles a fixed network as a whole. ZeRO 3 gathers it layer by layer."""
+    return engine.compile is True or (engine.compile == "auto" and device.type == "cuda" and not zero3)
 
 
 def set_backends(engine: config.Engine) -> None:

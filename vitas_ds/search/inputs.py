@@ -11,7 +11,7 @@ from torch import Tensor
 from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.engine.precision import DTYPES
+from vitas_ds.engine.precision import DTYPES, fast_precision
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.search.scoring import racing
 from vitas_ds.search.scoring.ledger import Scoring
@@ -21,8 +21,7 @@ from vitas_ds.training.teacher import TeacherNetwork
 
 def scoring_precision(config: Config, device: torch.device) -> str:
     """Return ``search.precision``, or the default on a device."""
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.search.precision or ("bf16" if on_gpu else config.engine.precision)
+    return config.search.precision or fast_precision(device, config.engine.precision)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitas_ds.config import Config, Data
+from vitas_ds.config import RANDOM_IMAGES, Config, Data
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.preview import save_grid
 from vitas_ds.data.reader import Batch
@@ -29,7 +29,8 @@ def run(config: Config) -> None:
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
     source = model_folder(config.evaluate.model, "evaluate.model", run_dir)
-    key = {"model": str(source), "sha256": weights_digest(source), "val": config.data.val}
+    val = RANDOM_IMAGES if config.data.synthetic else config.data.val
+    key = {"model": str(source), "sha256": weights_digest(source), "val": val, "precision": _precision(config, ranks)}
     previous = read_summary(run_dir).get("evaluate", {})
     if all(previous.get(name) == value for name, value in key.items()):
         if ranks.is_main:
@@ -50,14 +51,14 @@ def _evaluate(config: Config, run_dir: RunDir, ranks: Ranks, source: Path) -> di
     images, data = validation_images(config, model, preprocess, str(source)), preprocess.apply_to(config.data)
     precision.set_backends(config.engine)
     net: nn.Module = model.to(ranks.device)
-    if config.engine.compile:
+    if precision.compiles_network(config.engine, ranks.device):
         net.compile()
     with running(config, "evaluate", ranks, total=len(images)) as tracker:
         watchdog.at("waiting for data")
         batches = eval_batches(images, data, image_size, config.data.eval_batch_size, ranks)
         if ranks.is_main:
             batches = _save_first(batches, run_dir.evaluation_images, images, data, tracker)
-        total, top1, top5 = _count(net, batches, ranks)
+        total, top1, top5 = _count(net, batches, ranks, _precision(config, ranks))
         numbers = {"images": total, "top1": top1 / total, "top5": top5 / total}
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)
         tracker.summary(numbers)
@@ -75,7 +76,11 @@ def _save_first(
         yield batch
 
 
-def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
+def _precision(config: Config, ranks: Ranks) -> str:
+    return config.evaluate.precision or precision.fast_precision(ranks.device, "fp32")
+
+
+def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks, dtype: str) -> list[int]:
     """Return the number of images, of top-1 hits and of top-5 hits, summed over all ranks.
 
     Raises:
@@ -84,7 +89,7 @@ def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks) -> list[int]:
     counts = torch.zeros(4, dtype=torch.int64, device=ranks.device)  # the last one: whether to stop
     for batch in batches:
         watchdog.at("computing")
-        with torch.inference_mode():
+        with torch.inference_mode(), precision.autocast(dtype, ranks.device):
             logits = net(batch.images)
         top_classes = logits.topk(min(5, logits.shape[1])).indices
         hits = top_classes == batch.labels[:, None]

@@ -12,11 +12,12 @@ from torch import Tensor
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.published import find_spec
 from vitas_ds.arch.spec import SubnetSpec, check_spec, read_spec
-from vitas_ds.config import Config
+from vitas_ds.config import RANDOM_IMAGES, Config
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
+from vitas_ds.engine.ds_config import zero_stage
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
@@ -89,7 +90,7 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
     init_weights(model, config.run.seed, config.retrain.init_std)
     init = make_init(config, run_dir, model, images, ranks)
     teacher = load_teacher(config, "retrain", images, ranks.device)
-    if config.engine.compile:
+    if precision.compiles_network(config.engine, ranks.device, zero_stage(config.engine)[0] == 3):
         model.compile()
 
     def losses(net: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
@@ -117,7 +118,8 @@ def _finish(
             model.load_state_dict(consolidate(checkpoint, ema=config.retrain.ema_decay > 0))
         data = config.data
         preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
-        write_model(model, run_dir.retrain_model, preprocess, run_dir.name, {"accuracy": "not evaluated"})
+        facts: dict[str, object] = {"training images": RANDOM_IMAGES} if data.synthetic else {}
+        write_model(model, run_dir.retrain_model, preprocess, run_dir.name, facts | {"accuracy": "not evaluated"})
         update_summary(run_dir, "retrain", numbers | {"macs": spec_macs(spec)})
         print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.retrain_model}")
     comm.barrier()

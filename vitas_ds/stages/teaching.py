@@ -10,6 +10,7 @@ import torch
 
 from vitas_ds.config import Config, Training
 from vitas_ds.data.sources import ImageSet
+from vitas_ds.engine.precision import compiles_network
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, weights_digest
 from vitas_ds.models.vit import VisionTransformer
@@ -39,7 +40,7 @@ def load_teacher(config: Config, section: str, images: ImageSet, device: torch.d
     check_classes(folder, field, preprocess, images)
     digest = _digest(folder, model, preprocess)
     model.class_token_only = True
-    if config.engine.compile:
+    if compiles_network(config.engine, device):
         model.compile()
     return freeze(model, digest, (preprocess.mean, preprocess.std), config.data, config.engine.precision, device)
 

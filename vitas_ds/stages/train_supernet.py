@@ -68,10 +68,10 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
     precision.set_backends(config.engine)  # replay and the measurement of latencies have no engine
     supernet = Supernet(
         config.space, config.supernet.sharing, config.supernet.private_attention, config.engine.grad_checkpointing,
-        class_token_only=True,
+        class_token_only=True, private_norms=config.supernet.private_norms,
     )  # fmt: skip
     init_weights(supernet, config.run.seed, config.supernet.init_std)
-    if config.engine.compile:
+    if config.engine.compile is True:
         supernet.compile_blocks()
     subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks))
     teacher = load_teacher(config, "supernet", images, ranks.device)
@@ -108,10 +108,12 @@ def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: I
 
 def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
     """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
+    in_budget = config.supernet.distribution == "budget"
+    within = feasible_set(config.space, budget.from_config(config.search)) if in_budget else None
 
     @lru_cache(maxsize=4)  # each step asks several times
     def subnets(step: int) -> list[SubnetSpec]:
-        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob)
+        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob, within)
 
     return subnets
 
@@ -122,10 +124,10 @@ def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None
     The budget is ``supernet.throughput`` or ``supernet.macs``, else that of the search: MACs first, then seconds.
 
     Returns:
-        The probability; None without a budget or without identities in the space.
+        The probability; None without a budget, without identities in the space, or with another distribution.
     """
     supernet, search, space = config.supernet, config.search, config.space
-    if not space.identity:
+    if not space.identity or supernet.distribution == "budget":
         return None
     macs = None if supernet.throughput else supernet.macs or search.macs
     if macs:

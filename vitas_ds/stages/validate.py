@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
-from vitas_ds.config import Config, Finalists, Search, Supernet, Teacher, Training
+from vitas_ds.config import Config, Data, Finalists, Search, Supernet, Teacher, Training
 from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.data.sources import check_class_count
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
@@ -46,6 +46,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         config.data.check_resize(config.space.image_size)
     if stage in ("train-supernet", "search", "config"):
         feasible_set(config.space, budget.from_config(config.search))
+        _check_distribution(config)
         check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
         _check_finalists(config, ranks)
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
@@ -54,7 +55,8 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
     if stage in NEEDS_TRAIN:
         _check_models(config, stage)
-    if stage in NEEDS_TRAIN or stage == "evaluate":
+    _check_data(config.data, config.run.device)
+    if (stage in NEEDS_TRAIN or stage == "evaluate") and not config.data.synthetic:
         _check_folders(config, stage)
 
 
@@ -64,7 +66,7 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
             f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}: the "
             "learning rate would never reach its peak"
         )
-    if section == "retrain" and config.engine.compile and zero_stage(config.engine)[0] == 3:
+    if section == "retrain" and config.engine.compile is True and zero_stage(config.engine)[0] == 3:
         raise UserError(
             "engine.compile: a network compiled as a whole cannot be gathered layer by layer, as ZeRO 3 does; use "
             "engine.zero=zero2, or engine.compile=false for retrain"
@@ -78,6 +80,20 @@ def _check_search(search: Search, ranks: int) -> None:
     check_group_size(search.ranks_per_candidate, ranks)
     if search.reuse and not Path(search.reuse).is_file():
         raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
+
+
+def _check_distribution(config: Config) -> None:
+    """Check that ``supernet.distribution: budget`` has a budget whose networks are known without measurements."""
+    if config.supernet.distribution == "uniform":
+        return
+    if not budget.from_config(config.search):
+        raise UserError(
+            "supernet.distribution: budget needs a budget that needs no measurement; set search.macs, or use "
+            "supernet.distribution=uniform"
+        )
+    for name in ("macs", "throughput"):
+        if getattr(config.supernet, name) is not None:
+            warnings.warn(f"supernet.{name} is ignored: supernet.distribution is budget", stacklevel=2)
 
 
 def _check_finalists(config: Config, ranks: int) -> None:
@@ -140,6 +156,17 @@ def _check_models(config: Config, stage: str) -> None:
     for field, model in models.items():
         if model and not (stage != "retrain" and is_unfinished(model)):
             check_fits(find_model(model, field), field, config.space)
+
+
+def _check_data(data: Data, device: str) -> None:
+    """Warn about random images and about settings without effect."""
+    if data.synthetic:
+        warnings.warn(
+            "data.synthetic: random images replace data.train and data.val; accuracies, scores and networks of this "
+            "run mean nothing", stacklevel=2,
+        )  # fmt: skip
+    elif data.decoder == "host" and device == "cpu":
+        warnings.warn("data.decoder is ignored: run.device is cpu, which always decodes on the host", stacklevel=2)
 
 
 def _check_folders(config: Config, stage: str) -> None:
