@@ -396,6 +396,13 @@ class Retrain(Training):
         return self
 
 
+class Profile(Section):
+    """Steps to profile: rank 0 writes `trace.json.gz`, for Perfetto, into the folder of the stage."""
+
+    start: int = Field(10, gt=0, description="first step, from 1; the first steps are slower than the others")
+    steps: int = Field(0, ge=0, description="number of steps; 0: off")
+
+
 class Engine(Section):
     """DeepSpeed, precision and speed."""
 
@@ -412,6 +419,7 @@ class Engine(Section):
     kernels: Literal["auto", "triton", "torch"] = Field(
         "auto", description="CUDA: kernels that pack slices, add gradients and normalize; auto: triton if installed"
     )
+    profile: Profile = Profile()
     deterministic: bool = Field(
         False, description="CUDA: deterministic kernels, which make a resumed run bitwise equal"
     )

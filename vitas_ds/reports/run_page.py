@@ -6,14 +6,15 @@ import json
 import shlex
 from typing import Any
 
-from vitas_ds.config import Config
+from vitas_ds.config import RANDOM_IMAGES, Config
 from vitas_ds.errors import UserError
 from vitas_ds.reports import finalists_section, guidance_section, nets, page, search_section
 from vitas_ds.reports.images import input_images
 from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.run.files import read_json
 from vitas_ds.run.metrics import clock, read_metrics
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary
 
 Rows = list[dict[str, Any]]
 STEP, IMAGES, SHARE = Axis("step"), Axis("images/s"), Axis("share of the time", percent=True)
@@ -36,6 +37,7 @@ def render(run: RunDir) -> str:
         finalists=finalists_section.section(run, config),
         nets=nets.section(nets.compared_networks(run), config),
         retraining=training_charts(metrics, "retrain"),
+        operators=[row for stage in (run.supernet, run.retrain) for row in _operators(stage)],
         images=input_images(run),
         commands=commands(starts),
         versions=versions(starts),
@@ -55,6 +57,14 @@ def read_starts(run: RunDir) -> Rows:
     if not starts:
         raise UserError(f"{run.manifest}: missing or without a start; give the folder of a run")
     return starts
+
+
+def _operators(stage: TrainingDir) -> list[tuple[str, str, int, str, str]]:
+    """Return (stage, operator, calls, time, share) of the most expensive operators that ``engine.profile`` found."""
+    return [
+        (stage.path.name, row["name"], row["calls"], f"{1000 * row['seconds']:.2f} ms", f"{row['share']:.0%}")
+        for row in read_json(stage.operators, [])
+    ]
 
 
 def headlines(run: RunDir) -> list[tuple[str, str, str]]:
@@ -96,8 +106,9 @@ def about(config: Config, starts: Rows) -> str:
     """Return one or two sentences about data, recipe and machine."""
     space, first = config.space, starts[0]
     ranks = "1 rank" if first["world_size"] == 1 else f"{first['world_size']} ranks"
+    images = RANDOM_IMAGES if config.data.synthetic else config.data.train
     return (
-        f"{config.data.train}: {space.num_classes} classes at {space.image_size} px. "
+        f"{images}: {space.num_classes} classes at {space.image_size} px. "
         f"{config.supernet.sharing.capitalize()} sharing, seed {config.run.seed}. "
         f"Started {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {ranks}."
     )

@@ -16,6 +16,7 @@ runs/NAME/
     images.png                first training batch
     subnets.json              subnets whose accuracy is measured during training
     latency.json              latency predictor (only with supernet.throughput)
+    trace.json.gz             steps of engine.profile; operators.json lists the most expensive operators
     divergence.json           latest steps with a non-finite gradient; divergence/ has the weights
   search/
     ledger.jsonl              one line per scored candidate; races.jsonl has partial scores
@@ -63,6 +64,16 @@ class TrainingDir:
     def images(self) -> Path:
         """Picture of the first training batch."""
         return self.path / "images.png"
+
+    @property
+    def trace(self) -> Path:
+        """Chrome trace of the steps of ``engine.profile``."""
+        return self.path / "trace.json.gz"
+
+    @property
+    def operators(self) -> Path:
+        """Most expensive operators of these steps."""
+        return self.path / "operators.json"
 
     @property
     def divergence(self) -> Path:

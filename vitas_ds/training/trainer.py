@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vitas_ds.config import Profile
 from vitas_ds.data.loader import train_batches
 from vitas_ds.data.preview import save_grid
 from vitas_ds.data.reader import Batch
@@ -23,7 +24,9 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.engine.engine import Engine, Result
 from vitas_ds.engine.peak import device_peak, training_flops
+from vitas_ds.engine.profile import StepProfiler
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import open_tracker
@@ -103,6 +106,10 @@ class Trainer:
         self.task, self.ranks, self.engine, self.state = task, ranks, engine, state
         self.tracker, self.watchdog = tracker, watchdog
         self.steps_per_epoch, self.total_steps = count_steps(task)
+        self.profiler = StepProfiler(
+            task.config.engine.profile if ranks.is_main else Profile(), task.folder.trace, self.total_steps,
+            ranks.device.type == "cuda",
+        )  # fmt: skip
         self.peak, self.flops = device_peak(ranks.device), 0.0  # of this rank, since the last metrics record
 
     def run(self, preview: bool = False) -> None:
@@ -119,10 +126,12 @@ class Trainer:
         batches = self._batches(preview)
         last_time = last_save = time.monotonic()
         while state.step < self.total_steps:
+            self.profiler.before(state.step + 1)
             batch = self._next_batch(batches)
             lr = cosine_lr(training, state.step, self.steps_per_epoch)
             norm, loss = self._train_step(batch, lr)
             self._update_state(batch, loss, norm)
+            self._record_profile()
             done = state.step == self.total_steps
             if state.step % training.log_every == 0 or done:
                 self._log(lr, norm)
@@ -137,6 +146,14 @@ class Trainer:
                 last_save = time.monotonic()
             if (stop and not done) or not complete:
                 raise Preempted(f"stopped after step {state.step} of {self.total_steps}; run it again to resume")
+
+    def _record_profile(self) -> None:
+        """Write the operators after the last profiled step."""
+        operators = self.profiler.after(self.state.step)
+        if operators is not None:
+            write_json(self.task.folder.operators, operators)
+            names = ", ".join(f"{row['name']} {row['share']:.0%}" for row in operators)
+            self.tracker.print(f"{self.task.stage}: wrote {self.task.folder.trace}; most expensive operators: {names}")
 
     def _batches(self, preview: bool) -> Iterator[Batch]:
         config, training = self.task.config, self.task.training

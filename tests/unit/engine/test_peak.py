@@ -29,12 +29,10 @@ def test_a_cpu_has_no_peak() -> None:
 
 
 def test_flops_of_a_step_are_those_that_torch_counts() -> None:
-    """Except for the backward pass of the patch embedding, a convolution, of which torch counts far too many."""
+    """Except for the gradient of the images, which the backward pass does not compute. torch miscounts oneDNN's."""
     spec = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 64), LayerSpec(4, 48, 96)))
     net, images = VisionTransformer(spec), torch.randn(3, 3, 32, 32)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as c:
         net(images).sum().backward()
-    counts = counter.get_flop_counts()["Global"]
-    counted = sum(flops for op, flops in counts.items() if "convolution_backward" not in str(op))
     stem = 2 * 3 * 16 * 192 * 48
-    assert counted == training_flops([spec], 1, 3) - 2 * stem
+    assert c.get_total_flops() == training_flops([spec], 1, 3) - stem

@@ -6,7 +6,7 @@ References: torch's own dtypes and flags, and scales by hand.
 import torch
 
 from vitas_ds import config
-from vitas_ds.engine.precision import LossScale, autocast, set_backends
+from vitas_ds.engine.precision import LossScale, autocast, compiles_network, fast_precision, set_backends
 
 
 def test_autocast_computes_in_bf16_and_keeps_fp32_weights() -> None:
@@ -79,3 +79,12 @@ def test_deterministic_follows_the_config() -> None:
     finally:
         set_backends(config.Engine())
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+
+
+def test_fixed_networks_are_compiled_on_gpus_unless_set() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert not compiles_network(config.Engine(), cpu) and compiles_network(config.Engine(), cuda)
+    assert not compiles_network(config.Engine(), cuda, zero3=True)
+    for choice in (True, False):
+        assert compiles_network(config.Engine(compile=choice), cpu) is choice
+    assert fast_precision(cpu, "fp32") == "fp32"
