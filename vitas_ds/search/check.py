@@ -27,7 +27,6 @@ from vitas_ds.config import Config, Finalists
 from vitas_ds.distributed import comm, preemption
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.groups import Group, MeetingPoint, largest_divisor, split
-from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import RunDir
@@ -39,7 +38,7 @@ from vitas_ds.search.feasible.table import FeasibleSet
 from vitas_ds.search.finalists import settings as training_settings
 from vitas_ds.search.finalists_plan import Rung
 from vitas_ds.search.finalists_store import Outcome, Store, name_of
-from vitas_ds.search.finalists_training import VOTE_EVERY, Trial, training_images
+from vitas_ds.search.finalists_training import Trial, training_images
 from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.scorer import Scorer
@@ -146,7 +145,7 @@ class Check:
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the result depends on, apart from the networks."""
-        return {"supernet": self.inputs.digest, "search.side_rule": self.config.search.side_rule, **self._alone()}
+        return self.inputs.settings(self.config, self.ranks.device) | self._alone()
 
     def _alone(self) -> dict[str, Any]:
         """Return the settings that the trainings depend on."""
@@ -155,47 +154,73 @@ class Check:
 
     def _train(self, specs: list[SubnetSpec]) -> list[Outcome]:
         """Train the networks that are not trained yet. Return the results of all."""
-        steps, store = self.config.search.check.steps, self._store
-        precision.check(self.config.engine, self.ranks.device)
-        comm.from_main(lambda: store.open(self._alone()))
-        todo = comm.from_main(
-            lambda: [i for i, spec in enumerate(specs) if store.outcome(name_of(spec), steps) is None]
-        )
+        comm.from_main(lambda: self._store.open(self._alone()))
+        results, left = comm.from_main(lambda: self._look_up(specs))
         macs = [spec_macs(spec) for spec in specs]
-        self._print_cost(macs, len(todo))
-        meeting, stopped = MeetingPoint(self.ranks, self.config.run.timeout), False
-        group = split(self.ranks, largest_divisor(self.ranks.world_size, max(len(todo), 1)), self.config.run.timeout)
-        own = [todo[task] for task in plan.deal([float(macs[i]) for i in todo], group.count)[group.index]]
-        start, work = time.monotonic(), [macs[i] * (steps - store.saved_step(name_of(specs[i]))) for i in own]
-        for place, i in enumerate(own):
-            pace = Pace(start, sum(work[:place]), sum(work[place:]))
-            stopped = not self._trial(group, specs[i], i).run(steps, self._progress(i, macs[i], pace))
-            if stopped:
-                break
+        self._print_cost(macs, len(results))
+        meeting = MeetingPoint(self.ranks, self.config.run.timeout)
+        group = split(self.ranks, largest_divisor(self.ranks.world_size, max(len(left), 1)), self.config.run.timeout)
+        work = {i: macs[i] * steps for i, steps in left.items()}
+        todo, dealt = list(work), plan.deal([float(value) for value in work.values()], group.count)
+        stopped, found = self._train_own(group, specs, {todo[task]: work[todo[task]] for task in dealt[group.index]})
         if meeting.any(stopped, self._pass_on_stop_requests):
             raise Preempted("stopped, the networks of the check are saved; start it again to resume")
-        found = comm.from_main(lambda: [store.outcome(name_of(spec), steps) for spec in specs])
-        assert all(found), "all networks are trained"
-        return found  # type: ignore[return-value]
+        for others in comm.gather(found):  # rank 0 may not see new files of other nodes yet
+            results |= others
+        return [results[i] for i in range(len(specs))]
 
-    def _print_cost(self, macs: list[int], todo: int) -> None:
+    def _train_own(
+        self, group: Group, specs: list[SubnetSpec], work: dict[int, int]
+    ) -> tuple[bool, dict[int, Outcome]]:
+        """Train the networks of this group. Return whether it was asked to stop, and on its first rank the results.
+
+        Args:
+            group: The group of this rank.
+            specs: All networks.
+            work: Work of the networks of this group, MACs times steps.
+        """
+        steps, start, found = self.config.search.check.steps, time.monotonic(), dict[int, Outcome]()
+        before, left = 0, sum(work.values())
+        for i, own in work.items():
+            if not self._trial(group, specs[i], i).run(
+                steps, self._progress(i, specs[i], own, Pace(start, before, left))
+            ):
+                return True, found
+            before, left = before + own, left - own
+            if group.is_main:
+                outcome = self._store.outcome(name_of(specs[i]), steps)
+                assert outcome is not None, "written by this rank"
+                found[i] = outcome
+        return False, found
+
+    def _look_up(self, specs: list[SubnetSpec]) -> tuple[dict[int, Outcome], dict[int, int]]:
+        """Return the known results, and the steps that the other networks have left."""
+        steps, known, left = self.config.search.check.steps, dict[int, Outcome](), dict[int, int]()
+        for i, spec in enumerate(specs):
+            outcome = self._store.outcome(name_of(spec), steps)
+            if outcome is None:
+                left[i] = steps - self._store.saved_step(name_of(spec))
+            else:
+                known[i] = outcome
+        return known, left
+
+    def _print_cost(self, macs: list[int], done: int) -> None:
         training, rungs = self.config.retrain, [Rung(len(macs), self.config.search.check.steps)]
         total = plan.training_macs(rungs, macs, training.batch_size)
         images = len(training_images(self.inputs)) + len(self.inputs.images)
         share = total / plan.retraining_macs(training, images, round(sum(macs) / len(macs)))
-        done = f" ({len(macs) - todo} done)" if todo < len(macs) else ""
-        self.tracker.print(f"search: check, {plan.describe(rungs, total, share)}{done}")
+        known = f" ({done} done)" if done else ""
+        self.tracker.print(f"search: check, {plan.describe(rungs, total, share)}{known}")
 
     def _trial(self, group: Group, spec: SubnetSpec, i: int) -> Trial:
         label = f"network {i + 1} of the check"
         return Trial(self._training, self.inputs, self._store, self.ranks, group, spec, label)
 
-    def _progress(self, i: int, macs: int, pace: Pace) -> Callable[[int, float], None]:
-        first: list[int] = []
+    def _progress(self, i: int, spec: SubnetSpec, work: int, pace: Pace) -> Callable[[int, float], None]:
+        macs, steps = spec_macs(spec), self.config.search.check.steps
 
         def report(step: int, loss: float) -> None:
-            first.append(step)
-            left = pace.seconds_left(macs * (step - first[0] + VOTE_EVERY))
+            left = pace.seconds_left(work - macs * (steps - step))
             self.tracker.progress(0, {"loss": loss, "check": i + 1, "check_step": step}, left)
 
         return report
