@@ -33,6 +33,11 @@ class Job:
     seed: int
     cost: float
 
+    @property
+    def section(self) -> str:
+        """Section of the recipe that the job depends on most."""
+        return "supernet" if self.kind == "supernet" else "retrain"
+
 
 def truth_jobs(study: Study, record: Record) -> list[Job]:
     """Return the trainings of the subnets alone: first those of equal cost, then the longer ones, then the others."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
@@ -103,21 +104,29 @@ class Study:
     def longer_nets(self) -> dict[str, SubnetSpec]:
         """Subnets that are also trained twice as long: evenly chosen among those within the budget."""
         names = [name for name in self.nets if name.startswith("equal")]
-        return {name: self.nets[name] for name in names[:: max(1, len(names) // self.size.longer)][: self.size.longer]}
+        chosen = [names[round(i * len(names) / self.size.longer)] for i in range(self.size.longer)]
+        return {name: self.nets[name] for name in chosen}
 
     def digest(self, section: str) -> str:
         """Return a digest of everything in the recipe that trainings of a section depend on."""
-        return _digest(self._sources(), self.config.space.model_dump(), getattr(self.config, section).model_dump(),
-                       self.net_steps)  # fmt: skip
+        parts = [_changed(self.config.space), _changed(getattr(self.config, section)), self.budget, self.net_steps]
+        return _digest(self._sources(), *parts)
 
     def images_digest(self) -> str:
         """Return a digest of everything that the images as tensors depend on."""
         config = self.config
-        return _digest(self._sources(), config.space.image_size, config.retrain.augment.model_dump(), self.size.views)
+        return _digest(self._sources(), config.space.image_size, _changed(config.retrain.augment), self.size.views)
 
     def _sources(self) -> list[Any]:
-        data = self.config.data.model_dump(exclude={"train", "val", "threads", "cache"})  # the folders may move
+        data = _changed(self.config.data)
+        for name in ("train", "val", "threads", "cache"):  # the folders may move
+            data.pop(name, None)
         return [data, self.config.run.seed, [fingerprint(images) for images in self.images]]
+
+
+def _changed(section: BaseModel) -> dict[str, Any]:
+    """Return the settings that differ from their defaults: new settings of the product do not change a digest."""
+    return section.model_dump(exclude_defaults=True)
 
 
 def _digest(*parts: Any) -> str:

@@ -145,7 +145,8 @@ def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path
                 row["scores"].setdefault(way, {}).update(scores)
         weights.parent.mkdir(parents=True, exist_ok=True)
         torch.save(trainer.model.state_dict(), weights.with_stem(f"{weights.stem} {i}"))
-        progress.path.unlink()
+    for path in saved.parent.glob(f"{saved.stem} *.pt"):  # not earlier: a killed job would repeat its first supernet
+        path.unlink()
     return row | {"scoring_seconds": round(time.thread_time() - clock - row["training_seconds"], 1)}
 
 

@@ -32,8 +32,8 @@ class Work:
         return self.folder / f"images-{self.study.images_digest()}.pt"
 
     def saved(self, job: Job) -> Path:
-        """Return the path of an unfinished training."""
-        return self.folder / "unfinished" / f"{job.name}.pt"
+        """Return the path of an unfinished training. Another recipe has other paths."""
+        return self.folder / "unfinished" / self.study.digest(job.section) / f"{job.name}.pt"
 
     def weights(self, job: Job) -> Path:
         """Return the path of a trained supernet. The first of a variant has the suffix 0."""
