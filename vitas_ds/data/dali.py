@@ -1,7 +1,7 @@
 """DALI pipelines and the loop that runs them.
 
-One graph definition serves GPUs (mixed decoding, GPU operators) and CPUs. Only resize and augmentation in training
-differ: a CPU runs torch and Pillow (``host_augment.py``), a GPU operators of DALI (``dali_augment.py``).
+One graph definition serves GPUs (mixed decoding, GPU operators) and CPUs. In training, a CPU only decodes crops in the
+graph, and torch and Pillow do the rest (``host_augment.py``); a GPU runs operators of DALI (``dali_augment.py``).
 The graph has no random operators: everything that varies between images is an input (``augment.py``), and a pipeline
 has no state to save.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -38,14 +39,8 @@ TYPES: dict[str, tuple[Any, int]] = {
     "bytes": (types.UINT8, 1),
     "crop": (types.FLOAT64, 2),
     "crop_at": (types.FLOAT64, 1),
+    # only in the graph of GPUs
     "flip": (types.INT32, 0),
-    # augmentation on a CPU
-    "jitter_op": (types.INT32, 0),
-    "jitter_factor": (types.FLOAT, 0),
-    "op": (types.INT32, 0),
-    "value": (types.FLOAT, 0),
-    "matrix": (types.FLOAT, 2),
-    # augmentation on a GPU
     "jitter": (types.FLOAT, 2),
     "warp": (types.FLOAT, 2),
     "kernel": (types.FLOAT, 2),
@@ -63,9 +58,10 @@ def input_names(recipe: Recipe, device: str) -> tuple[str, ...]:
     """Return the names of a graph's inputs; ``device`` is "cpu" or "gpu"."""
     if recipe.augment is None:
         return (recipe.source,)
-    names: tuple[str, ...] = (recipe.source, "crop", "crop_at", "flip")
+    names: tuple[str, ...] = (recipe.source, "crop", "crop_at")
     if device == "cpu":
-        return names + host_augment.operation_names(recipe)
+        return names
+    names += ("flip",)
     if recipe.augment.color_jitter:
         names += tuple(f"jitter{i}" for i in range(3))
     if recipe.augment.rand_augment:
@@ -75,7 +71,7 @@ def input_names(recipe: Recipe, device: str) -> tuple[str, ...]:
 
 def build(recipe: Recipe, feed: Callable[[], Sequence[Any]], batch_size: int, threads: int, device_id: int | None,
           device: str | None = None, prefetch: int = PREFETCH) -> Pipeline:  # fmt: skip
-    """Build a pipeline that returns images [B, 3, image_size, image_size].
+    """Build a pipeline that returns images [B, 3, image_size, image_size], or crops for training on a CPU.
 
     Args:
         recipe: The image processing.
@@ -99,27 +95,56 @@ def stream(recipe: Recipe, batches: Iterator[tuple[Any, Arrays]], batch_size: in
         BadImages: An image cannot be read or decoded. The stream ends.
     """
     device = "cpu" if device_id is None else "gpu"
+    on_host = device == "cpu" and recipe.augment is not None
     names = input_names(recipe, device)
-    pending: deque[Any] = deque()
+    pending: deque[tuple[Any, Arrays]] = deque()
 
     def feed() -> list[Any]:
         tag, inputs = next(batches)
-        pending.append(tag)
+        pending.append((tag, inputs))
         if device == "gpu":
             inputs = point_ops.graph_inputs(inputs)
         return [inputs[name] for name in names]
 
-    pipe = build(recipe, feed, batch_size, threads, device_id)
-    while True:
+    pipe = build(recipe, feed, batch_size, threads, device_id, prefetch=1 if on_host else PREFETCH)
+
+    def run() -> tuple[Any, Tensor]:
         try:
             (images,) = pipe.run(None if device_id is None else torch.cuda.current_stream(device_id))
-        except StopIteration:
-            return
         except RuntimeError as error:
-            raise BadImages(list(pending), str(error)) from None
+            raise BadImages([tag for tag, _ in pending], str(error)) from None
+        tag, draws = pending.popleft()
+        if on_host:
+            return tag, host_augment.process(images, draws, recipe, threads)
         # No copy is needed: DALI's default executor does not reuse the memory before the tensor is freed, and on a GPU
         # not before the current stream is done with it. With an older executor the next run would overwrite it.
-        yield pending.popleft(), torch.from_dlpack(images.as_tensor())
+        return tag, torch.from_dlpack(images.as_tensor())
+
+    yield from _ahead(run) if on_host else _until_stop(run)
+
+
+def _until_stop(run: Callable[[], tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """Yield results until StopIteration."""
+    while True:
+        try:
+            result = run()
+        except StopIteration:
+            return
+        yield result
+
+
+def _ahead(run: Callable[[], tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
+    """Yield results like ``_until_stop``; a thread computes PREFETCH of them in advance."""
+    results, ready = _until_stop(run), deque[Future[Any]]()
+    with ThreadPoolExecutor(1) as thread:
+        ready.extend(thread.submit(next, results, None) for _ in range(PREFETCH))
+        try:
+            while (result := ready.popleft().result()) is not None:
+                ready.append(thread.submit(next, results, None))
+                yield result
+        finally:
+            for job in ready:
+                job.cancel()
 
 
 def readable(recipe: Recipe, items: Iterable[Arrays], device_id: int | None = None) -> Iterator[bool]:
@@ -153,10 +178,10 @@ def _graph(recipe: Recipe, feed: Callable[[], Sequence[Any]], device: str) -> An
     decoder = device if recipe.decoder == "auto" else "cpu"
     if recipe.augment is None:
         image = center_crop(encoded, recipe.resize, recipe.image_size, device, decoder)
-    elif device == "cpu":
-        image = _augment_on_cpu(random_crop(encoded, inputs, recipe.augment, device, decoder), inputs, recipe)
     else:
         image = random_crop(encoded, inputs, recipe.augment, device, decoder)
+        if device == "cpu":
+            return image  # host_augment.py does the rest
         image = _augment_on_gpu(resize(image, recipe.image_size), inputs, recipe)
     if recipe.uint8:
         return fn.transpose(image, perm=[2, 0, 1])
@@ -175,14 +200,6 @@ def _augment_on_gpu(image: Any, inputs: Arrays, recipe: Recipe) -> Any:
             layer = {name: inputs[f"{name}{i}"] for name in point_ops.LAYER}
             image = rand_augment(image, layer, recipe.mean, recipe.image_size)
     return image
-
-
-@do_not_convert
-def _augment_on_cpu(image: Any, inputs: Arrays, recipe: Recipe) -> Any:
-    """Resize and augment with torch and Pillow."""
-    function = host_augment.make_function(recipe, Pipeline.current().num_threads)
-    draws = [inputs[name] for name in host_augment.operation_names(recipe)]
-    return fn.python_function(image, *draws, function=function, batch_processing=True, output_layouts="HWC")
 
 
 @do_not_convert

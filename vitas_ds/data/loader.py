@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,9 @@ from torch import Tensor
 
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import augment as aug
-from vitas_ds.data import dali, sampler
+from vitas_ds.data import sampler
+from vitas_ds.data.normalize import normalize_pixels
+from vitas_ds.data.processing import BadImages, Recipe
 from vitas_ds.data.reader import Batch, Reader, Request, local_ranks
 from vitas_ds.data.sources import ImageSet, printable
 from vitas_ds.distributed import watchdog
@@ -24,7 +25,6 @@ from vitas_ds.errors import UserError
 if TYPE_CHECKING:
     from vitas_ds.distributed.comm import Ranks
 
-Channels = tuple[float, float, float]
 REPLACE = "replace it (vitas_ds scan lists all unreadable files)"  # tools/predict.py cuts the message off here
 EXCLUDE = "start a new run with data.exclude, a text file that lists it"
 
@@ -44,7 +44,7 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
         raise UserError(
             f"batch_size: {schedule.global_batch} is more than the {len(images)} training images of {images.root}"
         )
-    recipe = dali.Recipe(image_size, data.mean, data.std, augment=augment)
+    recipe = Recipe(image_size, data.mean, data.std, augment=augment, decoder=data.decoder)
     reader = Reader(images, data, recipe, ranks, f"set data.on_bad_file=skip, {REPLACE}, or {EXCLUDE}")
     return _train_batches(reader, schedule, start_step, skip_bad=data.on_bad_file == "skip")
 
@@ -58,7 +58,7 @@ def _train_batches(reader: Reader, schedule: _Schedule, step: int, skip_bad: boo
                 schedule.erase(pixels, request.slots)
                 step += 1
                 yield reader.batch(request.ids, pixels, sum(slot in substitutes for slot in request.slots))
-        except dali.BadImages as error:
+        except BadImages as error:
             bad = reader.find_bad(error)
             if not skip_bad:
                 raise reader.unreadable(bad[0].ids[0]) from None
@@ -121,9 +121,9 @@ def eval_batches(images: ImageSet, data: Data, image_size: int, batch_size: int,
         yield reader.batch(ids, pixels)
 
 
-def _eval_recipe(data: Data, image_size: int, uint8: bool = False) -> dali.Recipe:
+def _eval_recipe(data: Data, image_size: int, uint8: bool = False) -> Recipe:
     data.check_resize(image_size)
-    return dali.Recipe(image_size, data.mean, data.std, resize=data.resize, uint8=uint8)
+    return Recipe(image_size, data.mean, data.std, resize=data.resize, uint8=uint8, decoder=data.decoder)
 
 
 def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out: Tensor | None = None) -> Tensor:
@@ -171,13 +171,4 @@ def normalize(pixels: Tensor, data: Data) -> Tensor:
 
     The result is bitwise equal to that of the DALI graph.
     """
-    mean, scale = _constants(data.mean, data.std, pixels.device)
-    return (pixels.float() - mean) * scale
-
-
-@lru_cache(maxsize=8)
-def _constants(mean: Channels, std: Channels, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return 255 * mean and 1 / (255 * std), each [3, 1, 1]. To copy them for each batch would wait for a GPU."""
-    with torch.inference_mode(False):
-        shifts, divisors = (torch.tensor([255 * x for x in values], device=device) for values in (mean, std))
-        return shifts.view(3, 1, 1), (1 / divisors).view(3, 1, 1)
+    return normalize_pixels(pixels, data.mean, data.std)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitas_ds.config import Augment
+from vitas_ds.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,19 @@ class BadImages(Exception):
     def __init__(self, pending: list[Any], message: str):
         super().__init__(message)
         self.pending = pending
+
+
+def load_dali() -> Any:
+    """Import the pipelines.
+
+    Raises:
+        UserError: DALI is not installed, or does not work on this machine.
+    """
+    try:
+        from vitas_ds.data import dali
+    except ImportError as error:
+        raise UserError(
+            f"NVIDIA DALI, which loads the images, cannot be imported ({error}); pip install -r requirements.txt, "
+            "or measure without images: data.synthetic=true"
+        ) from None
+    return dali

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vitas_ds.config import Data
 from vitas_ds.data import augment as aug
-from vitas_ds.data import dali
+from vitas_ds.data import synthetic
+from vitas_ds.data.processing import BadImages, Recipe, load_dali
 from vitas_ds.data.sources import ImageSet, printable
 from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError
@@ -62,8 +63,10 @@ class Reader:
         fix: How to fix an unreadable file, for the error message.
     """
 
-    def __init__(self, images: ImageSet, data: Data, recipe: dali.Recipe, ranks: Ranks, fix: str):
+    def __init__(self, images: ImageSet, data: Data, recipe: Recipe, ranks: Ranks, fix: str):
         self.images, self.fix = images, fix
+        if images.seed is None:
+            load_dali()  # before the first batch: a missing library should stop the stage at its start
         self.recipe = replace(recipe, source="file" if images.spans is None else "bytes")
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
@@ -76,8 +79,12 @@ class Reader:
         Raises:
             BadImages: An image cannot be read; its ``pending`` are requests.
         """
+        if self.images.seed is not None:
+            for request in requests:
+                yield request, synthetic.pixels(self.images, request.ids, self.recipe, self.device)
+            return
         inputs = ((request, self._inputs(request)) for request in requests)
-        yield from dali.stream(self.recipe, inputs, batch_size, self.threads, self.device_id)
+        yield from load_dali().stream(self.recipe, inputs, batch_size, self.threads, self.device_id)
 
     def run_once(self, ids: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield the images ``ids`` in order, without augmentation.
@@ -91,7 +98,7 @@ class Reader:
         try:
             for request, pixels in self.run(requests, min(batch_size, len(ids))):
                 yield request.ids, pixels
-        except dali.BadImages as error:
+        except BadImages as error:
             raise self.unreadable(self.find_bad(error)[0].ids[0]) from None
 
     def batch(self, ids: np.ndarray, pixels: Tensor, replaced: int = 0) -> Batch:
@@ -101,7 +108,7 @@ class Reader:
             labels = labels.pin_memory()  # without this, the copy can wait for the device
         return Batch(pixels, labels.to(self.device, non_blocking=True), torch.from_numpy(ids), replaced)
 
-    def find_bad(self, error: dali.BadImages) -> list[Request]:
+    def find_bad(self, error: BadImages) -> list[Request]:
         """Return one request per unreadable image of the oldest request that contains any.
 
         Raises:
@@ -132,9 +139,9 @@ class Reader:
         raise UserError(f"{self.images.root}: no image can be read")
 
     def _readable(self, items: Iterable[Request]) -> Iterator[bool]:
-        return dali.readable(self.recipe, map(self._inputs, items), self.device_id)
+        return load_dali().readable(self.recipe, map(self._inputs, items), self.device_id)
 
-    def _inputs(self, request: Request) -> dali.Arrays:
+    def _inputs(self, request: Request) -> dict[str, Any]:
         ids = request.ids.tolist()
         if self.pool is not None:
             return request.draws | {"bytes": list(self.pool.map(self.images.content, ids))}

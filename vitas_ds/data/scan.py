@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vitas_ds.data.processing import Recipe, load_dali
 from vitas_ds.data.shards import read_shard, shards_of
 from vitas_ds.data.sources import SUFFIXES
 from vitas_ds.errors import UserError
@@ -196,12 +197,11 @@ def decode_errors(files: Iterable[ImageFile]) -> list[str | None]:
     files = list(files)
     if not files:
         return []
-    from vitas_ds.data import dali  # not at the top: most workers do not need DALI and start faster without it
-
+    dali = load_dali()  # most workers do not need DALI and start faster without it
     reasons: list[str | None] = []
     with _captured_stderr() as read_new:
         inputs = ({"bytes": [np.frombuffer(_read(file), np.uint8)]} for file in files)
-        for readable in dali.readable(dali.Recipe(8, (0, 0, 0), (1, 1, 1), source="bytes"), inputs):
+        for readable in dali.readable(Recipe(8, (0, 0, 0), (1, 1, 1), source="bytes"), inputs):
             message = read_new()
             reasons.append(None if readable and not message else f"not decodable: {message or 'unknown format'}")
     return reasons

@@ -26,6 +26,7 @@ class ImageSet:
 
     ``paths`` are relative to ``root``; ``labels`` [n] int64 index ``classes``. For shards, ``paths`` are
     ``shard.tar/member.jpg``, and ``spans`` [n, 2] int64 contains the offset and size of each member in its shard.
+    ``seed`` is that of random images without files (synthetic.py).
     """
 
     root: str
@@ -33,6 +34,7 @@ class ImageSet:
     labels: np.ndarray
     classes: tuple[str, ...]
     spans: np.ndarray | None = None
+    seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

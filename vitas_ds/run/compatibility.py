@@ -15,7 +15,7 @@ from vitas_ds.run.run_dir import RunDir, read_config
 # Fixed once any stage has results. A checkpoint fits any ZeRO stage and any number of ranks, so those may change.
 ALWAYS = (
     "space", "run.seed", "data.train", "data.val", "data.search_per_class", "data.exclude", "data.resize",
-    "data.mean", "data.std",
+    "data.mean", "data.std", "data.decoder", "data.synthetic",
 )  # fmt: skip
 FOLDERS = ("data.train", "data.val", "supernet.teacher.model", "retrain.teacher.model", "retrain.init")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained

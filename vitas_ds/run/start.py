@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitas_ds.config import Config, dump
+from vitas_ds.config import RANDOM_IMAGES, Config, dump
 from vitas_ds.errors import UserError
 from vitas_ds.run.compatibility import check_same_recipe
 from vitas_ds.run.files import read_json, write_json, write_text
@@ -33,7 +33,8 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
             run.path.mkdir(parents=True, exist_ok=True)
             write_text(run.config, dump(config))
             starts = read_json(run.manifest, {}).get("starts", [])
-            write_json(run.manifest, {"run": run.name, "starts": [*starts, start_entry(stage, world_size)]})
+            entry = start_entry(stage, world_size) | ({"images": RANDOM_IMAGES} if config.data.synthetic else {})
+            write_json(run.manifest, {"run": run.name, "starts": [*starts, entry]})
         except OSError as error:
             raise UserError(f"run.dir: {run.path} cannot be written ({error.strerror})") from None
     return run

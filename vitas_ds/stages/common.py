@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitas_ds.arch.published import names
 from vitas_ds.config import Config
+from vitas_ds.data import synthetic
 from vitas_ds.data.sources import ImageSet, hold_out, read_folder
 from vitas_ds.distributed import preemption
 from vitas_ds.distributed.comm import Ranks
@@ -34,7 +35,9 @@ def running(config: Config, stage: str, ranks: Ranks, total: int) -> Iterator[Tr
 
 
 def training_images(config: Config) -> ImageSet:
-    """Read all images of ``data.train``."""
+    """Read all images of ``data.train``, or return random ones."""
+    if config.data.synthetic:
+        return synthetic.training_images(config)
     return read_folder(config.data.train, config.data.exclude, config.space.num_classes)
 
 
@@ -44,12 +47,12 @@ def split_training_images(config: Config) -> tuple[ImageSet, ImageSet]:
 
 
 def validation_images(config: Config, model: VisionTransformer, preprocess: Preprocess, source: str) -> ImageSet:
-    """Read ``data.val``.
+    """Read ``data.val``, or return random images.
 
     Raises:
         UserError: The classes differ from those of the model, which was read from ``source``.
     """
-    images = read_folder(config.data.val)
+    images = synthetic.validation_images(config) if config.data.synthetic else read_folder(config.data.val)
     if len(images.classes) != model.spec.num_classes or preprocess.classes not in ((), images.classes):
         raise UserError(f"data.val: {config.data.val} has other classes than {source} was trained on")
     return images

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vitas_ds.config import Config
+from vitas_ds.config import RANDOM_IMAGES, Config
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
@@ -101,7 +101,7 @@ def _keep_files(config: Config, options: dict[str, Any]) -> Config:
 def _run_facts(config: Config) -> Facts:
     """Return facts about this run. Only folder names are used: paths of this machine do not belong in a card."""
     training, choice = config.retrain, config.retrain.spec
-    facts: Facts = {"training images": _two_names(config.data.train)}
+    facts: Facts = {"training images": RANDOM_IMAGES if config.data.synthetic else _two_names(config.data.train)}
     facts["training"] = (
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
     )
@@ -183,7 +183,7 @@ def _int8(config: Config, model: VisionTransformer, folder: Path, preprocess: Pr
     apart, _ = to_onnx.logit_difference(model, net)
     numbers = {"apart": apart, "bytes": path.stat().st_size}
     line = f"linear layers in int8, activations quantized dynamically; logits differ by {apart:.1g}"
-    if not config.data.val:
+    if not config.data.val and not config.data.synthetic:
         print("export: the accuracy of model_int8.onnx is not measured: data.val is empty")
         return {"`model_int8.onnx`": f"{line}; its accuracy is not measured"}, {"int8": numbers}
     measured = _compare_accuracy(config, model, net, preprocess)
