@@ -24,7 +24,8 @@ def test_order_within_a_rung():
         row(5, 1, 0.6), row(9, 1, 0.5, 0.9), row(8, 1, 0.5, 1.0, 9), row(3, 1, 0.5), row(4, 1, 0.5),
         row(2, 1, 0.5, math.nan, 1), row(6, 1, 0.5, None, 2), row(1, 1, 0.1, 0.0),
     ]  # fmt: skip
-    assert sorted(rows[::-1], key=order_of) == rows
+    mixed = rows[::-1]
+    assert sorted(mixed, key=order_of) == rows
 
 
 def test_curves_are_those_of_the_best_first():
