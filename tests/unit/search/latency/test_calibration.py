@@ -4,6 +4,7 @@ References: latencies from a formula, a list of every network, and measurements 
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,16 @@ def test_candidates_that_measure_outside_the_budget_are_dropped(searched, tmp_pa
     assert all(slower(c.spec) * PS_PER_SECOND > high for c in confirmed.dropped)
     for candidate in [*confirmed.result.pareto, *ranked(confirmed.result.candidates)[:5]]:
         assert confirmed.seconds[candidate.spec.key()] == slower(candidate.spec)
+
+
+def test_all_finalists_measure_within_the_budget(searched, tmp_path):
+    """More of them than top_k: 30 of 100 candidates. Those that measure outside would be trained in vain."""
+    result, problem = searched
+    cfg = problem.cfg.model_copy(update={"finalists": config.Finalists(count=30, steps=1000)})
+    confirmed = confirm(result, replace(problem, cfg=cfg), latency_model(tmp_path, slower))
+    high = problem.budget["latency"][1]
+    inside = ranked([c for c in result.candidates if slower(c.spec) * PS_PER_SECOND <= high])
+    assert ranked(confirmed.result.candidates)[:30] == inside[:30] and len(inside) > 30
 
 
 def test_no_candidate_measuring_within_the_budget_is_an_error(searched, tmp_path):
