@@ -155,6 +155,20 @@ TOOLS = {
             ("--decode", {"action": "store_true", "help": "decode every image: slower, but finds more damage"}),
         ),
     ),
+    "resize-data": Command(
+        "shrink images in advance, which makes decoding faster; start it again to continue",
+        "resize-data /data/imagenet/train /fast/train --short-side 256",
+        "the folder DEST, with its settings in data.json",
+        (
+            ("source", {"type": Path, "metavar": "SOURCE", "help": "folder of images or of tar shards"}),
+            ("dest", {"type": Path, "metavar": "DEST", "help": "new folder"}),
+            ("--short-side", {"type": count, "required": True, "metavar": "PIXELS",
+                              "help": "shorter side of larger images; smaller ones are copied"}),
+            ("--quality", {"type": count, "default": 90, "help": "JPEG quality, 1 to 100 (default: 90)"}),
+            ("--format", {"choices": ("folder", "shards"), "default": "folder", "help": "files, or tar shards"}),
+            ("--workers", {"type": count, "default": 0, "metavar": "N", "help": "processes; 0: one per core"}),
+        ),
+    ),
     "doctor": Command(
         "check what this machine has and what is missing for each stage", "doctor", "the console", (),
     ),
@@ -248,7 +262,7 @@ def run_config(args: argparse.Namespace) -> int:
 
 def run_tool(args: argparse.Namespace) -> int:
     """Run ``vitas_ds/tools/NAME.py``, whose ``run`` takes the parsed arguments."""
-    module = {"import": "import_checkpoint"}.get(args.command, args.command)
+    module = {"import": "import_checkpoint"}.get(args.command, args.command.replace("-", "_"))
     return import_module(f"vitas_ds.tools.{module}").run(args)
 
 

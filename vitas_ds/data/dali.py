@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from nvidia.dali import Pipeline, pipeline_def
 from nvidia.dali import fn as dali_fn
@@ -165,6 +166,19 @@ def readable(recipe: Recipe, items: Iterable[Arrays], device_id: int | None = No
             return
         except RuntimeError:  # a pipeline must not be used after an error, so the next item gets a new one
             yield False
+
+
+def decode(content: np.ndarray) -> np.ndarray | None:
+    """Decode one image on the CPU, as training reads it: RGB [H, W, 3] uint8; None if it is not readable."""
+    pipe = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipe:
+        encoded = fn.external_source([[content]], dtype=types.UINT8, ndim=1)
+        pipe.set_outputs(fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False))
+    try:
+        (images,) = pipe.run()
+    except RuntimeError:
+        return None
+    return np.array(images.at(0))
 
 
 def _only_crop(augment: Augment) -> Augment:

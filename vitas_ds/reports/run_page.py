@@ -6,7 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from vitas_ds.config import RANDOM_IMAGES, Config
+from vitas_ds.config import RANDOM_IMAGES, Config, Data
+from vitas_ds.data.resized import describe
 from vitas_ds.errors import UserError
 from vitas_ds.reports import finalists_section, guidance_section, nets, page, search_section
 from vitas_ds.reports.images import input_images
@@ -108,10 +109,19 @@ def about(config: Config, starts: Rows) -> str:
     ranks = "1 rank" if first["world_size"] == 1 else f"{first['world_size']} ranks"
     images = RANDOM_IMAGES if config.data.synthetic else config.data.train
     return (
-        f"{images}: {space.num_classes} classes at {space.image_size} px. "
+        f"{images}: {space.num_classes} classes at {space.image_size} px{_shrunk(config.data)}. "
         f"{config.supernet.sharing.capitalize()} sharing, seed {config.run.seed}. "
         f"Started {first['time'][:16].replace('T', ' ')} on {first['machine']['host']}, {ranks}."
     )
+
+
+def _shrunk(data: Data) -> str:
+    """Return how the training images were shrunk in advance; empty if they were not, or are not here."""
+    try:
+        text = "" if data.synthetic else describe(data.train)
+    except UserError:
+        text = ""
+    return f", {text}" if text else ""
 
 
 def headline_numbers(run: RunDir) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
 from vitas_ds.config import Config, Data, Finalists, Search, Supernet, Teacher, Training
+from vitas_ds.data.resized import check_complete
 from vitas_ds.data.shards import class_names, shards_of
 from vitas_ds.data.sources import check_class_count
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
@@ -176,12 +177,23 @@ def _check_folders(config: Config, stage: str) -> None:
     for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
         if folder:
             classes[field] = _classes(field, folder, config.space.num_classes)
+            _check_resized(field, folder, config.data.resize)
         elif required[field]:
             raise UserError(f"{field}: empty; give the folder of images, one folder per class")
     if all(classes.get(field) for field in required) and classes["data.train"] != classes["data.val"]:
         different = min(classes["data.train"] ^ classes["data.val"])
         field = "data.train" if different in classes["data.train"] else "data.val"
         raise UserError(f"data.train and data.val have different classes: {different} is only in {field}")
+
+
+def _check_resized(field: str, folder: str, resize: int) -> None:
+    """Check that ``resize-data`` has finished a folder, and warn if its images are too small."""
+    short_side = check_complete(folder)
+    if short_side is not None and short_side < resize:
+        warnings.warn(
+            f"data.resize: {resize} is above the short side {short_side} to which resize-data shrank {field}: "
+            "evaluation enlarges the images", stacklevel=2,
+        )  # fmt: skip
 
 
 def _classes(field: str, folder: str, num_classes: int) -> set[str]:

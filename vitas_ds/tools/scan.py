@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from vitas_ds.data.scan import scan
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
-
-LOG_INTERVAL = 30  # seconds between progress lines if stderr is not a terminal
+from vitas_ds.tools.progress import Progress
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +24,7 @@ def run_scan(data: Path, threads: int = 0, decode: bool = False, write: Path | N
     Raises:
         UserError: The folder does not exist or has no images, or the list cannot be written.
     """
-    progress = _Progress()
+    progress = Progress("scan")
     bad = scan(data, threads, decode, progress.show)
     for path, reason in bad:
         print(f"{os.fsencode(path).decode(errors='replace')}: {reason}")
@@ -37,19 +35,3 @@ def run_scan(data: Path, threads: int = 0, decode: bool = False, write: Path | N
         except OSError as error:
             raise UserError(f"--write {write}: {error.strerror}") from None
     return 1 if bad else 0
-
-
-class _Progress:
-    """Progress on stderr: a bar on a terminal, else a line every ``LOG_INTERVAL`` seconds."""
-
-    def __init__(self) -> None:
-        self.files, self.last = 0, time.monotonic()
-
-    def show(self, done: int, files: int) -> None:
-        self.files = files
-        if sys.stderr.isatty():
-            bar = "#" * (30 * done // files)
-            print(f"\rscan [{bar:30}] {done} of {files}", end="\n" if done == files else "", file=sys.stderr)
-        elif time.monotonic() - self.last > LOG_INTERVAL:
-            self.last = time.monotonic()
-            print(f"scan: {done} of {files}", file=sys.stderr, flush=True)
