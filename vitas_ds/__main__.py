@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vitas_ds.distributed import console, launcher
-from vitas_ds.errors import Preempted, RankLost, UserError
+from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError
 
 Argument = tuple[str, dict[str, Any]]  # name, and the keyword arguments of add_argument
 
@@ -276,8 +276,8 @@ def runner_of(command: str) -> Callable[[argparse.Namespace], int]:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0 success, 1 a tool found a problem, 2 user error, 69 a rank or node was lost, 75 stopped on request, 130 Ctrl-C.
-    After 69, 75 and 130, start the command again to resume.
+    0 success, 1 a tool found a problem, 2 user error, 69 a rank or node was lost, 74 a checkpoint could not be written,
+    75 stopped on request, 130 Ctrl-C. After 69, 74, 75 and 130, start the command again to resume.
     """
     top = parser()
     words = sys.argv[1:] if argv is None else argv
@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
         # without this, Python prints another error when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, Preempted, RankLost, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (UserError, Preempted, RankLost, SaveFailed, ModuleNotFoundError, KeyboardInterrupt) as error:
         line, status = _outcome(error)
         if line:
             console.print_once(f"vitas {args.command}: {line}")
@@ -308,6 +308,8 @@ def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line to print and the exit status; re-raise the error if it is a bug."""
     if isinstance(error, RankLost):
         return "", RankLost.STATUS  # the watchdog has printed the line
+    if isinstance(error, SaveFailed):
+        return f"{error}; start it again to resume from the checkpoint before", SaveFailed.STATUS
     if isinstance(error, Preempted):
         return str(error), 75
     if isinstance(error, KeyboardInterrupt):

@@ -187,6 +187,14 @@ class Training(Section):
         return self
 
 
+class Checkpoint(Section):
+    """How both training stages write checkpoints. `save_every` and `keep` of each stage say which."""
+
+    asynchronous: bool = Field(
+        True, description="write in the background while training goes on, from a copy in host memory"
+    )
+
+
 class Supernet(Training):
     """Training of the weight-sharing supernet (stage train-supernet)."""
 
@@ -471,6 +479,7 @@ class Config(BaseModel):
     space: SearchSpace = SearchSpace()
     data: Data = Data()
     engine: Engine = Engine()
+    checkpoint: Checkpoint = Checkpoint()
     supernet: Supernet = Supernet()
     search: Search = Search()
     retrain: Retrain = Retrain()

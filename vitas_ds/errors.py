@@ -81,3 +81,9 @@ class RankLost(Exception):
     """Another rank died or hangs, so this one ends too. The rank that noticed it has printed the error line."""
 
     STATUS = 69
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be written: the disk is full, not writable, or does not answer."""
+
+    STATUS = 74

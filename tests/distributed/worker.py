@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -243,10 +243,13 @@ def train_to_end(ranks: Ranks, folder: str, steps: str) -> list[str]:
         case, directory = Case(zero, clip=1.0, ema=0.9), Path(folder, zero)
         engine, path = toy.start(case, ranks), checkpoint_files.newest(directory)
         done = checkpoint.load(engine, path)["done"] if path else 0
-        for step in range(done, int(steps)):
-            toy.train_step(engine, case, step)
-            checkpoint.save(engine, directory, step + 1, {"done": step + 1})
-            comm.from_main(lambda directory=directory: checkpoint_files.prune(directory, keep=2))
+        prune = partial(checkpoint_files.prune, directory, keep=2)
+        with checkpoint.Saver(engine, directory, after=prune) as saver:
+            for step in range(done, int(steps)):
+                toy.train_step(engine, case, step)
+                saver.poll()
+                saver.save(step + 1, {"done": step + 1})
+            saver.wait()
         tensors = toy.full_state(engine)
         digests += [f"{zero} {name} {hashlib.sha256(t.numpy()).hexdigest()}" for name, t in tensors.items()]
     return digests

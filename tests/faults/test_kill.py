@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.launching import launch, start_task
+from tests.helpers.launching import environment, launch, start_process, start_task, wait_for_process
 
 STEPS = "12"
 KILLS = (  # ZeRO stage, step, rank to kill, during the save of the step or after it
@@ -47,6 +48,17 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         assert job.returncode != 0
         assert not (tmp_path / "b.json").exists()
     assert launch(tmp_path / "b.json", "train_to_end", folder, STEPS) == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_kill_during_a_save_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    """Kill one rank or both at random moments of a save in the background, in each ZeRO stage."""
+    args = [sys.executable, "-m", "tests.faults.save_kills", str(tmp_path), "0", "12"]
+    lines = wait_for_process(start_process(args, environment()), args, limit=400).splitlines()
+    lines = [line for line in lines if line.startswith("seed ")]
+    print("\n".join(lines))
+    assert len(lines) == 12 and all(line.endswith(": good") for line in lines)
+    assert any("saving-step" in line for line in lines)  # some kills hit a save
 
 
 def _folder(tmp_path: Path, name: str) -> str:

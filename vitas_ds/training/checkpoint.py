@@ -1,128 +1,143 @@
 """Save and load training checkpoints, independent of ZeRO stage and number of ranks.
 
-Every rank writes its shard into a temporary folder. When all files are on disk, one rename publishes the checkpoint, so
-it is always complete. Loading runs no code from the files, because they contain no pickle. ``checkpoint_files``
-describes the format. All ranks must see the same folder.
+A save copies the state to host memory; a thread on each rank writes it into a temporary folder. When all files are on
+disk, one rename publishes the checkpoint, so it is always complete. Loading runs no code from the files, because they
+contain no pickle. ``checkpoint_files`` describes the format. All ranks must see the same folder.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from torch import Tensor
+from types import TracebackType
+from typing import Any, NoReturn
 
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
-from vitas_ds.errors import UserError
+from vitas_ds.errors import SaveFailed
 from vitas_ds.models.shapes import check_shapes
-from vitas_ds.run.files import sync_folder, write_tensors, write_text
-from vitas_ds.training.checkpoint_files import FORMAT, file_digest, manifest_digest
+from vitas_ds.training.checkpoint_files import FORMAT
 from vitas_ds.training.checkpoint_reader import Reader
+from vitas_ds.training.checkpoint_staging import Staging
+from vitas_ds.training.checkpoint_write import Plan, Write
+
+WAIT = 0.2  # seconds between two looks at a save in flight
+LAST_WAIT = 10.0  # seconds that a failing job gives a save in flight
 
 
-def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], loss: float | None = None) -> Path:
-    """Write and publish a checkpoint. All ranks must call this.
+class Saver:
+    """Saves checkpoints of an engine. All ranks must call its methods together.
+
+    At most one save is in flight. Use it as a context manager: if the job fails, a save in flight may end.
 
     Args:
         engine: Engine to save.
         directory: Folder of the checkpoints.
-        step: Number of finished steps.
-        state: State of the training loop; must be JSON serializable.
-        loss: Loss by which ``checkpoint_files.best`` chooses (lower is better).
-
-    Returns:
-        Folder of the checkpoint.
-
-    Raises:
-        OSError: A rank could not write. Raised on all ranks; nothing was published.
+        asynchronous: Return from ``save`` when the state is copied to host memory, and write it in a thread.
+        limit: Seconds without progress after which a save fails.
+        after: Called on rank 0 after each published checkpoint.
+        alive: Called while ``save`` or ``wait`` waits.
     """
-    target = Path(directory) / f"step-{step:08d}"
-    temporary = target.with_name(f"saving-{target.name}")
-    comm.from_main(lambda: _make_empty(temporary))
-    shards = comm.gather(_write_shard(engine, temporary))
-    for rank, shard in enumerate(shards):
-        if "error" in shard:
-            raise OSError(f"checkpoint of step {step}: rank {rank} could not write: {shard['error']}")
-    content = {"engine": engine.state(), "loop": state, "loss": loss}
 
-    def finish() -> None:
-        _write_manifest(engine, temporary, step, shards, content)
-        _publish(temporary, target)
+    def __init__(
+        self, engine: Engine, directory: Path, asynchronous: bool = True, limit: float = 1800,
+        after: Callable[[], object] = lambda: None, alive: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.engine, self.directory, self.asynchronous = engine, Path(directory), asynchronous
+        self.limit, self.after, self.alive = limit, after, alive
+        self._staging = Staging()
+        self._write: Write | None = None  # the save in flight, on all ranks or on none
 
-    comm.from_main(finish)
-    return target
+    def save(self, step: int, state: dict[str, Any], loss: float | None = None) -> Path:
+        """Save a checkpoint. A save in flight ends first.
+
+        Args:
+            step: Number of finished steps.
+            state: State of the training loop; must be JSON serializable.
+            loss: Loss by which ``checkpoint_files.best`` chooses (lower is better).
+
+        Returns:
+            Folder of the checkpoint. It exists once the save has ended.
+
+        Raises:
+            SaveFailed: A rank could not write this or the previous checkpoint. Raised on all ranks.
+        """
+        self.wait()
+        engine, target = self.engine, self.directory / f"step-{step:08d}"
+        token = comm.from_main(lambda: _make_room(target))
+        tensors, ready = self._staging.copy(engine)
+        file = f"shard-{engine.ranks.rank:05d}.safetensors"
+        parts = {p.name: (file, p.source, p.length) for pieces in engine.owned.values() for p in pieces}
+        manifest = {
+            "format": FORMAT, "step": step, "world_size": engine.ranks.world_size, "stage": engine.stage,
+            "kinds": engine.kinds, "shapes": engine.shapes, "constants": sorted(engine.buffers()),
+        }  # fmt: skip
+        writers = engine.ranks.world_size if engine.stage else 1  # in stage 0, all ranks have the same tensors
+        plan = Plan(
+            step, engine.ranks.rank, writers, token, target, tensors, ready, parts,
+            {"engine": engine.state(), "loop": state, "loss": loss}, manifest, self.after,
+        )  # fmt: skip
+        self._write = Write(plan, self.limit)
+        if not self.asynchronous:
+            self.wait()
+        return target
+
+    def poll(self) -> None:
+        """Check on a save in flight. This costs a collective, but only while there is one.
+
+        Raises:
+            SaveFailed: A rank could not write. Raised on all ranks; nothing was published.
+        """
+        if self._write is None:
+            return
+        statuses = comm.gather(self._write.status())
+        for rank, status in enumerate(statuses):
+            if status.error is not None:
+                self._write.closing.set()
+                step, self._write = self._write.plan.step, None
+                _fail(step, rank, status.error)
+        if all(status.written for status in statuses):
+            self._write.all_written.set()
+        if all(status.done for status in statuses):
+            self._write = None
+
+    def wait(self) -> None:
+        """Wait until no save is in flight. Raises like ``poll``."""
+        while self._write is not None:
+            self._write.join(WAIT)
+            self.alive()
+            self.poll()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Wait a little for this rank's thread if the job fails: the other ranks may have written their part."""
+        if self._write is not None and isinstance(error, Exception):
+            self._write.closing.set()
+            self._write.join(LAST_WAIT)
 
 
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _fail(step: int, rank: int, error: Exception) -> NoReturn:
+    if isinstance(error, OSError):
+        raise SaveFailed(f"checkpoint of step {step}: rank {rank} could not write: {error}") from error
+    raise error
 
 
-def _write_shard(engine: Engine, folder: Path) -> dict[str, Any]:
-    """Write the file of this rank. Return its parts, size and digest, or the error."""
-    rank = engine.ranks.rank
-    if engine.stage == 0 and rank > 0:  # all ranks have the same tensors
-        return {"parts": {}, "files": {}}
-    path = folder / f"shard-{rank:05d}.safetensors"
-    parts = {p.name: (path.name, p.source, p.length) for pieces in engine.owned.values() for p in pieces}
-    try:
-        write_tensors(path, _shard_tensors(engine))
-        return {"parts": parts, "files": {path.name: _size_and_digest(path)}}
-    except (OSError, SafetensorError) as error:
-        return {"error": str(error)}
+def _make_room(target: Path) -> str:
+    """Create the temporary folder of a save, and remove those of killed jobs. Return a token for the save."""
+    for left in target.parent.glob("saving-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    target.with_name(f"saving-{target.name}").mkdir(parents=True)
+    return uuid.uuid4().hex
 
 
-def _shard_tensors(engine: Engine) -> dict[str, Tensor]:
-    """Return copies on the CPU of this rank's pieces of each kind, and on rank 0 of the buffers."""
-    tensors = {}
-    for kind in engine.kinds:
-        for owner, tensor in engine.tensors(kind).items():
-            flat = tensor.detach().view(-1)
-            for piece in engine.owned[owner]:
-                part = flat[piece.offset : piece.offset + piece.length]
-                tensors[f"{kind}/{piece.name}"] = part.clone() if part.device.type == "cpu" else part.cpu()
-    if engine.ranks.is_main:
-        tensors |= {f"constant/{name}": tensor.detach().cpu() for name, tensor in engine.buffers().items()}
-    return tensors
-
-
-def _size_and_digest(path: Path) -> tuple[int, str]:
-    return path.stat().st_size, file_digest(path)
-
-
-def _write_manifest(
-    engine: Engine, folder: Path, step: int, shards: list[dict[str, Any]], content: dict[str, Any]
-) -> None:
-    """Write state.json and manifest.json, and flush the folder."""
-    files = {name: entry for shard in shards for name, entry in shard["files"].items()}
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder}: rank 0 does not see {missing[0]}; the run folder must be shared by all nodes")
-    write_text(folder / "state.json", json.dumps(content))
-    files["state.json"] = _size_and_digest(folder / "state.json")
-    manifest = {
-        "format": FORMAT, "step": step, "world_size": len(shards), "stage": engine.stage, "kinds": engine.kinds,
-        "shapes": engine.shapes, "constants": sorted(engine.buffers()),
-        "parts": {name: [shard["parts"][name] for shard in shards if name in shard["parts"]] for name in engine.shapes},
-        "files": files,
-    }  # fmt: skip
-    write_text(folder / "manifest.json", json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
-    sync_folder(folder)
-
-
-def _publish(temporary: Path, target: Path) -> None:
-    """Rename the temporary folder, and flush the rename to disk."""
-    old = target.with_name(f"old-{target.name}")
-    if target.exists():  # a damaged one: the run resumed from an older checkpoint and reached this step again
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    temporary.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def save(engine: Engine, directory: Path, step: int, state: dict[str, Any], loss: float | None = None) -> Path:
+    """Save a checkpoint and wait for it; see ``Saver.save``. All ranks must call this."""
+    return Saver(engine, directory, asynchronous=False).save(step, state, loss)
 
 
 def load(engine: Engine, path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.training import checkpoint, checkpoint_files, nonfinite, resume
+from vitas_ds.training.checkpoint import Saver
 from vitas_ds.training.resume import Origin
 from vitas_ds.training.schedule import cosine_lr
 from vitas_ds.training.task import Task, compute_gradients, count_steps, mixed_batch
@@ -48,6 +50,7 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
 
     Raises:
         Preempted: SIGTERM was received; the state is saved.
+        SaveFailed: A checkpoint could not be written.
         RankLost: Another rank failed, and the error line is printed. (If a rank hangs, the watchdog ends the process.)
         UserError: Too many non-finite gradients, or a checkpoint that does not fit.
     """
@@ -59,7 +62,8 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
             trainer = Trainer(task, ranks, engine, state, tracker, watchdog)
             if origin.own and not trainer.evaluate(again=False):  # the last start was stopped in this evaluation
                 raise Preempted(f"stopped in the evaluation of step {state.step}; run it again to resume")
-            trainer.run(preview=ranks.is_main and state.step == 0)
+            with trainer.saver:
+                trainer.run(preview=ranks.is_main and state.step == 0)
             return trainer.summarize()
 
 
@@ -120,6 +124,7 @@ class Trainer:
 
         Raises:
             Preempted: A rank received SIGTERM; the state is saved.
+            SaveFailed: A rank could not write a checkpoint.
             UserError: Too many non-finite gradients in a row.
         """
         state, training = self.state, self.task.training
@@ -136,6 +141,7 @@ class Trainer:
             if state.step % training.log_every == 0 or done:
                 self._log(lr, norm)
             complete = self.evaluate()
+            self.saver.poll()
             now = time.monotonic()
             state.seconds, last_time = state.seconds + now - last_time, now
             stop, save = self._vote(preemption.requested(), now - last_save > training.save_minutes * 60)
@@ -145,7 +151,9 @@ class Trainer:
                 self._save()
                 last_save = time.monotonic()
             if (stop and not done) or not complete:
+                self.saver.wait()
                 raise Preempted(f"stopped after step {state.step} of {self.total_steps}; run it again to resume")
+        self.saver.wait()
 
     def _record_profile(self) -> None:
         """Write the operators after the last profiled step."""
@@ -214,6 +222,7 @@ class Trainer:
                 f"{task.stage}: step skipped, its gradient is not finite ({count} of {limit} in a row): {description}"
             )
             return
+        self.saver.wait()
         # the weights have not changed since before the first skipped step
         folder = nonfinite.checkpoints_of(file)
         checkpoint.save(self.engine, folder, state.step - count, {})
@@ -269,15 +278,20 @@ class Trainer:
         votes = comm.gather((stop, save))
         return any(vote[0] for vote in votes), votes[0][1]
 
+    @cached_property
+    def saver(self) -> Saver:
+        """Writes the checkpoints of this training."""
+        config, training, directory = self.task.config, self.task.training, self.task.folder.checkpoints
+        return Saver(
+            self.engine, directory, config.checkpoint.asynchronous, config.run.timeout,
+            after=lambda: checkpoint_files.prune(directory, training.keep, training.keep_every, training.keep_best),
+            alive=lambda: self.watchdog.at(self.state.step, "saving"),
+        )  # fmt: skip
+
     def _save(self) -> None:
-        training, directory = self.task.training, self.task.folder.checkpoints
         self.watchdog.at(self.state.step, "saving")
         saved = self.state.to_dict()
-        loss = sum(saved["mean"]) / len(saved["mean"])
-        checkpoint.save(self.engine, directory, self.state.step, saved, loss)
-        comm.from_main(
-            lambda: checkpoint_files.prune(directory, training.keep, training.keep_every, training.keep_best)
-        )
+        self.saver.save(self.state.step, saved, loss=sum(saved["mean"]) / len(saved["mean"]))
 
     def summarize(self) -> dict[str, Any]:
         """Return the summary of the stage, and print the best checkpoint if it is not the last."""

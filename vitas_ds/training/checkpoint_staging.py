@@ -1,0 +1,49 @@
+"""Copies of an engine's tensors in host memory: a save writes them while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vitas_ds.engine.engine import Engine
+
+
+class Staging:
+    """Host memory for one checkpoint of this rank, allocated by the first ``copy`` and reused by later ones.
+
+    For a GPU it is pinned, so the copies are queued like kernels and the loop does not wait for them.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def copy(self, engine: Engine) -> tuple[dict[str, Tensor], Callable[[], object]]:
+        """Copy the state of this rank. The previous copy must no longer be in use.
+
+        Returns:
+            This rank's piece of each kind of each named tensor, and on rank 0 the buffers, by their names in a shard;
+            and a function that waits until the copies are complete.
+        """
+        tensors = {}
+        for kind in engine.kinds:
+            for index, (owner, tensor) in enumerate(engine.tensors(kind).items()):
+                flat = self._stage(f"{kind}/{index}", tensor).view(-1)
+                for piece in engine.owned[owner]:
+                    tensors[f"{kind}/{piece.name}"] = flat[piece.offset : piece.offset + piece.length]
+        if engine.ranks.is_main:
+            for name, tensor in engine.buffers().items():
+                tensors[f"constant/{name}"] = self._stage(f"constant/{name}", tensor)
+        if engine.ranks.device.type != "cuda":
+            return tensors, lambda: None
+        event = torch.cuda.Event()
+        event.record()
+        return tensors, event.synchronize
+
+    def _stage(self, name: str, tensor: Tensor) -> Tensor:
+        if name not in self._memory:
+            pinned = tensor.device.type == "cuda"
+            self._memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        return self._memory[name].copy_(tensor.detach(), non_blocking=True)
