@@ -22,11 +22,11 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.search.finalists import FinalistsResult, run_finalists
-from vitas_ds.search.finalists_store import Store
-from vitas_ds.search.finalists_training import Trial
-from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.scoring.candidate import Candidate, Score
+from vitas_ds.search.trials.finalists import FinalistsResult, run_finalists
+from vitas_ds.search.trials.inputs import ScoringInputs
+from vitas_ds.search.trials.store import Store
+from vitas_ds.search.trials.training import Trial
 from vitas_ds.training import sampling
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

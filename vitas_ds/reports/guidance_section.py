@@ -10,9 +10,9 @@ from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
-from vitas_ds.search.check import describe
 from vitas_ds.search.probe import PREFIX
 from vitas_ds.search.separation import Separation
+from vitas_ds.search.trials.check import describe
 
 Rows = list[dict[str, Any]]
 ACCURACY = Axis("accuracy on the search images", percent=True)

@@ -15,9 +15,9 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
-from vitas_ds.search.finalists_store import read_rows
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.trials.store import read_rows
 
 Rows = list[dict[str, Any]]
 
@@ -97,8 +97,8 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
     if stage in pictures and pictures[stage].is_file():
         mirror.image("images", pictures[stage])
     if stage == "search":
-        from vitas_ds.search import check, finalists_plot  # import matplotlib
         from vitas_ds.search.plots import COLUMNS, table_rows
+        from vitas_ds.search.trials import check, finalists_plot  # import matplotlib
 
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)

@@ -33,7 +33,7 @@ from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.candidate import score_from_counts
 from vitas_ds.search.scoring.scorer import balanced_order, correct
-from vitas_ds.search.spread import spread_subnets
+from vitas_ds.search.trials.spread import spread_subnets
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
 RANDOM = 4  # random subnets within the budget

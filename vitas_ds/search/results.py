@@ -12,18 +12,18 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible.budget import format_cost
-from vitas_ds.search.finalists import FinalistsResult
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
+from vitas_ds.search.trials.finalists import FinalistsResult
 
 
 def write_results(
     run: RunDir,
     result: Result,
     top: list[Candidate],
-    seconds: dict[str, float] | None = None,
+    latencies: dict[str, dict[str, Any]] | None = None,
     dropped: Sequence[Candidate] = (),
     finalists: FinalistsResult | None = None,
 ) -> None:
@@ -38,15 +38,15 @@ def write_results(
         result: Result of the search.
         top: The best candidates, scored again on all search images, best first: in the order of their training, if
             there are finalists.
-        seconds: Measured latencies by subnet, written as ``latency`` in addition to ``predicted_latency``.
+        latencies: Measured latencies by subnet, as fields in addition to ``predicted_latency``, see ``confirm.py``.
         dropped: Candidates that measured outside the budget.
         finalists: Result of the trainings.
     """
 
     def row(candidate: Candidate) -> dict[str, Any]:
-        measured = (seconds or {}).get(candidate.spec.key())
+        measured = (latencies or {}).get(candidate.spec.key(), {})
         trained = {} if finalists is None else finalists.entry(candidate.spec)
-        return candidate.to_dict() | ({} if measured is None else {"latency": measured}) | trained
+        return candidate.to_dict() | measured | trained
 
     write_json(run.pareto, [row(candidate) | {"index": i} for i, candidate in enumerate(result.pareto)])
     search_scores = {candidate.spec: candidate.value for candidate in result.candidates}

@@ -13,24 +13,25 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
-from vitas_ds.search.check import Check
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
 from vitas_ds.search.curve import extrapolate, mean_curve
 from vitas_ds.search.feasible import budget as budgets
-from vitas_ds.search.finalists import FinalistsResult, check_inputs, run_finalists
-from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.monitor import Monitor, with_progress
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import Result, fully_scored, ranked
 from vitas_ds.search.results import write_baselines, write_results
+from vitas_ds.search.runtime import open_runtime
 from vitas_ds.search.scoring import racing
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 from vitas_ds.search.separation import separation, top_count, warning
+from vitas_ds.search.trials.check import Check
+from vitas_ds.search.trials.finalists import FinalistsResult, check_inputs, run_finalists
+from vitas_ds.search.trials.inputs import ScoringInputs
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
         check_inputs(config, inputs, ranks.device)  # the finalists need them hours later
     scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
-        timing = calibrate(config, run, run.search_latency, ranks.device, budgets.from_config(cfg))
+        timing = calibrate(
+            config, run, run.search_latency, open_runtime(config, ranks.device), budgets.from_config(cfg)
+        )
         tracker.print(timing.describe())
     ledger = open_ledger(run.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)
     if cfg.racing:
@@ -114,7 +117,7 @@ def run_search(session: Session) -> dict[str, Any]:
     if cfg.baselines:
         _score_baselines(session, problem)
     if session.ranks.is_main:
-        write_results(session.run, confirmed.result, top, confirmed.seconds, confirmed.dropped, finalists)
+        write_results(session.run, confirmed.result, top, confirmed.latencies, confirmed.dropped, finalists)
     numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary() | guidance
     count, best, trained = len(result.candidates), top[0], ""
     if finalists is not None:
@@ -167,13 +170,13 @@ def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor)
 def _confirm(session: Session, problem: SearchProblem, result: Result) -> Confirmed:
     """Drop candidates that measure outside the budget; print a line for each."""
     if session.timing is None:
-        return Confirmed(result, {}, [])
+        return Confirmed(result)
     confirmed = confirm(result, problem, session.timing)
     for candidate in confirmed.dropped:
         predicted = budgets.format_cost("latency", candidate.costs["latency"])
         session.tracker.print(
             f"search: dropped a candidate with score {candidate.value:.4f}: predicted {predicted}, "
-            f"measured {confirmed.seconds[candidate.spec.key()]:.4g} s"
+            f"measured {confirmed.latencies[candidate.spec.key()]['latency']:.4g} s"
         )
     return confirmed
 
@@ -191,8 +194,7 @@ def _score_baselines(session: Session, problem: SearchProblem) -> None:
 
 def _headline_numbers(session: Session, result: Result, confirmed: Confirmed, best: Candidate) -> dict[str, Any]:
     score = {"score": best.value, "stderr": best.stderr, "spec": best.spec.to_dict()}
-    measured = confirmed.seconds.get(best.spec.key())
-    latency = {} if measured is None else {"latency": measured}
+    latency = confirmed.latencies.get(best.spec.key(), {})
     numbers: dict[str, Any] = {
         "best": {**best.reported_costs(), **latency, **score},
         "scored": len(result.candidates),

@@ -15,9 +15,9 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
-from vitas_ds.search.finalists_plan import count_trainings
-from vitas_ds.search.inputs import ScoringInputs
 from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.trials.inputs import ScoringInputs
+from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path

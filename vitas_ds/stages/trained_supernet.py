@@ -32,7 +32,9 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
     path = supernet_path(config, run_dir)
     weights = _read_weights(path, config)
     sharing, private = config.supernet.sharing, config.supernet.private_attention
-    supernet = Supernet(config.space, sharing, private, class_token_only=True)
+    supernet = Supernet(
+        config.space, sharing, private, class_token_only=True, private_norms=config.supernet.private_norms
+    )
     check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
     supernet.load_state_dict(weights)
     digest = hashlib.sha256()

@@ -19,9 +19,11 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.search.finalists_plan import make_rungs
+from vitas_ds.search.latency.limits import choose_runtime
+from vitas_ds.search.latency.table import read_table
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
+from vitas_ds.search.trials.plan import make_rungs
 from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_unfinished
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
@@ -50,6 +52,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_distribution(config)
         check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
         _check_finalists(config, ranks)
+        _check_latency(config)
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
         _warn_ignored(config.supernet, config.search)
@@ -81,6 +84,30 @@ def _check_search(search: Search, ranks: int) -> None:
     check_group_size(search.ranks_per_candidate, ranks)
     if search.reuse and not Path(search.reuse).is_file():
         raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
+
+
+def _check_latency(config: Config) -> None:
+    """Check how latencies are measured, and warn about settings without effect."""
+    search = config.search
+    timed = search.timed or config.supernet.throughput is not None
+    defaults = Search()
+    names = ("latency_also", "latency_runtime", "latency_precision", "latency_table", "latency_device")
+    changed = [name for name in names if getattr(search, name) != getattr(defaults, name)]
+    if not timed and changed:
+        warnings.warn(
+            f"search.{changed[0]} is ignored: the run measures no latency; set search.latency or search.throughput",
+            stacklevel=2,
+        )
+    if not timed:
+        return
+    if search.latency_table:
+        read_table(search, config.space, budget.from_config(search))
+        if search.latency_also:
+            warnings.warn("search.latency_also is ignored: search.latency_table replaces measurements", stacklevel=2)
+        return
+    choose_runtime(search, config.engine.precision, "cuda" if config.run.device == "auto" else config.run.device)
+    if search.latency_device:
+        warnings.warn("search.latency_device is ignored: search.latency_table is not set", stacklevel=2)
 
 
 def _check_distribution(config: Config) -> None:

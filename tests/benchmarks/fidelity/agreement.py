@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vitas_ds.search.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, tau
+from vitas_ds.search.trials.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, tau
 
 __all__ = [
     "RESAMPLES", "Estimate", "agreement", "estimate", "oracle", "over_nets", "random_regret", "ratio", "regret", "rho",

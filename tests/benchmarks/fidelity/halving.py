@@ -16,7 +16,7 @@ from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.training import Saved, evaluate, net_trainer
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.search.finalists_plan import Rung
+from vitas_ds.search.trials.plan import Rung
 
 Accuracy = Callable[[SubnetSpec, int], float]
 

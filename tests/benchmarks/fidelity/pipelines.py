@@ -25,13 +25,13 @@ from vitas_ds.config import Finalists
 from vitas_ds.engine.precision import autocast
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.table import feasible_set
-from vitas_ds.search.finalists_plan import Rung, added_steps, make_rungs
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.scoring import ledger
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.scorer import balanced_order
+from vitas_ds.search.trials.plan import Rung, added_steps, make_rungs
 
 OURS = Variant("ordinal", supernets.ORDINAL)  # frozen before part 3 starts
 FIRST_RELEASE = Variant("default")

@@ -13,10 +13,10 @@ from vitas_ds.reports.svg import short
 from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import update_summary
-from vitas_ds.search import check
-from vitas_ds.search.finalists_store import Outcome
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.separation import Separation, warning
+from vitas_ds.search.trials import check
+from vitas_ds.search.trials.store import Outcome
 
 NETS = {name: SubnetSpec(28, 7, 48, 10, (LayerSpec(2, 96, 96),) * depth)
         for name, depth in (("smallest", 1), ("largest", 4), ("random1", 2), ("random2", 3))}  # fmt: skip

@@ -26,6 +26,7 @@ ORDER = (
     ("stages", "tools"),
     ("__main__",),
 )
+PARTS = {"search.trials": "search"}  # folders that belong to the package around them
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
 # The only package that may import a library
 OWNER = {"deepspeed": "engine", "nvidia": "data", "wandb": "run", "pymoo": "search"}
@@ -42,7 +43,8 @@ MODULES = [module for module in FILES if module]  # vitas_ds.load() imports what
 
 
 def package_of(module: str) -> str:
-    return module if module in LEVEL else module.rpartition(".")[0]
+    package = module if module in LEVEL or module in PARTS else module.rpartition(".")[0]
+    return PARTS.get(package, package)
 
 
 def imported_names(module: str) -> Iterator[str]:

@@ -17,11 +17,11 @@ from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import LiveTracker
-from vitas_ds.search.finalists_store import read_rows
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select
 from vitas_ds.search.scoring.ledger import read_ledger
 from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.trials.store import read_rows
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,53 @@
+"""The remaining time of the finalists. Reference: work by hand."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from tests.helpers.finalists import ListTracker
+from vitas_ds.config import Search
+from vitas_ds.distributed.groups import Group
+from vitas_ds.search.trials.plan import Rung
+from vitas_ds.search.trials.progress import ProgressReport
+
+CFG = Search(population=6, generations=2)
+
+
+def test_remaining_time_of_two_ranks():
+    """Four candidates of 100 MACs to step 10, two to step 20: each rank computes 2 * 10 and then 10 steps."""
+    tracker = ListTracker()
+    report = ProgressReport(CFG, tracker, [Rung(4, 10), Rung(2, 20)], dict.fromkeys(range(4), 100), 2)
+    assert math.isnan(report.seconds_left())
+    report.start_rung(0, dict.fromkeys(range(4), 10), Group(0, 2))
+    start = time.monotonic()
+    time.sleep(0.2)
+    report.of(0, 0)(5, 1.0)
+    elapsed = time.monotonic() - start
+    assert tracker.left == [pytest.approx(elapsed * (15 + 10) / 5, rel=0.2)]
+
+
+def test_a_group_of_two_ranks_halves_the_work():
+    """One candidate left: a resumed rung, of which step 12 of 20 is done."""
+    tracker = ListTracker()
+    report = ProgressReport(CFG, tracker, [Rung(2, 10), Rung(1, 20)], {0: 100, 1: 300}, 2)
+    report.start_rung(1, {1: 8}, Group(0, 1, 0, 2))
+    start = time.monotonic()
+    time.sleep(0.2)
+    train = report.of(1, 12)
+    train(16, 1.0)
+    assert tracker.left == [pytest.approx((time.monotonic() - start) * 4 / 4, rel=0.2)]
+    train(20, 1.0)
+    assert tracker.left[1] == 0
+
+
+def test_skipped_steps_are_reported():
+    tracker = ListTracker()
+    report = ProgressReport(CFG, tracker, [Rung(2, 10)], {0: 100, 1: 300}, 1)
+    row = {"candidate": 1, "rung": 1, "step": 10, "accuracy": 0.5, "stderr": 0.1, "loss": 1.0, "seconds": 1.0}
+    rows = [row | {"skipped": 0, "goes_on": False}, row | {"candidate": 2, "skipped": 3, "goes_on": False}]
+    report.finish_rung(0, rows)
+    assert tracker.lines[1:] == ["search: finalist 2: 3 steps skipped, gradient not finite"]
+    assert list(tracker.logged) == [13, 14] and tracker.logged[14]["finalist"] == 2
