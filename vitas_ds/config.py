@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
@@ -300,13 +300,24 @@ class Search(Section):
         None, description="budget in bytes of activations that training keeps per image"
     )
     latency: tuple[float, float] | None = Field(
-        None, description="budget in seconds per batch on this device, predicted from measured networks"
+        None, description="budget in seconds per batch, predicted from measured networks"
     )
     throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
     latency_batch_size: int = Field(32, gt=0, description="batch size of latency measurements")
-    latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None, description="precision of latency measurements; null: engine.precision"
+    latency_also: tuple[PositiveInt, ...] = Field(
+        (), description="further batch sizes, measured for the front and the best candidates"
     )
+    latency_runtime: Literal["auto", "torch", "cuda-graph", "onnxruntime"] = Field(
+        "auto", description="what runs the measured networks; auto: cuda-graph on CUDA, onnxruntime on the CPU if "
+        "installed, else torch",
+    )  # fmt: skip
+    latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="precision of latency measurements; null: engine.precision, for onnxruntime fp32"
+    )
+    latency_table: str | None = Field(
+        None, description="JSON lines of measured latencies, as `vitas latency` writes them; used instead of measuring"
+    )
+    latency_device: str | None = Field(None, description="device that search.latency_table must name; null: any one")
     latency_nets: int = Field(
         48,
         ge=12,
@@ -356,6 +367,9 @@ class Search(Section):
                 raise ValueError(f"{name} must be two increasing numbers, 0 or above (given: {list(pair)})")
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput contradict each other: no network satisfies both")
+        sizes = [self.latency_batch_size, *self.latency_also]
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"latency_also and latency_batch_size must be different batch sizes (given: {sizes})")
         return self
 
     @property

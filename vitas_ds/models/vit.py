@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
-from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, run
+from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, prepare, run
 from vitas_ds.models.net import NORM_EPS, LayerOptions, layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
 
@@ -108,6 +108,14 @@ class VisionTransformer(nn.Module):
         if torch.compiler.is_compiling() or (multiple == 1 and dtype == self.cls_token.dtype):
             return run(*arguments, partial(self._call_unpacked, dtype), recompute)[0]
         return execute(*arguments, self._stored(multiple), dtype, recompute)[0]
+
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        """Return the forward pass with the weights packed once, for many batches without gradients."""
+        dtype, multiple = compute_dtype(self.cls_token), pad_multiple(self.cls_token.device)
+        if multiple == 1 and dtype == self.cls_token.dtype:
+            return self
+        forward = prepare(self._spec(), self._options(), self._stored(multiple), dtype)
+        return lambda images: forward(images)[0]
 
     def _spec(self) -> SubnetSpec:
         """Return the spec with the classes of ``head``, which may have been replaced for fine-tuning."""

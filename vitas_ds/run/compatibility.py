@@ -28,7 +28,7 @@ FREE = {
     "supernet": _FREE_IN_TRAINING | {"eval_every"},
     "retrain": _FREE_IN_TRAINING,
     "search": {
-        "generations", "top_k", "ranks_per_candidate", "baselines",
+        "generations", "top_k", "ranks_per_candidate", "baselines", "latency_also",
         # check and finalists compare what their results depend on
         "check.nets", "check.steps",
         "finalists.count", "finalists.steps", "finalists.keep", "finalists.init",

@@ -4,5 +4,6 @@
 reports progress, and ``results`` writes ``best.json`` and ``pareto.json``. The subpackages contain the feasible set,
 the scores, the latencies, and the short trainings of finalists.
 
-May import: errors, arch, config, distributed, data, models, run, engine, training, its subpackages.
+May import: errors, arch, config, distributed, data, models, run, engine, training, export, its
+subpackages.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,21 +23,21 @@ class Confirmed:
 
     Attributes:
         result: The result without the dropped candidates.
-        seconds: Measured latencies by subnet, see ``LatencyCache``.
+        latencies: Measured latencies by ``spec.key()``, as the fields of ``best.json``.
         dropped: Candidates that measured outside the budget.
     """
 
     result: Result
-    seconds: dict[str, float]
-    dropped: list[Candidate]
+    latencies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: list[Candidate] = field(default_factory=list)
 
 
 def confirm(result: Result, problem: SearchProblem, timing: LatencyModel) -> Confirmed:
     """Measure the front and the best candidates, and drop those outside the latency budget.
 
-    The best ones are ``search.top_k``, or all finalists if these are more.
-
-    Candidates that replace dropped ones are measured as well, until all are within the budget.
+    The best ones are ``search.top_k``, or all finalists if these are more. Candidates that replace dropped ones are
+    measured as well, until all are within the budget. Those that remain are measured with ``search.latency_also``, too.
+    A table (``search.latency_table``) may lack candidates: they have only a prediction, and stay.
 
     Raises:
         UserError: No candidate measures within the budget.
@@ -47,10 +48,12 @@ def confirm(result: Result, problem: SearchProblem, timing: LatencyModel) -> Con
     while True:
         best = ranked(fully_scored(candidates))[:count]
         measured = list({c.spec: c for c in [*result.pareto, *best]}.values())
-        seconds = timing.cache.measure([c.spec for c in measured])
-        outside = [c for c, s in zip(measured, seconds.tolist(), strict=True) if not low <= s * PS_PER_SECOND <= high]
+        picoseconds = timing.cache.measure([c.spec for c in measured]) * PS_PER_SECOND
+        outside = [c for c, ps in zip(measured, picoseconds.tolist(), strict=True) if ps < low or ps > high]
         if not outside:
-            return Confirmed(result, timing.cache.seconds, dropped)
+            timing.measure([c.spec for c in measured])
+            latencies = {c.spec.key(): timing.row(c.spec) for c in [*measured, *dropped]}
+            return Confirmed(result, {key: row for key, row in latencies.items() if row}, dropped)
         dropped += outside
         specs = {c.spec for c in outside}
         candidates = [c for c in candidates if c.spec not in specs]

@@ -137,8 +137,10 @@ def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None
     if seconds is None or math.isinf(seconds[1]):  # no upper limit to fit to
         return None
     from vitas_ds.search.latency.calibration import calibrate  # takes half a second; few recipes need it
+    from vitas_ds.search.runtime import open_runtime
 
-    timing = calibrate(config, run_dir, run_dir.supernet_latency, ranks.device, {}, any_device=True)
+    runtime = open_runtime(config, ranks.device)
+    timing = calibrate(config, run_dir, run_dir.supernet_latency, runtime, {}, any_device=True)
     if ranks.is_main:
         print(timing.describe())
     model = CostModel(timing.predictor, lambda value: f"{value:.4g} s a batch of {search.latency_batch_size}")

@@ -1,55 +1,97 @@
-"""Measure the latency of networks on this device, and cache the measurements on disk.
-
-The measured networks are complete plain networks, as they are deployed.
-"""
-# K networks
+"""Measure the latency of complete plain networks on this machine, in the runtime that deploys them."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.distributed.comm import from_main
-from vitas_ds.engine.precision import autocast
-from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import append_line, to_json
+from vitas_ds.search.latency.lines import Latency, Setting
 
+WINDOW = 5  # runs whose medians are compared during the warm-up
+TOLERANCE = 0.02  # relative difference of two medians below which the device is warm
+MIN_SECONDS = 0.1  # of the warm-up, and of the measurement: clocks and thread pools react this slowly
 MIN_REPEATS = 3  # of a network too slow for all repeats
+
+Prepare = Callable[[SubnetSpec, Tensor], AbstractContextManager[Callable[[], object]]]
+"""Builds a network of a spec and yields a function that starts its forward pass on the images [B, 3, H, W]."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs the networks.
+
+    Attributes:
+        name: "torch", "cuda-graph" or "onnxruntime".
+        precision: "fp32", "bf16" or "fp16".
+        device: The device that computes.
+        versions: Versions of the libraries that affect the latency.
+        prepare: Prepares a network.
+    """
+
+    name: str
+    precision: str
+    device: torch.device
+    versions: dict[str, str]
+    prepare: Prepare
 
 
 def measure_latency(
-    spec: SubnetSpec,
-    device: torch.device,
-    batch_size: int,
-    precision: str,
-    repeats: int = 30,
-    warmup: int = 5,
-    max_seconds: float = 4.0,
-) -> float:
-    """Measure the seconds of a forward pass of one batch: the median of the repeats without outliers.
+    spec: SubnetSpec, runtime: Runtime, batch_size: int, repeats: int = 30, max_seconds: float = 4.0
+) -> Latency:
+    """Measure the time of a forward pass of one batch of random images, after a warm-up.
 
-    The device is synchronized before and after each repeat. A slow network stops after ``max_seconds``, but runs at
-    least five times. At least the last three runs count.
+    The device is synchronized before and after each run. A slow network stops after ``max_seconds``, half of which the
+    warm-up may take, but at least three runs count.
     """
-    network = VisionTransformer(spec).to(device).eval()
-    images = torch.zeros(batch_size, 3, spec.image_size, spec.image_size, device=device)
-    seconds: list[float] = []
-    with torch.inference_mode(), autocast(precision, device):
-        while len(seconds) < warmup + repeats and (len(seconds) < 5 or sum(seconds) < max_seconds):
-            _synchronize(device)
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, spec.image_size, spec.image_size, generator=noise).to(runtime.device)
+    with runtime.prepare(spec, images) as forward:
+
+        def run() -> float:
+            _synchronize(runtime.device)
             start = time.perf_counter()
-            network(images)
-            _synchronize(device)
-            seconds.append(time.perf_counter() - start)
-    return float(np.median(drop_outliers(np.array(seconds[min(warmup, len(seconds) - MIN_REPEATS) :]))))
+            forward()
+            _synchronize(runtime.device)
+            return time.perf_counter() - start
+
+        warm_up(run, max_seconds / 2)
+        return repeat(run, repeats, max_seconds)
+
+
+def warm_up(run: Callable[[], float], max_seconds: float) -> int:
+    """Run until the medians of two consecutive windows agree, or for ``max_seconds``. Return the number of runs."""
+    seconds: list[float] = []
+    while sum(seconds) < max_seconds:
+        seconds.append(run())
+        if len(seconds) % WINDOW or len(seconds) < 2 * WINDOW or sum(seconds) < MIN_SECONDS:
+            continue
+        before, after = np.median(seconds[-2 * WINDOW : -WINDOW]), np.median(seconds[-WINDOW:])
+        if abs(after - before) <= TOLERANCE * before:
+            break
+    return len(seconds)
+
+
+def repeat(run: Callable[[], float], repeats: int, max_seconds: float) -> Latency:
+    """Return the median without outliers and the interquartile range of at least ``repeats`` runs.
+
+    Fast networks run more often, slow ones end after ``max_seconds``.
+    """
+    seconds: list[float] = []
+    total = 0.0
+    while len(seconds) < MIN_REPEATS or (total < max_seconds and (len(seconds) < repeats or total < MIN_SECONDS)):
+        seconds.append(run())
+        total += seconds[-1]
+    low, high = np.quantile(seconds, [0.25, 0.75])
+    return Latency(float(np.median(drop_outliers(np.array(seconds)))), float(high - low), len(seconds))
 
 
 def _synchronize(device: torch.device) -> None:
@@ -66,63 +108,23 @@ def drop_outliers(seconds: np.ndarray) -> np.ndarray:
     return seconds[deviation <= 3 * 1.4826 * np.median(deviation)]
 
 
-def current_setting(device: torch.device, batch_size: int, precision: str) -> dict[str, Any]:
+def current_setting(runtime: Runtime, batch_size: int) -> Setting:
     """Return everything a latency depends on except the network: cached measurements are valid only for this."""
-    cuda = device.type == "cuda"
+    cuda = runtime.device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
-        "threads": None if cuda else torch.get_num_threads(),
-        "torch": torch.__version__,
-        "driver": f"cuda {torch.version.cuda}, cudnn {torch.backends.cudnn.version()}" if cuda else None,
+        "device": torch.cuda.get_device_name(runtime.device) if cuda else cpu_name(),
+        "runtime": runtime.name,
         "batch_size": batch_size,
-        "precision": precision,
+        "precision": runtime.precision,
+        "threads": None if cuda else torch.get_num_threads(),
+        "versions": runtime.versions,
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-class LatencyCache:
-    """Measured latencies of one setting, each written to disk at once. All ranks call it; only rank 0 measures.
-
-    Attributes:
-        path: JSON lines file, shared with other settings.
-        setting: The setting of the measurements, see ``current_setting``.
-        seconds: Known latencies by ``spec.key()``.
-    """
-
-    def __init__(self, path: Path, setting: dict[str, Any], measure_one: Callable[[SubnetSpec], float]) -> None:
-        self.path, self.setting, self.measure_one = path, setting, measure_one
-        self.seconds: dict[str, float] = from_main(self._read)
-
-    def measure(self, specs: list[SubnetSpec]) -> np.ndarray:
-        """Return the seconds of each network [K], and measure those not in the cache."""
-        keys = [spec.key() for spec in specs]
-        self.seconds = from_main(lambda: self._measure_missing(specs, keys))
-        return np.array([self.seconds[key] for key in keys])
-
-    def _measure_missing(self, specs: list[SubnetSpec], keys: list[str]) -> dict[str, float]:
-        for spec, key in zip(specs, keys, strict=True):
-            if key not in self.seconds:
-                self.seconds[key] = self.measure_one(spec)
-                line = {"spec": spec.to_dict(), "seconds": self.seconds[key], "setting": self.setting}
-                append_line(self.path, to_json(line))
-        return self.seconds
-
-    def _read(self) -> dict[str, float]:
-        """Read the lines of this setting. Invalid lines are skipped: their networks are measured again."""
-        seconds = {}
-        for text in self.path.read_bytes().splitlines() if self.path.exists() else ():
-            try:
-                line = json.loads(text)
-                if line["setting"] == self.setting:
-                    seconds[json.dumps(line["spec"], sort_keys=True)] = float(line["seconds"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        return seconds

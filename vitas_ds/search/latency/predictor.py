@@ -14,9 +14,9 @@ from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible.budget import PS_PER_SECOND
+from vitas_ds.search.latency.limits import MIN_NETWORKS
 
 STEM_FEATURES = 3
-MIN_NETWORKS = 12  # to fit and test a predictor
 
 
 def stem_features(table: WidthTable) -> np.ndarray:

@@ -23,11 +23,13 @@ from vitas_ds.search.confirm import confirm
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.latency.cache import LatencyCache
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
-from vitas_ds.search.latency.measure import LatencyCache
+from vitas_ds.search.latency.lines import Latency, Line, format_line
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, make_result, ranked
 from vitas_ds.search.results import select, write_results
+from vitas_ds.search.runtime import open_runtime
 from vitas_ds.search.scoring.candidate import candidate_from_dict
 from vitas_ds.search.scoring.ledger import in_memory, open_ledger
 from vitas_ds.stages.train_supernet import identity_prob
@@ -36,9 +38,21 @@ from vitas_ds.training import sampling
 CPU = torch.device("cpu")
 
 
+SETTING = {"device": "here", "runtime": "none", "batch_size": 32, "precision": "fp32"}
+
+
 def latency_model(tmp_path, measure_one) -> LatencyModel:
     """Return a model that measures with ``measure_one`` and predicts with ``PREDICTOR``."""
-    return LatencyModel(PREDICTOR, LatencyCache(tmp_path / "latency.jsonl", {"device": "here"}, measure_one), 48)
+
+    def measure(spec: SubnetSpec) -> Latency:
+        return Latency(measure_one(spec), 1e-5, 30)
+
+    caches = [LatencyCache(tmp_path / "latency.jsonl", SETTING | {"batch_size": n}, measure) for n in (32, 1, 8)]
+    return LatencyModel(PREDICTOR, caches[0], 48, tuple(caches[1:]))
+
+
+def fit(config: Config, run: RunDir, path, budget, any_device=False) -> LatencyModel:
+    return calibrate(config, run, path, open_runtime(config, CPU), budget, any_device)
 
 
 def predicted(spec: SubnetSpec) -> float:
@@ -86,13 +100,16 @@ def test_latency_is_minimized_as_an_objective():
 
 
 def recipe(**options) -> Config:
-    return Config(space=SMALL, search=Search(**{"latency_batch_size": 2, "latency_nets": 12} | options))
+    return Config(
+        space=SMALL,
+        search=Search(**{"latency_batch_size": 2, "latency_nets": 12, "latency_runtime": "torch"} | options),
+    )
 
 
 def test_a_run_measures_once(tmp_path):
     """Real measurements of small networks. A second start and another run in the same folder measure nothing."""
     run, other = RunDir(tmp_path / "a"), RunDir(tmp_path / "b")
-    first = calibrate(recipe(), run, run.search_latency, CPU, {"macs": BUDGET})
+    first = fit(recipe(), run, run.search_latency, {"macs": BUDGET})
     lines = (tmp_path / "latency.jsonl").read_text().splitlines()
     assert len(lines) == 12 and first.num_measured == 12
     assert set(first.summary()) >= {"nets", "error", "correlation", "device"}
@@ -100,8 +117,8 @@ def test_a_run_measures_once(tmp_path):
     specs = [spec_from_dict(json.loads(line)["spec"]) for line in lines]
     macs = COSTS["macs"](WidthTable.from_specs(specs))
     assert (macs >= BUDGET[0]).all() and (macs <= BUDGET[1]).all()
-    again = calibrate(recipe(), run, run.search_latency, CPU, {"macs": BUDGET})
-    shared = calibrate(recipe(), other, other.search_latency, CPU, {"macs": BUDGET})
+    again = fit(recipe(), run, run.search_latency, {"macs": BUDGET})
+    shared = fit(recipe(), other, other.search_latency, {"macs": BUDGET})
     for model in (again, shared):
         assert model.predictor.coefficients.tolist() == first.predictor.coefficients.tolist()
     assert (tmp_path / "latency.jsonl").read_text().splitlines() == lines
@@ -109,15 +126,15 @@ def test_a_run_measures_once(tmp_path):
 
 def test_a_predictor_of_another_setting_is_an_error(tmp_path):
     run = RunDir(tmp_path / "a")
-    calibrate(recipe(), run, run.search_latency, CPU, {"macs": BUDGET})
+    fit(recipe(), run, run.search_latency, {"macs": BUDGET})
     with pytest.raises(UserError, match=r"latency\.json: measured with batch_size 2, not 4"):
-        calibrate(recipe(latency_batch_size=4), run, run.search_latency, CPU, {"macs": BUDGET})
+        fit(recipe(latency_batch_size=4), run, run.search_latency, {"macs": BUDGET})
     path = run.search_latency
     saved = json.loads(path.read_text())
     path.write_text(json.dumps(saved | {"setting": saved["setting"] | {"device": "elsewhere"}}))
     with pytest.raises(UserError, match="measured with device 'elsewhere'"):
-        calibrate(recipe(), run, path, CPU, {"macs": BUDGET})
-    model = calibrate(recipe(), run, path, CPU, {}, any_device=True)
+        fit(recipe(), run, path, {"macs": BUDGET})
+    model = fit(recipe(), run, path, {}, any_device=True)
     assert model.predictor.coefficients.tolist() == saved["prices"]
 
 
@@ -147,7 +164,7 @@ def test_candidates_that_measure_outside_the_budget_are_dropped(searched, tmp_pa
     assert ranked(confirmed.result.candidates)[:5] == ranked(inside)[:5]
     assert all(slower(c.spec) * PS_PER_SECOND > high for c in confirmed.dropped)
     for candidate in [*confirmed.result.pareto, *ranked(confirmed.result.candidates)[:5]]:
-        assert confirmed.seconds[candidate.spec.key()] == slower(candidate.spec)
+        assert confirmed.latencies[candidate.spec.key()]["latency"] == slower(candidate.spec)
 
 
 def test_all_finalists_measure_within_the_budget(searched, tmp_path):
@@ -171,10 +188,13 @@ def test_measured_and_predicted_latency_are_written_and_selected_by(searched, tm
     confirmed = confirm(result, problem, latency_model(tmp_path, slower))
     top = ranked(confirmed.result.candidates)[:3]
     run = RunDir(tmp_path)
-    write_results(run, confirmed.result, top, confirmed.seconds, confirmed.dropped)
+    write_results(run, confirmed.result, top, confirmed.latencies, confirmed.dropped)
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
     for row, candidate in zip([best, *front], [top[0], *confirmed.result.pareto], strict=True):
-        assert row["latency"] == slower(candidate.spec)
+        assert row["latency"] == slower(candidate.spec) and row["latency_spread"] == 1e-5
+        assert {size: also["seconds"] for size, also in row["latency_also"].items()} == {
+            "1": row["latency"], "8": row["latency"],
+        }  # fmt: skip
         assert row["predicted_latency"] == pytest.approx(predicted(candidate.spec), rel=1e-6)
     assert len(best["dropped"]) == len(confirmed.dropped)
     dropped = {c.spec for c in confirmed.dropped}
@@ -193,12 +213,46 @@ def test_a_line_of_the_ledger_keeps_the_prediction(searched):
     assert read.costs == candidate.costs and "latency" not in candidate.to_dict()
 
 
+def phone_table(path, specs) -> None:
+    """Write a table of a phone whose latencies are twice those of ``PREDICTOR``."""
+    setting = {"device": "phone", "runtime": "coreml", "batch_size": 2, "precision": "fp16"}
+    lines = [format_line(Line(spec, Latency(2 * predicted(spec)), setting)) for spec in specs]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_a_table_replaces_measurements(tmp_path, searched):
+    """Candidates of the table that exceed the budget are dropped; others have only a prediction."""
+    result, problem = searched
+    run, path = RunDir(tmp_path / "a"), tmp_path / "phone.jsonl"
+    rows = genome.sample(SMALL, np.random.default_rng(0), 40, 0.3)
+    specs = [spec.canonical() for spec in genome.decode_all(SMALL, rows)]
+    phone_table(path, [*specs, result.best.spec])
+    config = recipe(latency_table=str(path), latency_runtime="auto")
+    model = fit(config, run, run.search_latency, {})
+    assert model.predictor(WidthTable.from_specs(specs)) == pytest.approx(
+        2 * PREDICTOR(WidthTable.from_specs(specs)), rel=1e-3
+    )
+    assert model.summary()["device"] == "phone" and f"{path}: 41 networks on phone" in model.describe()
+    assert not run.measured_latencies.exists()
+    confirmed = confirm(result, problem, model)
+    high = problem.budget["latency"][1]
+    is_slow = 2 * predicted(result.best.spec) * PS_PER_SECOND > high
+    assert (result.best in confirmed.dropped) == is_slow
+    known = {result.best.spec.key(), *(spec.key() for spec in specs)}
+    assert set(confirmed.latencies) <= known and result.best.spec.key() in confirmed.latencies
+    again = fit(config, run, run.search_latency, {})
+    assert again.predictor.coefficients.tolist() == model.predictor.coefficients.tolist()
+    phone_table(path, specs[1:])
+    with pytest.raises(UserError, match=r"latency\.json: measured with table .* same device, software and table"):
+        fit(config, run, run.search_latency, {})
+
+
 @pytest.mark.slow
 def test_sampled_subnets_reach_a_throughput(tmp_path, capsys):
     """The identity probability is fitted to measurements: random subnets take the requested time on average."""
     ranks, run = Ranks(0, 1, 0, CPU), RunDir(tmp_path / "a")
-    cfg = Search(latency_batch_size=4, latency_nets=24)
-    model = calibrate(Config(space=SMALL, search=cfg), run, run.supernet_latency, CPU, {})
+    cfg = Search(latency_batch_size=4, latency_nets=24, latency_runtime="torch")
+    model = fit(Config(space=SMALL, search=cfg), run, run.supernet_latency, {})
     samples = [genome.sample(SMALL, np.random.default_rng(1), 4000, prob) for prob in (0.2, 0.6)]
     ends = [model.predictor(genome.width_table(SMALL, sample)).mean() for sample in samples]
     supernet = config.Supernet(throughput=(4 / ends[0], 4 / ends[1]))
@@ -215,11 +269,11 @@ def test_sampled_subnets_reach_a_throughput(tmp_path, capsys):
 
 def test_an_inaccurate_predictor_is_a_warning(tmp_path):
     run = RunDir(tmp_path / "a")
-    calibrate(recipe(), run, run.search_latency, CPU, {"macs": BUDGET})
+    fit(recipe(), run, run.search_latency, {"macs": BUDGET})
     path = run.search_latency
     path.write_text(json.dumps(json.loads(path.read_text()) | {"error": 0.5}))
     with pytest.warns(UserWarning, match=r"a mean error of 50% on .* delete .*latency\.json and .*jsonl") as warned:
-        calibrate(recipe(), run, path, CPU, {"macs": BUDGET})
+        fit(recipe(), run, path, {"macs": BUDGET})
     assert len(warned) == 1
 
 

@@ -1,9 +1,9 @@
-"""Measured latencies, the cache by setting, and the error of predictions on held-out networks.
+"""Warm-up, median and spread of a measurement.
 
-References: additive latencies by construction, and measurements on this machine.
+References: clocks with a known course, and numpy.
 """
 
-import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,21 +11,47 @@ import torch
 
 from tests.helpers.searches import SMALL
 from vitas_ds.arch import genome
-from vitas_ds.arch.cost import layer_macs, macs
-from vitas_ds.arch.space import SearchSpace, WidthTable
-from vitas_ds.errors import UserError
-from vitas_ds.search.latency.measure import LatencyCache, current_setting, drop_outliers, measure_latency
-from vitas_ds.search.latency.predictor import LatencyPredictor, fit_predictor, layer_features
-from vitas_ds.training import sampling
+from vitas_ds.arch.cost import macs
+from vitas_ds.arch.space import WidthTable
+from vitas_ds.config import Config, Search
+from vitas_ds.search.latency.measure import Runtime, current_setting, drop_outliers, measure_latency, repeat, warm_up
+from vitas_ds.search.runtime import open_runtime
 
 CPU = torch.device("cpu")
-NETS = [sampling.draw(SearchSpace(), 0, step, 0.5) for step in range(60)]
+SMALLEST, LARGEST = (genome.decode(SMALL, end(SMALL)) for end in (genome.smallest, genome.largest))
 
 
-def test_a_larger_network_takes_longer():
-    small, large = (genome.decode(SMALL, end(SMALL)) for end in (genome.smallest, genome.largest))
-    assert macs(WidthTable.from_specs([large]))[0] > 40 * macs(WidthTable.from_specs([small]))[0]
-    assert measure_latency(large, CPU, 16, "fp32", 10) > 2 * measure_latency(small, CPU, 16, "fp32", 10)
+def clock(seconds):
+    """Return a run whose times are those of a list, then its last one forever."""
+    times = iter(seconds)
+    return lambda: next(times, seconds[-1])
+
+
+def test_the_warm_up_ends_when_two_windows_agree():
+    falling = [0.1 * 0.8**i for i in range(10)]
+    assert warm_up(clock([*falling, 0.01]), 100) == 20  # the third window is the first with equal times
+    assert warm_up(clock([0.1]), 100) == 10
+    assert warm_up(clock([0.001]), 100) == 100, "0.1 s at least"
+
+
+def test_the_warm_up_has_a_limit():
+    unsteady = [float(0.1 + i % 10 // 5) for i in range(1000)]
+    assert 2 < sum(unsteady[: warm_up(clock(unsteady), 2.0)]) <= 2.0 + 1.1
+    assert warm_up(clock([3.0]), 2.0) == 1
+
+
+def test_median_and_spread_of_the_runs():
+    seconds = np.random.default_rng(0).normal(0.02, 0.001, 30)
+    latency = repeat(clock(seconds.tolist()), 30, 4.0)
+    assert latency.runs == 30
+    assert latency.spread == pytest.approx(np.subtract(*np.percentile(seconds, [75, 25])))
+    assert latency.seconds == pytest.approx(np.median(seconds), rel=0.02)
+
+
+def test_fast_networks_repeat_more_often_and_slow_ones_less():
+    assert repeat(clock([0.001]), 30, 4.0).runs == 100
+    assert repeat(clock([1.5]), 30, 4.0).runs == 3
+    assert repeat(clock([0.5]), 30, 4.0).runs == 8
 
 
 def test_outliers_are_dropped():
@@ -34,67 +60,32 @@ def test_outliers_are_dropped():
     assert drop_outliers(np.ones(5)).tolist() == [1] * 5
 
 
-def test_the_cache_is_separate_for_each_setting(tmp_path):
-    path, measured = tmp_path / "cache" / "latency.jsonl", []
+def test_the_images_are_random_and_equal_for_all_networks():
+    found = []
 
-    def clock(spec):
-        measured.append(spec)
-        return time.perf_counter()
+    @contextmanager
+    def prepare(spec, images):
+        found.append(images)
+        yield lambda: None
 
-    setting = current_setting(CPU, 1, "fp32")
-    first = LatencyCache(path, setting, clock).measure(NETS[:5])
-    with path.open("a") as file:
-        file.write('{"spec": {"ima')  # killed while writing
-    again = LatencyCache(path, setting, clock)
-    assert again.measure(NETS[:5]).tolist() == first.tolist() and len(measured) == 5
-    assert again.measure(NETS[:6])[:5].tolist() == first.tolist() and len(measured) == 6
-    assert (
-        LatencyCache(path, setting, clock).measure(NETS[:6]).tolist() == again.measure(NETS[:6]).tolist()
-        and len(measured) == 6
-    )
-    for other in (current_setting(CPU, 2, "fp32"), current_setting(CPU, 1, "bf16"), setting | {"torch": "other"}):
-        LatencyCache(path, other, clock).measure(NETS[:1])
-    assert len(measured) == 9
+    runtime = Runtime("none", "fp32", CPU, {}, prepare)
+    for spec in (SMALLEST, LARGEST):
+        measure_latency(spec, runtime, 4, max_seconds=0.01)
+    assert found[0].shape == (4, 3, 32, 32) and torch.equal(*found)
+    assert found[0].mean().abs() < 0.05 and found[0].std() == pytest.approx(1, abs=0.05)
 
 
-def test_identities_take_no_time_and_layers_add_up():
-    predictor = LatencyPredictor(np.arange(1.0, 11), 0, 1)
-    padded, plain = WidthTable.from_specs(NETS), [WidthTable.from_specs([net.canonical()]) for net in NETS]
-    assert predictor(padded) == pytest.approx(np.concatenate([predictor(table) for table in plain]))
-    layers = predictor.layer_seconds(padded)
-    assert (layers[padded.num_heads == 0] == 0).all() and (layers[padded.num_heads > 0] > 0).all()
-    matrix_products = layer_features(padded)[..., 1:4].sum(2)
-    assert (matrix_products == layer_macs(padded)).all()
+def test_a_larger_network_takes_longer():
+    runtime = open_runtime(Config(search=Search(latency_runtime="torch", latency_precision="fp32")), CPU)
+    assert macs(WidthTable.from_specs([LARGEST]))[0] > 40 * macs(WidthTable.from_specs([SMALLEST]))[0]
+    small, large = (measure_latency(spec, runtime, 16, 10).seconds for spec in (SMALLEST, LARGEST))
+    assert large > 2 * small
 
 
-def test_the_fit_recovers_additive_latencies():
-    table, rng = WidthTable.from_specs(NETS), np.random.default_rng(0)
-    true = LatencyPredictor(np.array([2e-4, 1e-12, 3e-12, 3e-5, 2e-12, 1e-12, 4e-12, 1e-10, 2e-10, 1e-11]), 0, 1)
-    exact = fit_predictor(NETS, true(table))
-    assert exact.error < 1e-6 and exact.correlation == pytest.approx(1)
-    noisy = fit_predictor(NETS, true(table) * rng.normal(1, 0.03, len(NETS)))
-    assert noisy.error < 0.06 and noisy.correlation > 0.9
-    others = WidthTable.from_specs([sampling.draw(SearchSpace(), 1, step, 0.5) for step in range(50)])
-    assert (abs(noisy(others) / true(others) - 1)).mean() < 0.04
-
-
-def test_too_few_networks_are_an_error():
-    with pytest.raises(UserError, match="needs at least 12 measured networks"):
-        fit_predictor(NETS[:11], np.ones(11))
-
-
-@pytest.mark.slow
-def test_the_error_on_measured_networks_is_small():
-    """48 networks of a small space. Skipped on a busy machine, whose measurements are too noisy."""
-    space = SearchSpace(image_size=64, patch_sizes=(8, 16), embed_dim=192, depth=6, num_classes=100)
-    nets = [sampling.draw(space, 0, step, 0.3) for step in range(48)]
-    first, second = (np.array([measure_latency(net, CPU, 8, "fp32", 9, 1) for net in nets]) for _ in range(2))
-    if abs(first / second - 1).mean() > 0.1:
-        pytest.skip(
-            f"two measurements of a network differ by {abs(first / second - 1).mean():.0%}: the machine is busy"
-        )
-    predictor = fit_predictor(nets, np.minimum(first, second))
-    print(
-        f"mean relative error {predictor.error:.3f}, rank correlation {predictor.correlation:.3f} on held-out networks"
-    )
-    assert predictor.correlation > 0.9 and predictor.error < 0.15
+def test_the_setting_names_everything_that_matters():
+    runtime = open_runtime(Config(search=Search(latency_runtime="torch", latency_precision="bf16")), CPU)
+    setting = current_setting(runtime, 8)
+    assert setting | {"device": None} == {
+        "device": None, "runtime": "torch", "batch_size": 8, "precision": "bf16", "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__},
+    }  # fmt: skip

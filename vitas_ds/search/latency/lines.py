@@ -1,0 +1,101 @@
+"""Lines of measured latencies: the format of ``runs/latency.jsonl`` and of ``search.latency_table``.
+
+Each line is a JSON object: ``spec`` as in ``spec.json``, ``seconds`` of a batch, optionally ``spread`` and ``runs``,
+and ``setting``: everything that the seconds depend on except the network. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.errors import UserError
+from vitas_ds.run.files import to_json
+
+Setting = dict[str, Any]
+REQUIRED = ("device", "runtime", "batch_size", "precision")  # keys of every setting
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured time of one batch.
+
+    Attributes:
+        seconds: Median of the runs, without outliers.
+        spread: Interquartile range of the runs in seconds; None if unknown.
+        runs: Number of runs; None if unknown.
+    """
+
+    seconds: float
+    spread: float | None = None
+    runs: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the known fields."""
+        fields = {"seconds": self.seconds, "spread": self.spread, "runs": self.runs}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def describe(self) -> str:
+        """Return the latency in milliseconds."""
+        spread = "" if self.spread is None else f" (spread {self.spread * 1e3:.2g} ms)"
+        return f"{self.seconds * 1e3:.4g} ms{spread}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A measured network."""
+
+    spec: SubnetSpec
+    latency: Latency
+    setting: Setting
+
+
+def format_line(line: Line) -> str:
+    """Return one line of JSON."""
+    return to_json({"spec": line.spec.to_dict(), **line.latency.to_dict(), "setting": line.setting})
+
+
+def parse_line(text: str | bytes) -> Line:
+    """Read one line.
+
+    Raises:
+        UserError: The text is not a measured latency. The message has no location.
+    """
+    try:
+        row = json.loads(text)
+        setting = dict(row["setting"])
+        missing = [name for name in REQUIRED if name not in setting]
+        if missing:
+            raise UserError(f"setting has no {missing[0]}")
+        spread, runs = row.get("spread"), row.get("runs")
+        latency = Latency(float(row["seconds"]), spread and float(spread), runs and int(runs))
+        spec = row["spec"]
+    except KeyError as error:
+        raise UserError(f"no {error.args[0]}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from None
+    if not 0 < latency.seconds < float("inf"):
+        raise UserError(f"seconds must be above 0 (given: {latency.seconds})")
+    return Line(spec_from_dict(spec).canonical(), latency, setting)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the valid lines of a file; none if it does not exist. A writer that was killed leaves an invalid one."""
+    for text in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            yield parse_line(text)
+        except UserError:
+            continue
+
+
+def describe_setting(setting: Setting) -> str:
+    """Return a setting as part of a sentence."""
+    threads = setting.get("threads")
+    parts = [f"{setting['device']}", f"{setting['runtime']}", f"{setting['precision']}"]
+    if threads:
+        parts.append(f"{threads} thread{'s' * (threads != 1)}")
+    return ", ".join([*parts, f"batch size {setting['batch_size']}"])
