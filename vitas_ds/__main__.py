@@ -169,6 +169,16 @@ TOOLS = {
             ("--workers", {"type": count, "default": 0, "metavar": "N", "help": "processes; 0: one per core"}),
         ),
     ),
+    "latency": Command(
+        "measure networks of a recipe's search space, as a table for search.latency_table",
+        "latency vitas_1g_bcnet --nets 48 --out phone.jsonl", "the file FILE.jsonl",
+        (
+            *RECIPE,
+            ("--out", {"required": True, "type": Path, "metavar": "FILE.jsonl",
+                       "help": "append to this file; networks that it contains are not measured again"}),
+            ("--nets", {"type": count, "metavar": "N", "help": "number of networks (default: search.latency_nets)"}),
+        ),
+    ),
     "doctor": Command(
         "check what this machine has and what is missing for each stage", "doctor", "the console", (),
     ),
