@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
@@ -304,7 +304,7 @@ class Search(Section):
     )
     throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
     latency_batch_size: int = Field(32, gt=0, description="batch size of latency measurements")
-    latency_also: tuple[PositiveInt, ...] = Field(
+    latency_also: tuple[int, ...] = Field(
         (), description="further batch sizes, measured for the front and the best candidates"
     )
     latency_runtime: Literal["auto", "torch", "cuda-graph", "onnxruntime"] = Field(
@@ -368,8 +368,8 @@ class Search(Section):
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput contradict each other: no network satisfies both")
         sizes = [self.latency_batch_size, *self.latency_also]
-        if len(set(sizes)) < len(sizes):
-            raise ValueError(f"latency_also and latency_batch_size must be different batch sizes (given: {sizes})")
+        if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"latency_batch_size and latency_also must be different sizes above 0 (given: {sizes})")
         return self
 
     @property
