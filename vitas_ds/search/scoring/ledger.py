@@ -7,21 +7,19 @@ algorithm or seed can reuse the scores of a ledger.
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed.comm import from_main
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import append_line, to_json
-from vitas_ds.search.scoring.candidate import Candidate, Score, candidate_from_dict
+from vitas_ds.search.scoring.candidate import Candidate, Score
+from vitas_ds.search.scoring.ledger_lines import LineParser, Scoring
+from vitas_ds.search.scoring.score_table import ScoreTable, key
 
-Scoring = dict[str, str | int]
-"""Settings that a score depends on, by name, except the subnet and the number of images."""
-
-Key = tuple[str, int]
-"""Canonical subnet and number of images."""
+BLOCK = 1 << 20  # bytes
 
 
 class Ledger:
@@ -38,14 +36,17 @@ class Ledger:
         self,
         path: Path | None,
         scoring: Scoring,
-        own: dict[Key, Score] | None = None,
-        reused: dict[Key, Score] | None = None,
+        own: ScoreTable | None = None,
+        reused: ScoreTable | None = None,
     ) -> None:
-        self.path, self.scoring, self.own, self.reused = path, scoring, own or {}, reused or {}
+        self.path, self.scoring = path, scoring
+        self.own = ScoreTable() if own is None else own
+        self.reused = ScoreTable() if reused is None else reused
 
     def find(self, spec: SubnetSpec, images: int) -> Score | None:
         """Return the score of a subnet on this number of images, or None if it is not known."""
-        return self.own.get(key(spec, images), self.find_reused(spec, images))
+        name = key(spec, images)
+        return self.own.get(name) or self.reused.get(name)
 
     def find_reused(self, spec: SubnetSpec, images: int) -> Score | None:
         """Return the score from the ledger of another search, or None."""
@@ -57,14 +58,9 @@ class Ledger:
         name = key(candidate.spec, candidate.images)
         if name in self.own:
             return
-        self.own[name] = candidate.score
+        self.own.add(name, candidate.score)
         if self.path is not None:
             append_line(self.path, to_json(candidate.to_dict() | {"scoring": self.scoring}))
-
-
-def key(spec: SubnetSpec, images: int) -> Key:
-    """Return the key of a score: canonical subnet and number of images."""
-    return spec.key(), images
 
 
 def in_memory(scoring: Scoring | None = None) -> Ledger:
@@ -87,11 +83,11 @@ def open_ledger(path: Path, scoring: Scoring, reuse: Path | None = None, is_main
         UserError: On all ranks: a line is invalid, or was scored with other settings.
     """
 
-    def read() -> tuple[dict[Key, Score], dict[Key, Score]]:
+    def read() -> tuple[ScoreTable, ScoreTable]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
-        own = read_ledger(path, scoring, missing_ok=True)
-        return _by_key(own), _by_key(read_ledger(reuse, scoring) if reuse else [])
+        own = _read_scores(path, scoring, missing_ok=True)
+        return own, _read_scores(reuse, scoring) if reuse else ScoreTable()
 
     own, reused = from_main(read)
     return Ledger(path if is_main else None, scoring, own, reused)
@@ -102,11 +98,28 @@ def _cut_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
 
 
-def _by_key(candidates: list[Candidate]) -> dict[Key, Score]:
-    return {key(c.spec, c.images): c.score for c in candidates if c.score is not None}
+def _read_scores(path: Path, scoring: Scoring, missing_ok: bool = False) -> ScoreTable:
+    """Return the scores in a ledger. Does not keep its candidates: a million of them would take 4 GB."""
+    parser, table = LineParser(path, scoring), ScoreTable()
+    for number, line in _lines(path, missing_ok):
+        if (found := parser.fast(line, number)) is not None:
+            found.add_to(table)
+            continue
+        candidate = parser.slow(line, number)
+        assert candidate.score is not None
+        table.add(key(candidate.spec, candidate.images), candidate.score)
+    return table
 
 
 def read_ledger(path: Path, scoring: Scoring | None = None, missing_ok: bool = False) -> list[Candidate]:
@@ -120,31 +133,19 @@ def read_ledger(path: Path, scoring: Scoring | None = None, missing_ok: bool = F
     Raises:
         UserError: The file does not exist, a line is invalid, or was scored with other settings.
     """
+    parser = LineParser(path, scoring)
+    return [parser.candidate(line, number) for number, line in _lines(path, missing_ok)]
+
+
+def _lines(path: Path, missing_ok: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield the complete lines of a ledger with their numbers, from 1."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # the part after the last newline is empty or incomplete
+        file = path.open("rb")
     except FileNotFoundError:
         if missing_ok:
-            return []
+            return
         raise UserError(f"{path}: no such ledger") from None
-    return [_parse_line(line, scoring, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-
-
-def _parse_line(line: bytes, scoring: Scoring | None, location: str) -> Candidate:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise UserError(f"{location}: not a JSON object; remove the line to score its candidate again") from None
-    candidate = candidate_from_dict(row, location)
-    if scoring is not None:
-        _check_scoring(row.get("scoring"), scoring, location)
-    return candidate
-
-
-def _check_scoring(recorded: Any, expected: Scoring, location: str) -> None:
-    recorded = recorded if isinstance(recorded, dict) else {}
-    for name in expected:
-        if recorded.get(name) != expected[name]:
-            raise UserError(
-                f"{location}: scored with {name} {recorded.get(name)!r}, this search has {expected[name]!r}; "
-                "set another run.name, or move the ledger away"
-            )
+    with file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield number, line[:-1]
