@@ -1,4 +1,4 @@
-"""What a pipeline does to images, and how it fails. Importing this module does not import DALI."""
+"""What a pipeline does to images, and how it fails, without DALI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitas_ds.config import Augment
-from vitas_ds.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,3 @@ class BadImages(Exception):
     def __init__(self, pending: list[Any], message: str):
         super().__init__(message)
         self.pending = pending
-
-
-def load_dali() -> Any:
-    """Import the pipelines.
-
-    Raises:
-        UserError: DALI is not installed, or does not work on this machine.
-    """
-    try:
-        from vitas_ds.data import dali
-    except ImportError as error:
-        raise UserError(
-            f"NVIDIA DALI, which loads the images, cannot be imported ({error}); pip install -r requirements.txt, "
-            "or measure without images: data.synthetic=true"
-        ) from None
-    return dali

@@ -16,7 +16,8 @@ from torch import Tensor
 from vitas_ds.config import Data
 from vitas_ds.data import augment as aug
 from vitas_ds.data import synthetic
-from vitas_ds.data.processing import BadImages, Recipe, load_dali
+from vitas_ds.data.lazy import load_dali
+from vitas_ds.data.processing import BadImages, Recipe
 from vitas_ds.data.sources import ImageSet, printable
 from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vitas_ds.data.lazy import load_dali
 from vitas_ds.data.resized import NAME, read_settings
 from vitas_ds.data.sources import ImageSet, fingerprint, read_folder, write_classes, write_list
 from vitas_ds.errors import UserError
@@ -286,8 +287,6 @@ def _read_small(image: Image.Image, content: bytes, size: tuple[int, int] | None
 
 def _decode_with_dali(content: bytes) -> Image.Image:
     """Decode as training does. For palettes and 16-bit pixels, Pillow's conversion is another one."""
-    from vitas_ds.data.processing import load_dali
-
     pixels = load_dali().decode(np.frombuffer(content, np.uint8))
     if pixels is None:
         raise ValueError("not decodable")

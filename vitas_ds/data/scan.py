@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitas_ds.data.processing import Recipe, load_dali
+from vitas_ds.data.lazy import load_dali
+from vitas_ds.data.processing import Recipe
 from vitas_ds.data.shards import read_shard, shards_of
 from vitas_ds.data.sources import SUFFIXES
 from vitas_ds.errors import UserError
