@@ -16,6 +16,7 @@ from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.metrics import clock, read_metrics
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary
+from vitas_ds.search.latency.facts import describe_row
 
 Rows = list[dict[str, Any]]
 STEP, IMAGES, SHARE = Axis("step"), Axis("images/s"), Axis("share of the time", percent=True)
@@ -92,7 +93,9 @@ def _searched(numbers: dict[str, Any]) -> str:
     best = numbers["best"]
     text = f"{numbers['scored']:,} candidates scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
     trained = best.get("finalist")
-    return f"{text}, accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else text
+    text += f", accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else ""
+    latencies = describe_row(best, numbers["latency"]) if "latency" in numbers else {}
+    return "; ".join([text, *map(": ".join, latencies.items())])
 
 
 def _evaluated(numbers: dict[str, Any]) -> str:
@@ -134,6 +137,8 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
         best = summary["search"]["best"]
         values += [("MACs of the best candidate", short(best["macs"])), ("its search score", f"{best['score']:.1%}")]
         values.append(("candidates scored", f"{summary['search']['scored']:,}"))
+        if "latency" in best:
+            values.append(("its latency", f"{best['latency'] * 1e3:.4g} ms"))
     seconds = sum(summary.get(stage, {}).get("seconds", 0) for stage in ("train-supernet", "retrain"))
     return [*values, ("training time", clock(seconds))] if seconds else values
 

@@ -17,6 +17,7 @@ from vitas_ds.search.confirm import Confirmed, confirm, rescore
 from vitas_ds.search.curve import extrapolate, mean_curve
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
+from vitas_ds.search.latency.facts import describe_row
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.monitor import Monitor, with_progress
 from vitas_ds.search.problem import SearchProblem
@@ -125,6 +126,9 @@ def run_search(session: Session) -> dict[str, Any]:
         numbers["best"] |= finalists.entry(best.spec)
         trained = f", accuracy {finalists.numbers['accuracy']:.4f} after {finalists.numbers['steps']:,} steps"
     tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs{trained}")
+    if session.timing is not None:
+        facts = describe_row(numbers["best"], session.timing.cache.setting)
+        tracker.print(f"search: {'; '.join(f'{name}: {text}' for name, text in facts.items())}")
     return numbers
 
 

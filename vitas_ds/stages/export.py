@@ -33,6 +33,7 @@ from vitas_ds.run.files import write_text
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.run.tracking import open_tracker
+from vitas_ds.search.latency.facts import latency_facts
 from vitas_ds.stages.common import model_folder, validation_images
 
 TOP1_TOP5 = "top-1 / top-5"
@@ -61,7 +62,9 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
     if config.export.onnx:
         to_onnx.require_packages("onnx", "onnxscript", "onnxruntime")
     accuracy = _accuracy(summary, sha256)
-    facts = _with_accuracy(_run_facts(config) if config.export.model == "retrain" else read_facts(source), accuracy)
+    of_run = config.export.model == "retrain"
+    facts = _run_facts(config) | latency_facts(run_dir, model.spec) if of_run else read_facts(source)
+    facts = _with_accuracy(facts, accuracy)
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
     if made == previous:
         print(f"export: done already, {run_dir.export}")

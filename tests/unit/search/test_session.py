@@ -85,7 +85,7 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "complete"
     config, run, session = open_one(
         folder, algorithm="nsga2", objectives=("macs", "latency"), throughput=(1, 1e6), latency_batch_size=4,
-        latency_nets=12, racing=0.9, surrogate=0.2, baselines=True,
+        latency_nets=12, latency_runtime="torch", latency_also=(1,), racing=0.9, surrogate=0.2, baselines=True,
     )  # fmt: skip
     return config, run, run_search(session)
 
@@ -96,7 +96,8 @@ def test_headline_numbers_agree_with_the_files(done):
     assert numbers["scored"] == 32 and numbers["front"] == len(front)
     assert numbers["best"]["score"] == best["score"] and best["images"] == 597 and best["searched_on"] == 200
     for row in [best, *best["top"], *front]:
-        assert row["latency"] > 0 and row["predicted_latency"] > 0
+        assert row["latency"] > 0 and row["predicted_latency"] > 0 and row["latency_spread"] > 0
+        assert row["latency_also"]["1"]["seconds"] > 0
     assert numbers["latency"]["nets"] == 12 and 0 <= numbers["latency"]["error"] < 2
     assert numbers["racing"]["confidence"] == 0.9 and len(numbers["racing"]["looks"]) >= 1
     assert numbers["surrogate"]["threshold"] == 0.2 and 0 < numbers["hypervolume"] < 1
@@ -150,7 +151,9 @@ def test_a_missing_subnet_is_a_one_line_error(done, choice):
 
 
 def test_an_impossible_throughput_is_a_one_line_error(tmp_path):
-    _, _, session = open_one(tmp_path, throughput=(1e9, 2e9), latency_batch_size=4, latency_nets=12)
+    _, _, session = open_one(
+        tmp_path, throughput=(1e9, 2e9), latency_batch_size=4, latency_nets=12, latency_runtime="torch"
+    )
     with pytest.raises(
         UserError, match=r"search\.latency .* no network of the space is within the budget; the closest has"
     ) as error:
@@ -161,12 +164,24 @@ def test_an_impossible_throughput_is_a_one_line_error(tmp_path):
 
 def test_results_measure_within_the_budget(tmp_path):
     """The latency budget excludes some of the candidates."""
-    _, _, session = open_one(tmp_path / "a", latency_batch_size=4, latency_nets=12, throughput=(1, 1e6), generations=1)
+    _, _, session = open_one(
+        tmp_path / "a",
+        latency_runtime="torch",
+        latency_batch_size=4,
+        latency_nets=12,
+        throughput=(1, 1e6),
+        generations=1,
+    )
     result = search(SPACE, session.config.search, session.scorer, session.ledger, 0, images=200)
     predicted = [session.timing.predictor(WidthTable.from_specs([c.spec]))[0] for c in result.candidates]
     low, high = np.quantile(predicted, [0.1, 0.8]).tolist()
     _, run, session = open_one(
-        tmp_path / "b", latency_batch_size=4, latency_nets=12, latency=(low, high), generations=2
+        tmp_path / "b",
+        latency_runtime="torch",
+        latency_batch_size=4,
+        latency_nets=12,
+        latency=(low, high),
+        generations=2,
     )
     try:
         run_search(session)

@@ -217,3 +217,40 @@ def test_two_sources_of_initial_weights_are_an_error(key: str) -> None:
     with pytest.raises(UserError, match=rf"retrain: {key} and init both give the initial weights; set one of them$"):
         recipe("retrain.init=supernet", f"retrain.{key}=x")
     recipe("retrain.init=scratch", f"retrain.{key}=x")
+
+
+TIMED = "search.latency=[0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.latency_runtime=cuda-graph", "run.device=cpu"], "cuda-graph needs a GPU"),
+        (["search.latency_runtime=onnxruntime", "search.latency_precision=bf16"], "onnxruntime computes in fp32"),
+        (["search.latency_table=/no/such/table"], r"search\.latency_table: /no/such/table: No such file"),
+    ],
+)
+def test_how_latencies_are_measured_is_checked(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        validate.check(recipe(TIMED, *overrides), "search", 1)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.latency_also=[1]"], r"search\.latency_also is ignored: the run measures no latency"),
+        (["search.latency_runtime=torch"], r"search\.latency_runtime is ignored"),
+        ([TIMED, "search.latency_device=phone"], r"search\.latency_device is ignored: .* is not set"),
+    ],
+)
+def test_ignored_settings_of_latencies_are_warnings(overrides: list[str], message: str) -> None:
+    with pytest.warns(UserWarning, match=message) as caught:
+        validate.check(recipe(*overrides), "config", 1)
+    assert len(caught) == 1
+
+
+def test_batch_sizes_of_latencies_differ() -> None:
+    for sizes in ("[1, 1]", "[32]", "[0]"):
+        with pytest.raises(UserError, match="must be different sizes above 0"):
+            recipe(f"search.latency_also={sizes}")

@@ -98,4 +98,6 @@ def describe_setting(setting: Setting) -> str:
     parts = [f"{setting['device']}", f"{setting['runtime']}", f"{setting['precision']}"]
     if threads:
         parts.append(f"{threads} thread{'s' * (threads != 1)}")
-    return ", ".join([*parts, f"batch size {setting['batch_size']}"])
+    if "batch_size" in setting:
+        parts.append(f"batch size {setting['batch_size']}")
+    return ", ".join(parts)
