@@ -55,12 +55,13 @@ def net_job(name: str, spec: SubnetSpec, seed: int, longer: bool = False) -> Job
 
 
 def ranking_jobs(study: Study, record: Record) -> list[Job]:
-    """Return the trainings of the supernet variants: all with the first seed before the next one."""
-    return [
+    """Return the trainings of the supernet variants: short ones first, and of these the first seed first."""
+    jobs = [
         Job(f"{name}, seed {seed}", "supernet", name, seed, variant.length)
         for seed in range(study.size.seeds)
         for name, variant in supernets.VARIANTS.items()
     ]
+    return sorted(jobs, key=lambda job: job.cost)
 
 
 def adapted_jobs(study: Study, record: Record) -> list[Job]:

@@ -34,7 +34,7 @@ from vitas_ds.search.scoring.scorer import balanced_order
 from vitas_ds.search.trials.plan import Rung, added_steps, make_rungs
 
 OURS = Variant("ordinal", supernets.ORDINAL)  # frozen before part 3 starts
-FIRST_RELEASE = Variant("default")
+FIRST_RELEASE = supernets.UNIFORM
 SCORED = 1000  # images of a score
 COUNT, KEEP = 8, 0.5  # finalists, and the share that goes on
 

@@ -63,10 +63,11 @@ class Variant:
 BAND = {"distribution": "budget"}
 ORDINAL = BAND | {"sharing": "ordinal"}
 SHIFT = {"identity_shift": True}
+UNIFORM = Variant("default", {"distribution": "uniform"})  # of the product: uniform genes, fitted identities
 VARIANTS = {
     v.name: v
     for v in (
-        Variant("default"),
+        Variant(UNIFORM.name, UNIFORM.supernet),
         Variant("budget", BAND),
         Variant("ordinal", ORDINAL),
         Variant("ordinal, first positions", ORDINAL, SHIFT),
