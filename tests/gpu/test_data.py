@@ -58,6 +58,13 @@ def test_decoded_images_equal_eval_batches(images):
     assert torch.equal(direct, cached)
 
 
+def test_host_decoder_gives_the_pixels_of_the_cpu(images):
+    """After the decoder, evaluation differs by rounding only."""
+    data = Data(decoder="host")
+    gpu, cpu = (loader.decode_all(images, data, 224, one_rank(d)).int() for d in ("cuda:0", "cpu"))
+    assert (gpu - cpu).abs().max() <= 1 and (gpu != cpu).float().mean() < 0.05
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_is_close_to_the_cpu(images, name):
     streams = [
