@@ -155,6 +155,11 @@ TOOLS = {
             ("--decode", {"action": "store_true", "help": "decode every image: slower, but finds more damage"}),
         ),
     ),
+    "index": Command(
+        "list the images of a folder once, so that starts on millions of images need not list it",
+        "index /data/imagenet/train", "the file DATA/index.vitas",
+        (("data", {"type": Path, "metavar": "DATA", "help": "folder of images, one folder per class"}),),
+    ),
     "resize-data": Command(
         "shrink images in advance, which makes decoding faster; start it again to continue",
         "resize-data /data/imagenet/train /fast/train --short-side 256",

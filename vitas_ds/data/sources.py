@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vitas_ds.data import image_index
+from vitas_ds.data.image_index import Listing
+from vitas_ds.data.names import choose, joined
 from vitas_ds.data.shards import read_shards, shards_of
 from vitas_ds.errors import UserError
 
@@ -24,13 +27,14 @@ HOLD_OUT = 0x5EA2C4  # tag of the random stream of the search split
 class ImageSet:
     """Images of one folder or of tar shards, in a fixed order.
 
-    ``paths`` are relative to ``root``; ``labels`` [n] int64 index ``classes``. For shards, ``paths`` are
-    ``shard.tar/member.jpg``, and ``spans`` [n, 2] int64 contains the offset and size of each member in its shard.
+    ``paths`` are relative to ``root``, a tuple or ``Names``; ``labels`` [n] int64 index ``classes``. For shards,
+    ``paths`` are ``shard.tar/member.jpg``, and ``spans`` [n, 2] int64 contains the offset and size of each member in
+    its shard.
     ``seed`` is that of random images without files (synthetic.py).
     """
 
     root: str
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     labels: np.ndarray
     classes: tuple[str, ...]
     spans: np.ndarray | None = None
@@ -57,15 +61,15 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """Return the images at ``indices`` [m], with unchanged classes."""
-        paths = tuple(self.paths[i] for i in indices)
         spans = None if self.spans is None else self.spans[indices]
-        return replace(self, paths=paths, labels=self.labels[indices], spans=spans)
+        return replace(self, paths=choose(self.paths, indices), labels=self.labels[indices], spans=spans)
 
 
 def read_folder(root: str | Path, exclude: str | Path | None = None, num_classes: int | None = None) -> ImageSet:
     """List the images ``root/class/**/name.jpg`` in the order of torchvision's ImageFolder: sorted by class and name.
 
-    If ``root`` contains tar files and no folders, they are read as WebDataset shards (see shards.py).
+    If ``root`` contains tar files and no folders, they are read as WebDataset shards (see shards.py). If it has an
+    index that is up to date, the folder is not listed (see image_index.py).
 
     Args:
         root: Folder of the images.
@@ -95,18 +99,58 @@ def _read(root: str, exclude: str | Path | None) -> ImageSet:
         return _read_shards(root, exclude)
     if not classes:
         raise UserError(f"{root}: no class folders; expected {root}/CLASS/*.jpg, one folder per class")
-    found = [_class_images(root, name) for name in classes]
-    excluded = read_list(exclude, root, chain(*found)) if exclude else frozenset()
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, (name, names) in enumerate(zip(classes, found, strict=True)):
-        kept = [path for path in names if path not in excluded]
-        if not kept:
-            reason = f"all {len(names)} are in {exclude}" if names else f"supported: {', '.join(SUFFIXES)}"
-            raise UserError(f"{os.path.join(root, name)}: class has no images ({reason})")
-        paths += kept
-        labels += [label] * len(kept)
-    return ImageSet(root, tuple(paths), np.array(labels, dtype=np.int64), tuple(classes))
+    if indexed := image_index.read(root, classes):
+        return _without(ImageSet(root, *indexed, tuple(classes)), exclude)
+    found = [list_class(root, name).names for name in classes]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(names) for names in found])
+    return _without(ImageSet(root, tuple(chain(*found)), labels, tuple(classes)), exclude)
+
+
+def _without(images: ImageSet, exclude: str | Path | None) -> ImageSet:
+    """Return the images of a folder that are not in the list ``exclude``, if any."""
+    before = np.bincount(images.labels, minlength=len(images.classes))
+    excluded = read_list(exclude, images.root, images.paths) if exclude else frozenset()
+    if excluded:
+        kept = np.fromiter((path not in excluded for path in images.paths), bool, len(images))
+        images = images.subset(np.flatnonzero(kept))
+    for label in np.flatnonzero(np.bincount(images.labels, minlength=len(images.classes)) == 0):
+        folder, names = os.path.join(images.root, images.classes[label]), before[label]
+        reason = f"all {names} are in {exclude}" if names else f"supported: {', '.join(SUFFIXES)}"
+        raise UserError(f"{folder}: class has no images ({reason})")
+    return images
+
+
+def write_index(root: str | Path) -> tuple[Path, int, int]:
+    """Write the index of a folder. Return its path, the number of images and of classes.
+
+    Raises:
+        UserError: The folder has no class folders, a class is empty, or the folder is not writable.
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: no such folder of images")
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not classes:
+        raise UserError(f"{root}: no class folders; an index is for {root}/CLASS/*.jpg (shards: DALI's wds2idx)")
+    count = 0
+
+    def listings() -> Iterator[Listing]:
+        nonlocal count
+        for name in classes:
+            listing = list_class(root, name)
+            if not listing.names:
+                raise UserError(f"{os.path.join(root, name)}: class has no images (supported: {', '.join(SUFFIXES)})")
+            count += len(listing.names)
+            yield listing
+
+    try:
+        path = image_index.write(root, classes, listings())
+    except OSError as error:
+        raise UserError(
+            f"{os.path.join(root, image_index.FILE)}: {error.strerror}; if the data are read-only, make a folder with "
+            "links to the class folders"
+        ) from None
+    return path, count, len(classes)
 
 
 def _read_shards(root: str, exclude: str | Path | None) -> ImageSet:
@@ -120,12 +164,19 @@ def _read_shards(root: str, exclude: str | Path | None) -> ImageSet:
     return images
 
 
-def _class_images(root: str, name: str) -> list[str]:
-    """Relative paths of the images of a class, in ImageFolder's order."""
-    found = []
-    for folder, _, files in sorted(os.walk(os.path.join(root, name), followlinks=True)):
+def list_class(root: str, name: str) -> Listing:
+    """List the images of a class, in ImageFolder's order."""
+    top = os.path.join(root, name)
+    found, walk, times = Listing(), [], {top: os.stat(top).st_mtime_ns}
+    for folder, folders, files in os.walk(top, followlinks=True):
+        walk.append((folder, files))
+        # os.walk lists these next: a change during or after their listing is a later one
+        times |= {path: os.stat(path).st_mtime_ns for path in (os.path.join(folder, inner) for inner in folders)}
+    for folder, files in sorted(walk):
         relative = os.path.relpath(folder, root)
-        found += [os.path.join(relative, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+        found.names += [os.path.join(relative, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+        found.folders.append(relative)
+        found.times.append(times[folder])
     return found
 
 
@@ -145,13 +196,13 @@ def read_list(path: str | Path, root: str, names: Iterable[str], warn: bool = Tr
         lines = os.fsdecode(Path(path).read_bytes()).split("\n")
     except OSError as error:
         raise UserError(f"data.exclude: {path}: {error.strerror}") from None
-    known, found, unmatched = set(names), set(), []
-    for line in (line.removesuffix("\r") for line in lines if line.strip()):
-        name = next((name for name in _spellings(line, root) if name in known), None)
-        if name is None:
-            unmatched.append(line)
-        else:
-            found.add(name)
+    cleaned = [line.removesuffix("\r") for line in lines if line.strip()]
+    spellings = [list(_spellings(line, root)) for line in cleaned]
+    wanted = set(chain(*spellings))
+    known = {name for name in names if name in wanted}  # not a set of all names: there may be millions
+    matches = [next((name for name in spelled if name in known), None) for spelled in spellings]
+    found = {name for name in matches if name is not None}
+    unmatched = [line for line, name in zip(cleaned, matches, strict=True) if name is None]
     if unmatched and warn:
         warnings.warn(
             f"data.exclude: {path}: {len(unmatched)} lines match no image of {root}, for example {unmatched[0]!r}",
@@ -195,8 +246,9 @@ def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, Ima
         UserError: A class would have no training images left.
     """
     search = np.zeros(len(images), dtype=bool)
-    for label, name in enumerate(images.classes):
-        members = np.flatnonzero(images.labels == label)
+    by_class = np.argsort(images.labels, kind="stable")
+    ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
+    for label, (name, members) in enumerate(zip(images.classes, np.split(by_class, ends[:-1]), strict=True)):
         if len(members) <= per_class:
             raise UserError(
                 f"data.search_per_class: {per_class} is too large for class {name} of {images.root}, "
@@ -211,7 +263,9 @@ def fingerprint(images: ImageSet) -> str:
     """Return the SHA-256 of classes, names, labels and order. It does not depend on the location of ``root``."""
     digest = hashlib.sha256()
     for names in (images.classes, images.paths):
-        digest.update("\0".join(names).encode(errors="surrogateescape") + b"\0\0")
+        for part in joined(names):
+            digest.update(part)
+        digest.update(b"\0\0")
     digest.update(np.ascontiguousarray(images.labels, dtype="<i8").tobytes())
     if images.spans is not None:
         digest.update(np.ascontiguousarray(images.spans, dtype="<i8").tobytes())
