@@ -24,9 +24,10 @@ QUICK = {
     "data": ["--images", "150", "--rounds", "1"],
     "engine": ["zero1"],
     "launches": [],
+    "checkpoint": ["--millions", "1", "--rounds", "1"],
 }  # fmt: skip
 FILES = {name: f"bench_{name}" for name in QUICK} | {"engine": "engine_overhead"}
-ON_DEVICE = ("supernet", "growth")
+ON_DEVICE = ("supernet", "growth", "checkpoint")
 
 
 def main() -> int:
