@@ -324,7 +324,7 @@ def _outcome(error: BaseException) -> tuple[str, int]:
     if isinstance(error, RankLost):
         return "", RankLost.STATUS  # the watchdog has printed the line
     if isinstance(error, SaveFailed):
-        return f"{error}; start it again to resume from the checkpoint before", SaveFailed.STATUS
+        return f"{error}; start it again to resume", SaveFailed.STATUS
     if isinstance(error, Preempted):
         return str(error), 75
     if isinstance(error, KeyboardInterrupt):
