@@ -47,24 +47,36 @@ class Runtime:
 def measure_latency(
     spec: SubnetSpec, runtime: Runtime, batch_size: int, repeats: int = 30, max_seconds: float = 4.0
 ) -> Latency:
-    """Measure the time of a forward pass of one batch of random images, after a warm-up.
+    """Measure the time of a forward pass of one batch of random images, see ``time_forward``."""
+    with runtime.prepare(spec, random_images(spec, batch_size, runtime.device)) as forward:
+        return time_forward(forward, runtime.device, repeats, max_seconds)
 
-    The device is synchronized before and after each run. A slow network stops after ``max_seconds``, half of which the
-    warm-up may take, but at least three runs count.
-    """
+
+def random_images(spec: SubnetSpec, batch_size: int, device: torch.device) -> Tensor:
+    """Return the images [B, 3, H, W] of a measurement, always the same ones."""
     noise = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, 3, spec.image_size, spec.image_size, generator=noise).to(runtime.device)
-    with runtime.prepare(spec, images) as forward:
+    return torch.randn(batch_size, 3, spec.image_size, spec.image_size, generator=noise).to(device)
 
-        def run() -> float:
-            _synchronize(runtime.device)
-            start = time.perf_counter()
-            forward()
-            _synchronize(runtime.device)
-            return time.perf_counter() - start
 
-        warm_up(run, max_seconds / 2)
-        return repeat(run, repeats, max_seconds)
+def time_forward(
+    forward: Callable[[], object], device: torch.device, repeats: int = 30, max_seconds: float = 4.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:  # fmt: skip
+    """Measure a forward pass after a warm-up.
+
+    The device is synchronized before and after each run. A slow network stops after ``max_seconds``, and its warm-up
+    after half of that, but at least three runs count.
+    """
+
+    def run() -> float:
+        _synchronize(device)
+        start = clock()
+        forward()
+        _synchronize(device)
+        return clock() - start
+
+    warm_up(run, max_seconds / 2)
+    return repeat(run, repeats, max_seconds)
 
 
 def warm_up(run: Callable[[], float], max_seconds: float) -> int:
