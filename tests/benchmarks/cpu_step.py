@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.run_dir import TrainingDir
 from vitas_ds.stages.train_supernet import step_losses
 from vitas_ds.training.losses import cross_entropy
 from vitas_ds.training.task import Task
@@ -79,7 +81,7 @@ def _trainer(
         nn.init.normal_(parameter, std=0.02)
     ranks = comm.init("cpu")
     engine = Engine(model, units, settings.engine, training, ranks)
-    folder: Any = None
+    folder = TrainingDir(Path("unused"))
     images: Any = range(1000 * BATCH)
     task = Task("train", settings, training, folder, model, units, images, losses, units_used)
     unused: Any = mock.MagicMock()
