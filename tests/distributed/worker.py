@@ -23,7 +23,7 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.engine import Engine
-from vitas_ds.models.flat import named_tensors
+from vitas_ds.models.flat import named_tensors, tensor_places
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.training import checkpoint, checkpoint_files
@@ -232,6 +232,37 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
             )  # softmax cancels this bias: its gradient is a rounding error, which AdamW amplifies
         worst = max(got, key=lambda name: float((got[name] - expected[name]).abs().max()))
         rows.append({"zero": zero, "weights": toy.max_difference(got, expected), "worst": worst})
+    return rows
+
+
+def deepspeed_checkpoints(ranks: Ranks, folder: str) -> list[dict[str, Any]]:
+    """Save the trained supernet with DeepSpeed's own function, and compare the reader with the engine and DeepSpeed."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    rows = []
+    for zero in STAGES:
+        net, training = Supernet(SPACE, "bilateral", 2), config.Training(batch_size=4)
+        init_weights(net, 0)
+        engine = Engine(net, net.units(), config.Engine(zero=zero, precision="fp32"), training, ranks)
+        for step in range(3):
+            rng = torch.Generator().manual_seed(10 * step + ranks.rank)
+            images = torch.randn(2, 3, 16, 16, generator=rng)
+            engine.backward(engine(images, SPECS[step]).float().square().mean())
+            engine.step(net.units_used(SPECS[step]), 1e-2)
+        path = Path(folder, zero)
+        engine.ds.save_checkpoint(str(path), "tag", client_state={"note": 1})
+        expected = toy.gather_tensors(engine)
+        row: dict[str, Any] = {"zero": zero}
+        if ranks.is_main:
+            found = consolidate(path)
+            row["engine"] = toy.max_difference(found, expected)
+            if engine.stage:  # DeepSpeed's function does not read stage 0
+                theirs = get_fp32_state_dict_from_zero_checkpoint(str(path), "tag")
+                names = {parameter: f"model.{name}" for name, parameter in net.named_parameters()}
+                places = tensor_places(net)
+                cut = {name: place.within(theirs[names[place.parameter]]) for name, place in places.items()}
+                row["zero_to_fp32"] = toy.max_difference(found, cut)
+        rows.append(comm.broadcast(row))
     return rows
 
 

@@ -70,6 +70,9 @@ class FlatModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name, place in self.places().items():
+            if place.parameter.numel() < place.offset + place.numel:  # partitioned by ZeRO 3: only the shape is known
+                destination[prefix + name] = torch.empty(place.shape, device="meta")
+                continue
             view = place.view()
             destination[prefix + name] = view if keep_vars else view.detach()
 

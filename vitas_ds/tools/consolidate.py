@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitas_ds.errors import UserError
-from vitas_ds.training import checkpoint_files
+from vitas_ds.training import checkpoint_deepspeed, checkpoint_files
 from vitas_ds.training.checkpoint_reader import write_consolidated
 
 
@@ -27,10 +27,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose(path: Path, best: bool) -> Path:
-    if (path / "manifest.json").is_file():
+    tag = checkpoint_deepspeed.find(path)
+    if tag or (path / "manifest.json").is_file():
         if best:
             raise UserError(f"--best: {path} is one checkpoint; give the folder of checkpoints")
-        return path
+        return tag or path
     chosen = checkpoint_files.best(path) if best else checkpoint_files.newest(path)
     if chosen is None:
         missing = "checkpoint with a recorded loss" if best else "complete checkpoint or folder of checkpoints"

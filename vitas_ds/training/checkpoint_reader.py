@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_tensors
+from vitas_ds.training import checkpoint_deepspeed
 from vitas_ds.training.checkpoint_files import verify
 
 
@@ -55,12 +56,16 @@ def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
     """Return the state dict of the network (fp32, on the CPU) from a checkpoint of any ZeRO stage.
 
     Args:
-        path: Folder of the checkpoint.
+        path: Folder of the checkpoint, in our format or in that of DeepSpeed.
         ema: Read the averaged weights.
 
     Raises:
         UserError: The checkpoint is damaged, or has no averaged weights.
     """
+    if tag := checkpoint_deepspeed.find(Path(path)):
+        if ema:
+            raise UserError(f"{tag}: no averaged weights, a checkpoint of DeepSpeed has none; set ema_decay=0")
+        return checkpoint_deepspeed.consolidate(tag)
     problem = verify(path)
     if problem is not None:
         raise UserError(f"damaged checkpoint: {problem}")

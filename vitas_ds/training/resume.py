@@ -22,7 +22,7 @@ from vitas_ds.config import Training
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import check_shapes, shapes_of
-from vitas_ds.training import checkpoint_files
+from vitas_ds.training import checkpoint_deepspeed, checkpoint_files
 from vitas_ds.training.checkpoint_reader import consolidate
 
 
@@ -71,6 +71,11 @@ def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
         raise UserError(f"{checkpoints}: no checkpoint is intact, see above; move the folder to start from scratch")
     if training.resume_from:
         path = _find_checkpoint(Path(training.resume_from), f"{section}.resume_from")
+        if path is None and checkpoint_deepspeed.find(Path(training.resume_from)):
+            raise UserError(
+                f"{section}.resume_from: {training.resume_from}: a checkpoint of DeepSpeed, of which only weights "
+                f"can be read; set {section}.init_weights instead"
+            )
         if path is None:
             raise UserError(
                 f"{section}.resume_from: {training.resume_from}: not a checkpoint or a folder of checkpoints"
@@ -87,7 +92,7 @@ def _find_weights(path: Path, field: str) -> Path:
         return path
     if (path / "model.safetensors").is_file():
         raise UserError(f"{field}: {path}: an exported model; retrain.init={path} starts from it")
-    checkpoint = _find_checkpoint(path, field)
+    checkpoint = checkpoint_deepspeed.find(path) or _find_checkpoint(path, field)
     if checkpoint is None:
         raise UserError(f"{field}: {path}: not a checkpoint or a .safetensors file")
     return checkpoint
