@@ -315,7 +315,7 @@ class Search(Section):
         None, description="precision of latency measurements; null: engine.precision, for onnxruntime fp32"
     )
     latency_table: str | None = Field(
-        None, description="JSON lines of measured latencies, as `vitas latency` writes them; used instead of measuring"
+        None, description="JSON lines of measured latencies, as the tool latency writes them; used instead of measuring"
     )
     latency_device: str | None = Field(None, description="device that search.latency_table must name; null: any one")
     latency_nets: int = Field(

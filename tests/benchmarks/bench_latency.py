@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from tests.benchmarks.timing import table, where, write
 from vitas_ds.arch.space import WidthTable
@@ -69,7 +70,7 @@ class Measurer:
                 for _ in range(count)
             ]
 
-    def _prepare(self, spec: SubnetSpec, stack: ExitStack) -> Callable[[], object]:
+    def _prepare(self, spec: SubnetSpec, stack: ExitStack) -> Callable[[], Tensor]:
         print(".", end="", file=sys.stderr, flush=True)
         images = random_images(spec, self.batch_size, self.runtime.device)
         return stack.enter_context(self.runtime.prepare(spec, images))

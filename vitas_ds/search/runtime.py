@@ -52,7 +52,7 @@ def torch_versions(device: torch.device) -> dict[str, str]:
 
 def _torch(precision: str) -> Prepare:
     @contextmanager
-    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], object]]:
+    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], Tensor]]:
         with torch.inference_mode(), autocast(precision, images.device):
             network = VisionTransformer(spec).to(images.device).eval().bind()
             yield lambda: network(images)
@@ -62,21 +62,26 @@ def _torch(precision: str) -> Prepare:
 
 def _cuda_graph(precision: str) -> Prepare:
     @contextmanager
-    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], object]]:
+    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], Tensor]]:
         with _torch(precision)(spec, images) as forward:
             for _ in range(EAGER_RUNS):
                 forward()
             torch.cuda.synchronize(images.device)
             # the graph owns its memory: it is released with the graph
-            graph, _output = cuda_capture(None)(forward)  # type: ignore[arg-type]
-            yield graph.replay
+            graph, logits = cuda_capture(None)(forward)
+
+            def replay() -> Tensor:
+                graph.replay()
+                return logits
+
+            yield replay
 
     return prepare
 
 
 def _onnxruntime(opset: int) -> Prepare:
     @contextmanager
-    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], object]]:
+    def prepare(spec: SubnetSpec, images: Tensor) -> Iterator[Callable[[], Tensor]]:
         with tempfile.TemporaryDirectory() as folder:
             program = trace(VisionTransformer(spec).eval())
             network = write_onnx(program, Path(folder) / "model.onnx", opset)

@@ -52,7 +52,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_distribution(config)
         check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
         _check_finalists(config, ranks)
-        _check_latency(config)
+        _check_latency(config, stage)
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
         _warn_ignored(config.supernet, config.search)
@@ -86,7 +86,7 @@ def _check_search(search: Search, ranks: int) -> None:
         raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
 
 
-def _check_latency(config: Config) -> None:
+def _check_latency(config: Config, stage: str) -> None:
     """Check how latencies are measured, and warn about settings without effect."""
     search = config.search
     timed = search.timed or config.supernet.throughput is not None
@@ -101,7 +101,8 @@ def _check_latency(config: Config) -> None:
     if not timed:
         return
     if search.latency_table:
-        read_table(search, config.space, budget.from_config(search))
+        if stage != "config":
+            read_table(search, config.space, budget.from_config(search) if search.timed else {})
         if search.latency_also:
             warnings.warn("search.latency_also is ignored: search.latency_table replaces measurements", stacklevel=2)
         return

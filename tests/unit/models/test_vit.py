@@ -10,6 +10,7 @@ from vitas_ds.arch.cost import params
 from vitas_ds.arch.published import names, published
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.engine.precision import autocast
 from vitas_ds.errors import UserError
 from vitas_ds.models.vit import VisionTransformer
 
@@ -64,6 +65,15 @@ def test_identity_positions_do_not_change_the_output():
     without.load_state_dict(randomize(with_identities).state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(with_identities(images), without.eval()(images))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bound_network_computes_the_same(precision):
+    spec = SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192), LayerSpec(4, 192, 96)))
+    model, images = randomize(VisionTransformer(spec)), torch.randn(2, 3, 32, 32)
+    with torch.inference_mode(), autocast(precision, images.device):
+        bound, expected = model.bind(), model(images)
+        assert torch.equal(bound(images), expected) and torch.equal(bound(images[:1]), model(images[:1]))
 
 
 def test_grad_checkpointing_gives_equal_gradients():

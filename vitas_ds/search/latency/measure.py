@@ -21,8 +21,9 @@ TOLERANCE = 0.02  # relative difference of two medians below which the device is
 MIN_SECONDS = 0.1  # of the warm-up, and of the measurement: clocks and thread pools react this slowly
 MIN_REPEATS = 3  # of a network too slow for all repeats
 
-Prepare = Callable[[SubnetSpec, Tensor], AbstractContextManager[Callable[[], object]]]
-"""Builds a network of a spec and yields a function that starts its forward pass on the images [B, 3, H, W]."""
+Prepare = Callable[[SubnetSpec, Tensor], AbstractContextManager[Callable[[], Tensor]]]
+"""Builds a network of a spec and yields its forward pass on the images [B, 3, H, W], which returns logits. On a GPU it
+may return before they are computed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def random_images(spec: SubnetSpec, batch_size: int, device: torch.device) -> Te
 
 
 def time_forward(
-    forward: Callable[[], object], device: torch.device, repeats: int = 30, max_seconds: float = 4.0,
+    forward: Callable[[], Tensor], device: torch.device, repeats: int = 30, max_seconds: float = 4.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:  # fmt: skip
     """Measure a forward pass after a warm-up.

@@ -66,7 +66,7 @@ def test_the_images_are_random_and_equal_for_all_networks():
     @contextmanager
     def prepare(spec, images):
         found.append(images)
-        yield lambda: None
+        yield lambda: images
 
     runtime = Runtime("none", "fp32", CPU, {}, prepare)
     for spec in (SMALLEST, LARGEST):
