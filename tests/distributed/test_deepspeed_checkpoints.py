@@ -64,9 +64,7 @@ def test_the_search_and_init_weights_read_them(saved: tuple[Path, int, Any]) -> 
         loaded = Supernet(SPACE, "bilateral", 2)
         load_weights(loaded, origin.weights)
         assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
-    with pytest.raises(
-        UserError, match=r"supernet\.resume_from: .*only weights can be read; set supernet\.init_weights"
-    ):
+    with pytest.raises(UserError, match=r"resume_from: .*only weights can be read; set supernet\.init_weights"):
         find_origin(folder / "none", config.Training(resume_from=str(folder / "zero1")), "supernet")
 
 

@@ -173,7 +173,7 @@ def _split_flat(parameters: dict[str, Tensor], shapes: dict[str, Any], path: Pat
 
 def _fp32(tensor: Tensor) -> Tensor:
     """Return a copy that does not depend on the file; other numbers than floats keep their type."""
-    return tensor.float().clone() if tensor.is_floating_point() else tensor.clone()
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().clone()
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
