@@ -63,7 +63,10 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     check_done = not check.nets or check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
     same = all(previous.get(k) == value for k, value in key.items())
-    return run_dir.best.exists() and baselines_done and finalists_done and check_done and same
+    latency = previous.get("latency")  # a table has no further batch sizes
+    sizes = set() if latency is None or config.search.latency_table else set(config.search.latency_also)
+    latency_done = sizes.issubset((latency or {}).get("also", ()))
+    return run_dir.best.exists() and baselines_done and finalists_done and check_done and latency_done and same
 
 
 def search_images(config: Config, run_dir: RunDir) -> ImageSet:

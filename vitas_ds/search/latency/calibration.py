@@ -72,7 +72,7 @@ class LatencyModel:
         """Return the quality of the predictor on held-out networks, and the setting of the measurements."""
         predictor = self.predictor
         quality = {"nets": self.num_measured, "error": predictor.error, "correlation": predictor.correlation}
-        return quality | self.cache.setting
+        return quality | self.cache.setting | {"also": [cache.setting["batch_size"] for cache in self.also]}
 
     def describe(self) -> str:
         """Return the summary as one line."""
