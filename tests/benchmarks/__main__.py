@@ -25,9 +25,10 @@ QUICK = {
     "engine": ["zero1"],
     "launches": [],
     "checkpoint": ["--millions", "1", "--rounds", "1"],
+    "latency": ["quickstart", "search.latency_runtime=torch", "--nets", "12", "--test", "4", "--max-seconds", "0.1"],
 }  # fmt: skip
 FILES = {name: f"bench_{name}" for name in QUICK} | {"engine": "engine_overhead"}
-ON_DEVICE = ("supernet", "growth", "checkpoint")
+ON_DEVICE = ("supernet", "growth", "checkpoint", "latency")
 
 
 def main() -> int:
