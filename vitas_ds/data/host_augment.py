@@ -71,7 +71,9 @@ def augment(pixels: Tensor, draws: Mapping[str, Any], fill: tuple[int, ...]) -> 
         return pixels
     size = pixels.shape[2], pixels.shape[1]
     # merging planes takes a quarter of the time of a transposition
-    image = Image.merge("RGB", [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in pixels.numpy()])
+    image = Image.merge(
+        "RGB", [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in pixels.contiguous().numpy()]
+    )
     for i in range(3):
         if f"jitter_op{i}" in draws:
             enhance = ENHANCE[JITTER[int(draws[f"jitter_op{i}"])]]

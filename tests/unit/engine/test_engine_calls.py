@@ -8,6 +8,7 @@ on a GPU; only the copies to the host differ (``tolist`` is one there).
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from vitas_ds.data.reader import Batch
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import TrainingDir
 from vitas_ds.training.task import Task
 from vitas_ds.training.train_state import TrainState
 from vitas_ds.training.trainer import Trainer
@@ -92,13 +94,13 @@ def test_averaged_weights_are_one_call() -> None:
 
 
 @pytest.mark.parametrize("zero", ["zero0", "zero1"])
-def test_a_training_step_waits_once(zero: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_waits_once(zero: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mixing, forward and backward pass, step, and the state of the loop: norm and loss are read in one transfer."""
     recipe = load("quickstart", ["supernet.grad_accum_steps=2", f"engine.zero={zero}", "engine.precision=fp32"])
     ranks, classes = comm.init("cpu", timeout=60), recipe.space.num_classes
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
     task = Task(
-        "train-supernet", recipe, recipe.supernet, None, model, {"all": list(model.parameters())}, [None] * 1000,
+        "train-supernet", recipe, recipe.supernet, TrainingDir(tmp_path), model, {"all": list(model.parameters())}, [None] * 1000,
         lambda call, images, targets, step: iter([nn.functional.cross_entropy(call(images), targets)]),
         lambda step: {"all"},
     )  # fmt: skip

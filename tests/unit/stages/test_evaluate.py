@@ -39,7 +39,7 @@ def test_hits_equal_scikit_learn(net: nn.Module) -> None:
     with torch.no_grad():
         logits = net(IMAGES).numpy()
     hits = [top_k_accuracy_score(LABELS.numpy(), logits, k=k, normalize=False) for k in (1, 5)]
-    assert _count(net, batches(), ranks) == [43, *hits]
+    assert _count(net, batches(), ranks, "fp32") == [43, *hits]
 
 
 def test_stop_request(net: nn.Module) -> None:
@@ -47,5 +47,5 @@ def test_stop_request(net: nn.Module) -> None:
     ranks, seen = comm.init("cpu", timeout=60), []
     net.register_forward_hook(lambda module, args, out: seen.append(len(out)))
     with preemption.catch_signals(), pytest.raises(Preempted, match="start it again"):
-        _count(net, batches(stop_after=0), ranks)
+        _count(net, batches(stop_after=0), ranks, "fp32")
     assert seen == [16, 16]
