@@ -100,7 +100,8 @@ def test_a_training_step_waits_once(zero: str, tmp_path: Path, monkeypatch: pyte
     ranks, classes = comm.init("cpu", timeout=60), recipe.space.num_classes
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
     task = Task(
-        "train-supernet", recipe, recipe.supernet, TrainingDir(tmp_path), model, {"all": list(model.parameters())}, [None] * 1000,
+        "train-supernet", recipe, recipe.supernet, TrainingDir(tmp_path), model, {"all": list(model.parameters())},
+        [None] * 1000,
         lambda call, images, targets, step: iter([nn.functional.cross_entropy(call(images), targets)]),
         lambda step: {"all"},
     )  # fmt: skip
