@@ -247,13 +247,13 @@ class Supernet(Training):
 class Finalists(Section):
     """Short trainings at the end of a search: they rank its best candidates by their own accuracy."""
 
-    count: int = Field(0, ge=0, description="best candidates to train; 0: off")
+    count: int = Field(0, ge=0, le=100_000, description="best candidates to train; 0: off")
     steps: int = Field(
         0, ge=0, description="optimizer steps of the longest training; the schedule of `retrain` is compressed to it"
     )
     keep: float = Field(
-        0.5, gt=0, lt=1, description="fraction of the candidates that trains on after each rung (successive halving); "
-        "each rung is 1 / keep times as long as the one before",
+        0.5, ge=0.01, le=0.99, description="fraction of the candidates that trains on after each rung (successive "
+        "halving); each rung is 1 / keep times as long as the one before",
     )  # fmt: skip
     init: Literal["scratch", "supernet"] = Field(
         "scratch", description="initial weights: random, or those that the candidate has in the supernet"
@@ -272,7 +272,7 @@ class Finalists(Section):
 class Check(Section):
     """Short trainings at the start of a search: they show how well the supernet ranks subnets."""
 
-    nets: int = Field(0, ge=0, description="random networks within the budget to train alone; 0: off")
+    nets: int = Field(0, ge=0, le=10_000, description="random networks within the budget to train alone; 0: off")
     steps: int = Field(
         0, ge=0, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
     )

@@ -12,7 +12,7 @@ from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.search.probe import PREFIX
 from vitas_ds.search.separation import Separation
-from vitas_ds.search.trials.check import describe
+from vitas_ds.search.trials.check import describe, read_check
 
 Rows = list[dict[str, Any]]
 ACCURACY = Axis("accuracy on the search images", percent=True)
@@ -41,7 +41,7 @@ def _curve(metrics: Rows, name: str, title: str, spec: SubnetSpec) -> Series:
 
 def check_chart(run: RunDir) -> str:
     """Draw the accuracy of the networks trained alone over their scores by the supernet; empty without a check."""
-    result = read_json(run.check, {})
+    result = read_check(run)
     rows = result.get("nets", [])
     sizes = sorted({row["spec"]["patch_size"] for row in rows})
     series = [
@@ -64,7 +64,7 @@ def _dots(name: str, rows: Rows, color: int) -> Series:
 
 def notes(run: RunDir) -> list[str]:
     """Return sentences about the check and the separation of the scores."""
-    result, found = read_json(run.check, {}), read_summary(run).get("search", {}).get("separation")
+    result, found = read_check(run), read_summary(run).get("search", {}).get("separation")
     lines = [f"Check of the supernet: {describe(result)}."] if result else []
     if found:
         values = {name: found[name] for name in Separation.__dataclass_fields__}

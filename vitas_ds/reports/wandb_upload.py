@@ -10,7 +10,7 @@ from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import read_json, write_json
+from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
@@ -104,7 +104,7 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
             mirror.image(f"search/{path.stem}", path)
         mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
         if run.check.exists():
-            mirror.table("search/check", check.COLUMNS, check.table_rows(read_json(run.check, {})))
+            mirror.table("search/check", check.COLUMNS, check.table_rows(check.read_check(run)))
         if rows := read_rows(run):
             mirror.table("search/finalists", finalists_plot.COLUMNS, finalists_plot.table_rows(rows))
         if run.best.exists():

@@ -52,9 +52,11 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
     for field in _fixed_fields(run, new):
         a, b = _get(old, field), _get(new, field)
         if a != b and not _same_folder(field, a, b):
+            fix = f"set another run.name, or remove {run.path} to start over"
+            if field.startswith("retrain."):
+                fix = f"move {run.retrain.path} away to train it again; supernet and search stay"
             raise UserError(
-                f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; "
-                f"set another run.name, or remove {run.path} to start over"
+                f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; {fix}"
             )
 
 

@@ -61,8 +61,8 @@ class Separation:
 
     @property
     def enough(self) -> bool:
-        """Whether the scores separate the candidates."""
-        return self.probability >= LIKELY
+        """Whether the scores separate the candidates. They do not if they spread less than their noise."""
+        return self.probability >= LIKELY and self.spread >= self.noise
 
     def describe(self) -> str:
         """Return noise, spread and probability as one clause."""

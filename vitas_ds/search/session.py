@@ -114,7 +114,7 @@ def run_search(session: Session) -> dict[str, Any]:
         top = rescore(best_first[: cfg.top_k], full)
     else:
         others = [candidate for candidate in best_first if candidate.spec not in finalists.outcomes]
-        top = list(full([*finalists.ranking, *others][: cfg.top_k]))
+        top = list(full([*finalists.ranking, *others][: max(cfg.top_k, len(finalists.ranking))]))
     if cfg.baselines:
         _score_baselines(session, problem)
     if session.ranks.is_main:

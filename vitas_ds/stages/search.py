@@ -16,6 +16,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
 from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.trials.finalists import are_configured
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
@@ -58,7 +59,9 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     """Return whether the search has ended with these settings, including finalists and baselines if requested."""
     previous = read_summary(run_dir).get("search", {})
     wanted, trained = config.search.finalists, previous.get("finalists") or {}
-    finalists_done = wanted.model_dump().items() <= trained.items() if wanted.count else not trained
+    finalists_done = not trained
+    if wanted.count:
+        finalists_done = wanted.model_dump().items() <= trained.items() and are_configured(config, run_dir)
     check, checked = config.search.check, previous.get("check") or {}
     check_done = not check.nets or check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines

@@ -150,7 +150,7 @@ def _check_finalists(config: Config, ranks: int) -> None:
 
 def _check_choice(config: Config) -> None:
     """Check that ``retrain.spec`` is a valid spec or a valid choice of a search result."""
-    spec, top_k = config.retrain.spec, config.search.top_k
+    spec, top_k = config.retrain.spec, max(config.search.top_k, config.search.finalists.count)
     if not spec.startswith("search:"):
         found = find_spec(spec)
         if config.retrain.init == "supernet":
@@ -158,7 +158,9 @@ def _check_choice(config: Config) -> None:
         return
     choice = parse_choice(spec)
     if isinstance(choice, ListEntry) and choice.name == "best" and not 1 <= choice.index <= top_k:
-        raise UserError(f"retrain.spec: {spec}: search.top_k={top_k} keeps search:best[1] to search:best[{top_k}]")
+        raise UserError(
+            f"retrain.spec: {spec}: the search keeps search:best[1] to search:best[{top_k}]; increase search.top_k"
+        )
     if isinstance(choice, Bound) and choice.limit <= 0:
         raise UserError(f"retrain.spec: {spec}: every candidate costs more; the bound must be above 0")
     if isinstance(choice, Bound) and choice.cost == "latency" and not config.search.timed:

@@ -19,6 +19,14 @@ from vitas_ds.search.scoring.scorer import Scorer, balanced_order
 from vitas_ds.search.separation import Separation, among_top, judge, recent, shared_noise, upper_spread
 
 
+def test_scores_that_spread_less_than_their_noise_separate_nothing():
+    """With k of K candidates looked at, the probability is k / K, however large k is."""
+    scores = np.linspace(0.501, 0.5, 12)
+    found = separation.judge(scores, noise=0.03, stderr=0.05, images=80, top=12)
+    assert found.probability == 1 and not found.enough
+    assert separation.judge(scores, noise=1e-5, stderr=0.05, images=80, top=12).enough
+
+
 def test_noise_is_what_the_images_do_not_share_by_hand():
     # The differences 0, -1, 1 have the variance 1, their mean has 1 / 3; each of the two candidates has half of it.
     assert shared_noise(np.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])) == pytest.approx(math.sqrt(1 / 6))

@@ -99,8 +99,8 @@ def test_invalid_choice_of_the_candidate_to_retrain_is_an_error(stage: str, choi
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("search:best[0]", r"search\.top_k=5 keeps search:best\[1\] to search:best\[5\]"),
-        ("search:best[6]", r"search\.top_k=5 keeps"),
+        ("search:best[0]", r"keeps search:best\[1\] to search:best\[5\]; increase search\.top_k"),
+        ("search:best[6]", r"increase search\.top_k"),
         ("search:macs<0", "must be above 0"),
         ("search:latency<4m", "the search measures no latency"),
     ],

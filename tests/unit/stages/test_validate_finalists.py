@@ -25,7 +25,7 @@ def recipe(*overrides: str) -> Config:
         (["search.finalists.count=4"], "count is set, but steps is 0; set both, or none"),
         (["search.finalists.steps=4"], "steps is set, but count is 0; set both, or none"),
         (["search.finalists.count=1", "search.finalists.steps=4"], "count must be 0, or 2 or more"),
-        ([*ON, "search.finalists.keep=1"], r"search\.finalists\.keep=1: .*less than 1"),
+        ([*ON, "search.finalists.keep=1"], r"search\.finalists\.keep=1: .*less than or equal to 0.99"),
         ([*ON, "search.finalists.step=1"], r"unknown key; did you mean steps\?"),
     ],
 )

@@ -105,7 +105,7 @@ class Check:
 
     @property
     def _store(self) -> Store:
-        return Store(CheckDir(self.run.path))
+        return Store(CheckDir(self.run.path), "networks of the check")
 
     @property
     def _training(self) -> Config:
@@ -122,7 +122,7 @@ class Check:
             UserError: The networks were trained with other settings, or the budget has too few.
         """
         specs, wanted = self._networks(), self._settings()
-        saved = comm.from_main(lambda: read_json(self.run.check, {}))
+        saved = comm.from_main(lambda: read_check(self.run))
         if saved.get("settings") == wanted and [row["spec"] for row in saved["nets"]] == [s.to_dict() for s in specs]:
             self.tracker.print(f"search: check done already, {describe(saved)}")
             return headline(saved)
@@ -210,7 +210,8 @@ class Check:
         images = len(training_images(self.inputs)) + len(self.inputs.images)
         share = total / plan.retraining_macs(training, images, round(sum(macs) / len(macs)))
         known = f" ({done} done)" if done else ""
-        self.tracker.print(f"search: check, {plan.describe(rungs, total, share)}{known}")
+        cost = plan.describe(rungs, total, share).replace("candidates", "networks")
+        self.tracker.print(f"search: check, {cost}{known}")
 
     def _trial(self, group: Group, spec: SubnetSpec, i: int) -> Trial:
         label = f"network {i + 1} of the check"
@@ -258,8 +259,25 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
     }  # fmt: skip
 
 
+def read_check(run: RunDir) -> dict[str, Any]:
+    """Return ``check.json``; empty without one.
+
+    Raises:
+        UserError: The file has another content.
+    """
+    data = read_json(run.check, {})
+    if data and not data.keys() >= {"tau", "within_patch_size", "steps", "nets", "settings"}:
+        raise UserError(f"{run.check}: not a result of the check; remove it, the search writes it again")
+    return data
+
+
 def describe(result: dict[str, Any]) -> str:
     """Return the result as one clause."""
+    if len({row["accuracy"] for row in result["nets"]}) == 1:
+        return (
+            f"all {len(result['nets'])} networks have the same accuracy after {result['steps']:,} steps alone, so "
+            "their ranking is unknown; increase search.check.steps"
+        )
     found, within = Estimate(**result["tau"]), result["within_patch_size"]
     text = (
         f"Kendall's tau {found} between the scores by the supernet and the accuracy of {len(result['nets'])} networks "

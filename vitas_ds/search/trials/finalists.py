@@ -78,12 +78,24 @@ def check_inputs(config: Config, inputs: ScoringInputs, device: torch.device) ->
         )
 
 
-def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:
-    """Return the settings that results of finalists depend on, by name."""
+def configured(config: Config) -> dict[str, Any]:
+    """Return the part of ``settings`` that is in the configuration."""
     found: dict[str, Any] = {f"search.finalists.{n}": getattr(config.search.finalists, n) for n in ("steps", "init")}
     training = config.retrain.model_dump(mode="json")
     found |= {f"retrain.{name}": value for name, value in training.items() if name not in UNUSED}
-    found["engine.precision"], found["run.seed"] = config.engine.precision, config.run.seed
+    return found | {"engine.precision": config.engine.precision, "run.seed": config.run.seed}
+
+
+def are_configured(config: Config, run: RunDir) -> bool:
+    """Return whether the finalists of a run were trained as configured; a teacher counts if it is another folder."""
+    saved = Store(run).settings()
+    teacher = (saved.get("retrain.teacher") or {}).get("model")
+    return configured(config).items() <= saved.items() and teacher == config.retrain.teacher.model
+
+
+def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:
+    """Return the settings that results of finalists depend on, by name."""
+    found = configured(config)
     found["training images"] = fingerprint(training_images(inputs))
     found["search images"] = fingerprint(inputs.images)
     if config.search.finalists.init == "supernet":

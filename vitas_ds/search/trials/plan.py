@@ -41,7 +41,7 @@ def make_rungs(cfg: Finalists, candidates: int) -> list[Rung]:
         nets.append(min(max(kept, 1), nets[-1] - 1))
     steps = _lengths(cfg.steps, cfg.keep, len(nets))
     if not _increasing(steps):
-        enough = next(n for n in range(cfg.steps, 10**9) if _increasing(_lengths(n, cfg.keep, len(nets))))
+        enough = _enough_steps(cfg.steps, cfg.keep, len(nets))
         raise UserError(
             f"search.finalists.steps: {cfg.steps} is too short for {len(nets)} rungs with keep={cfg.keep:g}; "
             f"use {enough} or more"
@@ -56,6 +56,17 @@ def count_trainings(cfg: Finalists, candidates: int) -> int:
 
 def _lengths(steps: int, keep: float, rungs: int) -> list[int]:
     return [round(steps * keep ** (rungs - 1 - i)) for i in range(rungs)]
+
+
+def _enough_steps(steps: int, keep: float, rungs: int) -> int:
+    """Return the smallest number above ``steps`` that gives each rung steps of its own."""
+    low, high = steps, 2 * steps + 2
+    while not _increasing(_lengths(high, keep, rungs)):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _increasing(_lengths(middle, keep, rungs)) else (middle, high)
+    return high
 
 
 def _increasing(steps: Sequence[int]) -> bool:

@@ -17,7 +17,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -31,6 +31,7 @@ from vitas_ds.training.plain import PlainTrainer
 VISIBLE = 120  # seconds until another node sees a new file on NFS
 Row = dict[str, Any]
 """A line of ``finalists.jsonl``."""
+ROW = {"candidate", "rung", "accuracy", "loss", "macs"}  # keys that every line has
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Store:
-    """The files of the finalists of a run."""
+    """The files of the finalists of a run. ``trained`` names them in messages."""
 
     run: RunDir
+    trained: str = "finalists"
+
+    @property
+    def _settings(self) -> Path:
+        return self.run.finalist_states / "settings.json"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the networks were trained with; empty if there are none."""
+        return cast(dict[str, Any], read_json(self._settings, {}))
 
     @property
     def stop(self) -> Path:
@@ -81,17 +91,21 @@ class Store:
         Raises:
             UserError: The candidates were trained with other settings.
         """
-        path = self.run.finalist_states / "settings.json"
-        before = read_json(path, None)
+        before = read_json(self._settings, None)
+        if before is None and any(self.run.finalist_states.glob("*-*.json")):
+            raise UserError(
+                f"{self._settings}: missing, so nobody knows how the {self.trained} were trained; remove "
+                f"{self.run.finalist_states} to train them again"
+            )
         now = json.loads(to_json(settings))
         if before is not None and before != now:
             names = [name for name in before | now if before.get(name) != now.get(name)]
             changes = ", ".join(f"{n}={json.dumps(before.get(n))} (now {json.dumps(now.get(n))})" for n in names)
             raise UserError(
-                f"{self.run.finalists}: the finalists were trained with {changes}; restore this, or remove "
+                f"{self.run.finalists}: the {self.trained} were trained with {changes}; restore this, or remove "
                 f"{self.run.finalist_states} to train them again"
             )
-        write_json(path, now)
+        write_json(self._settings, now)
         self.stop.unlink(missing_ok=True)
         for leftover in self.run.finalist_states.glob(".*.tmp"):  # of a killed rank
             leftover.unlink()
@@ -102,10 +116,15 @@ class Store:
 
     def outcome(self, name: str, step: int) -> Outcome | None:
         """Return the result of a candidate at a step, or None."""
-        data = read_json(self._outcome(name, step), None)
-        if data is not None and data["loss"] is None:  # JSON has no nan
-            data["loss"] = math.nan
-        return None if data is None else Outcome(**data)
+        path = self._outcome(name, step)
+        data = read_json(path, None)
+        if data is None:
+            return None
+        try:
+            loss = data["loss"]
+            return Outcome(**data | {"loss": math.nan if loss is None else loss})  # JSON has no nan
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: not a result of a training; remove it to train this candidate again") from None
 
     def add(self, name: str, outcome: Outcome) -> None:
         """Write a result."""
@@ -197,9 +216,13 @@ def read_rows(run: RunDir) -> list[Row]:
     if not run.finalists.exists():
         return []
     try:
-        return [json.loads(line) for line in run.finalists.read_text().splitlines()]
+        rows = [json.loads(line) for line in run.finalists.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{run.finalists}: not JSON ({error}); remove it, the search writes it again") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not row.keys() >= ROW:
+            raise UserError(f"{run.finalists}:{number}: not a finalist; remove the file, the search writes it again")
+    return rows
 
 
 def curves_of(rows: list[Row]) -> dict[int, list[Row]]:

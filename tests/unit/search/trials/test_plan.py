@@ -1,5 +1,6 @@
 """Rungs, dealing and cost of the finalists. Reference: counts by hand."""
 
+import re
 from itertools import pairwise, product
 
 import pytest
@@ -87,3 +88,14 @@ def test_cost_by_hand():
     assert one == 3 * 300 * 12 * 5 * 8
     text = describe(rungs, total, total / one)
     assert text.startswith("4 candidates to step 10, 2 to 20; about 2.88e+05 MACs") and "0.667 times" in text
+
+
+def test_the_smallest_length_for_the_rungs_is_named():
+    """Also for a share that needs many more steps than given. Reference: the next smaller number is refused."""
+    for keep, count in ((0.5, 64), (0.01, 1000), (0.9, 12)):
+        with pytest.raises(UserError, match=r"use (\d+) or more") as error:
+            make_rungs(Finalists(count=count, steps=2, keep=keep), count)
+        enough = int(re.search(r"use (\d+) or more", str(error.value)).group(1))
+        assert make_rungs(Finalists(count=count, steps=enough, keep=keep), count)[-1].steps == enough
+        with pytest.raises(UserError):
+            make_rungs(Finalists(count=count, steps=enough - 1, keep=keep), count)

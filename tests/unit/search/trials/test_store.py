@@ -63,3 +63,26 @@ def test_a_damaged_line_is_a_one_line_error(tmp_path):
     run.finalists.write_text("{}\n{")
     with pytest.raises(UserError, match=r"finalists\.jsonl: not JSON .*remove it"):
         read_rows(run)
+    run.finalists.write_text('{"candidate": 1}\n')
+    with pytest.raises(UserError, match=r"finalists\.jsonl:1: not a finalist"):
+        read_rows(run)
+
+
+def test_results_without_settings_are_refused(tmp_path):
+    """They may come from another training: ranking them with new ones would be wrong."""
+    store = Store(RunDir(tmp_path))
+    store.open({"retrain.lr": 1e-3})
+    store.add("a" * 16, Outcome(4, 0.5, 0.1, 1.0, 2.0))
+    assert store.settings() == {"retrain.lr": 1e-3}
+    (store.run.finalist_states / "settings.json").unlink()
+    with pytest.raises(UserError, match=r"settings\.json: missing, .*remove .*search/finalists to train them again"):
+        store.open({"retrain.lr": 1e-3})
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"step": 4, "loss": 1.0, "other": 2}'])
+def test_a_damaged_result_is_a_one_line_error(tmp_path, text):
+    store = Store(RunDir(tmp_path))
+    store.add("a" * 16, Outcome(4, 0.5, 0.1, 1.0, 2.0))
+    (store.run.finalist_states / f"{'a' * 16}-4.json").write_text(text)
+    with pytest.raises(UserError, match=r"-4\.json: not a result of a training; remove it"):
+        store.outcome("a" * 16, 4)
