@@ -16,11 +16,12 @@ import torch
 
 from tests.helpers.finalists import DyingTracker, Killed, ListTracker, Setting, setting
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.results import write_results
-from vitas_ds.search.trials.finalists import check_inputs
-from vitas_ds.search.trials.store import read_rows
+from vitas_ds.search.trials.finalists import are_configured, check_inputs, configured
+from vitas_ds.search.trials.store import Store, read_rows
 
 CPU = torch.device("cpu")
 FINALISTS = ("search.finalists.count=4", "search.finalists.steps=24", "retrain.save_minutes=1e-9")
@@ -181,3 +182,18 @@ def test_a_damaged_state_is_one_line(tiny, tmp_path):
     state.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"{state.name}: missing or damaged; remove it to train this candidate again"):
         tiny.run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ((), True), (("retrain.keep=5",), True), (("retrain.lr=1e-4",), False), (("search.finalists.steps=9",), False),
+        (("retrain.teacher.model=elsewhere",), False), (("engine.precision=bf16",), False),
+    ],
+)  # fmt: skip
+def test_a_finished_search_notices_other_trainings(tmp_path, change, same):
+    """Also if the number of candidates stays: the stage compares before it says that the search is done."""
+    base = ("search.finalists.count=2", "search.finalists.steps=8")
+    run = RunDir(tmp_path)
+    Store(run).open(configured(load("quickstart", [*base])))
+    assert are_configured(load("quickstart", [*base, *change]), run) is same
