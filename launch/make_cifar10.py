@@ -126,6 +126,8 @@ def write_archive(root: Path, archive: Path, source: Source) -> None:
     Raises:
         ValueError: The archive is neither the public one nor a tar of its images.
     """
+    if not archive.is_file():
+        raise ValueError(f"{archive}: no such file")
     found = md5(archive)
     try:
         with tarfile.open(archive) as tar:
@@ -133,7 +135,7 @@ def write_archive(root: Path, archive: Path, source: Source) -> None:
                 raise ValueError(f"its MD5 is {found}, expected {source.md5}")
             write(root, public_images(tar) if found == source.md5 else folder_images(tar), source.per_class)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].rstrip(": ")
         raise ValueError(f"{archive}: damaged, or not an archive of CIFAR-10: {reason}") from None
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from None

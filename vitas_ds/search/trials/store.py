@@ -100,7 +100,7 @@ class Store:
         now = json.loads(to_json(settings))
         if before is not None and before != now:
             names = [name for name in before | now if before.get(name) != now.get(name)]
-            changes = ", ".join(f"{n}={json.dumps(before.get(n))} (now {json.dumps(now.get(n))})" for n in names)
+            changes = ", ".join(f"{n}={_short(before.get(n))} (now {_short(now.get(n))})" for n in names)
             raise UserError(
                 f"{self.run.finalists}: the {self.trained} were trained with {changes}; restore this, or remove "
                 f"{self.run.finalist_states} to train them again"
@@ -200,6 +200,12 @@ class Store:
             raise UserError(
                 f"{self._state(name)}: missing or damaged; remove it to train this candidate again"
             ) from None
+
+
+def _short(value: Any) -> str:
+    """Format a value for a message: digests are long."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."
 
 
 def name_of(spec: SubnetSpec) -> str:
