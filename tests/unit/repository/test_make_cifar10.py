@@ -224,7 +224,7 @@ def wrong_files(folder, public):
     yield folder / "photos.tar", None, "train/cat/a.jpg is not a readable image"
     yield folder / "large.tar", None, "train/cat/a.jpg is not 32 x 32"
     yield folder / "other.tar.gz", None, "expected d41d8"
-    yield folder / "none.tar.gz", None, "No such file"
+    yield folder / "none.tar.gz", None, "none.tar.gz: no such file"
     for name in ("other.tar.gz", "label.tar.gz"):
         yield folder / name, source_of(folder / name), "not a batch of CIFAR-10"
     yield public, source_of(public, per_class={"train": 6, "test": 1}), "train/airplane has 5 images instead of 6"
