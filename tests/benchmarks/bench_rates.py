@@ -132,13 +132,13 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
             "learning rate": lambda step: cosine_lr(cfg.supernet, step, 10),
             "watchdog": lambda step: (watch.at(step, "waiting for data"), watch.at(step, "computing")),
             "parameters that AdamW updates": lambda step: [
-                view[0] in engine.optimizer.active for views in engine.optimizer._views.values() for view in views
+                span.unit in engine.optimizer.active for spans in engine.optimizer._spans.values() for span in spans
             ],
         }
 
         def train_step(step: int) -> None:
-            compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
-            engine.step(task.units_used(step), 1e-3)
+            loss = compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
+            engine.step(task.units_used(step), 1e-3, loss)
 
         whole = median_ms(train_step, 0)
         times = {name: median_ms(function, 1000 * (i + 1)) for i, (name, function) in enumerate(parts.items())}
