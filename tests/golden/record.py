@@ -83,7 +83,7 @@ def run(words: list[str], ranks: int = 1) -> str:
 def losses(folder: Path, stage: str) -> list[list[float]]:
     """Return loss, learning rate and gradient norm of each step."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [[row["loss"], row["lr"], row["grad_norm"]] for row in rows if row["stage"] == stage]
+    return [[row["loss"], row["lr"], row["grad_norm"]] for row in rows if row["stage"] == stage and "loss" in row]
 
 
 def digest(path: Path) -> str:
