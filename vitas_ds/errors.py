@@ -46,7 +46,7 @@ def explain(error: Any, model: type) -> str:
 
     Args:
         error: A pydantic ``ValidationError``.
-        model: The pydantic model that was validated.
+        model: The validated pydantic model.
     """
     first = error.errors()[0]
     text = first_error(error)

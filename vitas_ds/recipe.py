@@ -1,7 +1,7 @@
 """Load a recipe: the configuration of a run as YAML, with overrides of the command line.
 
 A recipe is a file in ``recipes/`` or any YAML file. Overrides have the form ``section.key=value``. The result is
-validated as a whole (config.py) before anything starts. Importing this module does not import torch.
+validated as a whole (config/) before anything starts. Importing this module does not import torch.
 """
 
 from __future__ import annotations

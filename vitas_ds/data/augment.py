@@ -24,7 +24,7 @@ AUGMENT = 0xA06  # tag of the random stream: the second word of Philox's key
 COLUMNS = 64  # uniform numbers per slot; a multiple of 4, because one step of Philox's counter yields 4
 TRIES = 10  # attempts of RandomResizedCrop and RandomErasing to find a box that fits
 
-# Operations of rand-m9-mstd0.5-inc1 in timm's order; 0 means that no operation is applied.
+# Operations of rand-m9-mstd0.5-inc1 in timm's order; 0: no operation.
 AUTO_CONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOR = range(1, 9)
 CONTRAST, BRIGHTNESS, SHARPNESS, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = range(9, 16)
 LAYERS = 2  # RandAugment operations per image

@@ -1,4 +1,4 @@
-"""Cache of decoded search images: uint8 on each rank's device, in its memory, or in a file that the ranks map."""
+"""Cache of decoded search images: uint8 on each rank's device, in its memory, or in a file mapped by the ranks."""
 # n images, H and W height and width in pixels
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _map(path: Path) -> list[np.ndarray] | None:
 
 
 def _changed(root: str, folders: Sequence[str], times: np.ndarray) -> str | None:
-    """Return a folder that was modified after the index was written, if any."""
+    """Return a folder modified after the index was written, if any."""
 
     def modified(folder: str) -> int:
         try:

@@ -50,7 +50,7 @@ def train_batches(images: ImageSet, data: Data, augment: Augment, image_size: in
 
 
 def _train_batches(reader: Reader, schedule: _Schedule, step: int, skip_bad: bool) -> Iterator[Batch]:
-    substitutes: dict[int, int] = {}  # slot of an unreadable image -> image that is used instead
+    substitutes: dict[int, int] = {}  # slot of an unreadable image -> image used instead
     reported: set[int] = set()
     while True:
         try:
@@ -66,7 +66,7 @@ def _train_batches(reader: Reader, schedule: _Schedule, step: int, skip_bad: boo
             for index in sorted({int(item.ids[0]) for item in bad} - reported):
                 reported.add(index)
                 name = printable(reader.images.file(index))
-                # print on the rank that has the image: warnings.warn is shown on rank 0 only
+                # print on the rank of the image: warnings.warn is shown on rank 0 only
                 print(f"warning: {name}: cannot be read as an image; using another", file=sys.stderr, flush=True)
 
 
@@ -110,7 +110,7 @@ def eval_batches(images: ImageSet, data: Data, image_size: int, batch_size: int,
     """Yield this rank's images in order; all ranks together yield each image once. The last batch may be smaller.
 
     Ranks may have different numbers of batches (none if there are fewer images than ranks). Do not communicate within
-    the loop: a rank that has finished would be missing.
+    the loop: finished ranks would be missing.
 
     Raises:
         UserError: An image cannot be read.

@@ -56,7 +56,7 @@ def cutmix(images: Tensor, targets: Tensor, lam: float, center: np.ndarray) -> t
     Args:
         images: [B, 3, H, W].
         targets: [B, C].
-        lam: Share of the area that the image keeps, before clipping.
+        lam: Share of the area kept by the image, before clipping.
         center: Center (x, y) of the box in [0, 1). The box is clipped to the image; the targets are weighted by the
             area after clipping.
     """

@@ -58,7 +58,7 @@ class Names(Sequence[str]):
             return
         for first in range(0, len(self), CHUNK):
             rows = self.chosen[first : first + CHUNK]
-            cuts = np.flatnonzero(np.diff(rows) != 1) + 1  # between names that are not neighbors
+            cuts = np.flatnonzero(np.diff(rows) != 1) + 1  # between distant names
             starts, stops = rows[np.r_[0, cuts]].tolist(), (rows[np.r_[cuts - 1, len(rows) - 1]] + 1).tolist()
             yield b"".join(self._bytes(start, stop) for start, stop in zip(starts, stops, strict=True))
 

@@ -24,7 +24,7 @@ from vitas_ds.data import augment as aug
 LUMA = np.array([19595, 38470, 7471]) / 65536  # Pillow's weights of R, G and B
 TRUNCATE = -0.499  # added before rounding: the result is truncated instead, as in Pillow
 GRAY = 3  # channel of the luma
-CONSTANT = -1  # the column that is added
+CONSTANT = -1  # the added column
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # Pillow's filter of this name
 # parameters of one RandAugment operation: see the fields of ``layer_inputs``
 LAYER = ("warp", "kernel", "first", "stretch", "equalize", "average", "second", "third", "bits")
@@ -70,7 +70,7 @@ def layer_inputs(op: np.ndarray, value: np.ndarray, matrix: np.ndarray) -> Array
         - ``kernel`` [n, 3, 3] of a filter.
         - ``first`` [n, 6, 4], ``second`` [n, 6, 7], ``third`` [n, 3, 7]: maps of the channels.
         - ``stretch`` and ``equalize`` [n] bool: whether to apply them between the first and the second map.
-        - ``average`` [n, 6] uint8: 255 for a channel that is replaced by its mean.
+        - ``average`` [n, 6] uint8: 255 for a channel replaced by its mean.
         - ``bits`` [n] uint8: bits of the pixels to keep.
     """
     kernel = np.zeros((len(op), 3, 3))

@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """Images that a rank loads for one batch; ``slots`` and ``draws`` are used in training only (see augment.py)."""
+    """Images of one rank for one batch; ``slots`` and ``draws`` are used in training only (see augment.py)."""
 
     ids: np.ndarray
     slots: range = range(0)

@@ -250,7 +250,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def shrink(content: bytes, settings: Settings) -> bytes:
-    """Return an encoded image with the shorter side ``short_side``, as JPEG; an image that is not larger as it is.
+    """Return an encoded image with the shorter side ``short_side``, as JPEG; a smaller image as it is.
 
     The pixels are those that training reads: RGB, EXIF orientation ignored.
 

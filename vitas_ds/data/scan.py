@@ -3,7 +3,7 @@
 The fast check reads the bytes of a file and walks the structure of its format, at more than 10,000 files per second
 and core. It finds files that are empty, truncated, not images, or damaged in their structure. Suspicious files are
 decoded. Damage that keeps the structure intact, such as a few changed bytes, is only found with ``decode=True``, which
-decodes every file, at some hundred files per second and core. Damage that the decoder does not report is never found.
+decodes every file, at some hundred files per second and core. It cannot find damage the decoder does not report.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _read(root: str, exclude: str | Path | None) -> ImageSet:
 
 
 def _without(images: ImageSet, exclude: str | Path | None) -> ImageSet:
-    """Return the images of a folder that are not in the list ``exclude``, if any."""
+    """Return the images of a folder except those in the list ``exclude``, if any."""
     before = np.bincount(images.labels, minlength=len(images.classes))
     excluded = read_list(exclude, images.root, images.paths) if exclude else frozenset()
     if excluded:
@@ -181,7 +181,7 @@ def list_class(root: str, name: str) -> Listing:
 
 
 def read_list(path: str | Path, root: str, names: Iterable[str], warn: bool = True) -> frozenset[str]:
-    """Return the subset of ``names`` that a list file contains, one per line, absolute or relative to ``root``.
+    """Return the subset of ``names`` in a list file, one per line, absolute or relative to ``root``.
 
     Args:
         path: The list file.

@@ -13,7 +13,7 @@ from vitas_ds import config
 from vitas_ds.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
-OWNED = {  # keys that the run's config sets, and the field that sets each
+OWNED = {  # keys set by the run's config, and the field of each
     "train_batch_size": "batch_size", "train_micro_batch_size_per_gpu": "batch_size",
     "gradient_accumulation_steps": "grad_accum_steps", "managed_gradient_accumulation": "grad_accum_steps",
     "gradient_clipping": "clip_grad", "optimizer": "lr, betas and weight_decay", "scheduler": "lr and warmup_epochs",
@@ -36,7 +36,7 @@ def ds_config(engine: config.Engine, training: config.Training, world_size: int)
     It does not contain the precision, because DeepSpeed sees fp32 tensors (see precision.py).
 
     Raises:
-        UserError: The file is missing or invalid, it sets a key that the run's config owns, or the batch size is not
+        UserError: The file is missing or invalid, it sets a key of the run's config, or the batch size is not
             divisible by the ranks and accumulation steps.
     """
     path, data = _read_zero(engine.zero)

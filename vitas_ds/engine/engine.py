@@ -94,7 +94,7 @@ class Engine:
         """Average the gradients over the ranks, clip them, and update the units in ``used``.
 
         Args:
-            used: Units that the gradients belong to.
+            used: Units of the gradients.
             lr: Learning rate.
             loss: Loss of this rank, a scalar on the device. It is read together with the norm, because each read waits
                 for the device.
@@ -189,7 +189,7 @@ class Engine:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of tensors that a checkpoint keeps of each parameter."""
+        """Kinds of tensors in a checkpoint for each parameter."""
         return ("weight", *MOMENTS, *(["ema"] if self.averages else []))
 
     def buffers(self) -> dict[str, Tensor]:

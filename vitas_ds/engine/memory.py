@@ -56,7 +56,7 @@ def estimate(
         training: Batch size, gradient accumulation, averaged weights.
         world_size: Number of ranks.
         params: Number of parameters of the whole network.
-        activations: Bytes that one image keeps for the backward pass, in fp32 (``cost.activations``).
+        activations: Bytes kept per image for the backward pass, in fp32 (``cost.activations``).
 
     Raises:
         UserError: See ``ds_config``.
@@ -80,7 +80,7 @@ def estimate(
 
 
 def activation_bytes(spec: SubnetSpec, grad_checkpointing: bool) -> float:
-    """Return the bytes that one image keeps for the backward pass, in fp32.
+    """Return the bytes kept per image for the backward pass, in fp32.
 
     With ``grad_checkpointing``, each layer keeps only its input, and one layer at a time is recomputed.
     """

@@ -35,5 +35,5 @@ def device_peak(device: torch.device) -> float | None:
 
 
 def training_flops(specs: Sequence[SubnetSpec], sides: int, images: int) -> float:
-    """Return the FLOPs that a training step needs: ``sides`` passes of each network for each image."""
+    """Return the FLOPs of a training step: ``sides`` passes of each network for each image."""
     return float(FLOPS_PER_MAC * sides * images * sum(spec_macs(spec) for spec in specs))

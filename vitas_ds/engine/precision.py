@@ -2,7 +2,7 @@
 
 Weights, gradients, moments and averaged weights are always fp32. With bf16 or fp16, matrix products and convolutions
 of the forward and backward pass are computed in that type (torch.autocast). ZeRO therefore sees an fp32 network, and a
-checkpoint contains the exact weights. Scoring and evaluation use bf16 on GPUs that have it.
+checkpoint contains the exact weights. Scoring and evaluation use bf16 on GPUs that support it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check(engine: config.Engine, device: torch.device) -> None:
 
 
 def fast_precision(device: torch.device, otherwise: str) -> str:
-    """Return bf16 on a GPU that has it."""
+    """Return bf16 on GPUs with bf16 support."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else otherwise
 
 

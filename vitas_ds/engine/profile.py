@@ -37,7 +37,7 @@ class StepProfiler:
         self.running: profile | None = None
 
     def before(self, step: int) -> None:
-        """Start to record if ``step``, counted from 1, is the first one that is left to profile."""
+        """Start to record if ``step``, counted from 1, is the first one left to profile."""
         if self.running is None and self.first <= step <= self.last:
             self.running = profile(activities=self.activities)
             self.running.start()

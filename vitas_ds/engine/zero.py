@@ -1,4 +1,4 @@
-"""Where ZeRO keeps each parameter: map the tensors that a rank owns to ranges of named tensors.
+"""Where ZeRO keeps each parameter: map the tensors owned by a rank to ranges of named tensors.
 
 This is the only file that uses internals of the ZeRO optimizers (DeepSpeed 0.19). The optimizer and the checkpoints
 see only ``Piece``, so they do not depend on the ZeRO stage.

@@ -135,7 +135,7 @@ def _backward_by_products(inputs: Sequence[Tensor], grad: Tensor, scale: float, 
     for q, k, v, g in zip(*(x.split(size) for x in heads), strict=True):  # [X, M or N, d]
         map_XMN = _scaled_bmm(q, k.mT, scale).softmax(-1)
         inner_XMN = torch._softmax_backward_data(torch.bmm(g, v.mT), map_XMN, -1, g.dtype)
-        # Each gradient replaces an input that is no longer needed: this saves memory.
+        # Each gradient replaces an input not needed any more: this saves memory.
         torch.bmm(map_XMN.mT, g, out=v)
         dk_XNd = _scaled_bmm(inner_XMN.mT, q, scale)
         _scaled_bmm(inner_XMN, k, scale, out=q)

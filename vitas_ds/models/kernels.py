@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.library import Library
+from torch import Tensor, library
 
 from vitas_ds.errors import UserError
 from vitas_ds.models import kernels_reference as reference
@@ -31,8 +30,8 @@ _mode = "auto"  # engine.kernels
 # ``plan.COLUMNS`` are the columns of a region. Element (r, c) is at ``source_offset + r * source_stride + c`` in the
 # source and at ``tensor_offset + row(r) * tensor_stride + column(c)`` in the tensor, where
 # ``row(r) = r + (r + row_phase) // row_period * row_gap``, and ``column`` likewise.
-TILE = (8, 256)  # rows and columns that a program copies: 16 elements per thread
-NORM_TILE = 2048  # elements that a program normalizes at once, also 16 per thread
+TILE = (8, 256)  # rows and columns copied by a program: 16 elements per thread
+NORM_TILE = 2048  # elements normalized at once by a program, also 16 per thread
 NORM_PROGRAMS = 512  # programs of the backward pass, about four per multiprocessor
 
 
@@ -288,7 +287,7 @@ def _no_result(*_: object) -> None:
 
 
 # The low-level interface of torch: its ``custom_op`` takes several times longer per call.
-_LIBRARY = Library("vitas_ds", "DEF")
+_LIBRARY = library.Library("vitas_ds", "DEF")
 _NORM = "Tensor weight, Tensor bias, int dim, float eps"
 for _schema, _cuda, _cpu, _meta in (
     (

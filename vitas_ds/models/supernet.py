@@ -39,7 +39,7 @@ class Block(FlatModule):
 
     q, k and v have separate weights: a row belongs to the same one of them at every width. ``private_attention``
     selects those with separate weights for each head count (ViTAS, "private self-attention maps"): 0 none, 1 v,
-    2 q and k. ``norm_keys`` names the pairs of patch size and embed_dim that have their own norms.
+    2 q and k. ``norm_keys`` names the pairs of patch size and embed_dim with their own norms.
     """
 
     def __init__(self, space: SearchSpace, private_attention: int, norm_keys: Sequence[str] = ()) -> None:
@@ -63,11 +63,11 @@ class Block(FlatModule):
         _add_norms(self, norm_keys, norms)
 
     def names_of(self, num_heads: int, norm_key: str = "") -> list[str]:
-        """Return the names of the parameters that a layer uses."""
+        """Return the names of the parameters of a layer."""
         return _names(*(["flat", f"heads{num_heads}"] if self.private else ["flat"]), norm_key)
 
     def parameters_of(self, num_heads: int, norm_key: str = "") -> list[Tensor]:
-        """Return the parameters that a layer with this many heads uses, in a network with this ``_norm_key``."""
+        """Return the parameters of a layer with this many heads, in a network with this ``_norm_key``."""
         return [getattr(self, name) for name in self.names_of(num_heads, norm_key)]
 
     def sources(self, num_heads: int, norm_key: str = "") -> dict[str, Source]:

@@ -21,7 +21,7 @@ class Tracker:
             values: Numbers or one-element tensors by name.
             images: Images processed since the last call.
             left: Remaining seconds, nan if unknown; None: estimate them from the steps since the start.
-            ideal: Seconds that the computation since the last call would take at the peak of the device; 0: unknown.
+            ideal: Seconds of computation since the last call at the peak speed of the device; 0: unknown.
         """
 
     def evaluation(self, step: int, values: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The search for the best subnets within a budget.
 
-``session`` opens everything that a search needs, ``loop`` runs the generations, ``algorithms`` wraps pymoo, ``monitor``
+``session`` opens the inputs of a search, ``loop`` runs the generations, ``algorithms`` wraps pymoo, ``monitor``
 reports progress, and ``results`` writes ``best.json`` and ``pareto.json``. The subpackages contain the feasible set,
 the scores, the latencies, and the short trainings of finalists.
 

@@ -35,7 +35,7 @@ from vitas_ds.search.feasible.table import FeasibleSet
 from vitas_ds.search.problem import SearchProblem
 
 HALF = 0.5 - 1e-6  # value v of a gene is the interval v +- HALF; below 0.5, to round to a valid value at the bounds
-CHILDREN_PER_PLACE = 8  # children generated for each place that the surrogate fills
+CHILDREN_PER_PLACE = 8  # children generated for each place of the surrogate
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 """Predicts the objective values [K, F] of canonical genomes [K, G]."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from vitas_ds.search.probe import PREFIX
 
-START = 0.25  # share of the training that is ignored: its curve depends on the warm-up
+START = 0.25  # ignored share of the training: its curve depends on the warm-up
 MIN_POINTS = 4
 MIN_GAIN = 0.01  # a training is long enough if twice the length adds less accuracy
 MOST = 10  # longest advice, relative to the training

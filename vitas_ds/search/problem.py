@@ -1,4 +1,4 @@
-"""The problem that a search solves: space, budget and objectives."""
+"""The problem of a search: space, budget and objectives."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ from vitas_ds.search.scoring.scorer import Scorer
 
 LIKELY = 0.5
 FEWEST = 12  # candidates; a spread of fewer says little
-AGAIN = 8  # candidates that are scored again, image by image
+AGAIN = 8  # candidates scored again, image by image
 DRAWS, CHUNK = 2000, 100
 MOST_FINALISTS = 0.25  # share of the candidates; more are no search
-FACTORS = (2, 4, 8, 16, 32)  # more images that are considered
+FACTORS = (2, 4, 8, 16, 32)  # numbers of images to consider, relative to today's
 NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
 
 
@@ -183,7 +183,7 @@ def _needed_images(K: int, top: int, images: int, noise: float, spread: float) -
 
 
 def top_count(finalists: int, top_k: int) -> int:
-    """Return the number of candidates that are looked at after the search."""
+    """Return the number of candidates to look at after the search."""
     return finalists or top_k
 
 

@@ -37,7 +37,7 @@ from vitas_ds.search.trials.inputs import ScoringInputs
 
 @dataclass(frozen=True)
 class Session:
-    """Everything that a search works with, on one rank.
+    """The inputs and outputs of a search, on one rank.
 
     Attributes:
         config: Configuration of the run.

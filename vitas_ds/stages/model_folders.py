@@ -1,4 +1,4 @@
-"""Find trained networks that settings name, and check that they fit. Importing this module does not import torch."""
+"""Find the trained networks named by settings, and check them. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitas_ds.run.run_dir import RunDir
 
 
 def find_model(path: str, field: str) -> Path:
-    """Return the folder of the exported model that a setting names: the folder itself, or the network of a run.
+    """Return the folder of the exported model named by a setting: the folder itself, or the network of a run.
 
     Args:
         path: Folder of an exported model, or of a run that has retrained a network.

@@ -27,7 +27,7 @@ from vitas_ds.run.files import write_text
 DOCS = Path(__file__).parents[2] / "docs"
 INTRODUCTION = """# Configuration
 
-All keys of a recipe. This page is generated from [`vitas_ds/config.py`](../vitas_ds/config.py) and
+All keys of a recipe. This page is generated from [`vitas_ds/config`](../vitas_ds/config) and
 [`vitas_ds/arch/space.py`](../vitas_ds/arch/space.py) by `python -m vitas_ds.tools.document`. Set a key in the recipe
 (YAML) or on the command line as `section.key=value`, which overrides the recipe. Keys that are not set have their
 defaults. See [the manual](manual.md) for how to use them.

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(config: Config, runtime: Runtime, nets: int, out: Path) -> None:
-    """Measure networks within the budget that are not in the file yet, and print how well a predictor fits them."""
+    """Measure networks within the budget, except those in the file, and print how well a predictor fits them."""
     size, seconds = config.search.latency_batch_size, np.zeros(0)
     cache = LatencyCache(out, current_setting(runtime, size), measurer(runtime, size))
     specs = sample_networks(config, budgets.from_config(config.search), nets)

@@ -25,7 +25,7 @@ from vitas_ds.training.checkpoint_staging import Staging
 from vitas_ds.training.checkpoint_write import Plan, Write
 
 WAIT = 0.2  # seconds between two looks at a save in flight
-LAST_WAIT = 10.0  # seconds that a failing job gives a save in flight
+LAST_WAIT = 10.0  # seconds for a save in flight when the job fails
 
 
 class Saver:

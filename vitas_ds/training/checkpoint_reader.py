@@ -48,7 +48,7 @@ class Reader:
         for name, shape in self.shapes.items():
             tensor = torch.empty(shape, dtype=torch.float32)
             self.read(kind, name, 0, tensor.view(-1))
-            self._open.clear()  # an open file keeps everything that was read from it in memory
+            self._open.clear()  # an open file keeps all it has read in memory
             yield name, tensor
 
 

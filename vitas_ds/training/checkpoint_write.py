@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def temporary(self) -> Path:
-        """Folder that is written and then renamed."""
+        """Folder to write and then to rename."""
         return self.target.with_name(f"saving-{self.target.name}")
 
 

@@ -42,7 +42,7 @@ def draw(
         space: The search space.
         seed: Seed of the run.
         step: Global step.
-        identity_prob: Probability that a position is skipped. None: the same as that of each head count.
+        identity_prob: Probability of skipping a position. None: the same as that of each head count.
         index: Index of the subnet among those of the step.
         within: Networks to cover evenly, see ``stratified_sample``. None: all genes are uniform.
     """

@@ -57,9 +57,9 @@ class Task:
         images: Training images.
         losses: ``losses(model, images, targets [B, C], step)`` yields the losses of a step. Each is backpropagated
             before the next one is computed; the step uses the gradient of their sum.
-        units_used: ``units_used(step)`` returns the names of the units that the losses use.
+        units_used: ``units_used(step)`` returns the names of the units in the losses.
         metrics: ``metrics(step)`` returns further values for the metrics file.
-        subnets: ``subnets(step)`` returns the networks that a step trains.
+        subnets: ``subnets(step)`` returns the networks of a step.
         init: Loads other initial weights than random ones into the network, and returns where they come from. Only a
             training that starts at step 0 calls it.
         teacher: Digest of the teacher that the losses use, or "".

@@ -53,7 +53,7 @@ def freeze(
         model: The network; moved to ``device``.
         digest: See ``TeacherNetwork``.
         normalization: Mean and standard deviation of the teacher's images.
-        data: Normalization of the images that it will get. If it differs, they are normalized again, which is exact
+        data: Normalization of its input images. If it differs, they are normalized again, which is exact
             for mixed images too: it is linear.
         precision: ``engine.precision``.
         device: Device of the images.

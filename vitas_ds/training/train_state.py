@@ -24,7 +24,7 @@ class TrainState:
     nonfinite: int = 0  # consecutive steps skipped because of a non-finite gradient
     mean: float = 0.0  # running mean of this rank's loss, see update_mean
     mean_steps: int = 0  # steps in mean
-    replaced: int = 0  # unreadable images of this rank that were replaced by others
+    replaced: int = 0  # unreadable images of this rank, replaced by others
     files: str = ""  # fingerprint of the training images, which determines their order
     teacher: str = ""  # digest of the teacher; "" without one
 

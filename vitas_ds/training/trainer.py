@@ -251,7 +251,7 @@ class Trainer:
         """Evaluate the network if it is due at this step. All ranks must call this.
 
         Args:
-            again: Evaluate a step that has a record already.
+            again: Evaluate a step even if it has a record.
 
         Returns:
             Whether nothing is left to do: False if the evaluation was stopped by a stop request.

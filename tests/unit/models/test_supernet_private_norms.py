@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.strategies import spaces_and_specs
-from vitas_ds.arch.space import SearchSpace
+from tests.helpers.supernets import SMALL, images, make
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.models.channels import SIDES
 from vitas_ds.models.extract import extract
@@ -16,30 +16,14 @@ from vitas_ds.models.flat import named_tensors
 from vitas_ds.models.supernet import Supernet
 
 RULES = sorted(SIDES)
-SPACE = SearchSpace(
-    image_size=16, num_classes=5, patch_sizes=(4, 8), embed_dim=20, depth=2, num_heads=(1, 2), qkv_dim=60, mlp_dim=30
-)
+SPACE = SMALL.model_copy(update={"depth": 2})
 LAYER = LayerSpec(2, 30, 15)
-
-
-def make(space: SearchSpace, rule: str, mode: int = 2) -> Supernet:
-    """Return a supernet with random values everywhere, so that all norms differ."""
-    supernet = Supernet(space, rule, mode, private_norms=True)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in named_tensors(supernet).values():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    return supernet
-
-
-def images(space: SearchSpace) -> torch.Tensor:
-    return torch.randn(2, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(1))
 
 
 @given(spaces_and_specs(), st.sampled_from(RULES), st.sampled_from((0, 1, 2)))
 def test_each_side_equals_its_extracted_network(space_and_spec, rule, mode):
     space, spec = space_and_spec
-    supernet, x = make(space, rule, mode), images(space)
+    supernet, x = make(space, rule, mode, private_norms=True), images(space)
     with torch.no_grad():
         logits = supernet(x, spec)
         for i, side in enumerate(supernet.sides):
@@ -48,7 +32,7 @@ def test_each_side_equals_its_extracted_network(space_and_spec, rule, mode):
 
 @pytest.mark.parametrize("patch, width", [(4, 20), (8, 10)])
 def test_only_the_norms_of_the_stem_are_used(patch, width):
-    supernet = make(SPACE, "ordinal")
+    supernet = make(SPACE, private_norms=True)
     spec = SubnetSpec(16, patch, width, 5, (LAYER, LAYER))
     supernet(images(SPACE), spec).sum().backward()
     used = {name for name, parameter in supernet.named_parameters() if parameter.grad is not None and "norms" in name}
@@ -62,7 +46,7 @@ def test_only_the_norms_of_the_stem_are_used(patch, width):
 
 def test_another_stem_has_other_norms():
     """Zeroing the final norm of one stem leaves the logits of the others unchanged."""
-    supernet, x = make(SPACE, "ordinal"), images(SPACE)
+    supernet, x = make(SPACE, private_norms=True), images(SPACE)
     narrow, wide = (SubnetSpec(16, 4, width, 5, (LAYER,)) for width in (10, 20))
     with torch.no_grad():
         before = supernet(x, wide), supernet(x, narrow)
@@ -74,12 +58,12 @@ def test_another_stem_has_other_norms():
 def test_without_private_norms_there_is_one():
     names = Supernet(SPACE, "ordinal").state_dict().keys()
     assert [name for name in names if "norm" in name and "blocks" not in name] == ["norm.weight", "norm.bias"]
-    keyed = make(SPACE, "ordinal").state_dict()
+    keyed = make(SPACE, private_norms=True).state_dict()
     assert sum(name.endswith("norm.weight") for name in keyed) == 2 * len(SPACE.embed_widths)
 
 
 def test_the_state_can_be_saved_and_loaded():
-    supernet, x = make(SPACE, "bilateral"), images(SPACE)
+    supernet, x = make(SPACE, "bilateral", private_norms=True), images(SPACE)
     other = Supernet(SPACE, "bilateral", private_norms=True)
     other.load_state_dict(supernet.state_dict())
     spec = SubnetSpec(16, 8, 16, 5, (LAYER, LAYER))

@@ -37,8 +37,9 @@ def test_random_images_need_no_folders_and_are_announced(tmp_path: Path) -> None
 
 
 def test_host_decoder_without_a_gpu_is_ignored() -> None:
-    with pytest.warns(UserWarning, match=r"data\.decoder is ignored: run\.device is cpu"):
+    with pytest.warns(UserWarning, match=r"data\.decoder is ignored: run\.device is cpu") as found:
         validate.check(recipe("data.decoder=host", "run.device=cpu"), "config", 1)
+    assert len(found) == 1
 
 
 def shrunk(root: Path, short_side: int, complete: bool = True) -> Path:

@@ -165,7 +165,7 @@ def _installed_versions(cuda: bool) -> dict[str, str | None]:
 
 
 def _asked_for(config: Config) -> dict[str, Any]:
-    """Return the settings that the recipe fixes on every machine."""
+    """Return the settings fixed by the recipe."""
     search = config.search
     asked = {"batch_size": search.latency_batch_size, "precision": search.latency_precision}
     runtime = None if search.latency_runtime == "auto" else search.latency_runtime

@@ -1,7 +1,7 @@
 """Lines of measured latencies: the format of ``runs/latency.jsonl`` and of ``search.latency_table``.
 
 Each line is a JSON object: ``spec`` as in ``spec.json``, ``seconds`` of a batch, optionally ``spread`` and ``runs``,
-and ``setting``: everything that the seconds depend on except the network. Importing this module does not import torch.
+and ``setting``: everything except the network on which the seconds depend. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def parse_line(text: str | bytes) -> Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the valid lines of a file; none if it does not exist. A writer that was killed leaves an invalid one."""
+    """Yield the valid lines of a file; none if it does not exist. A killed writer leaves an invalid one."""
     for text in path.read_bytes().splitlines() if path.exists() else ():
         try:
             yield parse_line(text)

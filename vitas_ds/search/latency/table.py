@@ -76,7 +76,7 @@ def read_table(search: Search, space: SearchSpace, budget: Budget) -> Table:
 
 
 def check_versions(table: Table, devices: set[str], installed: Mapping[str, str | None]) -> None:
-    """Check the versions of a table that was measured on one of the devices of this machine.
+    """Check the versions of a table measured on a device of this machine.
 
     Raises:
         UserError: A library that this machine has is installed in another version.
@@ -106,7 +106,7 @@ def _parse(path: Path, data: bytes) -> list[Line]:
 
 
 def _select(search: Search, path: Path, lines: list[Line]) -> list[Line]:
-    """Return the lines with the device, runtime, batch size and precision that the recipe names."""
+    """Return the lines with the device, runtime, batch size and precision of the recipe."""
     wanted: dict[str, Any] = {
         "device": search.latency_device,
         "runtime": None if search.latency_runtime == "auto" else search.latency_runtime,

@@ -1,4 +1,4 @@
-"""Candidates: subnets that a search scores."""
+"""Candidates: the subnets scored by a search."""
 # K candidates, G genes, F objectives (lower is better)
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_from_counts(points: int, squares: int, images: int, max_points: int) -
 
 @dataclass(frozen=True)
 class Candidate:
-    """A subnet that a search scores. It is created when its genome is priced; ``replace`` adds the score.
+    """A subnet in a search. It is created when its genome is priced; ``replace`` adds the score.
 
     Attributes:
         spec: The subnet, in canonical form.

@@ -26,7 +26,7 @@ Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
 
 
 class Replayed:
-    """A function of two batches [B, ...] that is captured at its second call and replayed from then on.
+    """A function of two batches [B, ...], captured at its second call and replayed from then on.
 
     The first call runs it directly, which also loads kernels and fills caches: a capture must not do that. A batch of
     another size runs directly. The result of a call is overwritten by the next one.
@@ -61,7 +61,7 @@ class Replayed:
 
 
 def cuda_capture(pool: Any) -> Capture:
-    """Return a function that captures on CUDA. Graphs that are not replayed at the same time can share a pool."""
+    """Return a function that captures on CUDA. Graphs can share a pool unless they are replayed at the same time."""
 
     def capture(function: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
         graph = torch.cuda.CUDAGraph()

@@ -40,7 +40,7 @@ _PLAIN_SPEC = {"image_size": 1, "patch_size": 1, "embed_dim": 1, "num_classes": 
 
 
 class Line(NamedTuple):
-    """A line that was parsed without JSON.
+    """A line parsed without JSON.
 
     Attributes:
         spec: The spec's JSON in canonical form.

@@ -36,7 +36,7 @@ class Round:
     """One round of a race.
 
     Attributes:
-        images: Number of images that the round adds.
+        images: Number of images in the round.
         score: Scores subnets on these images only, with ``Score.points``.
     """
 
@@ -168,7 +168,7 @@ def report(race: Race, candidates: list[Candidate]) -> dict[str, Any]:
     """Return the savings of a race and how well partial scores rank the candidates.
 
     Returns:
-        ``saved`` is the share of forward passes that were not computed. ``looks`` contains, for each round but the
+        ``saved`` is the share of forward passes avoided. ``looks`` contains, for each round but the
         last, the rank correlation (Spearman) between the scores after this round and the full scores, over the
         survivors; it is None for fewer than three survivors or if all scores are equal.
     """

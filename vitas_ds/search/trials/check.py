@@ -83,7 +83,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Check:
-    """Everything that the check works with.
+    """Inputs and outputs of the check.
 
     Attributes:
         config: Configuration of the run.
@@ -144,11 +144,11 @@ class Check:
         return specs
 
     def _settings(self) -> dict[str, Any]:
-        """Return the settings that the result depends on, apart from the networks."""
+        """Return all settings behind the result, apart from the networks."""
         return self.inputs.settings(self.config, self.ranks.device) | self._alone()
 
     def _alone(self) -> dict[str, Any]:
-        """Return the settings that the trainings depend on."""
+        """Return the settings behind the trainings."""
         found = training_settings(self._training, self.inputs)
         return {name.replace("search.finalists.", "search.check."): value for name, value in found.items()}
 
@@ -194,7 +194,7 @@ class Check:
         return False, found
 
     def _look_up(self, specs: list[SubnetSpec]) -> tuple[dict[int, Outcome], dict[int, int]]:
-        """Return the known results, and the steps that the other networks have left."""
+        """Return the known results, and the remaining steps of the other networks."""
         steps, known, left = self.config.search.check.steps, dict[int, Outcome](), dict[int, int]()
         for i, spec in enumerate(specs):
             outcome = self._store.outcome(name_of(spec), steps)

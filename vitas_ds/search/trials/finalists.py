@@ -36,7 +36,7 @@ from vitas_ds.search.trials.progress import ProgressReport
 from vitas_ds.search.trials.store import Outcome, Row, Store, name_of, order_of
 from vitas_ds.search.trials.training import Trial, training_images
 
-# fields of retrain that the finalists do not use
+# fields of retrain without effect on finalists
 UNUSED = FREE["retrain"] | {"spec", "init", "init_weights", "resume_from", "teacher"}
 
 
@@ -79,7 +79,7 @@ def check_inputs(config: Config, inputs: ScoringInputs, device: torch.device) ->
 
 
 def configured(config: Config) -> dict[str, Any]:
-    """Return the part of ``settings`` that is in the configuration."""
+    """Return the part of ``settings`` from the configuration."""
     found: dict[str, Any] = {f"search.finalists.{n}": getattr(config.search.finalists, n) for n in ("steps", "init")}
     training = config.retrain.model_dump(mode="json")
     found |= {f"retrain.{name}": value for name, value in training.items() if name not in UNUSED}
@@ -208,7 +208,7 @@ class Halving:
         return results
 
     def _look_up(self, alive: list[int], steps: int) -> tuple[dict[int, Outcome], dict[int, int]]:
-        """Return the known results at a step, and the steps that the other candidates have left."""
+        """Return the known results at a step, and the remaining steps of the other candidates."""
         known, left = {}, {}
         for i in alive:
             name = name_of(self.candidates[i].spec)

@@ -79,7 +79,7 @@ def added_steps(rungs: Sequence[Rung]) -> list[int]:
 
 
 def deal(costs: Sequence[float], groups: int) -> list[list[int]]:
-    """Deal tasks to groups so that they finish together: each, by decreasing cost, to the group with the least work.
+    """Deal tasks to groups, to finish together: each, by decreasing cost, to the group with the least work.
 
     Returns:
         Indices of the tasks of each group, most expensive first.

@@ -17,7 +17,7 @@ POOL = 256  # random subnets to choose from; constant, so more subnets include t
 def spread_subnets(feasible: FeasibleSet, count: int, seed: int) -> list[SubnetSpec]:
     """Return ``count`` distinct random subnets, fewer if the budget has fewer. A larger count adds to the same subnets.
 
-    Each one has the patch size that was chosen least so far, and among these the embed_dim, then the depth.
+    Each one has the least chosen patch size so far, and among these the embed_dim, then the depth.
     """
     rng = np.random.default_rng([seed, 0x59EAD])
     genomes = sample_distinct(feasible, max(POOL, count), rng)

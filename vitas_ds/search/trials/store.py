@@ -1,6 +1,6 @@
 """The files of the finalists: what they were trained with, states of trainings, and results.
 
-search/finalists/settings.json         settings that the results depend on
+search/finalists/settings.json         settings of the trainings
 search/finalists/NAME.safetensors      state of the training of a candidate; NAME is a digest of its spec
 search/finalists/NAME-STEP.json        its result at a step; written after the state
 search/finalists/stop                  exists while the ranks are asked to stop
@@ -45,7 +45,7 @@ class Outcome:
         loss: Cross entropy on the search images.
         seconds: Duration of the training so far, over all starts.
         skipped: Steps whose gradient was not finite.
-        side: Side of the supernet that the weights come from; None without inherited weights.
+        side: Side of the supernet whose weights were inherited; None without inherited weights.
     """
 
     step: int
@@ -77,7 +77,7 @@ class Store:
         return self.run.finalist_states / "settings.json"
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that the networks were trained with; empty if there are none."""
+        """Return the settings of the trainings; empty if there are none."""
         return cast(dict[str, Any], read_json(self._settings, {}))
 
     @property

@@ -93,7 +93,7 @@ class Trial:
         return True
 
     def _open(self, until: int) -> tuple[PlainTrainer, Progress]:
-        """Return the trainer, from the saved state if there is one that is not beyond ``until``."""
+        """Return the trainer, from the saved state if there is one up to ``until``."""
         cfg, training = self.config.search.finalists, self.config.retrain
         saved = self._agree(0 < self.store.saved_step(self._name) <= until)
         net = VisionTransformer(

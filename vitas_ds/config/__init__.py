@@ -1,0 +1,72 @@
+"""The typed configuration of a run. recipe.py reads it from YAML; it is validated completely before anything starts.
+
+Each section is a class, and the description of each field is its documentation. Batch size, learning rate, clipping and
+precision are set here only: the DeepSpeed JSON must not repeat them. Importing this package does not import torch.
+
+May import: errors, arch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.config.data import RANDOM_IMAGES, Augment, Data, Mixing
+from vitas_ds.config.engine import Engine, Profile
+from vitas_ds.config.output import Evaluate, Export, Tracking
+from vitas_ds.config.search import Check, Finalists, Search
+from vitas_ds.config.section import Section
+from vitas_ds.config.training import Checkpoint, Retrain, Supernet, Teacher, Training
+
+__all__ = [
+    "RANDOM_IMAGES", "Augment", "Check", "Checkpoint", "Config", "Data", "Engine", "Evaluate", "Export", "Finalists",
+    "Mixing", "Profile", "Retrain", "Run", "Search", "Section", "Supernet", "Teacher", "Tracking", "Training", "dump",
+    "format_value",
+]  # fmt: skip
+
+
+class Run(Section):
+    """Name, folder, seed and device of the run. Its folder is `dir/name/`."""
+
+    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run and of its folder")
+    dir: str = Field("runs", description="folder that contains all runs")
+    seed: int = Field(0, ge=0, description="seed of weights, data order, augmentation, subnet sampling and search")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is a GPU, else cpu")
+    timeout: float = Field(1800, gt=0, description="seconds without progress of a rank after which the job ends")
+
+
+class Config(BaseModel):
+    """Configuration of a run, one section per topic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Run = Run()
+    space: SearchSpace = SearchSpace()
+    data: Data = Data()
+    engine: Engine = Engine()
+    checkpoint: Checkpoint = Checkpoint()
+    supernet: Supernet = Supernet()
+    search: Search = Search()
+    retrain: Retrain = Retrain()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    tracking: Tracking = Tracking()
+
+
+def dump(config: Config) -> str:
+    """Return the resolved configuration as YAML. ``recipe.load`` reads it back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def format_value(value: Any) -> str:
+    """Format a value as in a recipe, with short numbers."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(format_value(item) for item in value)}]"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return str(value) or '""'

@@ -1,0 +1,155 @@
+"""Sections of the configuration about the search."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vitas_ds.config.section import Section, check_pair
+
+
+class Finalists(Section):
+    """Short trainings at the end of a search: they rank its best candidates by their own accuracy."""
+
+    count: int = Field(0, ge=0, le=100_000, description="best candidates to train; 0: off")
+    steps: int = Field(
+        0, ge=0, description="optimizer steps of the longest training; the schedule of `retrain` is compressed to it"
+    )
+    keep: float = Field(
+        0.5, ge=0.01, le=0.99, description="fraction of the candidates that trains on after each rung (successive "
+        "halving); each rung is 1 / keep times as long as the one before",
+    )  # fmt: skip
+    init: Literal["scratch", "supernet"] = Field(
+        "scratch", description="initial weights: random, or inherited from the supernet"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Finalists:
+        check_pair(("count", self.count), ("steps", self.steps))
+        if self.count == 1:
+            raise ValueError("count must be 0, or 2 or more: one candidate has no rival")
+        return self
+
+
+class Check(Section):
+    """Short trainings at the start of a search: they show how well the supernet ranks subnets."""
+
+    nets: int = Field(0, ge=0, le=10_000, description="random networks within the budget to train alone; 0: off")
+    steps: int = Field(
+        0, ge=0, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Check:
+        check_pair(("nets", self.nets), ("steps", self.steps))
+        if 0 < self.nets < 4:
+            raise ValueError("nets must be 0, or 4 or more: the ranking of fewer networks means nothing")
+        return self
+
+
+class Search(Section):
+    """Evolutionary search with the weights of the supernet (stage search)."""
+
+    algorithm: Literal["ga", "nsga2", "random"] = Field("ga", description="GA or NSGA-II of pymoo, or random search")
+    population: int = Field(50, gt=1, description="candidates per generation")
+    generations: int = Field(40, gt=0, description="number of generations, including the initial population")
+    macs: tuple[float, float] | None = Field(None, description="budget: smallest and largest MACs of a candidate")
+    vitas_flops: tuple[float, float] | None = Field(None, description="budget in FLOPs as the first release counts")
+    params: tuple[float, float] | None = Field(None, description="budget in parameters")
+    activations: tuple[float, float] | None = Field(
+        None, description="budget in bytes of activations that training keeps per image"
+    )
+    latency: tuple[float, float] | None = Field(
+        None, description="budget in seconds per batch, predicted from measured networks"
+    )
+    throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
+    latency_batch_size: int = Field(32, gt=0, description="batch size of latency measurements")
+    latency_also: tuple[int, ...] = Field(
+        (), description="further batch sizes, measured for the front and the best candidates"
+    )
+    latency_runtime: Literal["auto", "torch", "cuda-graph", "onnxruntime"] = Field(
+        "auto", description="what runs the measured networks; auto: cuda-graph on CUDA, onnxruntime on the CPU if "
+        "installed, else torch",
+    )  # fmt: skip
+    latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="precision of latency measurements; null: engine.precision, for onnxruntime fp32"
+    )
+    latency_table: str | None = Field(
+        None, description="JSON lines of measured latencies, as the tool latency writes them; used instead of measuring"
+    )
+    latency_device: str | None = Field(None, description="device that search.latency_table must name; null: any one")
+    latency_nets: int = Field(
+        48,
+        ge=12,
+        description="networks measured for the latency predictor: 3/4 to fit it, 1/4 to test it",
+    )
+    objectives: tuple[Literal["macs", "vitas_flops", "params", "activations", "latency"], ...] = Field(
+        (), description="nsga2: costs to minimize in addition to maximizing the score"
+    )
+    crossover_prob: float = Field(0.9, ge=0, le=1, description="probability of two-point crossover")
+    random_fraction: float = Field(
+        0.25, ge=0, lt=1, description="fraction of each generation sampled uniformly from the space within the budget. "
+        "With 0 (as in the first release), a search may converge to a single embed_dim",
+    )  # fmt: skip
+    mutation_eta: float = Field(3.0, gt=0, description="eta of polynomial mutation (3 in the first release)")
+    top_k: int = Field(5, gt=0, description="best candidates to score again on all search images at the end")
+    side_rule: Literal["accuracy_mean", "logit_sum"] = Field(
+        "accuracy_mean", description="bilateral: mean accuracy of both sides, or accuracy of the summed logits"
+    )
+    images: int = Field(0, ge=0, description="search images per candidate; 0: all")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="precision of scoring; null: bf16 on GPUs that have it, else engine.precision"
+    )
+    cuda_graphs: Literal["auto"] | bool = Field(
+        "auto", description="CUDA: replay the batches of a candidate as a CUDA graph; auto: if it has enough of them"
+    )
+    ranks_per_candidate: int = Field(
+        1, ge=0, description="ranks that share the images of a candidate; 1: each rank scores its own, 0: all share one"
+    )
+    racing: float = Field(
+        0.0, ge=0, lt=1, description="confidence at which unpromising candidates are dropped early, e.g. 0.95; 0: off"
+    )
+    baselines: bool = Field(False, description="also score random search and uniform networks within the budget")
+    surrogate: float = Field(
+        0.0, ge=0, lt=1, description="a regressor fitted to the scores proposes half of each generation while its rank "
+        "correlation on held-out candidates is at least this value; random candidates fill at most the other half. "
+        "0: off",
+    )  # fmt: skip
+    reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are reused")
+    checkpoint: str | None = Field(None, description="supernet weights or checkpoint; null: the run's own")
+    check: Check = Check()
+    finalists: Finalists = Finalists()
+
+    @model_validator(mode="after")
+    def _check(self) -> Search:
+        for name, pair in self.budget.items():
+            if not 0 <= pair[0] < pair[1]:
+                raise ValueError(f"{name} must be two increasing numbers, 0 or above (given: {list(pair)})")
+        if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
+            raise ValueError("latency and throughput contradict each other: no network satisfies both")
+        sizes = [self.latency_batch_size, *self.latency_also]
+        if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise ValueError(f"latency_batch_size and latency_also must be different sizes above 0 (given: {sizes})")
+        return self
+
+    @property
+    def budget(self) -> dict[str, tuple[float, float]]:
+        """The bounds set by the user, by field name."""
+        names = ("macs", "vitas_flops", "params", "activations", "latency", "throughput")
+        return {name: pair for name in names if (pair := getattr(self, name)) is not None}
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Range of seconds per batch within both ``latency`` and ``throughput``; None if neither is set."""
+        slow, fast = self.throughput or (0.0, 0.0)
+        ranges = [self.latency] if self.latency else []
+        if self.throughput:
+            ranges.append((self.latency_batch_size / fast, self.latency_batch_size / slow if slow else math.inf))
+        return (max(low for low, _ in ranges), min(high for _, high in ranges)) if ranges else None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the search needs a latency predictor."""
+        return self.seconds is not None or (self.algorithm == "nsga2" and "latency" in self.objectives)
