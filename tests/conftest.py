@@ -1,15 +1,32 @@
-"""Settings of all tests: Hypothesis has no deadline per example because other work may share the cores."""
+"""Settings of all tests: every test starts from the same random numbers, so a failure can be repeated.
 
+Hypothesis tries the same examples in each run, and has no deadline because other work may share the cores. Set
+``HYPOTHESIS_PROFILE=explore`` to try new examples.
+"""
+
+import os
+import random
 import signal
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from torch import nn
 
-settings.register_profile("project", deadline=None)
-settings.load_profile("project")
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 # A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Seed the global generators of torch, numpy and Python, which libraries draw from."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for images and unfinished work")
     parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
     parser.add_argument("--docs", type=Path, help="report: folder for results.md and figures")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         for line in report(args) if args.part == "report" else run(args):
             print(line, flush=True)

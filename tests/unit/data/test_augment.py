@@ -203,7 +203,7 @@ def test_erasing_is_distributed_as_in_timm():
     assert (erased[:, 0] + erased[:, 2]).max() <= 64 and (erased[:, 1] + erased[:, 3]).max() <= 64
     timm_erasing = RandomErasing(probability=1, mode="pixel", max_count=1, device="cpu")
     shares = []
-    for _ in range(1500):
+    for _ in range(8000):  # the deciles of so many boxes vary by about 0.003
         image = torch.full((3, 64, 64), 99.0)
         timm_erasing(image)
         shares.append((image[0] != 99).float().mean().item())
