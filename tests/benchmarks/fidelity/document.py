@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fidelity import alone, early, longer, picks, plots, ranking
+from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import supernets
 from tests.benchmarks.fidelity.tables import table
@@ -31,6 +31,7 @@ def text(record: Record, recipe: str) -> str:
         f"# Results: {recipe}\nComputed from the record by `python -m tests.benchmarks.fidelity {recipe} report`.",
         *_truth(record, truth),
         *(_supernets(record, truth) if supernets(record) else []),
+        *_searches(record),
         "## Where\n" + table(where(record)),
         "## Subnets\n" + table(alone.nets(truth)),
     ]
@@ -74,6 +75,20 @@ def _supernets(record: Record, truth: Truth) -> list[str]:
         "## Supernets, with the loss as the truth\n" + table(ranking.by_loss(record, Truth(record, "loss"))),
         f"## Regret of a pick\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
     ]
+
+
+def _searches(record: Record) -> list[str]:
+    """Return the sections on whole searches, one for each budget."""
+    parts = []
+    for low, high in comparison.budgets(record):
+        found = comparison.methods(record, (low, high))
+        if found:
+            title = f"## Whole searches within {low / 1e6:.3g}M to {high / 1e6:.3g}M MACs"
+            tables = [comparison.table(found), comparison.claims(found)]
+            notes = comparison.NOTES, comparison.DIFFERENCES
+            parts += [title, *(f"{note}\n\n{table(rows)}" for note, rows in zip(notes, tables, strict=True))]
+    picture = "![Accuracy of the network each search ends with](comparison.png)"
+    return [*parts, picture] if parts else []
 
 
 def where(record: Record) -> list[dict[str, Any]]:

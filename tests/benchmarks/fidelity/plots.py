@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tests.benchmarks.fidelity import alone, longer
+from tests.benchmarks.fidelity import alone, comparison, longer
 from tests.benchmarks.fidelity.agreement import Estimate
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
@@ -26,7 +26,7 @@ def write(record: Record, truth: Truth, folder: Path) -> list[str]:
     """Write the plots into a folder and return their names.
 
     ``genes.png`` shows the accuracy by gene, ``seeds.png`` two trainings of each subnet, ``agreement.png`` tau of rules
-    and supernets for both truths, and ``scatter.png`` scores against accuracy.
+    and supernets for both truths, ``scatter.png`` scores against accuracy, and ``comparison.png`` whole searches.
     """
     _genes(truth, folder / "genes.png")
     names = ["genes.png"]
@@ -38,6 +38,8 @@ def write(record: Record, truth: Truth, folder: Path) -> list[str]:
     if supernets(record):
         _scatter(record, truth, folder / "scatter.png")
         names.append("scatter.png")
+    if _comparison(record, folder / "comparison.png"):
+        names.append("comparison.png")
     return names
 
 
@@ -153,3 +155,26 @@ def _panel(axis: Axes, scores: np.ndarray, truth: Truth, name: str) -> None:
     axis.set_title(f"{name}:\ntau {equal:.2f}, within a patch size {within:.2f}", fontsize=8)
     axis.set_xlabel("score in the supernet, first seed", fontsize=8)
     axis.grid(alpha=0.3)
+
+
+def _comparison(record: Record, path: Path) -> bool:
+    """Plot the accuracy that each search ends with, a panel for each budget. Returns False if there is none."""
+    found = {
+        budget: methods for budget in comparison.budgets(record) if (methods := comparison.methods(record, budget))
+    }
+    if not found:
+        return False
+    most = max(map(len, found.values()))
+    _, axes = plt.subplots(1, len(found), figsize=(6 * len(found) + 1, 0.34 * most + 1.2), squeeze=False)
+    for axis, ((low, high), methods) in zip(axes[0], found.items(), strict=True):
+        for y, method in enumerate(methods.values()):
+            values = 100 * np.array(method.accuracies)
+            axis.scatter(values, np.full(len(values), y), s=16, color=BLUE, alpha=0.7)
+            axis.scatter([values.mean()], [y], marker="|", s=160, color="black")
+        axis.set_yticks(range(len(methods)), [f"{name}, {method.units:.1f} U" for name, method in methods.items()])
+        axis.invert_yaxis()
+        axis.set_xlabel("accuracy of the network found, trained alone, %", fontsize=9)
+        axis.set_title(f"{low / 1e6:.3g}M to {high / 1e6:.3g}M MACs", fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+    _save(path)
+    return True

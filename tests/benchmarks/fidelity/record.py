@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vitas_ds.errors import UserError
 
@@ -46,3 +49,14 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict) or not row.keys() >= set(KEYS):
         raise UserError(f"{where}: not a row of this study: {line[:40].decode(errors='replace')}")
     return row
+
+
+def pack(correct_I: np.ndarray) -> str:
+    """Return a row of booleans as text: bits in base64, and their number."""
+    return f"{len(correct_I)}:{base64.b64encode(np.packbits(correct_I)).decode()}"
+
+
+def unpack(text: str) -> np.ndarray:
+    """Reverse ``pack``: 0 or 1 for each image."""
+    count, _, bits = text.partition(":")
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=int(count))

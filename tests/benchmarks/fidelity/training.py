@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.benchmarks.fidelity.images import Images, Labelled
+from tests.benchmarks.fidelity.record import pack
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
@@ -36,7 +37,8 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
         step = round(share * steps)
         progress.run(images, seed, step)
         if str(step) not in progress.results:
-            progress.results[str(step)] = evaluate(net, images, images.search)
+            found = evaluate(net, images, images.search)
+            progress.results[str(step)] = {key: found[key] for key in ("accuracy", "loss")}
     found = evaluate(net, images, images.val)
     return {
         "macs": spec_macs(spec), "steps": steps, "precision": config.engine.precision, **found,
@@ -95,10 +97,13 @@ class Saved:
 
 
 @torch.inference_mode()
-def evaluate(net: nn.Module, images: Images, labelled: Labelled, batch_size: int = 500) -> dict[str, float]:
-    """Return the accuracy and the loss of a network on images."""
+def evaluate(net: nn.Module, images: Images, labelled: Labelled, batch_size: int = 500) -> dict[str, Any]:
+    """Return the accuracy and the loss of a network on images, and which ones it classifies correctly (packed)."""
     net.eval()
     pixels, labels = labelled
     logits = torch.cat([net(images.normalized(part)) for part in pixels.split(batch_size)])
-    accuracy = (logits.argmax(-1) == labels).double().mean().item()
-    return {"accuracy": accuracy, "loss": F.cross_entropy(logits, labels).item()}
+    correct = logits.argmax(-1) == labels
+    return {
+        "accuracy": correct.double().mean().item(), "loss": F.cross_entropy(logits, labels).item(),
+        "correct": pack(correct.numpy()),
+    }  # fmt: skip
