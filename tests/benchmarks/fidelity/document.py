@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking
+from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking, regression
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import supernets
 from tests.benchmarks.fidelity.tables import table
@@ -49,6 +49,7 @@ def _truth(record: Record, truth: Truth) -> list[str]:
         f"## Are they trained long enough?\n{figure}" + longer.report(record, truth),
         "## Shorter trainings\nA part of a training, scored on the search images, against the end of another seed.\n\n"
         + table(early.table(record, truth)),
+        f"## A regression on the genes\n{regression.NOTES}\n\n" + table(regression.table(record, truth)),
         "## Accuracy by gene\nSubnets of equal MACs; black: the mean of a choice.\n\n"
         "![Accuracy by patch size, layers, embed_dim and heads](genes.png)\n\n" + table(alone.by_gene(truth)),
         f"## Rules without a supernet\n{RULES}\n\n![Kendall's tau](agreement.png)\n\n" + table(alone.rules(truth)),

@@ -22,10 +22,10 @@ SCORES = {"accuracy": 1, "loss": -1}  # higher is better after multiplication
 def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
     """Return a row for each part of the training and each score. Empty with one seed, or without learning curves."""
     rows = []
-    for step in _steps(record, truth) if len(truth.seeds) > 1 else ():
+    for step in steps(record, truth) if len(truth.seeds) > 1 else ():
         whole = next(iter(trainings(record, "net")[truth.names[0]].values()))["steps"]
         for score in SCORES:
-            early_Rn = _scores(record, truth, step, score)
+            early_Rn = scores_at(record, truth, step, score)
             rows.append({
                 "part of the training": f"{step / whole:.3g}", "score": score,
                 **{f"tau, {group}": _tau(truth, group, early_Rn) for group in GROUPS},
@@ -33,14 +33,15 @@ def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
     return rows
 
 
-def _steps(record: Record, truth: Truth) -> list[int]:
+def steps(record: Record, truth: Truth) -> list[int]:
     """Return the steps that all subnets and seeds have, without 0."""
     found = trainings(record, "net")
     curves = [set(found[name][seed].get("curve", {})) for name in truth.names for seed in truth.seeds]
     return sorted(step for step in map(int, set.intersection(*curves)) if step)
 
 
-def _scores(record: Record, truth: Truth, step: int, score: str) -> np.ndarray:
+def scores_at(record: Record, truth: Truth, step: int, score: str) -> np.ndarray:
+    """Return the results [R, n] after a step, higher is better."""
     found = trainings(record, "net")
     return SCORES[score] * np.array(
         [[found[name][seed]["curve"][str(step)][score] for name in truth.names] for seed in truth.seeds]

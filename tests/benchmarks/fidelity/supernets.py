@@ -22,6 +22,7 @@ from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import Study
 from tests.benchmarks.fidelity.training import Saved
 from vitas_ds import config
+from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
@@ -50,6 +51,9 @@ class Variant:
         subnets: Subnets of a step, all on the same batch.
         split: Train one supernet for each patch size, each with an equal share of the MACs.
         length: MACs relative to the other variants.
+        sandwich: Train the largest subnet, ``subnets`` random ones and the smallest on each batch; the smaller ones
+            learn the outputs of the largest (arXiv 1903.05134).
+        largest_first: Share of the MACs that trains the largest subnet alone, before all others.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Variant:
     subnets: int = 1
     split: bool = False
     length: float = 1.0
+    sandwich: bool = False
+    largest_first: float = 0.0
 
 
 BAND = {"distribution": "budget"}
@@ -77,6 +83,8 @@ VARIANTS = {
         Variant("ordinal, one per patch size", ORDINAL, split=True),
         Variant("ordinal, no weight decay", ORDINAL | {"weight_decay": 0.0}),
         Variant("ordinal, four subnets", ORDINAL, subnets=4),
+        Variant("ordinal, sandwich", ORDINAL, subnets=2, sandwich=True),
+        Variant("ordinal, sandwich, largest first", ORDINAL, subnets=2, sandwich=True, largest_first=0.3),
         Variant("ordinal, lr 1e-3", ORDINAL | {"lr": 1e-3}),
         Variant("ordinal, lr 4e-3", ORDINAL | {"lr": 4e-3}),
         Variant("cyclic", BAND | {"sharing": "cyclic"}),
@@ -96,6 +104,7 @@ class Plan:
     subnets: Callable[[int], list[SubnetSpec]]
     steps: int
     macs: float  # of the whole training, forward passes of single images
+    distill: bool = False  # all subnets of a step but the first learn the outputs of the first
 
 
 def plans(study: Study, variant: Variant, seed: int) -> list[Plan]:
@@ -116,13 +125,21 @@ def _plan(
     within = feasible_set(space, {"macs": (int(low), int(high))}) if in_budget else None
     prob = None if in_budget else sampling.fit_identity_prob(space, low, high)
 
-    def subnets(step: int) -> list[SubnetSpec]:
+    def random(step: int) -> list[SubnetSpec]:
         return [sampling.draw(space, seed, step, prob, index, within) for index in range(variant.subnets)]
 
-    sides = 2 if settings.sharing == "bilateral" else 1
-    of_step = settings.batch_size * sides * np.mean([sum(map(spec_macs, subnets(step))) for step in range(DRAWN)])
-    steps = max(2, round(macs / of_step))
-    return Plan(space, settings, subnets, steps, float(steps * of_step))
+    largest, smallest = (genome.decode(space, of(space)) for of in (genome.largest, genome.smallest))
+    ends = ([largest], [smallest]) if variant.sandwich else ([], [])
+    images = settings.batch_size * (2 if settings.sharing == "bilateral" else 1)
+    of_step = images * np.mean([sum(map(spec_macs, (*ends[0], *random(s), *ends[1]))) for s in range(DRAWN)])
+    first = round(variant.largest_first * macs / (images * spec_macs(largest)))
+    steps = max(2, round((1 - variant.largest_first) * macs / of_step))
+
+    def subnets(step: int) -> list[SubnetSpec]:
+        return [largest] if step < first else [*ends[0], *random(step), *ends[1]]
+
+    total = float(steps * of_step + first * images * spec_macs(largest))
+    return Plan(space, settings, subnets, first + steps, total, distill=variant.sandwich)
 
 
 def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path, weights: Path) -> dict[str, Any]:
@@ -156,9 +173,16 @@ def make_trainer(plan: Plan, study: Study, seed: int) -> PlainTrainer:
     init_weights(supernet, seed, plan.settings.init_std)
 
     def step_losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        specs = plan.subnets(step)
+        specs, objective = plan.subnets(step), plan.settings.objective
+        teacher = None
         for spec in specs:
-            yield losses.cross_entropy(supernet(x, spec), targets, plan.settings.objective) / len(specs)
+            logits = supernet(x, spec)
+            if teacher is None or not plan.distill:
+                loss = losses.cross_entropy(logits, targets, objective)
+            else:
+                loss = losses.distill_loss(logits, teacher, objective)
+            teacher = logits.detach() if teacher is None else teacher
+            yield loss / len(specs)
 
     precision = study.config.engine.precision
     return PlainTrainer(supernet, plan.settings, plan.steps, step_losses, plan.space.num_classes, seed, precision)

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from tests.benchmarks.fidelity import __main__ as command
-from tests.benchmarks.fidelity import alone, document, early, longer, picks, ranking, scores
+from tests.benchmarks.fidelity import alone, document, early, longer, picks, ranking, regression, scores
 from tests.benchmarks.fidelity.record import KEYS, Record
 from tests.benchmarks.fidelity.truth import ALL, EQUAL, WITHIN, Truth
 from tests.helpers.paths import ROOT
@@ -390,3 +390,32 @@ FOLDERS = [path.parent for path in sorted((ROOT / "docs").glob("*/record.jsonl")
 def test_committed_results_equal_those_of_their_record(folder):
     """The folder of a study is named after its recipe."""
     assert (folder / "results.md").read_text() == document.text(Record(folder / "record.jsonl"), folder.name)
+
+
+def test_the_regression_predicts_each_subnet_from_the_others(record):
+    """Accuracy after 10 steps depends on the patch size alone; the own result of a subnet never counts."""
+    for i, name in enumerate(EQUALS):
+        for seed in (0, 1):
+            early_accuracy = {"accuracy": 0.3 + 0.1 * (i >= 6), "loss": 1.0}
+            record.add(net(name, seed, 0.5 + i / 100, curve={"10": early_accuracy, "100": early_accuracy}))
+    for name in SPREADS:
+        for seed in (0, 1):
+            record.add(net(name, seed, 0.4, curve={"10": {"accuracy": 0.1, "loss": 2.0}}))
+    truth = Truth(record)
+    accuracy = early.scores_at(record, truth, 10, "accuracy").mean(0)
+    predicted = regression.predict(truth, accuracy)
+    # 11 standardized values of one feature, slope shrunk by the penalty 1
+    assert predicted[0] == pytest.approx(_shrunk(np.array([0.0] * 5 + [1.0] * 6), 0.0), abs=1e-9)
+    assert np.isnan(predicted[12:]).all()
+    changed = accuracy.copy()
+    changed[0] = 0.9
+    assert regression.predict(truth, changed)[0] == predicted[0]
+    rows = regression.table(record, truth)
+    assert [row["predictor"] for row in rows] == ["regression on trainings of 10 steps"]
+    assert rows[0][f"tau, {EQUAL}"].value > 0.5
+
+
+def _shrunk(patch_n: np.ndarray, at: float) -> float:
+    z_n, y_n = (patch_n - patch_n.mean()) / patch_n.std(), 0.3 + 0.1 * patch_n
+    slope = z_n @ (y_n - y_n.mean()) / (len(z_n) + regression.RIDGE)
+    return y_n.mean() + slope * (at - patch_n.mean()) / patch_n.std()

@@ -192,7 +192,8 @@ def test_a_job_of_a_subnet_is_a_complete_row(work, record):
     assert 0 <= row["accuracy"] <= 1 and not work.saved(job).exists()
 
 
-BY_HAND = ("default", "ordinal", "ordinal, one per patch size", "ordinal, four subnets", "ordinal, three times as long")
+BY_HAND = ("default", "ordinal", "ordinal, one per patch size", "ordinal, four subnets", "ordinal, three times as long",
+           "ordinal, sandwich, largest first")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -207,7 +208,10 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
         sides = 2 if plan.settings.sharing == "bilateral" else 1
         costs += [50 * sides * sum(map(spec_macs, plan.subnets(step))) for step in range(plan.steps)]
         assert {net.patch_size for net in plan.subnets(0)} <= set(plan.space.patch_sizes)
-        assert len(plan.subnets(0)) == variant.subnets
+        assert len(plan.subnets(plan.steps - 1)) == variant.subnets + 2 * variant.sandwich
+        share = sum(50 * spec_macs(net) for step in range(plan.steps) if len(plan.subnets(step)) == 1
+                    for net in plan.subnets(step)) / plan.macs  # fmt: skip
+        assert share == pytest.approx(variant.largest_first, abs=0.05) or not variant.sandwich
     whole = variant.length * supernets.NETS * of.net_steps * 50 * np.mean(of.budget)
     error = np.std(costs) * len(costs) ** 0.5  # of the sum: the subnets are random
     assert sum(costs) == pytest.approx(whole, abs=4 * error + 0.02 * whole) and error < 0.2 * whole

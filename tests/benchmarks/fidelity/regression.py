@@ -1,0 +1,73 @@
+"""A regression on the genes of a subnet, fitted to short trainings of other subnets, alone and added to scores.
+
+The prediction of a subnet never uses a training of that subnet (leave-one-out), as in a search that trains a few
+random candidates for a short time and predicts the others.
+"""
+# n nets, F features, R seeds, S supernets
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.fidelity import early
+from tests.benchmarks.fidelity.record import Record
+from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
+from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
+
+RIDGE = 1.0  # penalty of a standardized feature, fixed before the results are known
+NOTES = """A ridge regression on patch size, embed_dim, layers, and mean heads, q/k/v and MLP width, fitted to the
+accuracy of the other subnets of equal MACs after a part of their training, on the search images. *with* adds the
+standardized score of a supernet. The cost is that of the short trainings of all subnets."""
+
+
+def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
+    """Return tau of the regression for each part of the training, and of its sum with the scores of each supernet."""
+    rows = []
+    for step in early.steps(record, truth):
+        predicted_n = predict(truth, early.scores_at(record, truth, step, "accuracy").mean(0))
+        rows.append(_row(truth, f"regression on trainings of {step} steps", predicted_n[None]))
+        for name in supernets(record):
+            if (found := scores_of(record, truth, name)) and np.isfinite(stacked(found)).all():
+                both = _standardized(stacked(found), truth) + _standardized(predicted_n[None], truth)
+                rows.append(_row(truth, f"{step} steps, with {name}", both))
+    return rows
+
+
+def predict(truth: Truth, accuracy_n: np.ndarray) -> np.ndarray:
+    """Return the predicted accuracy [n]; each subnet of equal MACs from the others of equal MACs, NaN elsewhere."""
+    at = truth.at(EQUAL)
+    x_nF, y_n = features(truth)[at], accuracy_n[at]
+    predicted_n = np.full(len(accuracy_n), np.nan)
+    for i, net in enumerate(at):
+        others = np.arange(len(at)) != i
+        predicted_n[net] = _ridge(x_nF[others], y_n[others], x_nF[i])
+    return predicted_n
+
+
+def features(truth: Truth) -> np.ndarray:
+    """Return the genes of the subnets [n, F]: widths and the patch size as logarithms, means over the layers."""
+    table, depth_n = truth.table, truth.depth_n
+    means = [values.sum(1) / depth_n for values in (table.num_heads, table.qkv_dim, table.mlp_dim)]
+    return np.stack([np.log2(x) for x in (truth.patch_n, table.embed_dim, depth_n, *means)], 1)
+
+
+def _ridge(x_nF: np.ndarray, y_n: np.ndarray, at_F: np.ndarray) -> float:
+    """Fit a ridge regression on standardized features and return its prediction at one point."""
+    mean_F, std_F = x_nF.mean(0), x_nF.std(0)
+    std_F[std_F == 0] = 1
+    z_nF = (x_nF - mean_F) / std_F
+    weights_F = np.linalg.solve(z_nF.T @ z_nF + RIDGE * np.eye(z_nF.shape[1]), z_nF.T @ (y_n - y_n.mean()))
+    return float(y_n.mean() + (at_F - mean_F) / std_F @ weights_F)
+
+
+def _standardized(scores: np.ndarray, truth: Truth) -> np.ndarray:
+    """Return scores [S, n] with mean 0 and standard deviation 1 over the subnets of equal MACs."""
+    equal = scores[:, truth.at(EQUAL)]
+    spread = equal.std(1, keepdims=True)
+    return (scores - equal.mean(1, keepdims=True)) / np.where(spread == 0, 1, spread)
+
+
+def _row(truth: Truth, name: str, scores: np.ndarray) -> dict[str, Any]:
+    return {"predictor": name} | {f"tau, {group}": truth.tau(group, scores) for group in (EQUAL, WITHIN)}
