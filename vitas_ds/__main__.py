@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from vitas_ds.distributed import console, launcher
+from vitas_ds.distributed import console, launcher, preemption, supervisor
 from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError
 
 Argument = tuple[str, dict[str, Any]]  # name, and the keyword arguments of add_argument
@@ -227,6 +227,7 @@ def run_stage(args: argparse.Namespace) -> int:
     from vitas_ds.recipe import load
     from vitas_ds.stages import validate
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a lost rank is one line, not a stack trace per rank
     config = load(args.recipe, args.overrides)
     validate.check(config, args.command, launcher.read().world_size)
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
@@ -306,12 +307,31 @@ def main(argv: list[str] | None = None) -> int:
         top.print_help()
         return 2
     warnings.showwarning = _show_warning
+    if args.command not in STAGES:
+        return run(args)
+    if argv is None:  # the command line of a process, not a call
+        supervisor.supervise(args.command)
+    with preemption.leave_on_signals():
+        status = run(args)
+    if status and supervisor.active():
+        sys.stdout.flush()
+        os._exit(status)  # torch's finalizers might wait for the other ranks
+    return status
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a parsed command; print an error as one line and return the exit status."""
     try:
         return runner_of(args.command)(args)
     except BrokenPipeError:  # the reader of stdout has exited, as in `| head`
         # without this, Python prints another error when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RuntimeError as error:  # a collective before or after the watchdog
+        if "torch" not in sys.modules or not import_module("vitas_ds.distributed.comm").is_peer_failure(error):
+            raise
+        console.print_once(f"vitas {args.command}: another rank ended; start the stage again to resume")
+        return RankLost.STATUS
     except (UserError, Preempted, RankLost, SaveFailed, ModuleNotFoundError, KeyboardInterrupt) as error:
         line, status = _outcome(error)
         if line:
@@ -322,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
 def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line to print and the exit status; re-raise the error if it is a bug."""
     if isinstance(error, RankLost):
-        return "", RankLost.STATUS  # the watchdog has printed the line
+        return "", RankLost.STATUS  # its line has been printed
     if isinstance(error, SaveFailed):
         return f"{error}; start it again to resume", SaveFailed.STATUS
     if isinstance(error, Preempted):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vitas_ds.distributed import launcher
@@ -32,10 +33,32 @@ def is_main() -> bool:
 
 def print_once(line: str) -> bool:
     """Print a line to stderr unless another rank printed one; return whether it was printed."""
-    first = is_main() if _claim is None else _create(_claim)
+    first = is_main() if _claim is None else claim()
     if first:
-        print(line, file=sys.stderr, flush=True)
+        print_line(line)
     return first
+
+
+def claim() -> bool:
+    """Return whether this rank is the first to report; True if the ranks share no file."""
+    return _claim is None or _create(_claim)
+
+
+def print_line(line: str) -> None:
+    """Print a line to stderr in one piece: several ranks share the terminal."""
+    with suppress(OSError):  # the terminal is gone; the exit status still counts
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def shares_claim() -> bool:
+    """Return whether the ranks share a file."""
+    return _claim is not None
+
+
+def claimed() -> bool:
+    """Return whether a rank has printed its line."""
+    return _claim is not None and _claim.exists()
 
 
 def _create(path: Path) -> bool:

@@ -67,6 +67,28 @@ def read(env: Mapping[str, str] = os.environ) -> Launch:
     )
 
 
+def started_by(env: Mapping[str, str] = os.environ) -> str:
+    """Return the launcher that started this process: deepspeed, torchrun, srun, mpirun or node.sh; empty if none did.
+
+    A process with RANK set by hand has none.
+    """
+    if env.get("RANK"):
+        known = {"CROSS_RANK": "deepspeed", "TORCHELASTIC_RUN_ID": "torchrun", "VITAS_NODE": "node.sh"}
+        return next((name for variable, name in known.items() if env.get(variable)), "")
+    if _mpi_names(env):
+        return "mpirun"
+    return "srun" if env.get("SLURM_PROCID") and env.get("SLURM_STEP_NUM_TASKS", "1") != "1" else ""
+
+
+def one_node(launch: Launch, env: Mapping[str, str] = os.environ) -> bool:
+    """Return whether all ranks are on one node, as far as the launcher says."""
+    if launch.world_size in (1, launch.local_world_size):
+        return True
+    if env.get("SLURM_STEP_NUM_TASKS") == str(launch.world_size) and env.get("SLURM_STEP_NUM_NODES"):
+        return env["SLURM_STEP_NUM_NODES"] == "1"
+    return launch.master_addr is not None and launch.master_addr.startswith(("localhost", "127."))
+
+
 def adopt(launch: Launch, env: MutableMapping[str, str] = os.environ) -> None:
     """Set the variables that torch and deepspeed read, unless this process is not part of a job."""
     if launch.master_addr is not None:

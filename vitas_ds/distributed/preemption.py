@@ -1,18 +1,30 @@
-"""Stop requests: SIGTERM (Slurm preemption, a launcher that shuts down) or Ctrl-C, handled where a stage can save.
+"""Stop requests: signals of Slurm, launchers and users, handled where a stage can save.
 
 with preemption.catch_signals():
     while ...:
         if preemption.requested():  # on this rank; the ranks must agree before they stop
+
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vitas_ds.distributed import console, supervisor
+
+# a launcher or scancel; Ctrl-C; Slurm with --signal=USR1 and Lightning; a terminal that closes
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+STATUS = 75  # exit status after a stop request
+
 _requested = threading.Event()
+_time = 0.0  # of the first request
 
 
 def requested() -> bool:
@@ -22,17 +34,48 @@ def requested() -> bool:
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Record SIGTERM and Ctrl-C instead of stopping. A second Ctrl-C interrupts at once."""
+    """Record stop requests instead of stopping. A second one ends the process at once.
+
+    Signals within ``supervisor.ECHO`` seconds are one request: after Ctrl-C, a launcher sends SIGTERM as well.
+    """
 
     def handle(number: int, _: object) -> None:
-        _requested.set()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        global _time
+        if not _requested.is_set():
+            _time = time.monotonic()
+            _requested.set()
+        elif time.monotonic() - _time > supervisor.ECHO:
+            _leave("stopped by a second signal, without saving; start it again to resume")
 
     _requested.clear()  # an earlier stage of this process may have received one
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _handlers(handle):
+        supervisor.report(supervisor.SAVES)
+        try:
+            yield
+        finally:
+            supervisor.report(supervisor.BUSY)
+
+
+@contextmanager
+def leave_on_signals() -> Iterator[None]:
+    """End the process on a stop request: before a stage has computed anything, and after it has saved everything."""
+    with _handlers(lambda *_: _leave("stopped; start it again to resume")):
+        yield
+
+
+@contextmanager
+def _handlers(handle: Callable[[int, object], None]) -> Iterator[None]:
+    numbers = [n for n in SIGNALS if not (n == signal.SIGHUP and signal.getsignal(n) == signal.SIG_IGN)]  # nohup
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(line: str) -> None:
+    """End the process. Python code of a library may catch an exception, and its finalizers may wait for other ranks."""
+    console.print_once(f"vitas: {line}")
+    sys.stdout.flush()
+    os._exit(STATUS)

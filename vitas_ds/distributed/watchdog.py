@@ -23,12 +23,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from vitas_ds.distributed import comm, console
+from vitas_ds.distributed import comm, console, launcher, supervisor
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import Preempted, RankLost
 
@@ -37,6 +38,7 @@ START_LIMIT = 300  # smallest time limit in seconds before the first step: libra
 QUIET = 20  # seconds without progress before a rank checks the others
 MISSED_BEATS = 3  # a rank is silent if its counter stays the same for so many beats
 WAITING = "waiting for the other ranks"
+LEAVE_LIMIT, LEAVE_POLL = 20, 0.2  # seconds that a stopped rank waits until the others have saved, too
 RESUME = "start the stage again to resume"
 
 
@@ -49,6 +51,7 @@ class Heartbeat:
         host: Name of its node.
         space: PID namespace. Process ids are comparable if host and namespace are equal.
         pid: Process id.
+        parent: Process id of its parent.
         step: Training step, from 1; 0 before the first.
         phase: What the rank does, for the error line.
         moves: Number of calls of ``at``.
@@ -60,6 +63,7 @@ class Heartbeat:
     host: str
     space: str
     pid: int
+    parent: int = 0
     step: int = 0
     phase: str = "starting"
     moves: int = 0
@@ -108,9 +112,10 @@ class Watchdog:
     def __init__(self, folder: Path, stage: str, ranks: Ranks, timeout: float) -> None:
         self.folder, self.stage, self.ranks, self.timeout = folder, stage, ranks, timeout
         self.interval = min(5.0, timeout / 20)  # seconds between heartbeats
-        self._state = Heartbeat(ranks.rank, platform.node(), _pid_namespace(), os.getpid())
+        self._state = Heartbeat(ranks.rank, platform.node(), _pid_namespace(), os.getpid(), os.getppid())
         self._last_progress = time.monotonic()
         self._beats = 0
+        self._neighbors: list[Heartbeat] | None = None  # other ranks of this node
         self._done, self._verdict_lock, self._write_lock = threading.Event(), threading.Lock(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -127,7 +132,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         global _active
         comm.from_main(lambda: _empty(self.folder))
-        console.share_claim(self.folder / "said")
+        supervisor.share_claim(self.folder / "said")
         self._write()
         comm.barrier()
         self._last_progress = time.monotonic()
@@ -153,10 +158,21 @@ class Watchdog:
             raise RankLost(line) from error
         if error is None:
             self._finish("")
-            console.share_claim(None)
+            supervisor.share_claim(None)
         else:
             reason = str(error).splitlines() or [type(error).__name__]
             self._finish("" if isinstance(error, Preempted) else reason[0][:400])
+            if isinstance(error, Preempted):
+                self._wait_until_all_ended()
+
+    def _wait_until_all_ended(self) -> None:
+        """Wait for the other ranks: a launcher ends them at once when the first rank leaves with a status above 0."""
+        deadline = time.monotonic() + LEAVE_LIMIT
+        while time.monotonic() < deadline:
+            others = [state for state in self._read().values() if state.ended is None and not self._is_dead(state)]
+            if not others:
+                return
+            time.sleep(LEAVE_POLL)
 
     def _finish(self, reason: str) -> None:
         self._done.set()
@@ -170,16 +186,27 @@ class Watchdog:
             idle = time.monotonic() - self._last_progress
             limit = self.timeout if self._state.moves else max(self.timeout, START_LIMIT)
             timed_out = idle > limit - (MISSED_BEATS + 1) * self.interval  # the diagnosis takes MISSED_BEATS intervals
-            if not timed_out and (idle < QUIET or self.ranks.local_rank):  # before that, one rank per node checks
+            died = self._neighbor_died()
+            if not (timed_out or died) and (idle < QUIET or self.ranks.local_rank):  # one rank per node checks
                 continue
             moves = self._state.moves
-            verdict = self._diagnose(wait=True, timed_out=timed_out)
+            verdict = self._diagnose(wait=not died, timed_out=timed_out)
             with self._verdict_lock:
-                if verdict and not self._done.is_set() and self._state.moves == moves:
+                if verdict and not self._done.is_set() and (died or self._state.moves == moves):
                     self._report(*verdict)
                     sys.stdout.flush()
                     # the main thread is inside a collective or a read that never returns: sys.exit would not end it
                     os._exit(RankLost.STATUS)
+
+    def _neighbor_died(self) -> bool:
+        """Return whether a rank of this node has died. NCCL does not notice, and the launcher soon ends this rank."""
+        if self._neighbors is None:
+            first = self.ranks.rank - self.ranks.local_rank
+            local = launcher.read().local_world_size or self.ranks.world_size
+            others = self._read(range(first, min(first + local, self.ranks.world_size)))
+            self._neighbors = [state for rank, state in others.items() if rank != self.ranks.rank]
+        dead = [state.rank for state in self._neighbors if self._is_dead(state)]
+        return bool(dead) and any(state.ended != "" for state in self._read(dead).values())
 
     def _diagnose(self, wait: bool, timed_out: bool) -> Verdict | None:
         """Find the ranks to blame.
@@ -191,7 +218,7 @@ class Watchdog:
         """
         before = self._read()
         for _ in range(MISSED_BEATS):
-            if not wait and any(state.ended or self._is_dead(state) for state in self._read().values()):
+            if not wait and any(state.ended or self._died(state) for state in self._read().values()):
                 break
             time.sleep(self.interval)
             self._write()
@@ -205,7 +232,7 @@ class Watchdog:
         here = f"noticed by rank {me} while {self._state.place}"  # where the others are may be a beat old
         if failed := [state for state in others if state.ended]:
             return f"{failed[0].name} ended while {failed[0].place}: {failed[0].ended}; {RESUME}", failed
-        if dead := [state for state in others if self._is_dead(state)]:
+        if dead := [state for state in others if self._died(state)]:
             return f"{_names(dead)} died without an error message (killed? out of memory?); {here}; {RESUME}", dead
         frozen = {rank for rank, state in now.items() if rank in before and before[rank].beat == state.beat}
         silent = [state for state in others if state.rank in frozen]
@@ -224,13 +251,17 @@ class Watchdog:
         return f"all ranks are alive, but none makes progress: {stuck}; {RESUME}", []
 
     def _report(self, line: str, culprits: list[Heartbeat]) -> None:
-        """Print the line, and kill stopped ranks of the same launcher: it would wait long for them to end."""
+        """Print the line, and kill stopped ranks of this node: their launcher would wait long for them to end."""
         console.print_once(f"vitas {self.stage}: {line}")
         for state in culprits:
-            same_launcher = self._is_local(state) and _process(state.pid)[1] == str(os.getppid())
-            if state.rank != self.ranks.rank and same_launcher:
+            same_process = self._is_local(state) and _process(state.pid)[1] == str(state.parent)
+            if state.rank != self.ranks.rank and same_process:
                 with suppress(OSError):
                     os.kill(state.pid, signal.SIGKILL)
+
+    def _died(self, state: Heartbeat) -> bool:
+        """Return whether a rank is dead without having said why it ends."""
+        return state.ended is None and self._is_dead(state)
 
     def _is_dead(self, state: Heartbeat) -> bool:
         return self._is_local(state) and _process(state.pid)[0] in ("", "Z")
@@ -249,9 +280,9 @@ class Watchdog:
             finally:
                 os.close(handle)
 
-    def _read(self) -> dict[int, Heartbeat]:
+    def _read(self, ranks: Iterable[int] | None = None) -> dict[int, Heartbeat]:
         states = {}
-        for rank in range(self.ranks.world_size):
+        for rank in range(self.ranks.world_size) if ranks is None else ranks:
             with suppress(OSError, ValueError, TypeError):
                 states[rank] = Heartbeat(**json.loads(self._path(rank).read_text()))
         return states

@@ -1,0 +1,147 @@
+"""Where the ranks of a job meet before its first collective. A missing rank ends the job with one line.
+
+torch's own rendezvous waits inside C++, where no signal is handled, and prints stack traces.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from vitas_ds.distributed import console, launcher, network
+from vitas_ds.distributed.launcher import Launch
+from vitas_ds.errors import RankLost, UserError
+
+POLL = 0.1  # seconds
+CONNECT = 30  # seconds for the first exchange with a server that accepted the connection
+SHOWN = 8  # missing ranks that a line names
+
+
+def join(launch: Launch, timeout: float, device: str) -> dist.Store:
+    """Wait for all ranks, and return the store that they share.
+
+    Args:
+        launch: Position of this rank.
+        timeout: Time limit in seconds.
+        device: Identity of this rank's GPU; empty if it has none.
+
+    Raises:
+        UserError: The master cannot be resolved, its port is in use, or two ranks use the same GPU.
+        RankLost: A rank is missing. The line has been printed.
+    """
+    deadline = time.monotonic() + timeout
+    # torchrun hosts the store, and keeps it when it restarts the ranks
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"vitas_ds/{attempt}", _connect(launch, deadline, timeout))
+    verdict = _guarded(lambda: _meet(store, launch, deadline, timeout, device), launch)
+    if verdict.startswith("user:"):
+        raise UserError(verdict.removeprefix("user:"))
+    if verdict:
+        lost(launch, verdict)
+    return store
+
+
+def lost(launch: Launch, reason: str) -> None:
+    """Print why the ranks cannot start, on rank 0 only, and raise ``RankLost``."""
+    if launch.rank == 0:
+        console.print_once(f"vitas: {reason}")
+    raise RankLost(reason)
+
+
+def _connect(launch: Launch, deadline: float, timeout: float) -> dist.Store:
+    """Create the store on rank 0, and connect to it on the others."""
+    host, port = launch.master_addr or "", launch.master_port or 0
+    if not 0 < port < 1 << 16:
+        raise UserError(f"MASTER_PORT: must be 1 to 65535 (given: {port})")
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
+    if launch.rank == 0 and not hosted:
+        sock = network.listen(host, port, launcher.one_node(launch))
+        return _store(host, port, timeout, sock.detach())
+    network.resolve(host)
+    while not network.answers(host, port, min(CONNECT, max(1.0, deadline - time.monotonic()))):
+        if time.monotonic() > deadline:
+            _no_answer(launch, timeout)
+        time.sleep(POLL * 3)
+    try:
+        return _store(host, port, timeout)
+    except dist.DistError:
+        raise UserError(f"MASTER_PORT: what answers at {host}:{port} is not rank 0 of this job; set MASTER_PORT "
+                        "(deepspeed: --master_port) to a free port") from None  # fmt: skip
+
+
+def _store(host: str, port: int, timeout: float, listener: int | None = None) -> dist.TCPStore:
+    limit, is_server = timedelta(seconds=CONNECT), listener is not None
+    store = dist.TCPStore(host, port, None, is_server, limit, wait_for_workers=False, master_listen_fd=listener)
+    store.set_timeout(timedelta(seconds=timeout))  # of a rank that waits for another one in its first collective
+    return store
+
+
+def _no_answer(launch: Launch, timeout: float) -> None:
+    """Print that rank 0 is missing, on one rank per node, and raise ``RankLost``."""
+    line = (
+        f"vitas: rank {launch.rank}: no answer from rank 0 at {launch.master_addr}:{launch.master_port} within "
+        f"run.timeout = {timeout:g} s; check that its node has started, and that no firewall blocks the port"
+    )
+    if launch.local_rank == 0 or launch.rank == 1:
+        console.print_line(line)
+    raise RankLost(line)
+
+
+def _meet(store: dist.Store, launch: Launch, deadline: float, timeout: float, device: str) -> str:
+    """Announce this rank, and return rank 0's verdict: why the ranks cannot start, or an empty text."""
+    store.set(f"rank {launch.rank}", device)
+    if launch.rank == 0:
+        verdict = _verdict(store, launch, deadline, timeout)
+        store.set("verdict", verdict or "start")
+        if verdict:
+            time.sleep(5 * POLL)  # the store ends with this process; the others read it first
+        return verdict
+    while not store.check(["verdict"]):
+        if time.monotonic() > deadline + CONNECT:  # rank 0 lives, but does not answer
+            _no_answer(launch, timeout)
+        time.sleep(POLL)
+    verdict = store.get("verdict").decode()
+    return "" if verdict == "start" else verdict
+
+
+def _verdict(store: dist.Store, launch: Launch, deadline: float, timeout: float) -> str:
+    """Wait for the other ranks; return who is missing, or which ranks share a GPU."""
+    missing = list(range(launch.world_size))
+    while True:
+        missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
+        if not missing:
+            break
+        if time.monotonic() > deadline:
+            return (
+                f"{_names(missing)} did not start within run.timeout = {timeout:g} s ("
+                f"{launch.world_size - len(missing)} of {launch.world_size} ranks did); check the launcher's output "
+                "on their nodes"
+            )
+        time.sleep(POLL)
+    users: dict[str, int] = {}
+    for rank in range(launch.world_size):
+        device = store.get(f"rank {rank}").decode()
+        other = users.setdefault(device, rank)
+        if device and other != rank:
+            host, _, uuid = device.partition(" ")
+            return (
+                f"user:run.device: ranks {other} and {rank} use the same GPU ({uuid} of {host}); start at most one "
+                "rank per GPU, or show each rank its own (Slurm: --gpus-per-task=1)"
+            )
+    return ""
+
+
+def _names(ranks: list[int]) -> str:
+    more = f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:SHOWN]))}{more}"
+
+
+def _guarded(meet: Callable[[], str], launch: Launch) -> str:
+    try:
+        return meet()
+    except dist.DistError:  # rank 0 has ended and printed why, or its launcher will report it
+        raise RankLost(f"rank {launch.rank}: rank 0 ended while the ranks were starting") from None

@@ -1,0 +1,244 @@
+"""A small parent process for each rank that a launcher starts, before it imports any library.
+
+Launchers hand the status of a killed process on in different ways (247, 137, 1), do not end their ranks when they die
+themselves, or wait until they are killed. The supervisor waits for the rank and
+
+- exits with its status; with 69 if it was killed, and prints a line if no other rank has;
+- passes stop requests on, and ends a rank that cannot handle them because it has not started or has a second request;
+- asks the rank to stop when the launcher has died, and kills it if it does not stop in time.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitas_ds.distributed import console, launcher
+from vitas_ds.errors import RankLost
+
+ECHO = 1.5  # seconds: signals in so short a time are one request
+START_LIMIT = 5  # seconds that a rank which cannot save has to end
+ORPHAN_LIMIT = 25  # seconds that a rank has to save once its launcher has died
+OTHERS_LIMIT = 10  # seconds in which other ranks may report that this one died
+POLL = 0.25  # seconds
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+STOPPED = 75
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+# messages of the rank
+SAVES = b"S"  # it handles stop requests
+BUSY = b"B"  # it does not
+CLAIM = b"C"  # followed by a path (see console.share_claim) and a zero byte
+
+_link: int | None = None  # the rank's end of the pipe
+
+
+def report(message: bytes) -> None:
+    """Send a message to the supervisor, if there is one."""
+    if _link is not None:
+        with suppress(OSError):
+            os.write(_link, message)
+
+
+def share_claim(path: Path | None) -> None:
+    """Share the file of ``console.share_claim`` with the supervisor too."""
+    console.share_claim(path)
+    report(CLAIM + (os.fsencode(path) if path else b"") + b"\0")
+
+
+def active() -> bool:
+    """Return whether this process has a supervisor."""
+    return _link is not None
+
+
+def supervise(command: str) -> None:
+    """Fork the rank, if a launcher started this process. Returns in the rank; the supervisor exits."""
+    global _link
+    if not launcher.started_by() or not hasattr(os, "fork"):
+        return
+    parents = _launcher_processes()
+    read_end, write_end = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        _link = write_end
+        _die_with_parent()
+        return
+    os.close(write_end)
+    status = Supervisor(pid, read_end, command, parents).run()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+@dataclass
+class Supervisor:
+    """Wait for a rank.
+
+    Attributes:
+        pid: Process id of the rank.
+        pipe: Its messages.
+        command: The stage, for the error line.
+        parents: Processes of the launcher: (pid, parent) of each.
+        saves: Whether the rank handles stop requests.
+        asked: Time of the first stop request.
+        kill_at: Time at which to kill the rank.
+    """
+
+    pid: int
+    pipe: int
+    command: str
+    parents: list[tuple[int, int]] = field(default_factory=list)
+    saves: bool = False
+    asked: float | None = None
+    kill_at: float | None = None
+    _text: bytes = b""
+    _orphan: bool = False
+
+    def run(self) -> int:
+        """Wait for the rank and return the exit status."""
+        for number in SIGNALS:
+            if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN):  # nohup
+                signal.signal(number, lambda number, _: self._stop(number))
+        while True:
+            self._listen()
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._listen(0)  # what it sent last
+                return self._status(os.waitstatus_to_exitcode(status))
+            self._check_launcher()
+            if self.kill_at is not None and time.monotonic() > self.kill_at:
+                self._signal(signal.SIGKILL)
+
+    def _listen(self, seconds: float = POLL) -> None:
+        """Read the rank's messages; wait up to ``seconds`` for one."""
+        if self.pipe < 0:
+            time.sleep(seconds)
+            return
+        while select.select([self.pipe], [], [], seconds)[0]:
+            data = os.read(self.pipe, 4096)
+            if not data:  # it has ended
+                os.close(self.pipe)
+                self.pipe = -1
+                return
+            self._text += data
+            seconds = 0
+        while self._text:
+            head, rest = self._text[:1], self._text[1:]
+            if head == CLAIM:
+                path, end, rest = rest.partition(b"\0")
+                if not end:
+                    return
+                console.share_claim(Path(os.fsdecode(path)) if path else None)
+            else:
+                self.saves = head == SAVES
+            self._text = rest
+
+    def _stop(self, number: int) -> None:
+        """Pass a stop request on; kill the rank at the second one."""
+        now = time.monotonic()
+        if self.asked is None:
+            self.asked = now
+            if not self.saves:
+                self._limit(START_LIMIT)
+        elif now - self.asked > ECHO:
+            self._limit(0)
+        self._signal(number)
+
+    def _check_launcher(self) -> None:
+        """Ask the rank to stop if the launcher has died."""
+        if self._orphan or all(parent_of(pid) == parent for pid, parent in self.parents):
+            return
+        self._orphan = True
+        self._stop(signal.SIGTERM)
+        self._limit(ORPHAN_LIMIT)
+
+    def _limit(self, seconds: float) -> None:
+        limit = time.monotonic() + seconds
+        self.kill_at = limit if self.kill_at is None else min(limit, self.kill_at)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def _status(self, code: int) -> int:
+        """Return the exit status for that of the rank; negative for a signal."""
+        if code >= 0:
+            return code
+        if self.asked is not None:  # it could not handle the request, or did not in time
+            return STOPPED
+        if launcher.read().world_size > 1 and console.shares_claim():
+            _wait(console.claimed, OTHERS_LIMIT)  # they know its step
+        if not console.claimed() and console.claim():
+            rank = f"rank {launcher.read().rank} (host {os.uname().nodename}, process {self.pid})"
+            cause = f"{_name(-code)}: killed? out of memory?" if -code == signal.SIGKILL else _name(-code)
+            console.print_line(f"vitas {self.command}: {rank} died without an error message ({cause}); start the "
+                               "stage again to resume")  # fmt: skip
+        return RankLost.STATUS
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 if the process does not exist."""
+    if pid == os.getpid():
+        return os.getppid()
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        return 0
+
+
+def _launcher_processes() -> list[tuple[int, int]]:
+    """Return the processes whose parents belong to the launcher: this one, and deepspeed's launch.py.
+
+    deepspeed starts launch.py, which starts the ranks. If deepspeed is killed, launch.py goes on. On other nodes, its
+    parent is the connection of ssh.
+    """
+    parents = [(os.getpid(), os.getppid())]
+    launch = os.getppid()
+    if launcher.started_by() == "deepspeed" and "deepspeed.launcher.launch" in _arguments(launch):
+        above = parent_of(launch)
+        # killed before the ranks started: launch.py belongs to another process now
+        reaper = above == 1 or "systemd" in _arguments(above)[0]
+        adopted = reaper and os.getpgid(launch) != launch and not _is_deepspeed(above)
+        parents.append((launch, -1 if adopted else above))
+    return parents
+
+
+def _is_deepspeed(pid: int) -> bool:
+    return any(Path(word).name in ("deepspeed", "ds", "deepspeed.launcher.runner") for word in _arguments(pid)[:4])
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [""]
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(POLL)
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this process when the supervisor is killed."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
