@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitas_ds.distributed import host, launcher, network, rendezvous
+from vitas_ds.distributed import console, host, launcher, network, rendezvous
 from vitas_ds.distributed.launcher import Launch
 from vitas_ds.errors import UserError
 
@@ -53,6 +53,7 @@ def init(device: str = "auto", timeout: float = 1800) -> Ranks:
     """
     launch = launcher.read()
     if not dist.is_initialized():
+        console.share_first(console.first_of_node if launch.world_size > 1 else None)
         network.choose_interface(launch)
     launcher.adopt(launch)  # torch and deepspeed read the environment
     target = _device(device, launch.local_rank)
@@ -78,7 +79,7 @@ def _join(launch: Launch, target: torch.device, timeout: float) -> None:
     except RuntimeError as error:
         if not is_peer_failure(error):
             raise
-        rendezvous.lost(launch, "a rank ended while the ranks were connecting; start the stage again to resume")
+        rendezvous.lost("a rank ended while the ranks were connecting; start the stage again to resume")
 
 
 def _prepare_nccl(launch: Launch, timeout: float) -> None:
@@ -215,6 +216,7 @@ def close() -> None:
         _cleanups.pop()()
     if dist.is_initialized():
         dist.destroy_process_group()
+    console.share_first(None)
 
 
 def _many() -> bool:

@@ -7,19 +7,41 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError
 
+FRESH = 10  # seconds
+
 _claim: Path | None = None
+_first: Callable[[], bool] | None = None
 
 
 def share_claim(path: Path | None) -> None:
-    """Let the rank that first creates ``path``, which all ranks see, be the only one to print; None: rank 0 prints."""
+    """Let the rank that first creates ``path``, which all ranks see, be the only one to print."""
     global _claim
     _claim = path
+
+
+def share_first(first: Callable[[], bool] | None) -> None:
+    """Let ``first`` decide whether this rank prints, while there is no path; None: rank 0 prints."""
+    global _first
+    _first = first
+
+
+def first_of_node() -> bool:
+    """Return whether this rank is the first of its node to report: a node may fail alone, before the ranks meet."""
+    name = f".vitas-{os.getuid()}-{os.environ.get('MASTER_PORT', '')}-{launcher.launcher_process()}"
+    path = Path(tempfile.gettempdir(), name)
+    with suppress(OSError):
+        if time.time() - path.stat().st_mtime > FRESH:  # of an earlier job with the same process id
+            path.unlink()
+    return _create(path)
 
 
 def is_main() -> bool:
@@ -33,15 +55,17 @@ def is_main() -> bool:
 
 def print_once(line: str) -> bool:
     """Print a line to stderr unless another rank printed one; return whether it was printed."""
-    first = is_main() if _claim is None else claim()
+    first = claim()
     if first:
         print_line(line)
     return first
 
 
 def claim() -> bool:
-    """Return whether this rank is the first to report; True if the ranks share no file."""
-    return _claim is None or _create(_claim)
+    """Return whether this rank is the one to print."""
+    if _claim is not None:
+        return _create(_claim)
+    return (_first or is_main)()
 
 
 def print_line(line: str) -> None:

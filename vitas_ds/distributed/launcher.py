@@ -80,6 +80,11 @@ def started_by(env: Mapping[str, str] = os.environ) -> str:
     return "srun" if env.get("SLURM_PROCID") and env.get("SLURM_STEP_NUM_TASKS", "1") != "1" else ""
 
 
+def launcher_process() -> int:
+    """Return the id of the process that started the ranks of this node; their supervisors are between them."""
+    return int(os.environ.get("VITAS_LAUNCHER", os.getppid()))
+
+
 def one_node(launch: Launch, env: Mapping[str, str] = os.environ) -> bool:
     """Return whether all ranks are on one node, as far as the launcher says."""
     if launch.world_size in (1, launch.local_world_size):

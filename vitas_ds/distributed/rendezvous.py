@@ -6,8 +6,10 @@ torch's own rendezvous waits inside C++, where no signal is handled, and prints 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -17,7 +19,7 @@ from vitas_ds.distributed.launcher import Launch
 from vitas_ds.errors import RankLost, UserError
 
 POLL = 0.1  # seconds
-CONNECT = 30  # seconds for the first exchange with a server that accepted the connection
+CONNECT = 20  # seconds for the first exchange with a server that accepted the connection
 SHOWN = 8  # missing ranks that a line names
 
 
@@ -37,19 +39,26 @@ def join(launch: Launch, timeout: float, device: str) -> dist.Store:
     # torchrun hosts the store, and keeps it when it restarts the ranks
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"vitas_ds/{attempt}", _connect(launch, deadline, timeout))
+    console.share_first(lambda: _first_of_job(store))
     verdict = _guarded(lambda: _meet(store, launch, deadline, timeout, device), launch)
     if verdict.startswith("user:"):
         raise UserError(verdict.removeprefix("user:"))
     if verdict:
-        lost(launch, verdict)
+        lost(verdict)
     return store
 
 
-def lost(launch: Launch, reason: str) -> None:
-    """Print why the ranks cannot start, on rank 0 only, and raise ``RankLost``."""
-    if launch.rank == 0:
-        console.print_once(f"vitas: {reason}")
+def lost(reason: str) -> None:
+    """Print why the ranks cannot start, and raise ``RankLost``."""
+    console.print_once(f"vitas: {reason}")
     raise RankLost(reason)
+
+
+def _first_of_job(store: dist.Store) -> bool:
+    try:
+        return store.add("reports", 1) == 1
+    except dist.DistError:  # rank 0 has ended
+        return console.first_of_node()
 
 
 def _connect(launch: Launch, deadline: float, timeout: float) -> dist.Store:
@@ -66,28 +75,36 @@ def _connect(launch: Launch, deadline: float, timeout: float) -> dist.Store:
         if time.monotonic() > deadline:
             _no_answer(launch, timeout)
         time.sleep(POLL * 3)
-    try:
-        return _store(host, port, timeout)
-    except dist.DistError:
-        raise UserError(f"MASTER_PORT: what answers at {host}:{port} is not rank 0 of this job; set MASTER_PORT "
-                        "(deepspeed: --master_port) to a free port") from None  # fmt: skip
+    return _store(host, port, timeout)
 
 
 def _store(host: str, port: int, timeout: float, listener: int | None = None) -> dist.TCPStore:
+    """Create a store. In a thread: a server that is not ours may keep it waiting for long."""
     limit, is_server = timedelta(seconds=CONNECT), listener is not None
-    store = dist.TCPStore(host, port, None, is_server, limit, wait_for_workers=False, master_listen_fd=listener)
-    store.set_timeout(timedelta(seconds=timeout))  # of a rank that waits for another one in its first collective
-    return store
+    found: list[dist.TCPStore] = []
+
+    def create() -> None:
+        with suppress(dist.DistError):
+            store = dist.TCPStore(host, port, None, is_server, limit, wait_for_workers=False, master_listen_fd=listener)
+            store.set_timeout(timedelta(seconds=timeout))  # of a rank that waits for another one in a collective
+            found.append(store)
+
+    thread = threading.Thread(target=create, name="rendezvous", daemon=True)
+    thread.start()
+    thread.join(CONNECT)
+    if not found:
+        raise UserError(f"MASTER_PORT: what answers at {host}:{port} is not rank 0 of this job; set MASTER_PORT "
+                        "(deepspeed: --master_port) to a free port")  # fmt: skip
+    return found[0]
 
 
 def _no_answer(launch: Launch, timeout: float) -> None:
-    """Print that rank 0 is missing, on one rank per node, and raise ``RankLost``."""
+    """Print that rank 0 is missing and raise ``RankLost``."""
     line = (
         f"vitas: rank {launch.rank}: no answer from rank 0 at {launch.master_addr}:{launch.master_port} within "
         f"run.timeout = {timeout:g} s; check that its node has started, and that no firewall blocks the port"
     )
-    if launch.local_rank == 0 or launch.rank == 1:
-        console.print_line(line)
+    console.print_once(line)
     raise RankLost(line)
 
 

@@ -33,9 +33,10 @@ OTHERS_LIMIT = 10  # seconds in which other ranks may report that this one died
 POLL = 0.25  # seconds
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STOPPED = 75
+RESUME = "start the stage again to resume"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-# messages of the rank
+# messages of the rank; a byte below 65 is a signal that it received
 SAVES = b"S"  # it handles stop requests
 BUSY = b"B"  # it does not
 CLAIM = b"C"  # followed by a path (see console.share_claim) and a zero byte
@@ -67,12 +68,15 @@ def supervise(command: str) -> None:
     if not launcher.started_by() or not hasattr(os, "fork"):
         return
     parents = _launcher_processes()
+    os.environ["VITAS_LAUNCHER"] = str(os.getppid())
     read_end, write_end = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         os.close(read_end)
         _link = write_end
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)  # works while the rank is inside a collective
         _die_with_parent()
         return
     os.close(write_end)
@@ -104,6 +108,7 @@ class Supervisor:
     kill_at: float | None = None
     _text: bytes = b""
     _orphan: bool = False
+    _killed: bool = False
 
     def run(self) -> int:
         """Wait for the rank and return the exit status."""
@@ -140,20 +145,29 @@ class Supervisor:
                 if not end:
                     return
                 console.share_claim(Path(os.fsdecode(path)) if path else None)
-            else:
+            elif head in (SAVES, BUSY):
                 self.saves = head == SAVES
+            elif head[0] in SIGNALS:
+                self._request()
             self._text = rest
 
     def _stop(self, number: int) -> None:
-        """Pass a stop request on; kill the rank at the second one."""
+        """Pass a stop request on."""
+        self._request()
+        self._signal(number)
+
+    def _request(self) -> None:
+        """Kill the rank at the second stop request, and soon at the first one if it cannot save."""
         now = time.monotonic()
         if self.asked is None:
             self.asked = now
             if not self.saves:
                 self._limit(START_LIMIT)
         elif now - self.asked > ECHO:
+            if not self._killed and _first_to_report():
+                console.print_line(f"vitas {self.command}: stopped by a second signal, without saving; {RESUME}")
+            self._killed = True
             self._limit(0)
-        self._signal(number)
 
     def _check_launcher(self) -> None:
         """Ask the rank to stop if the launcher has died."""
@@ -179,12 +193,15 @@ class Supervisor:
             return STOPPED
         if launcher.read().world_size > 1 and console.shares_claim():
             _wait(console.claimed, OTHERS_LIMIT)  # they know its step
-        if not console.claimed() and console.claim():
+        if not console.claimed() and _first_to_report():
             rank = f"rank {launcher.read().rank} (host {os.uname().nodename}, process {self.pid})"
             cause = f"{_name(-code)}: killed? out of memory?" if -code == signal.SIGKILL else _name(-code)
-            console.print_line(f"vitas {self.command}: {rank} died without an error message ({cause}); start the "
-                               "stage again to resume")  # fmt: skip
+            console.print_line(f"vitas {self.command}: {rank} died without an error message ({cause}); {RESUME}")
         return RankLost.STATUS
+
+
+def _first_to_report() -> bool:
+    return console.claim() if console.shares_claim() else True
 
 
 def _name(number: int) -> str:
