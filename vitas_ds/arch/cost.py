@@ -5,7 +5,7 @@ included): half the FLOPs that torch's FlopCounterMode reports. ``vitas_flops`` 
 leaves out the class token and multiplies the classifier by the number of patches. The published budgets use this count.
 Importing this module does not import torch.
 """
-# K networks, L positions, n patches, N = n + 1 tokens, D embed_dim, a = qkv_dim / 3, m mlp_dim
+# K networks, L positions, n patches, N tokens (patches and prefix tokens), D embed_dim, a = qkv_dim / 3, m mlp_dim
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def macs(table: WidthTable) -> np.ndarray:
     """Count the exact multiply-accumulates of one image, int64 [K]."""
     n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
     patch_embed = n * 3 * table.patch_size**2 * D
-    return patch_embed + _layer_macs(table, n + 1).sum(1) + D * table.num_classes
+    return patch_embed + _layer_macs(table, table.num_tokens).sum(1) + table.classifiers * D * table.num_classes
 
 
 def layer_macs(table: WidthTable) -> np.ndarray:
     """Count the multiply-accumulates of each position, int64 [K, L], 0 at an identity."""
-    return _layer_macs(table, (table.image_size // table.patch_size) ** 2 + 1)
+    return _layer_macs(table, table.num_tokens)
 
 
 def _layer_macs(table: WidthTable, tokens: np.ndarray) -> np.ndarray:
@@ -40,17 +40,21 @@ def vitas_flops(table: WidthTable) -> np.ndarray:
 
 
 def layer_params(table: WidthTable) -> np.ndarray:
-    """Count the parameters of each position, int64 [K, L]: two norms, q/k/v, projection and MLP, all with biases."""
+    """Count the parameters of each position, int64 [K, L]: two norms, q/k/v, projection and MLP, all with biases.
+
+    A LayerScale adds two vectors.
+    """
     D, a, m = table.embed_dim[:, None], table.qkv_dim // 3, table.mlp_dim
-    count = 4 * D + (D + 1) * table.qkv_dim + (a + 1) * D + (D + 1) * m + (m + 1) * D
+    norms = 4 * D + 2 * D * table.layer_scale
+    count = norms + (D + 1) * table.qkv_dim + (a + 1) * D + (D + 1) * m + (m + 1) * D
     return count * (table.num_heads > 0)
 
 
 def params(table: WidthTable) -> np.ndarray:
-    """Count all parameters, int64 [K]: patch embedding, class token, position embedding, layers, norm, classifier."""
-    n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
-    stem = (3 * table.patch_size**2 + 1) * D + D + (n + 1) * D
-    head = 2 * D + (D + 1) * table.num_classes
+    """Count all parameters, int64 [K]: patch embedding, prefix tokens, positions, layers, norm, classifiers."""
+    D = table.embed_dim
+    stem = (3 * table.patch_size**2 + 1) * D + table.prefix_tokens * D + table.num_tokens * D
+    head = 2 * D + table.classifiers * (D + 1) * table.num_classes
     return stem + layer_params(table).sum(1) + head
 
 
@@ -59,9 +63,10 @@ def layer_activations(table: WidthTable) -> np.ndarray:
 
     The two norms save input, output, mean and standard deviation. Attention saves q, k, v, its output and one number
     per head and token: the fused kernels do not save the attention map. The MLP saves its hidden channels before GELU.
+    A LayerScale saves both branches.
     """
-    N, D = (table.image_size // table.patch_size[:, None]) ** 2 + 1, table.embed_dim[:, None]
-    floats = N * (4 * D + 4 + 4 * (table.qkv_dim // 3) + table.num_heads + table.mlp_dim)
+    N, D = table.num_tokens[:, None], table.embed_dim[:, None]
+    floats = N * ((6 if table.layer_scale else 4) * D + 4 + 4 * (table.qkv_dim // 3) + table.num_heads + table.mlp_dim)
     return 4 * floats * (table.num_heads > 0)
 
 

@@ -14,13 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitas_ds.arch.space import SearchSpace, WidthTable
-from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.arch.spec import USUAL, LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 
 
 def _layer_genes(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
     """Return a view [K, L, 3] of the genes of each position (layout ``layer`` only)."""
     return genomes[:, 2:].reshape(len(genomes), space.depth, 3)
+
+
+PRETRAINED = ("prefix_tokens", "classifiers", "pool", "layer_scale")  # fields without choices in a space
 
 
 def width_table(space: SearchSpace, genomes: np.ndarray) -> WidthTable:
@@ -97,7 +100,8 @@ def _stem_and_layer_ids(space: SearchSpace, spec: SubnetSpec) -> list[int]:
     except (KeyError, ValueError):
         raise _misfit(space, spec) from None
     same_task = spec.image_size == space.image_size and spec.num_classes == space.num_classes
-    if not (same_task and space.min_layers <= len(ids) - ids.count(0) <= space.depth):
+    usual = all(getattr(spec, name) == USUAL[name] for name in PRETRAINED)
+    if not (same_task and usual and space.min_layers <= len(ids) - ids.count(0) <= space.depth):
         raise _misfit(space, spec)
     return stem + ids + [0] * (space.depth - len(ids))
 
@@ -118,6 +122,7 @@ def _misfit(space: SearchSpace, spec: SubnetSpec) -> UserError:
         ("depth", spec.depth, range(space.min_layers, space.depth + 1)),
         ("patch_size", spec.patch_size, space.patch_sizes),
         ("embed_dim", spec.embed_dim, space.embed_widths),
+        *((name, getattr(spec, name), (USUAL[name],)) for name in PRETRAINED),
     ]
     for i, layer in enumerate(_positions(space, spec)):
         if layer is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -33,11 +33,22 @@ class WidthTable:
     num_heads: np.ndarray  # [K, L]
     qkv_dim: np.ndarray  # [K, L], 0 at an identity
     mlp_dim: np.ndarray  # [K, L], 0 at an identity
+    _: KW_ONLY
+    prefix_tokens: int = 1
+    classifiers: int = 1
+    layer_scale: bool = False
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """Number of tokens [K]."""
+        return (self.image_size // self.patch_size) ** 2 + self.prefix_tokens
 
     @classmethod
     def from_specs(cls, specs: Sequence[SubnetSpec]) -> WidthTable:
         """Build the table of specs with equal image size and classes. Shorter specs are padded with identities."""
-        assert len({(spec.image_size, spec.num_classes) for spec in specs}) == 1
+        shared = ("image_size", "num_classes", "prefix_tokens", "classifiers", "layer_scale")
+        first = specs[0]
+        assert all(getattr(spec, name) == getattr(first, name) for spec in specs for name in shared)
         positions = max(len(spec.layers) for spec in specs)
         layers_3KL = np.zeros((3, len(specs), positions), np.int64)
         for k, spec in enumerate(specs):
@@ -46,7 +57,10 @@ class WidthTable:
                     layers_3KL[:, k, i] = layer.num_heads, layer.qkv_dim, layer.mlp_dim
         patch_size = np.array([spec.patch_size for spec in specs], np.int64)
         embed_dim = np.array([spec.embed_dim for spec in specs], np.int64)
-        return cls(specs[0].image_size, specs[0].num_classes, patch_size, embed_dim, *layers_3KL)
+        return cls(
+            first.image_size, first.num_classes, patch_size, embed_dim, *layers_3KL,
+            prefix_tokens=first.prefix_tokens, classifiers=first.classifiers, layer_scale=first.layer_scale,
+        )  # fmt: skip
 
 
 class SearchSpace(BaseModel):

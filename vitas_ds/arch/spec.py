@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.errors.reading import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,23 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class SubnetSpec:
-    """One network. A ``None`` in ``layers`` is an identity position. A spec without identities is canonical."""
+    """One network. A ``None`` in ``layers`` is an identity position. A spec without identities is canonical.
+
+    The fields after ``layers`` are those of pretrained networks. Networks of a search space have the defaults.
+
+    Attributes:
+        image_size: Height and width of the input, in pixels.
+        patch_size: Height and width of a patch, in pixels.
+        embed_dim: Width of the residual stream.
+        num_classes: Number of classes.
+        layers: The transformer blocks.
+        final_norm_eps: Added to the variance in the last norm.
+        norm_eps: Added to the variance in the norms of the layers.
+        prefix_tokens: Tokens before the patches: class token, distillation token, registers.
+        classifiers: Classifiers, one for each of the first prefix tokens; their logits are averaged.
+        pool: What the classifier reads: the class token, or the mean of the patches.
+        layer_scale: Whether every branch has a factor per channel (arXiv 2103.17239).
+    """
 
     image_size: int
     patch_size: int
@@ -43,6 +60,11 @@ class SubnetSpec:
     num_classes: int
     layers: tuple[LayerSpec | None, ...]
     final_norm_eps: float = 1e-6
+    norm_eps: float = 1e-6
+    prefix_tokens: int = 1
+    classifiers: int = 1
+    pool: Literal["class", "patches"] = "class"
+    layer_scale: bool = False
 
     @property
     def active(self) -> tuple[LayerSpec, ...]:
@@ -59,11 +81,19 @@ class SubnetSpec:
         """Number of patches of one image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens: patches, class token and other prefix tokens."""
+        return self.num_patches + self.prefix_tokens
+
+    @property
+    def reads_class_token_only(self) -> bool:
+        """Whether the logits depend on no other token of the last layer."""
+        return self.pool == "class" and self.classifiers == 1
+
     def canonical(self) -> SubnetSpec:
         """Return an equivalent spec without identities (identity shifting moves them behind the last layer)."""
-        return SubnetSpec(
-            self.image_size, self.patch_size, self.embed_dim, self.num_classes, self.active, self.final_norm_eps
-        )
+        return replace(self, layers=self.active)
 
     def describe(self) -> str:
         """Return a one-line description that groups equal consecutive layers."""
@@ -85,8 +115,14 @@ class SubnetSpec:
             row = {"num_heads": layer.num_heads, "qkv_dim": layer.qkv_dim, "mlp_dim": layer.mlp_dim}
             layers.append(row if layer.softmax_scale is None else row | {"softmax_scale": layer.softmax_scale})
         fields = {name: getattr(self, name) for name in ("image_size", "patch_size", "embed_dim", "num_classes")}
-        eps = {} if self.final_norm_eps == 1e-6 else {"final_norm_eps": self.final_norm_eps}
-        return fields | eps | {"layers": layers}
+        special = {name: getattr(self, name) for name, usual in USUAL.items() if getattr(self, name) != usual}
+        return fields | special | {"layers": layers}
+
+
+USUAL: dict[str, Any] = {  # fields whose default spec.json leaves out
+    "final_norm_eps": 1e-6, "norm_eps": 1e-6, "prefix_tokens": 1, "classifiers": 1, "pool": "class",
+    "layer_scale": False,
+}  # fmt: skip
 
 
 MAX_WIDTH = 65536  # keeps every cost below 2 ** 63: costs are int64
@@ -107,6 +143,11 @@ class _SpecModel(BaseModel):
     embed_dim: int = Field(gt=0, le=MAX_WIDTH)
     num_classes: int = Field(gt=0, le=100 * MAX_WIDTH)
     final_norm_eps: float = Field(1e-6, gt=0)
+    norm_eps: float = Field(1e-6, gt=0)
+    prefix_tokens: int = Field(1, gt=0, le=1024)
+    classifiers: int = Field(1, gt=0, le=2)
+    pool: Literal["class", "patches"] = "class"
+    layer_scale: bool = False
     layers: list[_LayerModel] = Field(min_length=1, max_length=1000)
 
 
@@ -133,11 +174,9 @@ def read_spec(path: Path) -> SubnetSpec:
         UserError: The file is missing or does not hold a valid spec.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        data = read_json(Path(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such spec file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
     return spec_from_dict(data.get("spec", data) if isinstance(data, dict) else data, str(path))
 
 
@@ -145,8 +184,13 @@ def check_spec(spec: SubnetSpec, where: str = "spec") -> None:
     """Check that the spec describes a valid network.
 
     Raises:
-        UserError: The patch size does not divide the image size, or the heads do not divide a width.
+        UserError: The patch size does not divide the image size, the heads do not divide a width, or a classifier has
+            no token.
     """
+    if spec.classifiers > (spec.prefix_tokens if spec.pool == "class" else 1):
+        raise UserError(
+            f"{where}: classifiers {spec.classifiers} is more than prefix_tokens {spec.prefix_tokens} of pool class"
+        )
     if spec.image_size % spec.patch_size:
         raise UserError(f"{where}: image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}")
     for i, layer in enumerate(spec.layers):

@@ -88,7 +88,7 @@ def activation_bytes(spec: SubnetSpec, grad_checkpointing: bool) -> float:
     total, layers = float(cost.activations(table)[0]), cost.layer_activations(table)[0]
     if not grad_checkpointing:
         return total
-    inputs = FP32 * (spec.num_patches + 1) * spec.embed_dim * spec.depth
+    inputs = FP32 * spec.num_tokens * spec.embed_dim * spec.depth
     return total - float(layers.sum() - layers.max()) + inputs
 
 
@@ -106,7 +106,7 @@ def report_lines(resolved: config.Config, world_size: int) -> Iterator[str]:
     params, activations = sum(p.numel() for p in model.parameters()), activation_bytes(largest, recompute)
     title = "supernet, largest subnet"
     yield from _stage_lines(title, resolved.engine, supernet, world_size, params, len(model.sides) * activations)
-    if retrain.spec.startswith("search:"):  # the search has not chosen it yet
+    if retrain.spec == "init" or retrain.spec.startswith("search:"):  # not known yet
         spec, title = largest, "retrain, largest subnet of the space"
     else:
         spec, title = find_spec(retrain.spec), f"retrain, {retrain.spec}"

@@ -72,7 +72,8 @@ def init_weights(model: nn.Module, seed: int, std: float | None = 0.02) -> None:
       standard deviations), like timm's ``trunc_normal_``. None: fan_in ** -0.5, without which narrow networks learn
       slowly.
     - Patch embeddings: uniform within +-fan_in ** -0.5, like a convolution of torch.
-    - Norms: weight 1, bias 0. Other biases, class token and position embedding: 0.
+    - Norms: weight 1, bias 0. LayerScale: 1e-5, as in DINOv2. Other biases, class token and position embedding: 0.
+    - Prefix tokens after the class token: normal with standard deviation 0.02. Equal ones would stay equal.
     """
     for name, weight in named_tensors(model).items():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
@@ -83,6 +84,11 @@ def init_weights(model: nn.Module, seed: int, std: float | None = 0.02) -> None:
             elif weight.ndim == 2:
                 values = torch.empty(weight.shape)
                 nn.init.trunc_normal_(values, std=weight.shape[1] ** -0.5 if std is None else std, generator=generator)
+            elif name == "cls_token" and weight.shape[1] > 1:
+                values = torch.zeros(weight.shape)
+                nn.init.trunc_normal_(values[:, 1:], std=0.02, generator=generator)
+            elif name.endswith("gamma"):
+                values = torch.full(weight.shape, 1e-5)
             else:
                 values = torch.full(weight.shape, float("norm" in name and name.endswith("weight")))
             weight.copy_(values)

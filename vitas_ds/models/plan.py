@@ -151,12 +151,14 @@ class Part:
         return table
 
 
-def stem_part(sources: dict[str, Source], embed: Axis, patch_size: int, tokens: int, multiple: int) -> Part:
-    """Return the part of the patch embedding, class token and position embedding."""
+def stem_part(
+    sources: dict[str, Source], embed: Axis, patch_size: int, tokens: int, multiple: int, prefix_tokens: int = 1
+) -> Part:
+    """Return the part of the patch embedding, prefix tokens and position embedding."""
     part, sides = Part(), len(embed.sides)
     part.matrix("weight", [sources["weight"]], embed, whole_axis(3 * patch_size**2, sides, multiple))
     part.vector("bias", [sources["bias"]], embed)
-    part.matrix("cls_token", [sources["cls_token"]], whole_axis(1, sides), embed)
+    part.matrix("cls_token", [sources["cls_token"]], whole_axis(prefix_tokens, sides), embed)
     part.matrix("pos_embed", [sources["pos_embed"]], whole_axis(tokens, sides), embed)
     return part
 
@@ -178,15 +180,20 @@ def layer_part(sources: dict[str, Source], embed: Axis, attn: Axis, mlp: Axis, c
     for name, rows, columns in (("attn.proj", embed, attn), ("mlp.fc1", mlp, embed), ("mlp.fc2", embed, mlp)):
         part.matrix(f"{name}.weight", [sources[f"{name}.weight"]], rows, columns)
         part.vector(f"{name}.bias", [sources[f"{name}.bias"]], rows)
+    for name in ("ls1.gamma", "ls2.gamma"):
+        if name in sources:
+            part.vector(name, [sources[name]], embed)
     _add_norms(part, sources, embed, "norm1", "norm2")
     return part
 
 
 def head_part(sources: dict[str, Source], embed: Axis, num_classes: int, multiple: int) -> Part:
-    """Return the part of the final norm and the classifier."""
+    """Return the part of the final norm and the classifiers."""
     part, classes = Part(), whole_axis(num_classes, len(embed.sides), multiple)
-    part.matrix("head.weight", [sources["head.weight"]], classes, embed)
-    part.vector("head.bias", [sources["head.bias"]], classes)
+    for name in ("head", "head_dist"):
+        if f"{name}.weight" in sources:
+            part.matrix(f"{name}.weight", [sources[f"{name}.weight"]], classes, embed)
+            part.vector(f"{name}.bias", [sources[f"{name}.bias"]], classes)
     _add_norms(part, sources, embed, "norm")
     return part
 

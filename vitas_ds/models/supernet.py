@@ -130,8 +130,7 @@ class Supernet(FlatModule):
         stored = self.stored(spec, tuple(sides or self.sides), self.class_token_only)
         last = spec.depth - 1
         layers = [
-            layer_options(layer, spec.embed_dim, self.class_token_only and i == last)
-            for i, layer in enumerate(spec.active)
+            layer_options(layer, spec, self.class_token_only and i == last) for i, layer in enumerate(spec.active)
         ]
         return spec, layers, stored, compute_dtype(cast(Tensor, self.flat))
 

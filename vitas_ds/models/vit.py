@@ -6,7 +6,7 @@ The modules hold the weights; ``net`` computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
 from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, prepare, run
-from vitas_ds.models.net import NORM_EPS, LayerOptions, layer_options
+from vitas_ds.models.net import CLASSIFIERS, LayerOptions, layer_options
 from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
 
 
@@ -46,16 +46,27 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
 
 
+class LayerScale(nn.Module):
+    """A factor for each channel of a branch."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(embed_dim))
+
+
 class Block(nn.Module):
     """Weights of a pre-norm transformer block."""
 
-    def __init__(self, embed_dim: int, layer: LayerSpec, drop_path_rate: float) -> None:
+    def __init__(self, spec: SubnetSpec, layer: LayerSpec, drop_path_rate: float) -> None:
         super().__init__()
+        D = spec.embed_dim
         self.layer, self.drop_path_rate = layer, drop_path_rate
-        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.attn = Attention(embed_dim, layer)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = Mlp(embed_dim, layer.mlp_dim)
+        self.norm1 = nn.LayerNorm(D, eps=spec.norm_eps)
+        self.attn = Attention(D, layer)
+        self.norm2 = nn.LayerNorm(D, eps=spec.norm_eps)
+        self.mlp = Mlp(D, layer.mlp_dim)
+        if spec.layer_scale:
+            self.ls1, self.ls2 = LayerScale(D), LayerScale(D)
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that uses the weights. ZeRO 3 gathers them for the time of this call."""
@@ -67,7 +78,8 @@ class Block(nn.Module):
             "norm1": self.norm1, "attn.qkv": self.attn.qkv, "attn.proj": self.attn.proj, "norm2": self.norm2,
             "mlp.fc1": self.mlp.fc1, "mlp.fc2": self.mlp.fc2,
         }  # fmt: skip
-        return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
+        scales = {f"{name}.gamma": getattr(self, name).gamma for name in ("ls1", "ls2") if hasattr(self, name)}
+        return _weights_and_biases(modules) | scales
 
 
 class VisionTransformer(nn.Module):
@@ -75,7 +87,9 @@ class VisionTransformer(nn.Module):
 
     ``drop_path_rate`` increases linearly from 0 at the first layer to the given value at the last layer. With
     ``class_token_only``, the last layer computes only the class token, as in ``Supernet``: fewer MACs than the cost of
-    the spec, and equal logits up to rounding.
+    the spec, and equal logits up to rounding. It does nothing if the classifier reads other tokens.
+
+    ``cls_token`` [1, P, D] contains all prefix tokens: class token, then distillation token or registers.
 
     Raises:
         UserError: The spec does not describe a valid network.
@@ -90,15 +104,17 @@ class VisionTransformer(nn.Module):
         self.spec, self.grad_checkpointing = spec.canonical(), grad_checkpointing
         self.class_token_only = class_token_only
         D = spec.embed_dim
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
-        self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_patches + 1, D))
+        self.cls_token = nn.Parameter(torch.zeros(1, spec.prefix_tokens, D))
+        self.pos_embed = nn.Parameter(torch.zeros(1, spec.num_tokens, D))
         self.patch_embed = PatchEmbed(spec.patch_size, D)
         # on the CPU even under torch.device("meta")
         rates = torch.linspace(0, drop_path_rate, spec.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(D, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
+        self.blocks = nn.ModuleList(Block(spec, layer, rate) for layer, rate in zip(spec.active, rates, strict=True))
         self.norm = nn.LayerNorm(D, eps=spec.final_norm_eps)
-        self.head = nn.Linear(D, spec.num_classes)
+        for name in CLASSIFIERS[: spec.classifiers]:
+            self.add_module(name, nn.Linear(D, spec.num_classes))
         self._parts: dict[tuple[int, int], list[Part]] = {}  # by padding and number of classes
+        self.frozen: frozenset[str] = frozenset()  # names of tensors that get no gradient
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, classes]."""
@@ -119,18 +135,18 @@ class VisionTransformer(nn.Module):
 
     def _spec(self) -> SubnetSpec:
         """Return the spec with the classes of ``head``, which may have been replaced for fine-tuning."""
-        classes = cast(int, self.head.out_features)
+        classes = cast(int, cast(nn.Linear, self.head).out_features)
         return self.spec if classes == self.spec.num_classes else replace(self.spec, num_classes=classes)
 
     def _options(self) -> list[LayerOptions]:
-        last = len(self.blocks) - 1
         return [
-            layer_options(
-                block.layer, self.spec.embed_dim, self.class_token_only and i == last,
-                block.drop_path_rate if self.training else 0.0,
-            )
+            layer_options(block.layer, self.spec, self._is_short(i), block.drop_path_rate if self.training else 0.0)
             for i, block in enumerate(cast(Iterable[Block], self.blocks))
-        ]  # fmt: skip
+        ]
+
+    def _is_short(self, layer: int) -> bool:
+        """Return whether the layer computes only the class token."""
+        return self.class_token_only and layer == len(self.blocks) - 1 and self.spec.reads_class_token_only
 
     def _tensors(self, i: int) -> dict[str, Tensor]:
         """Return the weights of part i: 0 is the stem, -1 the head, the layers are in between."""
@@ -139,16 +155,16 @@ class VisionTransformer(nn.Module):
             tokens = {"cls_token": self.cls_token, "pos_embed": self.pos_embed}
             return {"weight": proj.weight, "bias": cast(Tensor, proj.bias)} | tokens
         if i == -1:
-            modules = {"norm": self.norm, "head": self.head}
-            return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
+            heads = {name: getattr(self, name) for name in CLASSIFIERS[: self.spec.classifiers]}
+            return _weights_and_biases({"norm": self.norm} | heads)
         return cast(Block, self.blocks[i - 1]).tensors()
 
     def _call_unpacked(self, dtype: torch.dtype, i: int, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function with the weights themselves, as packed tensors of one side without padding."""
 
         def unpacked(*args: Any) -> Any:
-            tensors = self._tensors(i)
-            if i == len(self.blocks) and self.class_token_only:
+            tensors = self._used_tensors(i)
+            if self._is_short(i - 1):
                 _split_q(tensors)
             return function({name: _one_side(name, tensor, dtype) for name, tensor in tensors.items()}, *args)
 
@@ -167,13 +183,23 @@ class VisionTransformer(nn.Module):
         return [Stored(stem, partial(self._sources, 0)), *stored, Stored(head, partial(self._sources, -1))]
 
     def _sources(self, i: int) -> list[Tensor]:
-        return list(self._tensors(i).values())
+        return list(self._used_tensors(i).values())
+
+    def _used_tensors(self, i: int) -> dict[str, Tensor]:
+        """Return the weights of part i. Frozen ones are detached, so no gradient is computed for them."""
+        tensors = self._tensors(i)
+        if not self.frozen:
+            return tensors
+        prefix = "" if i == -1 else f"blocks.{i - 1}." if i else "patch_embed.proj."
+        tokens = ("cls_token", "pos_embed")
+        full = {name: name if name in tokens else prefix + name for name in tensors}
+        return {name: _detached(t) if full[name] in self.frozen else t for name, t in tensors.items()}
 
     def _make_parts(self, multiple: int, num_classes: int) -> list[Part]:
         spec = self.spec
         embed = _whole(spec.embed_dim, 0, multiple)
         stem, head = _places(self._tensors(0)), _places(self._tensors(-1))
-        parts = [stem_part(stem, embed, spec.patch_size, spec.num_patches + 1, multiple)]
+        parts = [stem_part(stem, embed, spec.patch_size, spec.num_tokens, multiple, spec.prefix_tokens)]
         for i, layer in enumerate(spec.active):
             sources = _places(self._tensors(i + 1))
             for kind, stride in (("weight", spec.embed_dim), ("bias", 1)):
@@ -181,8 +207,19 @@ class VisionTransformer(nn.Module):
                 for k, x in enumerate("qkv"):
                     sources[f"attn.{x}_{kind}"] = qkv._replace(offset=k * layer.attn_dim * stride)
             attn, mlp = _whole(layer.attn_dim, layer.head_dim, multiple), _whole(layer.mlp_dim, 0, multiple)
-            parts.append(layer_part(sources, embed, attn, mlp, self.class_token_only and i == spec.depth - 1))
+            parts.append(layer_part(sources, embed, attn, mlp, self._is_short(i)))
         return [*parts, head_part(head, embed, num_classes, multiple)]
+
+
+def _weights_and_biases(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{kind}": getattr(m, kind) for name, m in modules.items() for kind in ("weight", "bias")}
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    detached = tensor.detach()
+    if hasattr(tensor, "ds_id"):  # by which ``execute`` knows that ZeRO 3 partitions the parameters
+        detached.ds_id = tensor.ds_id  # type: ignore[attr-defined]
+    return detached
 
 
 def _whole(width: int, head_dim: int, multiple: int) -> Axis:
