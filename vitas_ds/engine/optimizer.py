@@ -37,6 +37,7 @@ class Piece:
         source: First element in the flattened named tensor.
         offset: First element in the flattened tensor of this rank.
         length: Number of elements.
+        lr_scale: Factor of the learning rate.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Piece:
     source: int
     offset: int
     length: int
+    lr_scale: float = 1.0
 
     @property
     def decay(self) -> bool:
@@ -54,7 +56,7 @@ class Piece:
 
 @dataclass
 class Span:
-    """Neighboring pieces with the same unit and the same decay: one tensor for the fused kernel.
+    """Neighboring pieces with the same unit, decay and learning rate: one tensor for the fused kernel.
 
     Attributes:
         unit: Sampling unit.
@@ -63,6 +65,7 @@ class Span:
         holder: Tensor whose ``grad`` contains the gradient.
         start: First element in the flattened gradient.
         length: Number of elements.
+        lr_scale: Factor of the learning rate.
         views: Weights and moments, set when the span is complete.
     """
 
@@ -72,12 +75,18 @@ class Span:
     holder: Tensor
     start: int
     length: int
+    lr_scale: float = 1.0
     views: Sequence[Tensor] = ()
+
+    @property
+    def kind(self) -> tuple[bool, float]:
+        """Weight decay and factor of the learning rate, which are equal in a call of the kernel."""
+        return self.decay, self.lr_scale
 
     def extend(self, other: Span) -> bool:
         """Append a span if it continues this one."""
         follows = other.offset == self.offset + self.length and other.start == self.start + self.length
-        alike = (other.unit, other.decay) == (self.unit, self.decay) and other.holder is self.holder
+        alike = other.kind == self.kind and other.unit == self.unit and other.holder is self.holder
         if follows and alike:
             self.length += other.length
         return follows and alike
@@ -118,6 +127,8 @@ class UnitAdamW(torch.optim.Optimizer):
             self._spans[tensor] = _merge_neighbors(tensor, pieces, whole_gradients)
             for span in self._spans[tensor]:
                 span.views = [t.narrow(0, span.offset, span.length) for t in flat]
+        # with weight decay first
+        self._kinds = sorted({span.kind for spans in self._spans.values() for span in spans}, reverse=True)
         device = next(iter(owned)).device
         # pinned, so that the copy to the device does not wait; the array writes to the same memory
         self._host_counts = torch.zeros(len(self.steps), pin_memory=device.type == "cuda")
@@ -159,8 +170,9 @@ class UnitAdamW(torch.optim.Optimizer):
                 for span in self._spans.get(tensor, ())
                 if span.unit in self.active and span.holder.grad is not None
             ]
-            self._update([span for span in spans if span.decay], group["lr"], self.weight_decay)
-            self._update([span for span in spans if not span.decay], group["lr"], 0.0)
+            for decay, lr_scale in self._kinds:
+                alike = [span for span in spans if span.kind == (decay, lr_scale)]
+                self._update(alike, group["lr"] * lr_scale, self.weight_decay if decay else 0.0)
 
     def _update(self, spans: list[Span], lr: float, weight_decay: float) -> None:
         if not spans:
@@ -180,14 +192,23 @@ def _merge_neighbors(owner: Tensor, pieces: Iterable[Piece], whole_gradients: bo
     for piece in pieces:
         holder = piece.place.parameter if whole_gradients else owner
         start = piece.place.offset + piece.source if whole_gradients else piece.offset
-        span = Span(piece.unit, piece.decay, piece.offset, holder, start, piece.length)
+        span = Span(piece.unit, piece.decay, piece.offset, holder, start, piece.length, piece.lr_scale)
         if not spans or not spans[-1].extend(span):
             spans.append(span)
     return spans
 
 
-def whole_pieces(places: Mapping[str, Place], units: Mapping[str, list[nn.Parameter]]) -> dict[Tensor, list[Piece]]:
-    """Return the pieces of each parameter of a network: the named tensors in it. The units must cover it exactly."""
+def whole_pieces(
+    places: Mapping[str, Place], units: Mapping[str, list[nn.Parameter]], lr_scales: Mapping[str, float] | None = None
+) -> dict[Tensor, list[Piece]]:
+    """Return the pieces of each parameter of a network: the named tensors in it.
+
+    Args:
+        places: Places of all tensors.
+        units: Parameters of each sampling unit. They must cover the network exactly.
+        lr_scales: Factor of the learning rate by name of the tensor; 1 for others.
+    """
+    scales = lr_scales or {}
     listed = [(p, unit) for unit, params in units.items() for p in params]
     unit_of: dict[Tensor, str] = dict(listed)
     assert len(listed) == len(unit_of), "a parameter is in two sampling units"
@@ -196,7 +217,9 @@ def whole_pieces(places: Mapping[str, Place], units: Mapping[str, list[nn.Parame
     )
     whole: dict[Tensor, list[Piece]] = {p: [] for p in unit_of}
     for name, place in sorted(places.items(), key=lambda item: item[1].offset):
-        whole[place.parameter].append(Piece(name, unit_of[place.parameter], place, 0, place.offset, place.numel))
+        whole[place.parameter].append(
+            Piece(name, unit_of[place.parameter], place, 0, place.offset, place.numel, scales.get(name, 1.0))
+        )
     for tensor, pieces in whole.items():
         assert sum(piece.length for piece in pieces) == tensor.numel(), (
             f"{pieces[0].name}: tensors do not fill their parameter"

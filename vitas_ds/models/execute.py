@@ -87,16 +87,27 @@ def prepare(
     recompute: bool = False, block: Callable[..., Any] = net.block,
 ) -> Callable[[Tensor], Tensor]:  # fmt: skip
     """Pack a network and return its forward pass, see ``execute``. The parameters must not be partitioned."""
-    everything = [s.part for s in stored], [s.sources() for s in stored], dtype
-    # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
-    on_cpu = everything[1][0][0].device.type == "cpu"
-    sides = pack_sides(*everything) if on_cpu else [pack(*everything)]
+    sides = _pack_all([s.part for s in stored], [s.sources() for s in stored], dtype)
 
     def forward(images: Tensor) -> Tensor:
         logits = [run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     return forward
+
+
+def _pack_all(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[list[Packed]]:
+    """Return the packed parts of each group of sides that is computed together.
+
+    Frozen parts in front of the others are packed alone: the backward pass then ends behind them.
+    """
+    trained = [any(tensor.requires_grad for tensor in group) for group in sources]
+    first = trained.index(True) if True in trained else 0
+    cuts = (slice(first), slice(first, None)) if first else (slice(None),)
+    # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
+    on_cpu = sources[0][0].device.type == "cpu"
+    packs = [pack_sides(parts[c], sources[c], dtype) if on_cpu else [pack(parts[c], sources[c], dtype)] for c in cuts]
+    return [[part for pieces in side for part in pieces] for side in zip(*packs, strict=True)]
 
 
 def run(

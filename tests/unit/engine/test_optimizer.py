@@ -51,6 +51,35 @@ def test_a_flat_tensor_steps_unit_by_unit() -> None:
     assert optimizer.steps == {"a": 3, "b": 4, "c": 3}
 
 
+def test_tensors_have_their_own_learning_rate() -> None:
+    """A matrix and a vector of each of three layers in one flat tensor, against the groups of torch.optim.AdamW."""
+    torch.manual_seed(0)
+    flat, scales = nn.Parameter(torch.randn(60)), (0.25, 0.5, 1.0)
+    pieces, twins, offset = [], [], 0
+    for scale in scales:
+        for shape in ((3, 5), (5,)):
+            length = torch.Size(shape).numel()
+            pieces.append(Piece(f"{offset}", "all", Place(flat, offset, shape), 0, offset, length, scale))
+            twins.append(nn.Parameter(flat.detach()[offset : offset + length].clone()))
+            offset += length
+    optimizer = UnitAdamW([flat], ["all"], TRAINING.model_copy(update={"weight_decay": 0.1}))
+    optimizer.set_layout({flat: pieces}, whole_gradients=False)
+    groups = [
+        {"params": [twin], "lr": 0.1 * piece.lr_scale, "weight_decay": 0.1 * piece.decay}
+        for twin, piece in zip(twins, pieces, strict=True)
+    ]
+    adamw = torch.optim.AdamW(groups, betas=TRAINING.betas)
+    for step in range(3):
+        flat.grad = torch.randn(60, generator=torch.Generator().manual_seed(step))
+        for twin, piece in zip(twins, pieces, strict=True):
+            twin.grad = flat.grad[piece.offset : piece.offset + piece.length].clone()
+        optimizer.set_lr(0.1)
+        optimizer.start_step(["all"])
+        optimizer.step()
+        adamw.step()
+    torch.testing.assert_close(flat.detach(), torch.cat([twin.detach() for twin in twins]), rtol=0, atol=1e-6)
+
+
 def test_a_reverted_step_does_not_count() -> None:
     optimizer = UnitAdamW([nn.Parameter(torch.ones(2))], ["a", "b"], TRAINING)
     optimizer.start_step(["a"])
