@@ -245,6 +245,12 @@ def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, Ima
     Raises:
         UserError: A class would have no training images left.
     """
+    search = search_mask(images, per_class, seed)
+    return images.subset(np.flatnonzero(~search)), images.subset(np.flatnonzero(search))
+
+
+def search_mask(images: ImageSet, per_class: int, seed: int) -> np.ndarray:
+    """Return which of ``images`` are the search images, bool [n]; see ``hold_out``."""
     search = np.zeros(len(images), dtype=bool)
     by_class = np.argsort(images.labels, kind="stable")
     ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
@@ -256,7 +262,7 @@ def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, Ima
             )
         rng = np.random.default_rng([seed, HOLD_OUT, label])
         search[rng.choice(members, per_class, replace=False)] = True
-    return images.subset(np.flatnonzero(~search)), images.subset(np.flatnonzero(search))
+    return search
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -8,7 +8,6 @@ forward pass. Training is not affected: nothing here draws random numbers or lea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,55 +33,11 @@ from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.candidate import score_from_counts
 from vitas_ds.search.scoring.scorer import balanced_order, correct
 from vitas_ds.search.trials.spread import spread_subnets
+from vitas_ds.training.accuracy import BACKWARD, Schedule, schedule
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
 RANDOM = 4  # random subnets within the budget
-# Share of the MACs of the training, unless eval_every is set. Large networks take more time per MAC: on CIFAR-10, 2.5 %
-# of the MACs are 2.8 % of the time of the steps, without the loading of images.
-SHARE = 0.025
-FEWEST, MOST = 10, 60  # evaluations: rather fewer images than fewer evaluations, and no more than a curve needs
-MIN_IMAGES = 50  # fewer say nothing
-BACKWARD = 2  # MACs of a backward pass, relative to the forward pass
 PREFIX = "accuracy/"  # of the metrics
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When to evaluate, and on how many images.
-
-    Attributes:
-        every: Steps between evaluations.
-        images: Number of search images.
-        share: Computation relative to that of the training.
-    """
-
-    every: int
-    images: int
-    share: float
-
-
-def schedule(eval_every: float | None, steps: tuple[int, int], trained: float, available: int) -> Schedule | None:
-    """Return the schedule of ``supernet.eval_every``; None for no evaluation.
-
-    Args:
-        eval_every: Epochs, 0 for none; None for as many evaluations as cost ``SHARE``.
-        steps: Steps per epoch and in total.
-        trained: Computation of the whole training, in evaluations of one image.
-        available: Number of search images.
-    """
-    per_epoch, total = steps
-    if eval_every is not None:
-        if not eval_every:
-            return None
-        images, every = available, max(1, round(eval_every * per_epoch))
-    else:
-        affordable = int(SHARE * trained)
-        images = min(available, max(MIN_IMAGES, affordable // FEWEST))
-        count = min(MOST, affordable // images)
-        if not count:
-            return None
-        every = math.ceil(total / count)
-    return Schedule(every, images, math.ceil(total / every) * images / trained)
 
 
 def probed_subnets(config: Config) -> dict[str, SubnetSpec]:

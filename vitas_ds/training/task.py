@@ -7,8 +7,8 @@ time, and a bitwise resume needs only weights and optimizer state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ class Evaluation:
         run: ``run(engine)`` returns values for the metrics file. All ranks call it together. It raises ``Preempted``
             on all ranks to stop early.
         describe: Formats the values for the console.
+        score: Name of the value that the best checkpoint has the highest of; "": checkpoints are compared by loss.
     """
 
     every: int
     run: Callable[[Engine], dict[str, float]]
     describe: Callable[[dict[str, float]], str]
+    score: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Task:
             training that starts at step 0 calls it.
         teacher: Digest of the teacher that the losses use, or "".
         evaluation: What to measure during training.
+        lr_scales: Factor of the learning rate by name of the tensor; 1 for others.
     """
 
     stage: str
@@ -80,6 +83,7 @@ class Task:
     init: Callable[[], str] | None = None
     teacher: str = ""
     evaluation: Evaluation | None = None
+    lr_scales: Mapping[str, float] = field(default_factory=dict)
 
 
 def count_steps(task: Task) -> tuple[int, int]:

@@ -27,6 +27,16 @@ class TrainState:
     replaced: int = 0  # unreadable images of this rank, replaced by others
     files: str = ""  # fingerprint of the training images, which determines their order
     teacher: str = ""  # digest of the teacher; "" without one
+    accuracy: float | None = None  # last measured accuracy of the network, see Evaluation.score
+    accuracy_step: int = -1  # its step
+    best_accuracy: float | None = None  # of the saved checkpoints
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the accuracy was measured at this step and is above those of all saved checkpoints."""
+        if self.accuracy is None or self.accuracy_step != self.step:
+            return False
+        return self.best_accuracy is None or self.accuracy > self.best_accuracy
 
     def update_mean(self, loss: float, window: int) -> None:
         """Update the running mean of the loss over about ``window`` steps.
@@ -57,8 +67,8 @@ class TrainState:
         """
         if saved["files"] != files:
             raise UserError(
-                "data.train: the images differ from those that this run started with (files, classes or the split have "
-                "changed); restore them, or use another run.name"
+                "data.train: the images differ from those that this run started with (files, classes, the split or "
+                "retrain.eval_images have changed); restore them, or use another run.name"
             )
         own, saved_ranks = {}, len(saved["loss_sum"])
         for name in PER_RANK:

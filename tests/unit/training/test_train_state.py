@@ -19,11 +19,23 @@ ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 def test_round_trip_through_json() -> None:
     state = TrainState(
-        step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc", teacher="x"
-    )
+        step=7, seconds=1.25, loss_sum=0.1 + 0.2, loss_steps=3, loss=2.0, replaced=1, files="abc", teacher="x",
+        accuracy=0.625, accuracy_step=6, best_accuracy=0.75,
+    )  # fmt: skip
     state.update_mean(0.7, 5)
     saved = json.loads(json.dumps(state.to_dict()))
     assert TrainState.from_dict(saved, ALONE, "abc") == state
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "at", "best", "expected"),
+    [
+        (None, -1, None, False), (0.5, 7, None, True), (0.5, 6, None, False), (0.5, 7, 0.5, False),
+        (0.51, 7, 0.5, True),
+    ],
+)  # fmt: skip
+def test_the_best_accuracy(accuracy: float | None, at: int, best: float | None, expected: bool) -> None:
+    assert TrainState(7, accuracy=accuracy, accuracy_step=at, best_accuracy=best).is_best == expected
 
 
 def test_another_number_of_ranks() -> None:
