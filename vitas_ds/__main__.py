@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from vitas_ds.distributed import console, launcher, preemption, supervisor
-from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError
+from vitas_ds.errors import RankLost, UserError, shorten
+from vitas_ds.errors.exits import outcome
 
 Argument = tuple[str, dict[str, Any]]  # name, and the keyword arguments of add_argument
 
@@ -116,12 +117,19 @@ TOOLS = {
         ),
     ),
     "import": Command(
-        "convert a checkpoint of the first release to an exported model",
-        "import --net vitas-c --checkpoint ViTAS-C.pth.tar --out models/vitas-c", "the folder DIR",
+        "convert pretrained weights of timm, or of the first release, to an exported model",
+        "import --net timm:deit_small_patch16_224.fb_in1k --checkpoint model.safetensors --out models/deit_small",
+        "the folder DIR",
         (
-            ("--net", {"required": True, "help": "vitas-a, vitas-b, vitas-c, vitas-e or vitas-f"}),
-            ("--checkpoint", {"required": True, "type": Path, "metavar": "FILE.pth.tar"}),
+            ("--net", {"required": True, "help": "timm:NAME, vitas-a, vitas-b, vitas-c, vitas-e or vitas-f"}),
+            ("--checkpoint", {"type": Path, "metavar": "FILE",
+                              "help": "state dict: .safetensors, or a file of torch.save"}),
             ("--out", {"required": True, "type": Path, "metavar": "DIR"}),
+            ("--classes", {"type": count, "metavar": "N",
+                           "help": "timm: replace the classifier by a new one of N classes, to be trained"}),
+            ("--image-size", {"type": count, "metavar": "PIXELS",
+                              "help": "timm: interpolate the position embedding for another image size"}),
+            ("--download", {"action": "store_true", "help": "timm: download the weights of NAME through timm"}),
         ),
     ),
     "consolidate": Command(
@@ -191,9 +199,17 @@ TOOLS = {
 COMMANDS = STAGES | TOOLS
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is a short line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the problem, and exit with status 2."""
+        super().error(shorten(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vitas", description="Vision transformer architecture search: supernet, search, retrain.",
         epilog="Start a stage again with the same run to resume it. Recipes: vitas_ds/recipes/. "
         "Help on a command: vitas COMMAND --help",
@@ -295,6 +311,8 @@ def main(argv: list[str] | None = None) -> int:
     0 success, 1 a tool found a problem, 2 user error, 69 a rank or node was lost, 74 a checkpoint could not be written,
     75 stopped on request, 130 Ctrl-C. After 69, 74, 75 and 130, start the command again to resume.
     """
+    if argv is None:
+        _use_utf8()
     top = parser()
     words = sys.argv[1:] if argv is None else argv
     args = parse(top, [word for word in words if not word.startswith("--local_rank=")])  # deepspeed adds it
@@ -319,6 +337,15 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+def _use_utf8() -> None:
+    """Use UTF-8 for files, file names and output in every locale, and print any file name."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command; print an error as one line and return the exit status."""
     try:
@@ -327,33 +354,22 @@ def run(args: argparse.Namespace) -> int:
         # without this, Python prints another error when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except RuntimeError as error:  # a collective before or after the watchdog
-        if "torch" not in sys.modules or not import_module("vitas_ds.distributed.comm").is_peer_failure(error):
-            raise
-        console.print_once(f"vitas {args.command}: another rank ended; start the stage again to resume")
-        return RankLost.STATUS
-    except (UserError, Preempted, RankLost, SaveFailed, ModuleNotFoundError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         line, status = _outcome(error)
         if line:
-            console.print_once(f"vitas {args.command}: {line}")
+            console.print_once(shorten(f"vitas {args.command}: {line}"))
         return status
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line to print and the exit status; re-raise the error if it is a bug."""
-    if isinstance(error, RankLost):
-        return "", RankLost.STATUS  # its line has been printed
-    if isinstance(error, SaveFailed):
-        return f"{error}; start it again to resume", SaveFailed.STATUS
-    if isinstance(error, Preempted):
-        return str(error), 75
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; start it again to resume", 130
-    if isinstance(error, ModuleNotFoundError):
-        if (error.name or "").partition(".")[0] == "vitas_ds":
-            raise error
-        return f"{error.name} is not installed; python -m vitas_ds doctor lists what is missing", 2
-    return str(error), 2
+    in_torch = isinstance(error, RuntimeError) and "torch" in sys.modules
+    if in_torch and import_module("vitas_ds.distributed.comm").is_peer_failure(error):  # not seen by the watchdog
+        return "another rank ended; start the stage again to resume", RankLost.STATUS
+    found = outcome(error)
+    if found is None:
+        raise error
+    return found
 
 
 def _show_warning(
@@ -362,7 +378,7 @@ def _show_warning(
 ) -> None:  # fmt: skip
     """Print a warning as one line, on rank 0. Of other libraries, only plain ``UserWarning`` are printed."""
     if console.is_main() and (str(Path(__file__).parent) in filename or category is UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(shorten(f"warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ validated as a whole (config/) before anything starts. Importing this module doe
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from vitas_ds.config import Config
+from vitas_ds.config.parse import parse_config, parse_value
 from vitas_ds.errors import UserError, explain
+from vitas_ds.errors.reading import MAX_RECIPE, read_text
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -34,7 +36,8 @@ def load(recipe: str, overrides: list[str]) -> Config:
         key, sep, value = override.partition("=")
         if not sep or "." not in key:
             raise UserError(f"{override}: an override has the form section.key=value")
-        _put(data, key.split("."), _parse(value, override), override)
+        keys = key.split(".")
+        _put(data, keys, parse_value(value, keys, override), override)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -59,28 +62,14 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
         UserError: The recipe does not exist, or is not a YAML mapping.
     """
     packaged = RECIPES / f"{recipe}.yaml"
-    path = packaged if packaged.is_file() else Path(recipe)
-    if not path.is_file():
+    path = packaged if os.path.isfile(packaged) else Path(recipe)
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
         names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise UserError(f"{recipe}: no such recipe; there are {names}, or give a YAML file")
-    try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    data = parse_config(read_text(path, MAX_RECIPE), str(path)) or {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe must be a mapping of sections")
     return str(path), {name: section for name, section in data.items() if section is not None}
-
-
-def _parse(value: str, override: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"{override}: the value is not YAML") from None
-    try:  # YAML 1.1 reads 1e9 as a string
-        return float(parsed) if isinstance(parsed, str) else parsed
-    except ValueError:
-        return parsed
 
 
 def _put(data: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

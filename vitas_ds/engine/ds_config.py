@@ -5,12 +5,15 @@ Unsupported settings are rejected here, before any process starts. Importing thi
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vitas_ds import config
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_json
 
 PACKAGE = Path(__file__).parents[1]
 OWNED = {  # keys set by the run's config, and the field of each
@@ -27,6 +30,11 @@ NUMBERS = {
     "stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance",
 }  # fmt: skip
 SWITCHES = {"reduce_scatter", "overlap_comm", "contiguous_gradients"}
+KEYS = {  # other keys of DeepSpeed's file: they print, or choose how gradients are sent
+    "zero_optimization", "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "comms_logger",
+    "flops_profiler", "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "tensorboard",
+    "csv_monitor", "wandb", "comet", "seed", "disable_allgather", "graph_harvesting",
+}  # fmt: skip
 ZERO_KEYS = NUMBERS | SWITCHES | {"offload_optimizer"}
 
 
@@ -106,17 +114,16 @@ def _folder() -> Path:
 def _read_zero(name: str) -> tuple[Path, dict[str, Any]]:
     path = Path(name) if name.endswith(".json") else _folder() / f"{name}.json"
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"engine.zero: no file {path}; allowed: {', '.join(zero_names())}, or the path of a .json file"
         ) from None
-    except OSError as error:
-        raise UserError(f"engine.zero: {path} cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(data, dict) or not isinstance(data.get("zero_optimization"), dict):
         raise UserError(f"{path}: must be a JSON object with zero_optimization, like the files in ds_configs/")
+    for key in data:
+        if key not in KEYS and key not in OWNED:
+            raise UserError(f"{path}: {key[:60]}: unknown or untested key{_similar(key, [*KEYS, *OWNED])}")
     _check_stage_and_offload(path, data["zero_optimization"])
     _check_keys(path, data["zero_optimization"])
     return path, data
@@ -127,20 +134,29 @@ def _check_keys(path: Path, settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key not in ZERO_KEYS:
             raise UserError(
-                f"{path}: zero_optimization.{key} is not supported: not tested to leave unused weights unchanged; "
-                f"allowed: {', '.join(sorted(ZERO_KEYS))}"
+                f"{path}: zero_optimization.{key[:60]} is not supported: not tested to leave unused weights unchanged"
+                f"{_similar(key, ZERO_KEYS)}"
             )
-        if key in NUMBERS and not (type(value) in (int, float) and float(value).is_integer() and value >= 0):
-            raise UserError(f"{path}: zero_optimization.{key} must be a whole number (given: {json.dumps(value)})")
+        if key in NUMBERS and not (type(value) in (int, float) and 0 <= value < 2**63 and value == int(value)):
+            raise UserError(
+                f"{path}: zero_optimization.{key} must be a whole number (given: {json.dumps(value)[:60]}), "
+                "0 or more and below 2 ** 63"
+            )
         if key in SWITCHES and type(value) is not bool:
-            raise UserError(f"{path}: zero_optimization.{key} must be true or false (given: {json.dumps(value)})")
+            raise UserError(f"{path}: zero_optimization.{key} must be true or false (given: {json.dumps(value)[:60]})")
+
+
+def _similar(key: str, known: Iterable[str]) -> str:
+    """Return a hint: the most similar of the known keys, or all."""
+    similar = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {similar[0]}?" if similar else f"; allowed: {', '.join(sorted(known))}"[:170]
 
 
 def _check_stage_and_offload(path: Path, settings: dict[str, Any]) -> None:
     """Check the stage, and that it supports offload and overlap_comm."""
     stage, offload = settings.get("stage"), settings.get("offload_optimizer")
     if type(stage) is not int or not 0 <= stage <= 3:
-        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {json.dumps(stage)})")
+        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {json.dumps(stage)[:60]})")
     if offload is not None and (not isinstance(offload, dict) or offload.keys() - {"device", "pin_memory", "ratio"}):
         raise UserError(
             f"{path}: zero_optimization.offload_optimizer must be an object with device, pin_memory and ratio"

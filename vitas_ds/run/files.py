@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, reading
+from vitas_ds.errors.exits import naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +28,9 @@ def read_json(path: Path, missing: Any) -> Any:
         UserError: The file is not JSON, or ``missing`` is a dict and the file does not contain an object.
     """
     try:
-        data = json.loads(path.read_text())
+        data = reading.read_json(path)
     except FileNotFoundError:
         return missing
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
     if isinstance(missing, dict) and not isinstance(data, dict):
         raise UserError(f"{path}: not a JSON object; move it away, it will be written again")
     return data
@@ -45,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically. Its folder is created if needed."""
     with replacing(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -72,11 +71,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; flush it and rename it to ``path`` at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    start = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
+    aside = path.with_name(f".{start}.{os.getpid()}.tmp")
     try:
-        yield aside
-        sync_file(aside)
-        os.replace(aside, path)
+        with naming(path):
+            yield aside
+            sync_file(aside)
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -87,7 +88,7 @@ def append_line(path: Path, text: str) -> None:
     If the last line has no newline (its writer was killed), the new line starts with one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         torn = False
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)

@@ -8,7 +8,8 @@ runs/NAME/
   summary.json                headline numbers of each stage
   classes.json                class names and their indices
   search_images.txt           images held out of supernet training
-  wandb_ids.json, wandb/      W&B run id of each stage, and W&B's files
+  wandb_ids.json, wandb/      W&B run id, and W&B's files
+  tensorboard/                event files of each stage (only with tracking.tensorboard)
   life/                       heartbeats of the ranks (watchdog.py)
   supernet/
     checkpoints/              ZeRO checkpoints to resume from
@@ -41,11 +42,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from vitas_ds.config import Config
+from vitas_ds.config.parse import parse_config
 from vitas_ds.errors import UserError, explain, is_version_01
+from vitas_ds.errors.reading import MAX_RECIPE, read_text
 from vitas_ds.run.files import read_json, write_json
 
 
@@ -114,8 +116,13 @@ class RunDir:
 
     @property
     def wandb_ids(self) -> Path:
-        """W&B run id of each stage."""
+        """W&B run id of the run, as ``run``. Version 0.1 had one per stage."""
         return self.path / "wandb_ids.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the event files of TensorBoard, one folder per stage."""
+        return self.path / "tensorboard"
 
     @property
     def life(self) -> Path:
@@ -279,7 +286,7 @@ def read_config(run: RunDir) -> Config:
         UserError: There is none, or another version wrote it.
     """
     try:
-        return Config.model_validate(yaml.safe_load(run.config.read_text()))
+        return Config.model_validate(parse_config(read_text(run.config, MAX_RECIPE), str(run.config)))
     except FileNotFoundError:
         raise UserError(f"{run.path}: no such run (there is no {run.config.name} in it)") from None
     except ValidationError as error:
@@ -289,8 +296,6 @@ def read_config(run: RunDir) -> Config:
                 "set another run.name, or install version 0.1"
             ) from None
         raise UserError(f"{run.config}: written by another version: {explain(error, Config)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{run.config}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def read_summary(run: RunDir) -> dict[str, Any]:

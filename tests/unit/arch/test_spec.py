@@ -95,12 +95,12 @@ def test_invalid_spec_files(tmp_path):
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
     for path, message in (
         ("a.json", "not a JSON file"),
-        ("b.json", "not a JSON file"),
+        ("b.json", "line 1: not UTF-8"),
         ("c.json", "no such spec file"),
     ):
         with pytest.raises(UserError, match=message):
             read_spec(tmp_path / path)
-    with pytest.raises(UserError, match="not a JSON file"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         read_spec(tmp_path)
 
 

@@ -93,12 +93,12 @@ def test_unsupported_values_are_refused(tmp_path: Path, zero: dict[str, object],
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    check_refused(tmp_path, "{", "not JSON")
+    check_refused(tmp_path, "{", "not a JSON file (line 1, column 2")
     check_refused(tmp_path, [1], "must be a JSON object")
     check_refused(tmp_path, {"zero_optimization": 3}, "must be a JSON object")
     check_refused(tmp_path, {"zero_optimisation": {"stage": 3}}, "must be a JSON object with zero_optimization")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(UserError, match=r"folder\.json cannot be read"):
+    with pytest.raises(UserError, match=r"folder\.json: is a folder, not a file"):
         ds_config(config.Engine(zero=f"{tmp_path}/folder.json"), config.Training(), 1)
 
 

@@ -14,7 +14,8 @@ import pytest
 from tests.helpers.paths import ROOT
 from vitas_ds import config
 from vitas_ds.__main__ import parser
-from vitas_ds.recipe import _parse, load
+from vitas_ds.config.parse import parse_value
+from vitas_ds.recipe import load
 from vitas_ds.stages import validate
 from vitas_ds.tools import document
 
@@ -185,7 +186,7 @@ def test_every_key_is_documented_once_with_type_and_default():
             for key, value in rows:
                 expected = _plain(getattr(default, key))
                 numeric = isinstance(expected, float | list) and expected
-                got = _parse(value, key)
+                got = parse_value(value, key.split("."), key)
                 assert got == (pytest.approx(expected, rel=1e-5) if numeric else expected), (section, key)
     assert keys == set(_leaves(config.Config().model_dump(mode="json")))
 

@@ -1,4 +1,7 @@
-"""Exceptions of this project, and validation errors as one line."""
+"""Exceptions of this project, validation errors as one line, exit statuses (exits.py), the reader of text (reading.py).
+
+May import: nothing of this project.
+"""
 
 import difflib
 from typing import Any
@@ -12,18 +15,31 @@ class UserError(Exception):
     """
 
 
+LIMIT = 300  # characters of a message
+
+
+def shorten(text: str, limit: int = LIMIT) -> str:
+    """Return printable text on one line. Of long text, keep the start (the location) and the end (the fix).
+
+    A lone surrogate, which is a byte of a file name that is not UTF-8, is escaped, and so are control characters.
+    """
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    kept = limit - 5
+    return text if len(text) <= limit else f"{text[: kept * 2 // 3]} ... {text[len(text) - kept // 3 :]}"
+
+
 def first_error(error: Any) -> str:
     """Format the first problem of a pydantic ``ValidationError``: ``section.field: message (given: value)``."""
     errors = error.errors()
     first = errors[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = shorten(".".join(str(part) for part in first["loc"]), 100)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key"
     elif first["type"] not in ("missing", "value_error"):
         plain = {"tuple_type": "must be a list, as in [a, b]", "model_type": "must be a mapping of keys"}
         message = plain.get(first["type"], message)
-        message += f" (given: {first['input']!r})"
+        message += f" (given: {shorten(repr(first['input']), 60)})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"
 
