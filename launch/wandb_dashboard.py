@@ -2,8 +2,8 @@
 
     python launch/wandb_dashboard.py --entity ME [--project vitas_ds] [--name NAME] [--dry-run]
 
-Needs `pip install wandb-workspaces` and WANDB_API_KEY. --dry-run only prints the sections and needs neither. Runs are
-grouped by their name. docs/manual.md describes the metrics.
+Needs `pip install wandb-workspaces` and WANDB_API_KEY. --dry-run only prints the sections and needs neither.
+docs/manual.md describes the metrics.
 """
 
 from __future__ import annotations
@@ -13,31 +13,38 @@ import json
 import sys
 from typing import Any
 
-# section -> panels: (title, metrics), one line per metric over the steps of the stage
-SECTIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
-    "Training (train-supernet, retrain)": [
-        ("Loss", ("loss",)),
-        ("Learning rate", ("lr",)),
-        ("Gradient norm", ("grad_norm",)),
-        ("Images per second", ("images_per_s",)),
-        ("Fraction of time spent waiting for data", ("data_wait",)),
-        ("Peak memory, GB", ("memory_gb",)),
-    ],
+Panels = list[tuple[str, tuple[str, ...]]]  # title and metrics, one line per metric over the steps of its stage
+
+
+def training(stage: str) -> Panels:
+    """Return the panels of a training stage."""
+    titles = {
+        "Loss": "loss", "Learning rate": "lr", "Gradient norm": "grad_norm", "Images per second": "images_per_s",
+        "Fraction of time spent waiting for data": "data_wait", "Peak memory, GB": "memory_gb",
+    }  # fmt: skip
+    return [(title, (f"{stage}/{name}",)) for title, name in titles.items()]
+
+
+SECTIONS: dict[str, Panels] = {
+    "Training of the supernet": training("train-supernet"),
     "Subnets trained by the supernet": [
-        ("MACs", ("net_macs",)),
-        ("Layers", ("net_depth",)),
-        ("Embedding width", ("net_embed_dim",)),
+        ("MACs", ("train-supernet/net_macs",)),
+        ("Layers", ("train-supernet/net_depth",)),
+        ("Embedding width", ("train-supernet/net_embed_dim",)),
     ],
     "Search": [
-        ("Score: best so far, mean of the generation", ("best", "mean")),
-        ("Hypervolume", ("hypervolume",)),
-        ("Seconds per generation", ("seconds",)),
+        ("Score: best so far, mean of the generation", ("search/best", "search/mean")),
+        ("Hypervolume", ("search/hypervolume",)),
+        ("Seconds per generation", ("search/seconds",)),
     ],
-    "Evaluation": [("Top-1 and top-5", ("top1", "top5"))],
+    "Retraining": training("retrain"),
+    "Evaluation": [("Top-1 and top-5", ("evaluate/top1", "evaluate/top5"))],
 }
 PICTURES: dict[str, tuple[str, ...]] = {  # sections that also show image files
-    "Training (train-supernet, retrain)": ("images",),
+    "Training of the supernet": ("train-supernet/images",),
     "Search": ("search/front", "search/progress", "search/survivors"),
+    "Retraining": ("retrain/images",),
+    "Evaluation": ("evaluate/images",),
 }
 
 
@@ -47,12 +54,14 @@ def workspace(entity: str, project: str, name: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     def panels(section: str) -> list[Any]:
-        lines = [wr.LinePlot(title=title, x="step", y=list(metrics)) for title, metrics in SECTIONS[section]]
+        lines = [
+            wr.LinePlot(title=title, x=f"{metrics[0].partition('/')[0]}/step", y=list(metrics))
+            for title, metrics in SECTIONS[section]
+        ]
         return [*lines, *(wr.MediaBrowser(media_keys=[key]) for key in PICTURES.get(section, ()))]
 
     sections = [ws.Section(name=section, panels=panels(section), is_open=True) for section in SECTIONS]
-    runs = ws.RunsetSettings(groupby=[ws.Metric("Group")])
-    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, runset_settings=runs)
+    return ws.Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
 def main(argv: list[str] | None = None) -> int:

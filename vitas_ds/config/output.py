@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from vitas_ds.config.section import Section
+from vitas_ds.config.section import FilePath, Section
 
 
 class Evaluate(Section):
     """Evaluation on the validation images (stage evaluate)."""
 
-    model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
+    model: FilePath = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
     precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="precision of the evaluation; null: bf16 on GPUs that have it, else fp32"
     )
@@ -21,7 +21,7 @@ class Evaluate(Section):
 class Export(Section):
     """Model and optional outputs of the stage export."""
 
-    model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
+    model: FilePath = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
     license: str = Field("apache-2.0", pattern=r"^[A-Za-z0-9.-]+$", description="license in the model card")
     timm: bool = Field(True, description="timm/: the network for timm, which requires equal layers")
     program: bool = Field(False, description="model.pt2: a torch.export program for any batch size")
@@ -37,10 +37,20 @@ class Export(Section):
 
 
 class Tracking(Section):
-    """Tracking with W&B, in addition to the console and metrics.jsonl."""
+    """Tracking with W&B and TensorBoard, in addition to the console and metrics.jsonl."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = Field(
-        "auto", description="auto: WANDB_MODE if set, else online with WANDB_API_KEY, else offline"
+        "auto", description="auto: WANDB_DISABLED or WANDB_MODE if set, else online with WANDB_API_KEY, else offline"
     )
     project: str | None = Field(None, description="W&B project; null: WANDB_PROJECT, else vitas_ds")
     entity: str | None = Field(None, description="W&B user or team; null: WANDB_ENTITY, else your default")
+    tags: tuple[str, ...] | None = Field(None, description="tags of the W&B run; null: WANDB_TAGS")
+    notes: str | None = Field(None, description="notes of the W&B run; null: WANDB_NOTES")
+    tensorboard: bool = Field(False, description="also write tensorboard/; needs pip install -e '.[tensorboard]'")
+
+    @field_validator("tags")
+    @classmethod
+    def _check_tags(cls, tags: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if any(not 1 <= len(tag) <= 64 for tag in tags or ()):
+            raise ValueError("a tag of W&B has 1 to 64 characters")
+        return tags

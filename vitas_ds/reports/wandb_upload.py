@@ -1,8 +1,7 @@
-"""Upload the record of a finished run to W&B: one W&B run per stage, grouped by the name of the run."""
+"""Upload the record of a run to W&B, as one W&B run."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
+from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, read_ids, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
 from vitas_ds.search.trials.store import read_rows
@@ -23,33 +22,38 @@ Rows = list[dict[str, Any]]
 
 
 def send(config: Config, run: RunDir) -> None:
-    """Replay ``metrics.jsonl``, pictures, candidates and artifacts of every stage into new W&B runs.
+    """Replay ``metrics.jsonl``, pictures, candidates, front, report and artifacts of all stages into a new W&B run.
 
-    ``tracking.wandb`` decides whether they are online or offline; ``disabled`` counts as ``auto`` here. The new ids
-    replace the old ones in ``wandb_ids.json``: a stage that resumes later continues the W&B run with the full record.
+    ``tracking.wandb`` decides whether it is online or offline; ``disabled`` counts as ``auto`` here. Its id replaces
+    the old one in ``wandb_ids.json``: a stage that resumes later continues the W&B run with the full record.
 
     Raises:
-        UserError: W&B is not installed, disabled by WANDB_MODE, or fails; or the run has no metrics yet.
+        UserError: W&B is not installed, disabled by the environment, or fails; or the run has no metrics yet.
     """
     config = _enabled(config)
     rows = read_metrics(run)
     if not rows:
         raise UserError(f"--to-wandb: {run.metrics} is missing or empty; run a stage first")
     stages = list(dict.fromkeys([row["stage"] for row in rows] + ["export"] * run.export.is_dir()))
-    previous = json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}
-    write_json(run.wandb_ids, {stage: run_id for stage, run_id in previous.items() if stage not in stages})
-    offline: list[Path] = []
+    previous = read_ids(run)
+    write_json(run.wandb_ids, {name: run_id for name, run_id in previous.items() if name not in ("run", *stages)})
     try:
+        mirror = open_mirror(config, run, stages[0])
+        if not isinstance(mirror, WandbMirror):
+            raise UserError("--to-wandb: W&B does not start; see the warning above")
+        folder = Path(mirror.run.dir).parent if mirror.run.offline else None
         for stage in stages:
-            folder = _send_stage(config, run, stage, [row for row in rows if row["stage"] == stage])
-            if folder is not None:
-                offline.append(folder)
-                config = _with_mode(config, "offline")  # wait only once for an unreachable server
+            _send_stage(mirror, run, stage, [row for row in rows if row["stage"] == stage])
+        mirror.begin("report")
+        mirror.page("page", run.report)
+        if mirror.stopped:
+            raise UserError("--to-wandb: W&B stopped; see the warning above")
+        mirror.close()
     except BaseException:
         write_json(run.wandb_ids, previous)
         raise
-    # Name the folders one by one: wandb/ also contains the runs written by the stages themselves.
-    target = f"offline; to send them: wandb sync {shlex.join(map(str, offline))}" if offline else "online"
+    # Name the folder: wandb/ also contains what the stages themselves wrote
+    target = f"offline; to send them: wandb sync {shlex.quote(str(folder))}" if folder else "online"
     print(f"W&B: {len(rows):,} records of {', '.join(stages)}, {target}")
 
 
@@ -59,7 +63,7 @@ def _enabled(config: Config) -> Config:
     if find_spec("wandb") is None:
         raise UserError("--to-wandb: wandb is not installed; pip install -r requirements.txt")
     if wandb_mode(config) == "disabled":
-        raise UserError("--to-wandb: WANDB_MODE is disabled in this environment; unset it")
+        raise UserError("--to-wandb: W&B is disabled in this environment; unset WANDB_MODE and WANDB_DISABLED")
     return config
 
 
@@ -67,12 +71,8 @@ def _with_mode(config: Config, mode: str) -> Config:
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"wandb": mode})})
 
 
-def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | None:
-    """Send one stage; return the folder of its W&B run if it is offline."""
-    mirror = open_mirror(config, run, stage)
-    if not isinstance(mirror, WandbMirror):
-        raise UserError("--to-wandb: W&B does not start; see the warning above")
-    folder = Path(mirror.run.dir).parent if mirror.run.offline else None
+def _send_stage(mirror: WandbMirror, run: RunDir, stage: str, rows: Rows) -> None:
+    mirror.begin(stage)
     scores = _scores(run) if stage == "search" else {}
     for row in rows:
         mirror.log(
@@ -82,10 +82,6 @@ def _send_stage(config: Config, run: RunDir, stage: str, rows: Rows) -> Path | N
             mirror.histogram("scores", scores[row["generation"]])
     _send_files(mirror, run, stage)
     mirror.summary(read_summary(run).get(stage, {}))
-    if mirror.run is None:
-        raise UserError(f"--to-wandb: W&B stopped in {stage}; see the warning above")
-    mirror.close()
-    return folder
 
 
 def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
@@ -97,12 +93,13 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
     if stage in pictures and pictures[stage].is_file():
         mirror.image("images", pictures[stage])
     if stage == "search":
-        from vitas_ds.search.plots import COLUMNS, table_rows
+        from vitas_ds.search.plots import COLUMNS, FRONT_COLUMNS, front_rows, table_rows
         from vitas_ds.search.trials import check, finalists_plot  # import matplotlib
 
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
         mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
+        mirror.table("search/pareto", FRONT_COLUMNS, front_rows(read_json(run.pareto, [])))
         if run.check.exists():
             mirror.table("search/check", check.COLUMNS, check.table_rows(check.read_check(run)))
         if rows := read_rows(run):

@@ -1,7 +1,7 @@
-"""Track a stage: console lines, ``metrics.jsonl`` (the complete record) and W&B (a mirror).
+"""Track a stage: console lines, ``metrics.jsonl`` (the complete record), and W&B and TensorBoard (mirrors).
 
 Rank 0 has a ``LiveTracker``. Every other rank has a ``Tracker`` that does nothing, so callers need not check the rank.
-W&B is optional: its errors never end a run.
+The mirrors are optional: their errors never end a run.
 
 Steps are counted from 1. A stage that resumes after step s drops its records of later steps, so every step appears once
 in ``metrics.jsonl``; the evaluation of a step is a second record, with ``evaluation: true``.
@@ -21,25 +21,28 @@ from vitas_ds.config import Config
 from vitas_ds.run.files import to_json
 from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.tensorboard_mirror import check_tensorboard, open_writer
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.wandb_mirror import open_mirror
+from vitas_ds.run.wandb_mirror import open_mirror, wandb_mode
 
 
 class LiveTracker(Tracker):
-    """Tracker of rank 0: writes to the console, ``metrics.jsonl`` and a mirror.
+    """Tracker of rank 0: writes to the console, ``metrics.jsonl`` and the mirrors.
 
     Args:
         run: The run folder.
         stage: Name of the stage.
         total: Steps of the whole stage; 0 if unknown.
         start_step: Steps finished before this start.
-        mirror: Tracker that receives everything too.
+        mirrors: Trackers that receive everything too.
         every: Smallest number of seconds between progress lines. The last step always prints one.
     """
 
-    def __init__(self, run: RunDir, stage: str, total: int, start_step: int, mirror: Tracker, every: float) -> None:
+    def __init__(
+        self, run: RunDir, stage: str, total: int, start_step: int, mirrors: Sequence[Tracker], every: float
+    ) -> None:
         self.run, self.stage, self.total, self.first = run, stage, total, start_step
-        self.mirror, self.every = mirror, every
+        self.mirrors, self.every = mirrors, every
         cut_metrics(run.metrics, stage, start_step)
         self.file = run.metrics.open("a")
         self.start = self.last = time.perf_counter()
@@ -47,8 +50,9 @@ class LiveTracker(Tracker):
 
     @override
     def log(
-        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0
-    ) -> None:
+        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0,
+        shown: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
         now = time.perf_counter()
         seconds = max(now - self.last, 1e-9)
         values = {name: _number(value) for name, value in values.items()}
@@ -59,12 +63,13 @@ class LiveTracker(Tracker):
             values["mfu"] = ideal / seconds
         values["memory_gb"] = peak_memory() / 1e9
         self._write(step, values)
-        self.mirror.log(step, values)
+        for mirror in self.mirrors:
+            mirror.log(step, values)
         if left is None:
             left = (now - self.start) / max(step - self.first, 1) * max(self.total - step, 0)
         if step == self.total:
             self.printed = float("-inf")
-        self.progress(step, values, left)
+        self.progress(step, values | (shown or {}), left)
         self.last, self.last_step, self.waited = time.perf_counter(), step, 0.0
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
@@ -75,7 +80,8 @@ class LiveTracker(Tracker):
     @override
     def evaluation(self, step: int, values: dict[str, Any]) -> None:
         self._write(step, {"evaluation": True} | values)
-        self.mirror.log(step, values)
+        for mirror in self.mirrors:
+            mirror.log(step, values)
 
     @override
     def has_evaluation(self, step: int) -> bool:
@@ -115,28 +121,35 @@ class LiveTracker(Tracker):
 
     @override
     def image(self, name: str, path: Path) -> None:
-        self.mirror.image(name, path)
+        for mirror in self.mirrors:
+            mirror.image(name, path)
 
     @override
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        self.mirror.table(name, columns, rows)
+        rows = list(rows)
+        for mirror in self.mirrors:
+            mirror.table(name, columns, rows)
 
     @override
     def histogram(self, name: str, values: Any) -> None:
-        self.mirror.histogram(name, values)
+        for mirror in self.mirrors:
+            mirror.histogram(name, values)
 
     @override
     def artifact(self, name: str, kind: str, path: Path) -> None:
-        self.mirror.artifact(name, kind, path)
+        for mirror in self.mirrors:
+            mirror.artifact(name, kind, path)
 
     @override
     def summary(self, values: dict[str, Any]) -> None:
-        self.mirror.summary(values)
+        for mirror in self.mirrors:
+            mirror.summary(values)
 
     @override
     def close(self, failed: bool = False) -> None:
         self.file.close()
-        self.mirror.close(failed)
+        for mirror in self.mirrors:
+            mirror.close(failed)
 
 
 def open_tracker(
@@ -147,7 +160,20 @@ def open_tracker(
     if not is_main:
         return Tracker()
     run.path.mkdir(parents=True, exist_ok=True)
-    return LiveTracker(run, stage, total, start_step, open_mirror(config, run, stage), every)
+    mirrors = [open_mirror(config, run, stage)]
+    if config.tracking.tensorboard:
+        mirrors.append(open_writer(run, stage, start_step))
+    return LiveTracker(run, stage, total, start_step, mirrors, every)
+
+
+def check_tracking(config: Config) -> None:
+    """Check what the mirrors need.
+
+    Raises:
+        UserError: TensorBoard is configured but not installed, or WANDB_MODE has an unknown value.
+    """
+    check_tensorboard(config)
+    wandb_mode(config)
 
 
 def _number(value: Any) -> Any:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.run.files import replacing
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.problem import SearchProblem
@@ -28,6 +28,8 @@ COLUMNS = (
     "generation", "score", "stderr", "images", "macs", "vitas_flops", "params", "activations", "predicted_latency",
     "depth", "patch_size", "embed_dim",
 )  # fmt: skip
+
+FRONT_COLUMNS = ("index", *COLUMNS)
 
 AXES = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}  # label, unit
 
@@ -53,6 +55,16 @@ def table_rows(candidates: list[Candidate]) -> list[list[Any]]:
         spec = {name: getattr(candidate.spec, name) for name in ("depth", "patch_size", "embed_dim")}
         values = candidate.to_dict() | spec
         rows.append([values.get(name) for name in COLUMNS])
+    return rows
+
+
+def front_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return one table row of ``FRONT_COLUMNS`` per entry of ``pareto.json``."""
+    rows = []
+    for entry in entries:
+        spec = spec_from_dict(entry["spec"], "pareto.json")
+        values = entry | {name: getattr(spec, name) for name in ("depth", "patch_size", "embed_dim")}
+        rows.append([values.get(name) for name in FRONT_COLUMNS])
     return rows
 
 

@@ -13,8 +13,10 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
+from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
+from vitas_ds.search.plots import FRONT_COLUMNS, front_rows
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.search.trials.finalists import are_configured
 from vitas_ds.search.trials.inputs import ScoringInputs
@@ -50,6 +52,8 @@ def run(config: Config) -> None:
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", run_dir.best)
+        if ranks.is_main:
+            tracker.table("search/pareto", FRONT_COLUMNS, front_rows(read_json(run_dir.pareto, [])))
     if ranks.is_main:
         without = {"finalists": None} if "finalists" in read_summary(run_dir).get("search", {}) else {}
         update_summary(run_dir, "search", without | key | numbers)

@@ -17,6 +17,7 @@ from vitas_ds.data.sources import check_class_count
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.tracking import check_tracking
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.latency.limits import choose_runtime
@@ -41,6 +42,8 @@ def check(config: Config, stage: str, ranks: int) -> None:
     Raises:
         UserError: The first problem, as one line.
     """
+    if stage != "config":  # which may run on another machine
+        check_tracking(config)
     if stage in ("train-supernet", "config"):
         _check_training(config, config.supernet, "supernet", ranks)
     if stage in ("retrain", "config"):

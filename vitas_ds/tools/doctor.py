@@ -74,9 +74,12 @@ DEEPSPEED_PROBE = (
 OPTIONAL = {  # package -> the options that need it
     "onnx": "export.onnx, export.int8", "onnxscript": "export.onnx", "onnxruntime": "export.onnx, predict --onnx",
     "timm": "checking export/timm/ against timm itself", "wandb-workspaces": "launch/wandb_dashboard.py",
-    "huggingface-hub": "sending export/ to the Hugging Face hub",
+    "huggingface-hub": "export --push-to-hub, hf://NAME", "tensorboard": "tracking.tensorboard",
 }  # fmt: skip
-EXTRA = ("onnx", "onnxscript", "onnxruntime", "timm")  # installed by pip install -e '.[export]'
+EXTRA = {  # package -> the extra of pip install -e '.[EXTRA]'
+    "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "timm": "export",
+    "huggingface-hub": "hub", "tensorboard": "tensorboard",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def optional() -> Iterator[Row]:
     except ModuleNotFoundError:
         accepted = {}
     for package, options in OPTIONAL.items():
-        fix = "pip install -e '.[export]'" if package in EXTRA else f"pip install {package}"
+        fix = f"pip install -e '.[{EXTRA[package]}]'" if package in EXTRA else f"pip install {package}"
         problem = version_problem(package, accepted.get(package))
         if problem:
             yield Row(package, "note", f"{problem}; for {options}", fix)

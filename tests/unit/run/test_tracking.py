@@ -1,23 +1,29 @@
-"""Progress lines, metrics.jsonl, resuming, and W&B (real, offline).
+"""Progress lines, metrics.jsonl, resuming, W&B (real, offline) and TensorBoard.
 
-References: an uninterrupted run, lines and rates by hand, and the offline files of W&B.
+References: an uninterrupted run, lines and rates by hand, the offline files of W&B, and TensorBoard's own reader.
 """
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import wandb
+from PIL import Image
 
-from tests.helpers.wandb_files import history
+from tests.helpers.wandb_files import history, run_of
 from vitas_ds.config import Config
+from vitas_ds.errors import UserError
+from vitas_ds.run.files import write_text
 from vitas_ds.run.metrics import clock, cut_metrics, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.tracking import open_tracker
+from vitas_ds.run.tracking import check_tracking, open_tracker
 from vitas_ds.run.wandb_mirror import wandb_mode
 
 
@@ -30,7 +36,7 @@ def make(root, wandb="disabled") -> tuple[Config, RunDir]:
 def _no_wandb_settings(monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # set by the tracker; restored after the test
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ERROR_REPORTING"):  # of the tracker
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -143,7 +149,7 @@ def test_disabled_does_not_import_wandb(tmp_path):
     code = (
         "import sys; from pathlib import Path; from vitas_ds.config import Config\n"
         "from vitas_ds.run.run_dir import RunDir\n"
-        "from vitas_ds.run.tracking import open_tracker\n"
+        "from vitas_ds.run.tracking import check_tracking, open_tracker\n"
         "config = Config.model_validate({'tracking': {'wandb': 'disabled'}})\n"
         "with open_tracker(config, RunDir(Path(sys.argv[1])), 'search', True) as tracker: tracker.log(1, {'x': 1})\n"
         "assert 'wandb' not in sys.modules"
@@ -162,46 +168,195 @@ def test_mode(tmp_path, monkeypatch):
     assert wandb_mode(make(tmp_path, "offline")[0]) == "offline"
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "run"}, "online"),
+        ({"WANDB_MODE": "online", "WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_MODE": "offline", "WANDB_DISABLED": "false"}, "offline"),
+    ],
+)
+def test_mode_of_the_environment(tmp_path, monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(make(tmp_path, "auto")[0]) == expected
+    assert wandb_mode(make(tmp_path, "offline")[0]) == "offline"  # the recipe wins
+
+
+def test_unknown_mode_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match=r"^WANDB_MODE: must be online, offline or disabled \(given: ofline\)$"):
+        check_tracking(make(tmp_path, "auto")[0])
+    check_tracking(make(tmp_path, "disabled")[0])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:W&B")
-def test_wandb_offline_resumes_the_same_run(tmp_path):
+def test_wandb_offline_continues_one_run(tmp_path):
     config, run = make(tmp_path, "offline")
+    write_text(run.wandb_ids, '{"search": "of version 0.1"}')
     picture = tmp_path / "x.png"
-    from PIL import Image
-
     Image.new("RGB", (4, 4)).save(picture)
     for start in (0, 2):
         with open_tracker(config, run, "search", True, total=4, start_step=start) as tracker:
             tracker.log(start + 1, {"best": 0.5})
             tracker.log(start + 2, {"best": 0.75})
-            tracker.image("samples", picture)
-            tracker.table("candidates", ["macs", "score"], [[1, 0.5], [2, 0.6]])
+            tracker.image("search/front", picture)
+            tracker.table("search/candidates", ["macs", "score"], [[1, 0.5], [2, 0.6]])
             tracker.histogram("widths", [1, 2, 2, 3])
             tracker.artifact("best-spec", "spec", picture)
             tracker.summary({"best": {"macs": 7}})
     with open_tracker(config, run, "retrain", True, total=1) as tracker:
         tracker.log(1, {"loss": 1.0})
+        tracker.image("images", picture)
     ids = json.loads(run.wandb_ids.read_text())
-    assert set(ids) == {"search", "retrain"} and ids["search"] != ids["retrain"]
-    folders = [p.name for p in (run.path / "wandb").glob("offline-run-*")]
-    found = [name.split("-")[3] for name in folders]  # two starts of an id within a second get the suffix -1
-    assert sorted(found) == sorted([ids["search"]] * 2 + [ids["retrain"]])
-    wandb.teardown()  # flushes the files, as at the end of a process
-    logged = [row for name in folders if ids["search"] in name for row in history(run.path / "wandb" / name)]
-    assert sorted(row["step"] for row in logged if "best" in row) == [1, 2, 3, 4]
+    assert set(ids) == {"run", "search"} and ids["search"] == "of version 0.1"
+    wandb.teardown()  # completes the files, as at the end of a process
+    folders = list((run.path / "wandb").glob("offline-run-*"))
+    records = [run_of(folder) for folder in folders]
+    assert [(r.run_id, r.display_name, r.run_group) for r in records] == [(ids["run"], "a", "a")] * 3
+    rows = [row for folder in folders for row in history(folder)]
+    assert sorted(row["search/step"] for row in rows if "search/best" in row) == [1, 2, 3, 4]
+    assert [(row["retrain/step"], row["retrain/loss"]) for row in rows if "retrain/loss" in row] == [(1, 1.0)]
+    keys = {key.split(".")[0] for row in rows for key in row}
+    assert {"search/front", "search/candidates", "search/widths", "retrain/images"} <= keys
+    assert all(key.partition("/")[0] in ("search", "retrain") or key.startswith("_") for key in keys)
 
 
+VARIABLES = {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_TAGS": "b, a", "WANDB_NOTES": "n"}
+RECIPE = {"project": "P", "entity": "E", "tags": ["C"], "notes": "N"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("configured", "variable", "expected"),
-    [(None, None, "vitas_ds"), (None, "variable", "variable"), ("configured", "variable", "configured")],
+    ("recipe", "variables", "expected"),
+    [
+        ({}, {}, ("vitas_ds", "", [], "")),
+        ({}, VARIABLES, ("p", "e", ["a", "b"], "n")),
+        (RECIPE, VARIABLES, ("P", "E", ["C"], "N")),
+        ({"tags": [], "notes": ""}, VARIABLES, ("p", "e", [], "")),
+    ],
 )
-def test_project_of_the_recipe_then_of_the_environment(tmp_path, monkeypatch, configured, variable, expected):
-    config, run = make(tmp_path, "offline")
-    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"project": configured})})
-    if variable:
-        monkeypatch.setenv("WANDB_PROJECT", variable)
-    with open_tracker(config, run, "search", True, total=1):
-        assert wandb.run.project == expected
+def test_recipe_then_environment(tmp_path, monkeypatch, recipe, variables, expected):
+    tracking = {"wandb": "offline"} | recipe
+    config = Config.model_validate({"run": {"name": "a", "dir": str(tmp_path)}, "tracking": tracking})
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    open_tracker(config, RunDir(tmp_path / "a"), "search", True, total=1).close()
+    wandb.teardown()
+    (folder,) = (tmp_path / "a" / "wandb").glob("offline-run-*")
+    record = run_of(folder)
+    assert (record.project, record.entity, sorted(record.tags), record.notes) == expected
+
+
+@pytest.mark.slow
+def test_other_variables_of_wandb(tmp_path, monkeypatch):
+    config, run = make(tmp_path, "auto")
+    variables = {"RUN_ID": "myrun", "NAME": "title", "RUN_GROUP": "group", "JOB_TYPE": "job", "MODE": "offline",
+                 "DIR": str(tmp_path / "elsewhere")}  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    open_tracker(config, run, "search", True, total=1).close()
+    wandb.teardown()
+    (folder,) = (tmp_path / "elsewhere" / "wandb").glob("offline-run-*")
+    record = run_of(folder)
+    assert (record.run_id, record.display_name, record.run_group, record.job_type) == ("myrun", "title", "group", "job")
+    assert json.loads(run.wandb_ids.read_text()) == {"run": "myrun"} and not (run.path / "wandb").exists()
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from vitas_ds.config import Config
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.tracking import check_tracking, open_tracker
+config = Config.model_validate({"tracking": {"wandb": "offline"}})
+with open_tracker(config, RunDir(Path(sys.argv[1]) / "a"), "search", True, total=1) as tracker:
+    tracker.log(1, {"best": 0.5})
+    tracker.image("images", Path(sys.argv[2]))
+    tracker.table("candidates", ["macs"], [[1]])
+    tracker.artifact("best-spec", "spec", Path(sys.argv[2]))
+"""
+
+
+def offline_run(tmp_path, start=(), **variables):
+    """Track a stage offline in a process of its own; return the logged rows."""
+    picture = tmp_path / "x.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    command = [*start, sys.executable, "-W", "error", "-c", OFFLINE, str(tmp_path), str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | variables)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "a" / "wandb").glob("offline-run-*")
+    return history(folder)
+
+
+@pytest.mark.slow
+def test_offline_wandb_makes_no_network_calls(tmp_path):
+    """The address of W&B and every proxy lead to a socket of this test: nobody connects to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy"), address)
+        rows = offline_run(tmp_path, WANDB_BASE_URL=address, NO_PROXY="", no_proxy="", **proxies)
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert any(row.get("search/best") == 0.5 for row in rows)
+
+
+@pytest.mark.slow
+def test_offline_wandb_without_a_route(tmp_path):
+    """A network namespace has no interface that is up, not even the loopback."""
+    start = ("unshare", "--user", "--map-root-user", "--net")
+    if not shutil.which("unshare") or subprocess.run([*start, "true"], capture_output=True).returncode:
+        pytest.skip("this machine permits no network namespace (unshare -rn)")
+    rows = offline_run(tmp_path, start)
+    assert any(row.get("search/best") == 0.5 for row in rows)
+
+
+def tensorboard_run(run):
+    """Return tag -> [(step, value)] of the scalars, and the other tags, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.tensorboard / "search"), purge_orphaned_data=True).Reload()
+    tags = events.Tags()
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    return scalars, set(tags["images"]) | set(tags["histograms"]) | set(tags["tensors"])
+
+
+def test_tensorboard(tmp_path):
+    """A stage is stopped after step 4 and resumes after step 2."""
+    pytest.importorskip("tensorboard")
+    config, run = make(tmp_path)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"tensorboard": True})})
+    picture = tmp_path / "x.png"
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(picture)
+    for start, steps in ((0, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        with open_tracker(config, run, "search", True, total=5, start_step=start) as tracker:
+            for step in steps:
+                tracker.log(step, {"best": step / 8, "none": None})
+            tracker.evaluation(steps[-1], {"accuracy/smallest": 0.5})
+            tracker.image("search/front", picture)
+            tracker.table("search/candidates", ["macs", "score"], [[1, 0.5], [2, 0.6]])
+            tracker.histogram("scores", np.array([0.5, 0.75]))
+            tracker.artifact("best-spec", "spec", picture)
+            tracker.summary({"best": {"macs": 7}})
+    scalars, others = tensorboard_run(run)
+    assert scalars["best"] == [(step, step / 8) for step in (1, 2, 3, 4, 5)]
+    assert scalars["accuracy/smallest"][-1] == (5, 0.5) and "none" not in scalars
+    assert others >= {"search/front", "scores", "search/candidates/text_summary", "summary/text_summary"}
+    assert not (run.path / "wandb").exists()
+
+
+def test_tensorboard_is_off_by_default_and_optional(tmp_path, monkeypatch):
+    config, run = make(tmp_path)
+    open_tracker(config, run, "search", True, total=1).close()
+    assert not run.tensorboard.exists()
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # marks it as not installed
+    check_tracking(config)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"tensorboard": True})})
+    with pytest.raises(UserError, match=r"^tracking\.tensorboard: tensorboard is not installed; pip install -e"):
+        check_tracking(config)
 
 
 def test_a_wandb_error_does_not_end_the_run(tmp_path):
