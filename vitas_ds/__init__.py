@@ -15,14 +15,17 @@ def load(directory: str | Path) -> nn.Module:
     """Load an exported model in evaluation mode, on the CPU in fp32.
 
     Args:
-        directory: Folder of the exported model.
+        directory: Folder of the exported model, or ``hf://USER/NAME`` on the Hugging Face hub (``@REVISION`` may
+            follow).
 
     Returns:
         A module that maps images [B, 3, H, W] (float) to logits [B, num_classes].
 
     Raises:
-        UserError: The folder is not an exported model, or the tensors do not fit its ``spec.json``.
+        UserError: The folder is not an exported model, the tensors do not fit its ``spec.json``, or the hub has no
+            such model.
     """
     from vitas_ds.export.folder import read_model  # importing vitas_ds must not import torch
+    from vitas_ds.export.hub import local_folder
 
-    return read_model(Path(directory))
+    return read_model(local_folder(directory))

@@ -81,7 +81,12 @@ STAGES = {
     ),
     "export": Command(
         "write the trained network as safetensors, spec.json and a model card; optionally for timm, ONNX, torch.export",
-        "export vitas_1g_bcnet export.onnx=true", "runs/NAME/export/", RECIPE,
+        "export vitas_1g_bcnet export.onnx=true", "runs/NAME/export/",
+        (
+            *RECIPE,
+            ("--push-to-hub", {"metavar": "USER/NAME", "help": "also send the folder to the Hugging Face hub"}),
+            ("--private", {"action": "store_true", "help": "if the hub has no such model, create it as a private one"}),
+        ),
     ),
     "report": Command(
         "write an HTML page about a run, or about two, and print the results",
@@ -146,7 +151,7 @@ TOOLS = {
         "classify images with an exported model",
         "predict runs/NAME/export cat.jpg dog.jpg --top 3", "the console",
         (
-            ("model", {"type": Path, "help": "folder of an exported model, or an .onnx file in one"}),
+            ("model", {"type": Path, "help": "folder of an exported model, an .onnx file in one, or hf://USER/NAME"}),
             ("images", {"nargs": "+", "type": Path, "metavar": "IMAGE", "help": "image file"}),
             ("--onnx", {"action": "store_true", "help": "run model.onnx of the folder with onnxruntime, on the CPU"}),
             ("--top", {"type": count, "default": 5, "metavar": "N", "help": "classes per image (default: 5)"}),
@@ -247,10 +252,12 @@ def run_stage(args: argparse.Namespace) -> int:
     config = load(args.recipe, args.overrides)
     validate.check(config, args.command, launcher.read().world_size)
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
-    if getattr(args, "replay", None) is None:
-        stage.run(config)
-    else:
+    if getattr(args, "replay", None) is not None:
         stage.replay_step(config, args.replay)
+    elif args.command == "export":
+        stage.run(config, args.push_to_hub, args.private)
+    else:
+        stage.run(config)
     return 0
 
 

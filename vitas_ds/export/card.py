@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,7 +30,7 @@ class Accuracy:
 
 def model_card(
     spec: SubnetSpec, name: str, facts: Mapping[str, object], accuracy: Accuracy | None = None,
-    files: Mapping[str, str] | None = None, license: str = LICENSE,
+    files: Mapping[str, str] | None = None, license: str = LICENSE, digests: Mapping[str, str] | None = None,
 ) -> str:  # fmt: skip
     """Return the model card of a network.
 
@@ -40,6 +41,7 @@ def model_card(
         accuracy: Measured accuracy, listed by model hubs.
         files: Additional files of the folder, with a description and the result of their check.
         license: Identifier of a license on model hubs.
+        digests: SHA-256 of each file.
     """
     rows = {
         "parameters": f"{spec_params(spec):,}",
@@ -52,7 +54,10 @@ def model_card(
     }
     header = yaml.safe_dump(_header(name, accuracy, license), sort_keys=False, allow_unicode=True)
     files = _FILES | dict(files or {})
-    return _CARD.format(header=header, name=name, rows=_table(rows), size=spec.image_size, files=_table(files))
+    card = _CARD.format(header=header, name=name, rows=_table(rows), size=spec.image_size, files=_table(files))
+    if digests:
+        card += _DIGESTS.format(rows=_table({f"`{file}`": f"`{digest}`" for file, digest in digests.items()}))
+    return card
 
 
 _CARD = """---
@@ -68,11 +73,12 @@ A vision transformer for image classification, exported by vitas_ds, an implemen
 ## How to load
 
 ```python
-import vitas_ds
 from pathlib import Path
+
+import vitas_ds
 from vitas_ds.tools.predict import predict
 
-here = Path("path/to/this/folder")
+here = "path/to/this/folder"         # or "hf://USER/NAME"
 predict(here, [Path("image.jpg")])   # most likely classes; preprocessing as in preprocess.json
 model = vitas_ds.load(here)          # in evaluation mode: images [B, 3, {size}, {size}] to logits
 ```
@@ -86,12 +92,28 @@ This requires the package `vitas_ds`. `python -m vitas_ds predict path/to/this/f
 """
 
 
+_DIGESTS = """
+## SHA-256
+
+{rows}
+"""
+
+
 _FILES = {
     "`model.safetensors`": "weights, float32",
     "`spec.json`": "architecture: the sizes of every layer",
     "`preprocess.json`": "preprocessing and class names",
     "`config.json`": "the table above in machine-readable form",
 }
+
+
+def read_license(directory: Path) -> str:
+    """Return the license in the model card of a folder; "unknown" if there is none."""
+    try:
+        header = yaml.safe_load((directory / "README.md").read_text().split("---")[1])
+        return str(header["license"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
+        return "unknown"
 
 
 def _header(name: str, accuracy: Accuracy | None, license: str) -> dict[str, Any]:

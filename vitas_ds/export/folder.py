@@ -44,6 +44,11 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     classes: tuple[str, ...] = ()
 
+    def describe(self, size: int) -> str:
+        """Describe the preprocessing for images of ``size`` pixels."""
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"shorter side to {self.resize}, center crop of {size}, RGB in [0, 1], mean {mean}, std {std}"
+
     def apply_to(self, data: Data) -> Data:
         """Return ``data`` with this preprocessing, for the evaluation pipeline."""
         return data.model_copy(update={"resize": self.resize, "mean": self.mean, "std": self.std})
@@ -129,6 +134,16 @@ def read_model(directory: Path) -> VisionTransformer:
     model = VisionTransformer(spec)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def file_digests(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a folder."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    digests = {}
+    for path in files:
+        with path.open("rb") as file:
+            digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def weights_digest(directory: Path) -> str | None:

@@ -8,11 +8,13 @@ with two classifiers is a VisionTransformerDistilled.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
@@ -152,6 +154,21 @@ def write_timm(model: VisionTransformer, directory: Path, preprocess: Preprocess
     if converted.plain:
         write_json(directory / "config.json", _hub_config(converted, preprocess))
     write_text(directory / "README.md", f"# For timm 1.0\n\n```python\n{_recipe(converted)}```\n")
+
+
+def add_to_config(converted: TimmModel, model: VisionTransformer, preprocess: Preprocess, path: Path) -> bool:
+    """Add timm's keys to the ``config.json`` of an exported folder, so timm can load the folder itself.
+
+    Returns:
+        False if that is impossible: the network needs code, or other weights than ``model.safetensors``.
+    """
+    own = model.state_dict()
+    same = own.keys() == converted.tensors.keys() and all(
+        torch.equal(value.float().cpu(), converted.tensors[name]) for name, value in own.items()
+    )
+    if same and converted.plain:
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | _hub_config(converted, preprocess))
+    return same and converted.plain
 
 
 def _hub_config(converted: TimmModel, preprocess: Preprocess) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.watchdog import Watchdog
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess
+from vitas_ds.export.hub import local_folder
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
@@ -73,4 +74,4 @@ def model_folder(model: str, field: str, run: RunDir) -> Path:
             f"{field}: {model} is a published network without weights; give the folder of an exported model "
             "(see `import`), or train it with retrain.spec"
         )
-    return Path(model)
+    return local_folder(model)

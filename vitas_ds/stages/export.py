@@ -14,12 +14,13 @@ from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
-from vitas_ds.export import to_onnx
+from vitas_ds.export import hub, to_onnx
 from vitas_ds.export.card import Accuracy, model_card
 from vitas_ds.export.folder import (
     Facts,
     Preprocess,
     atomic_folder,
+    file_digests,
     read_facts,
     read_model,
     read_preprocess,
@@ -27,9 +28,10 @@ from vitas_ds.export.folder import (
     write_model_files,
 )
 from vitas_ds.export.to_onnx import Forward
-from vitas_ds.export.to_timm import build_timm, to_timm, write_timm
+from vitas_ds.export.to_timm import add_to_config, build_timm, to_timm, write_timm
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import write_text
+from vitas_ds.run.files import read_json, write_text
+from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.run.tracking import open_tracker
@@ -44,13 +46,23 @@ UNITS = {  # of the search budget, for the model card
 Checks = tuple[dict[str, str], dict[str, Any]]  # line of the model card by file, and numbers for summary.json
 
 
-def run(config: Config) -> None:
-    """Write ``runs/NAME/export/`` with a model card of all measurements."""
+def run(config: Config, push_to: str | None = None, private: bool = False) -> None:
+    """Write ``runs/NAME/export/`` with a model card of all measurements.
+
+    Args:
+        config: Configuration of the run.
+        push_to: Name of a model on the Hugging Face hub that receives the folder.
+        private: Hide a model that is created there.
+    """
+    if push_to is not None:
+        hub.check_push(push_to)
     ranks = comm.init("cpu", config.run.timeout)
     run_dir = find_run(config)
     source = model_folder(config.export.model, "export.model", run_dir)
     if ranks.is_main:  # without a barrier: measuring the int8 file may take longer than run.timeout
         _export(config, run_dir, source)
+        if push_to is not None:
+            print(f"export: {run_dir.export} is now {hub.push(run_dir.export, push_to, private)}")
 
 
 def _export(config: Config, run_dir: RunDir, source: Path) -> None:
@@ -63,8 +75,8 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
         to_onnx.require_packages("onnx", "onnxscript", "onnxruntime")
     accuracy = _accuracy(summary, sha256)
     of_run = config.export.model == "retrain"
-    facts = _run_facts(config) | latency_facts(run_dir, model.spec) if of_run else read_facts(source)
-    facts = _with_accuracy(facts, accuracy)
+    facts = _run_facts(config, run_dir) | latency_facts(run_dir, model.spec) if of_run else read_facts(source)
+    facts = _with_accuracy(facts, accuracy) | {"preprocessing": preprocess.describe(model.spec.image_size)}
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
     if made == previous:
         print(f"export: done already, {run_dir.export}")
@@ -90,7 +102,8 @@ def _write_folder(
         files, checks = _timm(model, folder, preprocess) if config.export.timm else ({}, {})
         for more in (_graphs(config, model, folder), _int8(config, model, folder, preprocess)):
             files, checks = files | more[0], checks | more[1]
-        card = model_card(model.spec, run_dir.name, facts, accuracy, files, config.export.license)
+        digests = file_digests(folder)
+        card = model_card(model.spec, run_dir.name, facts, accuracy, files, config.export.license, digests)
         write_text(folder / "README.md", card)
     return files, checks
 
@@ -101,13 +114,14 @@ def _keep_files(config: Config, options: dict[str, Any]) -> Config:
     return config.model_copy(update={"export": config.export.model_copy(update=kept)})
 
 
-def _run_facts(config: Config) -> Facts:
+def _run_facts(config: Config, run_dir: RunDir) -> Facts:
     """Return facts about this run. Only folder names are used: paths of this machine do not belong in a card."""
     training, choice = config.retrain, config.retrain.spec
     facts: Facts = {"training images": RANDOM_IMAGES if config.data.synthetic else _two_names(config.data.train)}
     facts["training"] = (
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
     )
+    facts |= _training_time(run_dir)
     if training.init != "scratch":
         facts["initial weights"] = "those of the supernet" if training.init == "supernet" else _two_names(training.init)
     if training.teacher.model:
@@ -118,6 +132,16 @@ def _run_facts(config: Config) -> Facts:
     else:
         facts["architecture"] = f"given: {Path(choice).name}"
     return facts
+
+
+def _training_time(run_dir: RunDir) -> Facts:
+    """Return the duration of the training and its number of ranks."""
+    seconds = read_summary(run_dir).get("retrain", {}).get("seconds")
+    starts = [start for start in read_json(run_dir.manifest, {}).get("starts", []) if start["stage"] == "retrain"]
+    if seconds is None or not starts:
+        return {}
+    ranks = starts[-1]["world_size"]
+    return {"training time": f"{clock(seconds)} on {ranks} rank{'s' if ranks > 1 else ''}"}
 
 
 def _two_names(path: str) -> str:
@@ -151,11 +175,13 @@ def _timm(model: VisionTransformer, folder: Path, preprocess: Preprocess) -> Che
         print(f"export: no timm/: {error}")
         return {}, {}
     write_timm(model, folder / "timm", preprocess)
+    direct = add_to_config(net, model, preprocess, folder / "config.json")
+    usage = 'for timm, which also reads the folder itself: "local-dir:FOLDER"' if direct else "for timm"
     if find_spec("timm") is None:
         print("export: timm/ is not checked: timm is not installed; pip install -e '.[export]'")
-        return {"`timm/`": "for timm 1.0; not checked against it"}, {}
+        return {"`timm/`": f"{usage}; not checked against it"}, {}
     apart = to_onnx.check_logits(model, build_timm(net), "timm/")
-    return {"`timm/`": f"for timm; logits of timm {version('timm')} differ by {apart:.1g}"}, {"timm": {"apart": apart}}
+    return {"`timm/`": f"{usage}; logits of timm {version('timm')} differ by {apart:.1g}"}, {"timm": {"apart": apart}}
 
 
 def _graphs(config: Config, model: VisionTransformer, folder: Path) -> Checks:

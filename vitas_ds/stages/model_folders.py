@@ -10,6 +10,7 @@ from vitas_ds.arch.published import names
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.errors import UserError
+from vitas_ds.export.hub import local_folder
 from vitas_ds.run.run_dir import RunDir
 
 
@@ -17,13 +18,14 @@ def find_model(path: str, field: str) -> Path:
     """Return the folder of the exported model named by a setting: the folder itself, or the network of a run.
 
     Args:
-        path: Folder of an exported model, or of a run that has retrained a network.
+        path: Folder of an exported model, ``hf://USER/NAME``, or folder of a run that has retrained a network.
         field: The setting, for error messages.
 
     Raises:
         UserError: There is no trained network.
     """
-    folder, run = Path(path), RunDir(Path(path))
+    folder = local_folder(path)
+    run = RunDir(folder)
     if (folder / "model.safetensors").is_file():
         return folder
     if run.retrain_weights.is_file():

@@ -20,6 +20,7 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess
+from vitas_ds.export.hub import local_folder
 from vitas_ds.export.to_onnx import open_onnx
 
 BATCH_SIZE = 64
@@ -27,17 +28,19 @@ BATCH_SIZE = 64
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vitas predict MODEL IMAGE ... [--onnx] [--top N] [--json]``."""
-    model = args.model / "model.onnx" if args.onnx and args.model.suffix != ".onnx" else args.model
+    model = local_folder(args.model)
+    if args.onnx and model.suffix != ".onnx":
+        model = model / "model.onnx"
     predictions = predict(model, args.images, args.top)
     print(json.dumps(predictions, indent=1) if args.json else _table(predictions))
     return 0
 
 
-def predict(model: Path, files: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
+def predict(model: str | Path, files: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
     """Return the most probable classes of each file.
 
     Args:
-        model: Folder of an exported model, or an ``.onnx`` file in one.
+        model: Folder of an exported model, an ``.onnx`` file in one, or ``hf://USER/NAME``.
         files: Image files.
         top: Number of classes per image.
 
@@ -49,7 +52,7 @@ def predict(model: Path, files: Sequence[Path], top: int = 5) -> list[dict[str, 
     """
     if top < 1:
         raise UserError(f"--top {top}: must be 1 or more")
-    logits, names = classify(model, files)
+    logits, names = classify(local_folder(model), files)
     ranked = logits.softmax(1).topk(min(top, len(names)))
     return [
         {

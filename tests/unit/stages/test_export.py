@@ -6,6 +6,8 @@ References: the network and the images that the stage exported, and the files of
 import hashlib
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from huggingface_hub import ModelCard
 
 import vitas_ds
 from tests.helpers.digits import write_digits
+from tests.helpers.hub import serve_hub
 from tests.helpers.paths import FIXTURES
 from vitas_ds.__main__ import main
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
@@ -24,6 +27,7 @@ from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.export.to_onnx import open_onnx
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
@@ -100,6 +104,12 @@ def test_all_files(words, capsys):
     model = vitas_ds.load(run.export)
     with_timm = timm.create_model(f"local-dir:{run.export}/timm", pretrained=True).eval()
     assert compare(model, with_timm) < 1e-4
+    directly = timm.create_model(f"local-dir:{run.export}", pretrained=True).eval()
+    assert compare(with_timm, directly) == 0 and directly.pretrained_cfg["label_names"] == list(map(str, range(10)))
+    with_onnx = open_onnx(run.export / "model.onnx")
+    for n in (1, 3, 8):  # any number of images
+        images = torch.randn(n, 3, 28, 28, generator=torch.Generator().manual_seed(n))
+        torch.testing.assert_close(with_onnx(images), model(images).detach(), rtol=0, atol=1e-4)
     with torch.backends.mkldnn.flags(enabled=False):  # the program uses torch's own matrix products
         assert compare(model, torch.export.load(run.export / "model.pt2").module()) == 0
     found = read_summary(run)["export"]
@@ -136,6 +146,46 @@ def test_card_states_only_results_of_these_weights(words):
     assert [(r.dataset_name, r.metric_value) for r in card.data.eval_results] == [("b/val", 0.81), ("b/val", 0.97)]
     assert "budget: 150,000 to 400,000 MACs" in card.text and "2 epochs in batches of 16" in card.text
     assert str(Path(words[2].partition("=")[2]).parent) not in card.content  # no paths of this machine
+
+
+def test_card_has_a_usage_example_that_runs(words, monkeypatch):
+    assert main(["export", *words]) == 0
+    run = run_of(words)
+    card = (run.export / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    image = next(Path(words[3].partition("=")[2]).rglob("*.jpg"))
+    values: dict = {}
+    exec(code.replace("path/to/this/folder", str(run.export)).replace("image.jpg", str(image)), values)
+    assert compare(values["model"], vitas_ds.load(run.retrain_model)) == 0
+
+
+def test_card_has_cost_data_license_and_digests(words):
+    update_summary(run_of(words), "retrain", {"seconds": 3725})
+    assert main(["export", *words]) == 0
+    run = run_of(words)
+    card = ModelCard((run.export / "README.md").read_text())
+    for row in ("| training time | 1:02:05 on 1 rank |", "| license | apache-2.0 |", "| training images | ",
+                "| preprocessing | shorter side to 28, center crop of 28, ", "| MACs of an image | "):  # fmt: skip
+        assert row in card.text, row
+    stated = dict(re.findall(r"\| `([^`]+)` \| `([0-9a-f]{64})` \|", card.text))
+    files = names(run.export) - {"README.md"}
+    assert stated == {file: hashlib.sha256((run.export / file).read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.slow
+def test_push_to_the_hub(words, tmp_path, capsys):
+    with serve_hub() as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitas_ds", "export", *words, "--push-to-hub", "me/tiny", "--private"],
+            capture_output=True, text=True, timeout=120, env=os.environ | hub.environment(tmp_path / "home"),
+        )  # fmt: skip
+    run = run_of(words)
+    assert done.returncode == 0 and f"{run.export} is now {hub.address}/me/tiny" in done.stdout, done.stderr
+    assert hub.models["me/tiny"] == {file: (run.export / file).read_bytes() for file in names(run.export)}
+    before = {path: path.stat().st_mtime_ns for path in run.export.rglob("*")}
+    line = refused([*words, "export.license=mit", "--push-to-hub", "a//b"], capsys)
+    assert "--push-to-hub a//b: must be NAME or USER/NAME" in line
+    assert {path: path.stat().st_mtime_ns for path in run.export.rglob("*")} == before  # found before any work
 
 
 def test_evaluate_then_export(words):
