@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tests.distributed import deepspeed_tasks
 from tests.helpers import toy_supernet as toy
 from tests.helpers.toy_supernet import Case
 from vitas_ds import config
@@ -266,6 +267,15 @@ def deepspeed_checkpoints(ranks: Ranks, folder: str) -> list[dict[str, Any]]:
     return rows
 
 
+def deepspeed(ranks: Ranks, folder: str) -> dict[str, Any]:
+    """Run the tasks with DeepSpeed's checkpoints in one job."""
+    foreign = deepspeed_checkpoints(ranks, folder)
+    return {
+        "foreign": foreign,
+        "resume": deepspeed_tasks.deepspeed_resume(ranks, folder) if ranks.world_size > 1 else [],
+    }
+
+
 def train_to_end(ranks: Ranks, folder: str, steps: str) -> list[str]:
     """Resume and train to the end in each stage, with a checkpoint after every step. Returns digests of all tensors."""
     Path(folder, f"pid-{ranks.rank}").write_text(str(os.getpid()))
@@ -316,7 +326,7 @@ def collectives(ranks: Ranks) -> dict[str, Any]:
 
 def main(out: str, task: str, *args: str) -> None:
     ranks = comm.init("cpu", timeout=60)
-    result = globals()[task](ranks, *args)
+    result = (globals() | vars(deepspeed_tasks))[task](ranks, *args)
     if ranks.is_main:
         Path(out).write_text(json.dumps({"result": result}))
     comm.close()

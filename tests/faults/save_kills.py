@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from tests.helpers import toy_supernet as toy
 from tests.helpers.launching import free_port
 from vitas_ds.distributed import comm
 from vitas_ds.training import checkpoint, checkpoint_files
-from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.training.checkpoint_reader import Reader, consolidate
 
 RANKS, ELEMENTS, SAVES = 2, 200_000, 6
 STAGES = ("zero0", "zero1", "zero2", "zero3")
@@ -44,7 +45,7 @@ def main(folder: str, first: str, last: str) -> int:
     good = True
     for seed in range(int(first), int(last)):
         directory = Path(folder, str(seed))
-        pids = start_ranks(directory, STAGES[seed % len(STAGES)])
+        pids = start_ranks(directory, STAGES[seed % len(STAGES)], seed // len(STAGES) % 2 == 1)
         published = kill_during_a_save(directory, pids, random.Random(seed))
         checker = os.fork()  # reading starts threads
         if checker == 0:
@@ -53,8 +54,8 @@ def main(folder: str, first: str, last: str) -> int:
     return 0 if good else 1
 
 
-def start_ranks(directory: Path, zero: str) -> list[int]:
-    """Fork the ranks of a job that saves ``SAVES`` checkpoints."""
+def start_ranks(directory: Path, zero: str, deepspeed: bool) -> list[int]:
+    """Fork the ranks of a job that saves ``SAVES`` checkpoints, in DeepSpeed's format or in ours."""
     directory.mkdir(parents=True)
     port, pids = free_port(), []
     for rank in range(RANKS):
@@ -63,24 +64,24 @@ def start_ranks(directory: Path, zero: str) -> list[int]:
             os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(rank),
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
             try:
-                save_repeatedly(directory, zero)
+                save_repeatedly(directory, zero, deepspeed)
             finally:  # the rank that was not killed loses its connection
                 os._exit(1)
         pids.append(pid)
     return pids
 
 
-def save_repeatedly(directory: Path, zero: str) -> None:
+def save_repeatedly(directory: Path, zero: str, deepspeed: bool) -> None:
     """Run one rank: in checkpoint k, every element of the large parameter is k."""
     torch.set_num_threads(1)
     case, model = toy.Case(zero), Wide()
     ranks = comm.init("cpu", timeout=60)
     engine = toy.Engine(model, model.units(), case.engine(), case.training(), ranks)
-    with checkpoint.Saver(engine, directory, after=lambda: checkpoint_files.prune(directory, keep=2)) as saver:
+    prune = partial(checkpoint_files.prune, directory, keep=2)
+    with checkpoint.Saver(engine, directory, after=prune, deepspeed=deepspeed) as saver:
         for step in range(1, SAVES + 1):
             with torch.no_grad():
-                for tensor in engine.owned:
-                    tensor.fill_(step)
+                engine._set_weights([torch.full_like(tensor, step) for tensor in engine.owned])
             saver.save(step, {"step": step})
             for tensor in engine.owned:  # training goes on
                 tensor.detach().fill_(-1)
@@ -120,13 +121,22 @@ def report(seed: int, directory: Path, published: int) -> bool:
         problem, step = checkpoint_files.verify(path), checkpoint_files.step_of(path)
         if problem is None and not bool((consolidate(path)["wide"] == step).all()):
             problem = f"{path.name} has values of another step"
-        if problem is None and checkpoint.Reader(path).manifest["world_size"] != RANKS:
+        if problem is None and Reader(path).manifest["world_size"] != RANKS:
             problem = f"{path.name} has another number of ranks"
         problems += [problem] if problem else []
     if newest_step(directory) < published:
         problems.append(f"step {published} was lost")
+    problems += _problems_of_latest(directory)
     print(f"seed {seed}: {' '.join(left)}: {'; '.join(problems) or 'good'}", flush=True)
     return not problems
+
+
+def _problems_of_latest(directory: Path) -> list[str]:
+    """Check that ``latest``, if there is one, names a checkpoint in DeepSpeed's format."""
+    latest = directory / checkpoint_files.LATEST
+    if latest.exists() and checkpoint_files.verify(directory / latest.read_text()) is not None:
+        return [f"latest names {latest.read_text()}, which is not intact"]
+    return []
 
 
 if __name__ == "__main__":

@@ -87,6 +87,10 @@ class Checkpoint(Section):
     asynchronous: bool = Field(
         True, description="write in the background while training goes on, from a copy in host memory"
     )
+    format: Literal["vitas_ds", "deepspeed"] = Field(
+        "vitas_ds", description="safetensors and JSON, or the files of DeepSpeed's save_checkpoint, for its tools; "
+        "a run may change it",
+    )  # fmt: skip
 
 
 class Supernet(Training):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vitas_ds import config
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.engine import precision, zero
+from vitas_ds.engine import precision, recorder, zero
 from vitas_ds.engine.ds_config import ds_config, reduce_bucket, zero_stage
 from vitas_ds.engine.optimizer import MOMENTS, UnitAdamW, whole_pieces
 from vitas_ds.models.flat import tensor_places
@@ -74,6 +74,8 @@ class Engine:
         self.owned = zero.pieces(self.ds.optimizer, self.stage, self._whole, ranks.rank)
         self.optimizer.set_layout(self.owned, whole_gradients=self.stage < 2)
         self.averages = {tensor: tensor.detach().clone() for tensor in self.owned} if self.decay else {}
+        for tensor, average in self.averages.items():
+            self.optimizer.state[tensor]["ema"] = average  # DeepSpeed's checkpoints contain it, next to the moments
         self._set_loss_scale()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -204,6 +206,19 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """Return the rest of the state for a bitwise resume: step count of each unit, and the loss scale."""
         return {"steps": dict(self.optimizer.steps), "loss_scale": self.loss_scale.state()}
+
+    def checkpoint_files(self, step: int, content: dict[str, Any]) -> dict[str, Any]:
+        """Return what DeepSpeed's ``save_checkpoint`` would write on this rank, by file name. All ranks must call this.
+
+        Args:
+            step: Number of finished steps.
+            content: Our state of the training. It is added to the files as ``vitas_ds``.
+        """
+        ours = content | {"kinds": list(self.kinds)}
+        if self.stage == 0:  # the other stages save names and shapes in the order of the optimizer themselves
+            names = {p: name for name, p in self.ds.module.named_parameters()}
+            ours["parameters"] = {names[p]: tuple(p.shape) for p in self._whole}
+        return recorder.files_of(self.ds, step, {"vitas_ds": ours})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore ``state()`` and copy the owned tensors into the model. Load into ``tensors`` first."""

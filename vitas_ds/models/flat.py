@@ -70,7 +70,7 @@ class FlatModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name, place in self.places().items():
-            if place.parameter.numel() < place.offset + place.numel:  # partitioned by ZeRO 3: only the shape is known
+            if _is_partitioned(place):  # only the shape is known
                 destination[prefix + name] = torch.empty(place.shape, device="meta")
                 continue
             view = place.view()
@@ -85,6 +85,8 @@ class FlatModule(nn.Module):
             error_msgs.append(f"{prefix}: assign=True is not possible, because tensors share a flat parameter")
         for name, place in places.items():
             value = state_dict.get(prefix + name)
+            if value is not None and value.is_meta and _is_partitioned(place):
+                continue  # DeepSpeed restores the part of each rank itself
             if value is None:
                 missing_keys.append(prefix + name)
             elif tuple(value.shape) != place.shape:
@@ -96,6 +98,11 @@ class FlatModule(nn.Module):
         unexpected_keys += [
             prefix + name for name in names if name not in places and name.split(".")[0] not in self._modules
         ]
+
+
+def _is_partitioned(place: Place) -> bool:
+    """Return whether ZeRO 3 has partitioned the parameter, which is then empty."""
+    return place.parameter.numel() < place.offset + place.numel
 
 
 def tensor_places(model: nn.Module) -> dict[str, Place]:

@@ -38,5 +38,20 @@ def check_shapes(where: str, found: Shapes, expected: Shapes) -> None:
             raise UserError(f"{where}: tensor {name} has shape {_text(found[name])}, expected {_text(shape)}")
 
 
+def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check that no weight is NaN or infinite: a network with such weights gives no error, only wrong results.
+
+    Args:
+        where: Start of the error message.
+        tensors: Tensors by name.
+
+    Raises:
+        UserError: The message names the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{where}: tensor {name} contains non-finite values")
+
+
 def _text(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"

@@ -19,11 +19,13 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess
 from vitas_ds.models.extract import extract
+from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model
+from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_checkpoint
 from vitas_ds.stages.teaching import check_classes
 from vitas_ds.stages.trained_supernet import check_supernet_exists, load_supernet
+from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, open_checkpoint
 
 Fill = Callable[[], str]
 
@@ -48,6 +50,8 @@ def make_init(config: Config, run_dir: RunDir, model: VisionTransformer, images:
         check_inherits(model.spec, config.space)
         check_supernet_exists(config, run_dir)
         return partial(_from_supernet, config, run_dir, model, images, ranks)
+    if is_checkpoint(init):
+        return partial(_from_checkpoint, model, *_matching_checkpoint(Path(init), model))
     return partial(_from_folder, model, _matching_folder(config, model.spec, images))
 
 
@@ -98,6 +102,34 @@ def _matching_folder(config: Config, spec: SubnetSpec, images: ImageSet) -> Path
             f"data.mean and data.std are {list(data.mean)} and {list(data.std)}", stacklevel=2,
         )  # fmt: skip
     return folder
+
+
+def _matching_checkpoint(path: Path, model: VisionTransformer) -> tuple[Path, bool]:
+    """Return the checkpoint that ``retrain.init`` names, and whether it has averaged weights."""
+    checkpoint = find_checkpoint(path, "retrain.init")
+    if checkpoint is None:
+        raise UserError(f"retrain.init: {path}: no intact checkpoint")
+    reader = open_checkpoint(checkpoint)
+    classes, expected = reader.shapes.get("head.weight", (0,))[0], model.spec.num_classes
+    if classes not in (0, expected):
+        raise UserError(
+            f"retrain.init: {checkpoint} has num_classes {classes}, space.num_classes is {expected}; they must be equal"
+        )
+    try:
+        check_shapes("", reader.shapes, shapes_of(model.state_dict()))
+    except UserError as error:
+        raise UserError(
+            f"retrain.init: {checkpoint}: weights of another network than retrain.spec ({model.spec.describe()}){error}"
+            "; for those of a supernet, set search.checkpoint to it and retrain.init=supernet"
+        ) from None
+    return checkpoint, "ema" in reader.kinds
+
+
+def _from_checkpoint(model: VisionTransformer, checkpoint: Path, averaged: bool) -> str:
+    weights = consolidate(checkpoint, ema=averaged)
+    check_finite(f"retrain.init: {checkpoint}", weights)
+    model.load_state_dict(weights)
+    return f"the {'averaged ' if averaged else ''}weights in {checkpoint}"
 
 
 def _from_folder(model: VisionTransformer, folder: Path) -> str:

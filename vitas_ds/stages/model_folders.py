@@ -37,6 +37,12 @@ def find_model(path: str, field: str) -> Path:
     raise UserError(f"{field}: {path}: not the folder of an exported model or of a run")
 
 
+def is_checkpoint(path: str) -> bool:
+    """Return whether the folder is a training checkpoint or contains some, in our format or in that of DeepSpeed."""
+    names = ("manifest.json", "step-*/manifest.json", "latest", "latest_universal", "*mp_rank_00_model_states.pt")
+    return not RunDir(Path(path)).config.is_file() and any(True for name in names for _ in Path(path).glob(name))
+
+
 def is_unfinished(path: str) -> bool:
     """Return whether the folder is that of a run which has no retrained network yet."""
     run = RunDir(Path(path))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.models.shapes import check_shapes, shapes_of
+from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint
 
 
 def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
@@ -36,6 +36,7 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
         config.space, sharing, private, class_token_only=True, private_norms=config.supernet.private_norms
     )
     check_shapes(f"{path}: a supernet of another space", shapes_of(weights), shapes_of(supernet.state_dict()))
+    check_finite(str(path), weights)
     supernet.load_state_dict(weights)
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -58,6 +59,8 @@ def check_supernet_exists(config: Config, run_dir: RunDir) -> None:
 
 def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     try:
-        return consolidate(path, ema=config.supernet.ema_decay > 0) if path.is_dir() else load_file(path)
+        if not path.is_dir():
+            return load_file(path)
+        return consolidate(find_checkpoint(path, "search.checkpoint") or path, ema=config.supernet.ema_decay > 0)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as weights of a supernet ({error})") from None

@@ -25,7 +25,13 @@ from vitas_ds.search.latency.table import read_table
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 from vitas_ds.search.trials.plan import make_rungs
-from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_unfinished
+from vitas_ds.stages.model_folders import (
+    check_fits,
+    check_inherits,
+    find_model,
+    is_checkpoint,
+    is_unfinished,
+)
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -185,8 +191,10 @@ def _check_models(config: Config, stage: str) -> None:
     if run.retrain_weights.exists():
         return
     models = {"retrain.teacher.model": config.retrain.teacher.model}
-    if config.retrain.init not in ("scratch", "supernet") and not any(run.retrain.checkpoints.glob("step-*")):
-        models["retrain.init"] = config.retrain.init
+    init = config.retrain.init
+    known = init in ("scratch", "supernet") or is_checkpoint(init)  # the stage reads the shapes in a checkpoint
+    if not known and not any(run.retrain.checkpoints.glob("step-*")):
+        models["retrain.init"] = init
     for field, model in models.items():
         if model and not (stage != "retrain" and is_unfinished(model)):
             check_fits(find_model(model, field), field, config.space)

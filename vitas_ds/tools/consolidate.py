@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from vitas_ds.errors import UserError
-from vitas_ds.training import checkpoint_deepspeed, checkpoint_files
-from vitas_ds.training.checkpoint_reader import write_consolidated
+from vitas_ds.training import checkpoint_files
+from vitas_ds.training.checkpoint_reader import find_checkpoint, write_consolidated
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,12 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose(path: Path, best: bool) -> Path:
-    tag = checkpoint_deepspeed.find(path)
-    if tag or (path / "manifest.json").is_file():
-        if best:
-            raise UserError(f"--best: {path} is one checkpoint; give the folder of checkpoints")
-        return tag or path
-    chosen = checkpoint_files.best(path) if best else checkpoint_files.newest(path)
+    one = (path / "manifest.json").is_file() or not checkpoint_files.list_checkpoints(path)
+    if best and one and find_checkpoint(path):
+        raise UserError(f"--best: {path} is one checkpoint; give the folder of checkpoints")
+    chosen = checkpoint_files.best(path) if best else find_checkpoint(path)
     if chosen is None:
         missing = "checkpoint with a recorded loss" if best else "complete checkpoint or folder of checkpoints"
         raise UserError(f"{path}: no {missing}")

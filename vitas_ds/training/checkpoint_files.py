@@ -6,6 +6,9 @@
         state.json                   step count of each unit, loss scale, state of the training loop
         shard-00000.safetensors ...  one per rank: its part of weight, exp_avg, exp_avg_sq (and ema) of the parameters
 
+With ``checkpoint.format=deepspeed``, the folder has the files of DeepSpeed in place of the shards, so it is also a tag
+of a checkpoint of DeepSpeed (see ``checkpoint_deepspeed``), and ``DIR/latest`` names the newest one.
+
 A folder without the prefix ``step-`` is not a checkpoint: ``saving-step-...`` is being written or was left by a killed
 job, ``old-step-...`` is being deleted.
 """
@@ -23,6 +26,9 @@ from typing import Any
 from vitas_ds.distributed import comm
 
 FORMAT = 2  # format 1 has no SHA-256 of the manifest; it can be read as well
+DEEPSPEED = 3  # the files of DeepSpeed in place of shards
+LATEST = "latest"  # DeepSpeed's file with the name of the newest checkpoint in its format
+FORMATS = (1, FORMAT, DEEPSPEED)
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -58,18 +64,38 @@ def newest(directory: Path) -> Path | None:
 
 
 def best(directory: Path) -> Path | None:
-    """Return the checkpoint with the lowest loss (the newest of equal ones), without verifying it.
+    """Return the checkpoint with the highest accuracy (the newest of equal ones), without verifying it.
 
-    None if no checkpoint has a loss.
+    Without measured accuracies, it is the one with the lowest loss. None if no checkpoint has one of them.
     """
-    losses = {path: _loss(path) for path in list_checkpoints(directory)}
-    return min((path for path in losses if math.isfinite(losses[path])), key=lambda path: losses[path], default=None)
+    states = {path: _state(path) for path in list_checkpoints(directory)}
+    for rate in (_error, _loss):
+        rated = {path: rate(state) for path, state in states.items()}
+        if found := [path for path in rated if math.isfinite(rated[path])]:
+            return min(found, key=lambda path: rated[path])
+    return None
 
 
-def _loss(path: Path) -> float:
+def _state(path: Path) -> Any:
     try:
-        return float(json.loads((path / "state.json").read_text())["loss"])
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, or saved without a loss
+        return json.loads((path / "state.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _error(state: Any) -> float:
+    """Return 1 - accuracy, if it was measured at the step of the checkpoint, else nan."""
+    try:
+        loop = state["loop"]
+        return 1 - float(loop["accuracy"]) if loop["accuracy_step"] == loop["step"] else math.nan
+    except (ValueError, KeyError, TypeError):
+        return math.nan
+
+
+def _loss(state: Any) -> float:
+    try:
+        return float(state["loss"])
+    except (ValueError, KeyError, TypeError):  # damaged, or saved without a loss
         return math.nan
 
 
@@ -92,10 +118,18 @@ def prune(directory: Path, keep: int, every: int = 0, keep_best: bool = False) -
 
 def remove(path: Path) -> None:
     """Delete a checkpoint. Renamed first: if the job is killed, no incomplete ``step-...`` folder is left."""
+    forget_latest(path)
     old = path.with_name(f"old-{path.name}")
     shutil.rmtree(old, ignore_errors=True)
     path.rename(old)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_latest(path: Path) -> None:
+    """Delete ``latest`` if it names a checkpoint that is deleted, or replaced by one in our format."""
+    latest = path.parent / LATEST
+    if latest.is_file() and latest.read_text(errors="replace").strip() == path.name:
+        latest.unlink()
 
 
 def verify(path: Path) -> str | None:
@@ -113,12 +147,17 @@ def verify(path: Path) -> str | None:
         return f"{file} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{file} is not a manifest"
-    if manifest.get("format") not in (1, FORMAT):
-        return f"{file} has format {manifest.get('format')}; supported: 1, {FORMAT}"
+    if manifest.get("format") not in FORMATS:
+        return f"{file} has format {str(manifest.get('format'))[:20]}; supported: {', '.join(map(str, FORMATS))}"
     if (stored or manifest["format"] > 1) and stored != manifest_digest(manifest):
         return f"{file} was changed: its SHA-256 does not match"
     problems = (_verify_file(*entry) for entry in entries)
     return next((problem for problem in problems if problem is not None), None)
+
+
+def uses_deepspeed(path: Path) -> bool:
+    """Return whether an intact checkpoint has the files of DeepSpeed."""
+    return json.loads((Path(path) / "manifest.json").read_text())["format"] == DEEPSPEED
 
 
 def _verify_file(file: Path, size: int, digest: str) -> str | None:

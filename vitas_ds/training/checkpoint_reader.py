@@ -1,4 +1,4 @@
-"""Read the parameters in a checkpoint in one process, without an engine."""
+"""Read the parameters in a checkpoint of either format in one process, without an engine."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_tensors
 from vitas_ds.training import checkpoint_deepspeed
-from vitas_ds.training.checkpoint_files import verify
+from vitas_ds.training.checkpoint_deepspeed import DeepSpeedReader
+from vitas_ds.training.checkpoint_files import newest, uses_deepspeed, verify
 
 
 class Reader:
-    """Access to the parameters in a checkpoint, independent of the ranks and ZeRO stage that saved it."""
+    """Access to the parameters in a checkpoint of our format, independent of the ranks and ZeRO stage that saved it."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.manifest = json.loads((self.path / "manifest.json").read_text())
         self.shapes = {name: tuple(shape) for name, shape in self.manifest["shapes"].items()}
+        self.buffers: list[str] = self.manifest["constants"]
+        self.kinds = tuple(self.manifest["kinds"])
         self._open: dict[str, Any] = {}
 
     def _file(self, name: str) -> Any:
@@ -43,13 +47,42 @@ class Reader:
         """Read a buffer of the network."""
         return self._file("shard-00000.safetensors").get_tensor(f"constant/{name}")
 
-    def parameters(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name and the whole tensor of every parameter."""
-        for name, shape in self.shapes.items():
-            tensor = torch.empty(shape, dtype=torch.float32)
-            self.read(kind, name, 0, tensor.view(-1))
-            self._open.clear()  # an open file keeps all it has read in memory
-            yield name, tensor
+    def close(self) -> None:
+        """Close the files. An open file keeps all it has read in memory; the next read opens it again."""
+        self._open.clear()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """State of the training, see ``checkpoint_files``."""
+        return json.loads((self.path / "state.json").read_text())
+
+
+def open_checkpoint(path: Path) -> Reader | DeepSpeedReader:
+    """Open a checkpoint in either format. Files with a manifest must have been verified."""
+    own = (path / "manifest.json").is_file()
+    return Reader(path) if own and not uses_deepspeed(path) else DeepSpeedReader(path, verified=own)
+
+
+def find_checkpoint(path: Path, field: str = "") -> Path | None:
+    """Return the checkpoint that a path refers to: itself, or the newest one in the folder. All ranks must call this.
+
+    Args:
+        path: Folder of a checkpoint or of checkpoints, in either format.
+        field: The setting, for error messages.
+
+    Returns:
+        Folder of the checkpoint; None if there is none.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    found = None if (path / "manifest.json").is_file() else newest(path)
+    if found:
+        return found
+    tag = path if (path / "manifest.json").is_file() else checkpoint_deepspeed.find(path)
+    if tag and (tag / "manifest.json").is_file() and (problem := comm.from_main(lambda: verify(tag))):
+        raise UserError(f"{field}: damaged checkpoint: {problem}" if field else f"damaged checkpoint: {problem}")
+    return tag
 
 
 def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
@@ -62,18 +95,27 @@ def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
     Raises:
         UserError: The checkpoint is damaged, or has no averaged weights.
     """
-    if tag := checkpoint_deepspeed.find(Path(path)):
-        if ema:
-            raise UserError(f"{tag}: no averaged weights, a checkpoint of DeepSpeed has none; set ema_decay=0")
-        return checkpoint_deepspeed.consolidate(tag)
-    problem = verify(path)
-    if problem is not None:
+    path = Path(path)
+    tag = None if (path / "manifest.json").is_file() else checkpoint_deepspeed.find(path)
+    path = tag or path
+    if (tag is None or (tag / "manifest.json").is_file()) and (problem := verify(path)):
         raise UserError(f"damaged checkpoint: {problem}")
-    reader = Reader(path)
-    if ema and "ema" not in reader.manifest["kinds"]:
-        raise UserError(f"{path}: no averaged weights; it was trained with ema_decay=0")
-    weights = dict(reader.parameters("ema" if ema else "weight"))
-    return weights | {name: reader.buffer(name) for name in reader.manifest["constants"]}
+    reader = open_checkpoint(path)
+    if ema and "ema" not in reader.kinds:
+        foreign = isinstance(reader, DeepSpeedReader) and (reader.universal or reader.state is None)
+        reason = "a checkpoint of DeepSpeed has none; set ema_decay=0" if foreign else "it was trained with ema_decay=0"
+        raise UserError(f"{path}: no averaged weights; {reason}")
+    weights = dict(_parameters(reader, "ema" if ema else "weight"))
+    return weights | {name: reader.buffer(name) for name in reader.buffers}
+
+
+def _parameters(reader: Reader | DeepSpeedReader, kind: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the whole tensor of every parameter."""
+    for name, shape in reader.shapes.items():
+        tensor = torch.empty(shape, dtype=torch.float32)
+        reader.read(kind, name, 0, tensor.view(-1))
+        reader.close()
+        yield name, tensor
 
 
 def write_consolidated(path: Path, out: Path, ema: bool = False) -> None:

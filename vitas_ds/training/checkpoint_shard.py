@@ -1,4 +1,4 @@
-"""Write the tensors of one rank to a safetensors file, in chunks.
+"""Write the state of one rank in chunks: tensors to a safetensors file, or what DeepSpeed saves to its files.
 
 ``safetensors.save_file`` copies every tensor while it holds Python's global lock. A save runs beside the training loop,
 so this writer releases the lock for each chunk, hashes what it writes instead of reading it again, and reports its
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -43,6 +44,45 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], progress: Callable[[]
             size += len(chunk)
             progress()
     return size, digest.hexdigest()
+
+
+def write_pickle(path: Path, content: Any, progress: Callable[[], None]) -> tuple[int, str]:
+    """Write and flush a file of ``torch.save``, atomically. Returns size and SHA-256 like ``write_shard``."""
+    with replacing(path) as aside, aside.open("wb") as file:
+        output = _Output(file, progress)
+        torch.save(content, output)  # type: ignore[arg-type]  # it calls only write and flush
+        if output.error is not None:
+            raise output.error
+    return output.size, output.digest.hexdigest()
+
+
+class _Output:
+    """The file for ``torch.save``, which hashes what it writes.
+
+    torch writes in C++, and turns an OSError into a RuntimeError without number. It is kept here.
+    """
+
+    def __init__(self, file: BinaryIO, progress: Callable[[], None]) -> None:
+        self.file, self.progress = file, progress
+        self.digest, self.size = hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        for start in range(0, len(view) if self.error is None else 0, CHUNK):
+            chunk = view[start : start + CHUNK]
+            try:
+                self.file.write(chunk)
+            except OSError as error:
+                self.error = error
+                break
+            self.digest.update(chunk)
+            self.size += len(chunk)
+            self.progress()
+        return len(view)
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed when it is closed."""
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:

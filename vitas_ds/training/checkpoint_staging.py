@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,14 +39,38 @@ class Staging:
         if engine.ranks.is_main:
             for name, tensor in engine.buffers().items():
                 tensors[f"constant/{name}"] = self._stage(f"constant/{name}", tensor)
-        if engine.ranks.device.type != "cuda":
-            return tensors, lambda: None
-        event = torch.cuda.Event()
-        event.record()
-        return tensors, event.synchronize
+        return tensors, _wait(engine.ranks.device)
+
+    @torch.no_grad()
+    def copy_files(self, files: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], Callable[[], object]]:
+        """Copy the content of DeepSpeed's files, containers with tensors and other values.
+
+        Returns:
+            The copy, and a function that waits until it is complete.
+        """
+        copies = self._copy_value("", files)
+        return copies, _wait(device)
+
+    def _copy_value(self, name: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if value.device.type == "meta" else self._stage(name, value)
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, self._copy_value(f"{name}/{key}", inner)) for key, inner in value.items())
+        if type(value) in (list, tuple):
+            return type(value)(self._copy_value(f"{name}/{i}", inner) for i, inner in enumerate(value))
+        return copy.deepcopy(value)
 
     def _stage(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._memory:
             pinned = tensor.device.type == "cuda"
             self._memory[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
         return self._memory[name].copy_(tensor.detach(), non_blocking=True)
+
+
+def _wait(device: torch.device) -> Callable[[], object]:
+    """Return a function that waits for the copies that are queued now."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()
+    event.record()
+    return event.synchronize

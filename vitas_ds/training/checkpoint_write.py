@@ -1,6 +1,6 @@
-"""One save in flight: a thread on each rank writes a shard, and rank 0's thread publishes the checkpoint.
+"""One save in flight: a thread on each rank writes its files, and rank 0's thread publishes the checkpoint.
 
-The threads use no collective, because the training loop may be inside one. A rank whose shard is on disk writes a
+The threads use no collective, because the training loop may be inside one. A rank whose files are on disk writes a
 marker, also to disk. Rank 0 renames the folder only after it has read the markers of all ranks, so a published
 checkpoint is complete. A marker carries the token of its save: one left by a killed job does not count.
 """
@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import sync_folder, write_text
-from vitas_ds.training.checkpoint_files import file_digest, manifest_digest
-from vitas_ds.training.checkpoint_shard import write_shard
+from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, file_digest, forget_latest, manifest_digest
 
 POLL = 0.05  # seconds between two looks for markers
 VISIBLE = 30.0  # seconds until a file of another node must be visible
@@ -35,12 +32,12 @@ class Plan:
     Attributes:
         step: Number of finished steps.
         rank: This rank.
-        writers: Number of ranks with a shard, from rank 0 on.
+        writers: Number of ranks with files, from rank 0 on.
         token: Identifies this save.
         target: Folder of the published checkpoint.
-        tensors: Content of the shard.
-        ready: Waits until ``tensors`` are complete.
-        parts: File, first element and length of this rank's piece of each parameter.
+        ready: Waits until the copy of the state is complete.
+        write: ``write(folder, progress)`` writes the files of this rank, and returns size and SHA-256 of each.
+        parts: File, first element and length of this rank's piece of each parameter. Empty in DeepSpeed's format.
         content: Content of state.json.
         manifest: The manifest without parts and files.
         after: Called on rank 0 after the checkpoint was published.
@@ -51,8 +48,8 @@ class Plan:
     writers: int
     token: str
     target: Path
-    tensors: dict[str, Tensor]
     ready: Callable[[], object]
+    write: Callable[[Path, Callable[[], None]], dict[str, tuple[int, str]]]
     parts: dict[str, tuple[str, int, int]]
     content: dict[str, Any]
     manifest: dict[str, Any]
@@ -66,7 +63,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Status:
-    """State of a save on one rank: whether its shard is on disk, whether its thread has ended, and its error."""
+    """State of a save on one rank: whether its files are on disk, whether its thread has ended, and its error."""
 
     written: bool
     done: bool
@@ -83,7 +80,7 @@ class Write:
 
     def __init__(self, plan: Plan, limit: float) -> None:
         self.plan, self.limit = plan, limit
-        self.all_written = threading.Event()  # set by the training loop: the shards of all ranks are on disk
+        self.all_written = threading.Event()  # set by the training loop: the files of all ranks are on disk
         self.closing = threading.Event()  # the job ends: do not wait for other ranks
         self._written = False
         self._error: Exception | None = None
@@ -119,12 +116,11 @@ class Write:
             self._error = error
 
     def _write_own(self) -> dict[str, Any]:
-        """Write the shard, and on other ranks than 0 the marker. Return the marker."""
+        """Write the files of this rank, and on other ranks than 0 the marker. Return the marker."""
         plan = self.plan
         if plan.rank >= plan.writers:
             return {}
-        name = f"shard-{plan.rank:05d}.safetensors"
-        files = {name: write_shard(plan.temporary / name, plan.tensors, self._progress)}
+        files = plan.write(plan.temporary, self._progress)
         marker = {"token": plan.token, "parts": plan.parts, "files": files}
         if plan.rank:
             sync_folder(plan.temporary)
@@ -173,12 +169,15 @@ class Write:
             name: [marker["parts"][name] for marker in markers if name in marker["parts"]]
             for name in plan.manifest["shapes"]
         }
-        manifest = plan.manifest | {"parts": parts, "files": files}
+        manifest = plan.manifest | ({"parts": parts} if plan.parts else {}) | {"files": files}
         write_text(folder / "manifest.json", json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
         for rank in range(1, len(markers)):
             (folder / _marker_name(rank)).unlink()
         sync_folder(folder)
+        forget_latest(plan.target)
         _rename(folder, plan.target)
+        if manifest["format"] == DEEPSPEED:
+            write_text(plan.target.parent / LATEST, plan.target.name)
 
 
 def _marker_name(rank: int) -> str:

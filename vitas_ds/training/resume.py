@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitas_ds.config import Training
-from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
-from vitas_ds.models.shapes import check_shapes, shapes_of
-from vitas_ds.training import checkpoint_deepspeed, checkpoint_files
-from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
+from vitas_ds.training import checkpoint_files
+from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,23 @@ def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
     if checkpoint_files.list_checkpoints(checkpoints):
         raise UserError(f"{checkpoints}: no checkpoint is intact, see above; move the folder to start from scratch")
     if training.resume_from:
-        path = _find_checkpoint(Path(training.resume_from), f"{section}.resume_from")
-        if path is None and checkpoint_deepspeed.find(Path(training.resume_from)):
-            raise UserError(
-                f"{section}.resume_from: {training.resume_from}: a checkpoint of DeepSpeed, of which only weights "
-                f"can be read; set {section}.init_weights instead"
-            )
-        if path is None:
-            raise UserError(
-                f"{section}.resume_from: {training.resume_from}: not a checkpoint or a folder of checkpoints"
-            )
-        return Origin(path)
+        return Origin(_find_state(Path(training.resume_from), section))
     if training.init_weights:
         return Origin(weights=_find_weights(Path(training.init_weights), f"{section}.init_weights"))
     return Origin()
+
+
+def _find_state(path: Path, section: str) -> Path:
+    """Return the checkpoint with the state of a training that ``path`` refers to."""
+    checkpoint = find_checkpoint(path, f"{section}.resume_from")
+    if checkpoint is None:
+        raise UserError(f"{section}.resume_from: {path}: not a checkpoint or a folder of checkpoints")
+    if open_checkpoint(checkpoint).state is None:
+        raise UserError(
+            f"{section}.resume_from: {path}: a checkpoint of DeepSpeed, of which only weights can be read; "
+            f"set {section}.init_weights instead"
+        )
+    return checkpoint
 
 
 def _find_weights(path: Path, field: str) -> Path:
@@ -92,20 +94,10 @@ def _find_weights(path: Path, field: str) -> Path:
         return path
     if (path / "model.safetensors").is_file():
         raise UserError(f"{field}: {path}: an exported model; retrain.init={path} starts from it")
-    checkpoint = checkpoint_deepspeed.find(path) or _find_checkpoint(path, field)
+    checkpoint = find_checkpoint(path, field)
     if checkpoint is None:
         raise UserError(f"{field}: {path}: not a checkpoint or a .safetensors file")
     return checkpoint
-
-
-def _find_checkpoint(path: Path, field: str) -> Path | None:
-    """Return ``path`` if it is a checkpoint, else the newest checkpoint in it, else None."""
-    if not (path / "manifest.json").is_file():
-        return checkpoint_files.newest(path)
-    problem = comm.from_main(lambda: checkpoint_files.verify(path))
-    if problem:
-        raise UserError(f"{field}: damaged checkpoint: {problem}")
-    return path
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -119,5 +111,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot read weights ({error})") from None
     check_shapes(f"{path}: weights of another network", shapes_of(weights), shapes_of(model.state_dict()))
+    check_finite(str(path), weights)
     with torch.no_grad():
         model.load_state_dict(weights)

@@ -286,6 +286,7 @@ class Trainer:
             self.engine, directory, config.checkpoint.asynchronous, config.run.timeout,
             after=lambda: checkpoint_files.prune(directory, training.keep, training.keep_every, training.keep_best),
             alive=lambda: self.watchdog.at(self.state.step, "saving"),
+            deepspeed=config.checkpoint.format == "deepspeed",
         )  # fmt: skip
 
     def _save(self) -> None:

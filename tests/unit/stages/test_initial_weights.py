@@ -17,10 +17,13 @@ from tests.helpers.digits import write_digits
 from tests.helpers.networks import random_network
 from tests.helpers.paths import FIXTURES
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.config import Config
+from vitas_ds.config import Config, Training
+from vitas_ds.config import Engine as EngineConfig
 from vitas_ds.data.loader import decode_all, normalize
 from vitas_ds.data.sources import ImageSet, hold_out, read_folder
+from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
@@ -29,6 +32,8 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages import initial_weights, retrain
+from vitas_ds.training import checkpoint
+from vitas_ds.training.checkpoint_reader import consolidate
 
 TINY = FIXTURES / "tiny.yaml"
 SPEC = SubnetSpec(28, 7, 16, 10, (LayerSpec(2, 48, 64), LayerSpec(4, 96, 32)))
@@ -152,3 +157,58 @@ def test_the_task_of_the_stage_fills_its_own_network(folder: Path, tmp_path: Pat
     task.init()
     expected, _ = start(config)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in task.model.state_dict().items())
+
+
+def write_checkpoint(folder: Path, spec: SubnetSpec, deepspeed: bool, ema: float = 0.0) -> VisionTransformer:
+    """Save a checkpoint of a training, and return the network with the weights to start from."""
+    net, ranks = random_network(spec).train(), comm.init("cpu", timeout=60)
+    training = Training(batch_size=2, ema_decay=ema)
+    engine = Engine(net, {"all": list(net.parameters())}, EngineConfig(zero="zero1", precision="fp32"), training, ranks)
+    engine.backward(engine(torch.randn(2, 3, 28, 28)).square().mean())
+    engine.step(["all"], 1e-2)
+    path = checkpoint.save(engine, folder, 1, {}, deepspeed=deepspeed)
+    expected = VisionTransformer(spec).eval()
+    expected.load_state_dict(consolidate(path, ema=ema > 0))
+    return expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_a_checkpoint(folder: Path, tmp_path: Path, deepspeed: bool) -> None:
+    x = torch.randn(2, 3, 28, 28)
+    with torch.enable_grad():
+        expected = write_checkpoint(tmp_path / "plain", SPEC, deepspeed)
+        averaged = write_checkpoint(tmp_path / "ema", SPEC, deepspeed, ema=0.5)
+    path = tmp_path / "plain" / "step-00000001"
+    for init in (path, tmp_path / "plain"):
+        model, text = start(recipe(folder, str(init)))
+        assert torch.equal(model(x), expected(x)) and text == f"the weights in {path}"
+    model, text = start(recipe(folder, str(tmp_path / "ema")))
+    assert torch.equal(model(x), averaged(x)) and text.startswith("the averaged weights in ")
+
+
+def test_a_checkpoint_of_other_classes_and_another_image_size(folder: Path, tmp_path: Path) -> None:
+    trained = write_checkpoint(tmp_path, replace(SPEC, num_classes=11, image_size=42), False).state_dict()
+    model, text = start(recipe(folder, str(tmp_path)))
+    assert text.endswith(", with a new head for 10 classes and position embeddings resized from 6 x 6 to 4 x 4")
+    for name, value in model.state_dict().items():
+        if name != "pos_embed" and not name.startswith("head"):
+            assert torch.equal(value, trained[name]), name
+
+
+def test_checkpoints_that_do_not_fit_are_one_line(folder: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "classes", replace(SPEC, num_classes=11), True)
+    write_checkpoint(tmp_path / "shallow", replace(SPEC, layers=SPEC.layers[:1]), True)
+    write_checkpoint(tmp_path / "missing", SPEC, True)
+    tag = tmp_path / "missing" / "step-00000001"
+    (tag / "manifest.json").unlink()
+    (tag / "zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
+    reasons = {
+        tmp_path / "classes": "step-00000001 has num_classes 11, space.num_classes is 10; they must be equal$",
+        tmp_path / "shallow": r"weights of another network than retrain.spec \(.*\): tensor blocks.1.* is missing; .*",
+        tag: r"zero_pp_rank_0_mp_rank_00_optim_states.pt is missing: 1 ranks saved this checkpoint; copy the files",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(UserError, match=reason) as error:
+            start(recipe(folder, str(path)))
+        assert "\n" not in str(error.value)

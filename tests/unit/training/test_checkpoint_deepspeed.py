@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from vitas_ds.errors import UserError
-from vitas_ds.training.checkpoint_deepspeed import consolidate, find
+from vitas_ds.training.checkpoint_deepspeed import find
+from vitas_ds.training.checkpoint_reader import consolidate
 
 
 class Code:
@@ -42,3 +43,39 @@ def test_folders(tmp_path: Path) -> None:
     assert find(tmp_path) == find(tmp_path / "step-1") == tmp_path / "step-1"
     with pytest.raises(UserError, match="without ZeRO stage or number of ranks"):
         consolidate(tmp_path / "step-1")
+
+
+def test_a_flipped_byte_is_found_without_a_manifest(tmp_path: Path) -> None:
+    """Reference: the checksums in the archive that torch.save writes."""
+    file = tmp_path / "mp_rank_00_model_states.pt"
+    module = {"a.weight": torch.randn(40, 40), "a.bias": torch.randn(40)}
+    layout = {"ds_config": {"zero_optimization": {"stage": 0}}, "dp_world_size": 1, "buffer_names": []}
+    torch.save({"module": module} | layout, file)
+    assert torch.equal(consolidate(tmp_path)["a.weight"], module["a.weight"])
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{file}: damaged, the checksum of .* does not match$"):
+        consolidate(tmp_path)
+    file.write_bytes(content[:1000])
+    with pytest.raises(UserError, match=rf"^{file}: damaged or unreadable"):
+        consolidate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"module": 3}, [1, 2], {"module": {}, "ds_config": {"zero_optimization": {"stage": 7}}, "dp_world_size": 1},
+        {"module": {}, "ds_config": {"zero_optimization": {"stage": 1}}, "dp_world_size": 1, "buffer_names": [],
+         "param_shapes": [3]},
+        {"module": {}, "ds_config": {"zero_optimization": {"stage": 0}}, "dp_world_size": 1, "buffer_names": [],
+         "vitas_ds": {"kinds": 3}},
+        {"module": {}, "ds_config": {"zero_optimization": {"stage": 0}}, "dp_world_size": 1, "buffer_names": [],
+         "vitas_ds": 3},
+    ],
+)  # fmt: skip
+def test_other_content_is_one_line(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(UserError) as error:
+        consolidate(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300

@@ -19,6 +19,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.training import checkpoint
 from vitas_ds.training.checkpoint_files import best, list_checkpoints, newest, prune, remove, verify
 from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.training.train_state import TrainState
 
 
 def names(directory: Path) -> list[str]:
@@ -133,6 +134,22 @@ def test_the_best_checkpoint_is_kept(saved: Path, engine: Engine) -> None:
     assert names(saved) == ["step-00000009", "step-00000010", "step-00000011"]
     (saved / "step-00000009" / "state.json").write_text("{")
     assert best(saved) is None
+
+
+def test_the_best_checkpoint_is_the_most_accurate_one(saved: Path, engine: Engine) -> None:
+    def save(step: int, loss: float, accuracy: float | None, measured_at: int) -> None:
+        checkpoint.save(
+            engine, saved, step, TrainState(step, accuracy=accuracy, accuracy_step=measured_at).to_dict(), loss
+        )
+
+    save(4, 1.0, None, -1)
+    assert best(saved) == saved / "step-00000004"  # nothing is measured: the lowest loss
+    save(5, 3.0, 0.5, 5)
+    save(6, 2.0, 0.5, 5)  # measured before this step
+    assert best(saved) == saved / "step-00000005"
+    save(7, 4.0, 0.6, 7)
+    save(8, 0.5, 0.55, 8)
+    assert best(saved) == saved / "step-00000007"
 
 
 def test_a_folder_left_by_a_killed_deletion_does_not_block_the_next_one(saved: Path) -> None:
