@@ -133,6 +133,20 @@ class VisionTransformer(nn.Module):
         forward = prepare(self._spec(), self._options(), self._stored(multiple), dtype)
         return lambda images: forward(images)[0]
 
+    def watch(self, images: Tensor, see: Callable[[int, tuple[Any, ...], Any], None]) -> Tensor:
+        """Compute the logits, and call ``see(part, inputs, output)`` after each part of ``net.forward``.
+
+        0 is the stem, -1 the head, the layers are in between.
+        """
+        dtype = compute_dtype(self.cls_token)
+
+        def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
+            output = self._call_unpacked(dtype, i, function, *args)
+            see(i, args, output)
+            return output
+
+        return run(images, self._spec(), self._options(), call)[0]
+
     def _spec(self) -> SubnetSpec:
         """Return the spec with the classes of ``head``, which may have been replaced for fine-tuning."""
         classes = cast(int, cast(nn.Linear, self.head).out_features)

@@ -20,7 +20,7 @@ ORDER = (
     ("arch", "distributed"),
     ("config", "models"),
     ("recipe", "data", "run", "engine", "search.feasible"),
-    ("training", "export", "search.scoring", "search.latency"),
+    ("training", "export", "elastic", "search.scoring", "search.latency"),
     ("search",),
     ("reports",),
     ("stages", "tools"),

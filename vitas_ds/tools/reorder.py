@@ -1,0 +1,38 @@
+"""``vitas reorder``: sort the units of an exported model by importance, without changing what it computes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vitas_ds.elastic.order import REORDERED, by_importance, write_order
+from vitas_ds.elastic.reorder import reorder
+from vitas_ds.elastic.scores import check_scores, read_scores
+from vitas_ds.errors import UserError
+from vitas_ds.export.card import model_card, read_license
+from vitas_ds.export.folder import (
+    atomic_folder,
+    read_facts,
+    read_model,
+    read_preprocess,
+    weights_digest,
+    write_model_files,
+)  # fmt: skip
+from vitas_ds.run.files import write_text
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vitas reorder MODEL --importance FILE.json --out DIR``; ``DIR`` must not exist."""
+    if args.out.exists():
+        raise UserError(f"--out {args.out}: exists already; give another folder")
+    model, scores = read_model(args.model), read_scores(args.importance)
+    check_scores(args.importance, scores, model.spec, weights_digest(args.model) or "")
+    order = by_importance(scores, model.spec)
+    reorder(model, order)
+    facts: dict[str, Any] = read_facts(args.model) | {REORDERED: f"sorted by importance on {scores.images} images"}
+    with atomic_folder(args.out) as aside:
+        write_model_files(model, aside, read_preprocess(args.model), facts)
+        write_order(aside, order)
+        write_text(aside / "README.md", model_card(model.spec, args.out.name, facts, license=read_license(args.model)))
+    print(f"{args.out}: the units of {args.model}, most important first")
+    return 0
