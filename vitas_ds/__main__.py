@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 from vitas_ds.distributed import console, launcher, preemption, supervisor
 from vitas_ds.errors import RankLost, UserError, shorten
 from vitas_ds.errors.exits import outcome
+from vitas_ds.errors.paths import clean_path
 
 Argument = tuple[str, dict[str, Any]]  # name, and the keyword arguments of add_argument
 
@@ -27,6 +28,14 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 0 or more")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """Parse a path; replace ``~`` and environment variables, which shells leave after ``=``."""
+    try:
+        return Path(clean_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shorten(text, 100)}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,10 @@ class Command:
 
 
 RECIPE: tuple[Argument, ...] = (
-    ("recipe", {"help": "name of a packaged recipe, or a YAML file"}),
+    ("recipe", {"help": "name of a packaged recipe, a YAML file, or the folder of a run, which has its settings"}),
     ("overrides", {"nargs": "*", "metavar": "section.key=value", "help": "override values of the recipe"}),
 )
+FORCE: Argument = ("--force", {"action": "store_true", "help": "replace an existing file or folder"})
 REPLAY: tuple[Argument, ...] = (
     ("--replay", {
         "nargs": "?", "const": "", "metavar": "FILE",
@@ -89,12 +99,12 @@ STAGES = {
         ),
     ),
     "report": Command(
-        "write an HTML page about a run, or about two, and print the results",
+        "write an HTML page about a run, or one that compares several, and print the results",
         "report runs/NAME", "runs/NAME/report/",
         (
             ("recipe", {"help": "folder or name of a run, or its recipe"}),
             ("overrides", {"nargs": "*", "metavar": "section.key=value",
-                           "help": "override values of the recipe; or a second run to compare with"}),
+                           "help": "override values of the recipe; or more runs to compare with"}),
             ("--to-wandb", {"action": "store_true", "help": "also send the metrics to W&B, as new W&B runs"}),
         ),
     ),
@@ -118,7 +128,8 @@ TOOLS = {
             ("more", {"nargs": "*", "metavar": "net", "help": "more networks, to compare"}),
             ("--json", {"action": "store_true", "help": "print one JSON object"}),
             ("--layers", {"action": "store_true", "help": "print a row per layer"}),
-            ("--plot", {"type": Path, "metavar": "FILE.png", "help": "draw the networks layer by layer"}),
+            ("--plot", {"type": path, "metavar": "FILE.png", "help": "draw the networks layer by layer"}),
+            FORCE,
         ),
     ),
     "import": Command(
@@ -127,9 +138,10 @@ TOOLS = {
         "the folder DIR",
         (
             ("--net", {"required": True, "help": "timm:NAME, vitas-a, vitas-b, vitas-c, vitas-e or vitas-f"}),
-            ("--checkpoint", {"type": Path, "metavar": "FILE",
+            ("--checkpoint", {"type": path, "metavar": "FILE",
                               "help": "state dict: .safetensors, or a file of torch.save"}),
-            ("--out", {"required": True, "type": Path, "metavar": "DIR"}),
+            ("--out", {"required": True, "type": path, "metavar": "DIR"}),
+            FORCE,
             ("--classes", {"type": count, "metavar": "N",
                            "help": "timm: replace the classifier by a new one of N classes, to be trained"}),
             ("--image-size", {"type": count, "metavar": "PIXELS",
@@ -137,22 +149,47 @@ TOOLS = {
             ("--download", {"action": "store_true", "help": "timm: download the weights of NAME through timm"}),
         ),
     ),
+    "importance": Command(
+        "measure how important every head, channel and layer of an exported model is, with a plot",
+        "importance models/deit_small --data /data/imagenet/train --out deit_small.json", "FILE.json and FILE.png",
+        (
+            ("model", {"type": path, "help": "folder of an exported model"}),
+            ("--data", {"required": True, "type": path, "metavar": "DIR", "help": "training images"}),
+            ("--out", {"required": True, "type": path, "metavar": "FILE.json"}),
+            ("--images", {"type": count, "default": 1024, "metavar": "N", "help": "number of images (default: 1024)"}),
+            ("--loss", {"choices": ("labels", "views"), "default": "labels",
+                        "help": "cross-entropy, or the distance between two views of an image, which needs no labels"}),
+            ("--seed", {"type": count, "default": 0, "metavar": "N", "help": "draws the images (default: 0)"}),
+        ),
+    ),
+    "reorder": Command(
+        "sort heads, channels and MLP units of an exported model by importance; its logits do not change",
+        "reorder models/deit_small --importance deit_small.json --out models/deit_small-sorted",
+        "the folder DIR, with the permutations and their inverses in order.json",
+        (
+            ("model", {"type": path, "help": "folder of an exported model"}),
+            ("--importance", {"required": True, "type": path, "metavar": "FILE.json", "help": "from importance"}),
+            ("--out", {"required": True, "type": path, "metavar": "DIR"}),
+            FORCE,
+        ),
+    ),
     "consolidate": Command(
         "convert a training checkpoint of any ZeRO stage to one safetensors file",
         "consolidate runs/NAME/supernet/checkpoints --best --out supernet.safetensors", "the file FILE.safetensors",
         (
-            ("checkpoint", {"type": Path, "help": "a checkpoint, or a folder of checkpoints: its newest intact one"}),
-            ("--out", {"required": True, "type": Path, "metavar": "FILE.safetensors"}),
+            ("checkpoint", {"type": path, "help": "a checkpoint, or a folder of checkpoints: its newest intact one"}),
+            ("--out", {"required": True, "type": path, "metavar": "FILE.safetensors"}),
             ("--best", {"action": "store_true", "help": "choose the checkpoint with the lowest loss of the folder"}),
             ("--ema", {"action": "store_true", "help": "use the EMA weights"}),
+            FORCE,
         ),
     ),
     "predict": Command(
         "classify images with an exported model",
         "predict runs/NAME/export cat.jpg dog.jpg --top 3", "the console",
         (
-            ("model", {"type": Path, "help": "folder of an exported model, an .onnx file in one, or hf://USER/NAME"}),
-            ("images", {"nargs": "+", "type": Path, "metavar": "IMAGE", "help": "image file"}),
+            ("model", {"type": path, "help": "folder of an exported model, an .onnx file in one, or hf://USER/NAME"}),
+            ("images", {"nargs": "+", "type": path, "metavar": "IMAGE", "help": "image file"}),
             ("--onnx", {"action": "store_true", "help": "run model.onnx of the folder with onnxruntime, on the CPU"}),
             ("--top", {"type": count, "default": 5, "metavar": "N", "help": "classes per image (default: 5)"}),
             ("--json", {"action": "store_true", "help": "print a JSON array"}),
@@ -162,24 +199,25 @@ TOOLS = {
         "list the unreadable images of a folder; exit status 1 if there are any",
         "scan /data/imagenet/train --write unreadable.txt", "the console, and FILE",
         (
-            ("data", {"type": Path, "help": "folder of images"}),
-            ("--write", {"type": Path, "metavar": "FILE", "help": "write the list that data.exclude reads"}),
+            ("data", {"type": path, "help": "folder of images"}),
+            ("--write", {"type": path, "metavar": "FILE", "help": "write the list that data.exclude reads"}),
             ("--threads", {"type": count, "default": 0, "help": "number of threads; 0: one per core"}),
             ("--decode", {"action": "store_true", "help": "decode every image: slower, but finds more damage"}),
+            FORCE,
         ),
     ),
     "index": Command(
         "list the images of a folder once, so that starts on millions of images need not list it",
         "index /data/imagenet/train", "the file DATA/index.vitas",
-        (("data", {"type": Path, "metavar": "DATA", "help": "folder of images, one folder per class"}),),
+        (("data", {"type": path, "metavar": "DATA", "help": "folder of images, one folder per class"}),),
     ),
     "resize-data": Command(
         "shrink images in advance, which makes decoding faster; start it again to continue",
         "resize-data /data/imagenet/train /fast/train --short-side 256",
         "the folder DEST, with its settings in data.json",
         (
-            ("source", {"type": Path, "metavar": "SOURCE", "help": "folder of images or of tar shards"}),
-            ("dest", {"type": Path, "metavar": "DEST", "help": "new folder"}),
+            ("source", {"type": path, "metavar": "SOURCE", "help": "folder of images or of tar shards"}),
+            ("dest", {"type": path, "metavar": "DEST", "help": "new folder"}),
             ("--short-side", {"type": count, "required": True, "metavar": "PIXELS",
                               "help": "shorter side of larger images; smaller ones are copied"}),
             ("--quality", {"type": count, "default": 90, "help": "JPEG quality, 1 to 100 (default: 90)"}),
@@ -192,9 +230,29 @@ TOOLS = {
         "latency vitas_1g_bcnet --nets 48 --out phone.jsonl", "the file FILE.jsonl",
         (
             *RECIPE,
-            ("--out", {"required": True, "type": Path, "metavar": "FILE.jsonl",
+            ("--out", {"required": True, "type": path, "metavar": "FILE.jsonl",
                        "help": "append to this file; networks that it contains are not measured again"}),
             ("--nets", {"type": count, "metavar": "N", "help": "number of networks (default: search.latency_nets)"}),
+        ),
+    ),
+    "runs": Command(
+        "list the runs with stage, progress, results and size on disk", "runs", "the console",
+        (("folder", {"nargs": "?", "metavar": "DIR", "help": "folder of the runs (default: runs)"}),),
+    ),
+    "status": Command(
+        "print what a run is doing, its results, and the command to resume it", "status runs/NAME", "the console",
+        (
+            ("run", {"metavar": "RUN", "help": "folder or name of a run, or its recipe"}),
+            ("--follow", {"action": "store_true", "help": "print a line per record until the stage ends"}),
+        ),
+    ),
+    "clean": Command(
+        "remove the files of a run that no later stage needs; asks first",
+        "clean runs/NAME --keep best", "the console",
+        (
+            ("run", {"metavar": "RUN", "help": "folder or name of a run, or its recipe"}),
+            ("--keep", {"choices": ("best",), "help": "keep the best checkpoint of each training"}),
+            ("--yes", {"action": "store_true", "help": "do not ask"}),
         ),
     ),
     "doctor": Command(
@@ -262,13 +320,14 @@ def run_stage(args: argparse.Namespace) -> int:
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Report one run, or compare two: an argument without "=" names the second one."""
+    """Report one run, or compare several: arguments without "=" name the others."""
+    from vitas_ds.reports.comparison import MAX_RUNS
     from vitas_ds.stages import report
 
     overrides = [word for word in args.overrides if "=" in word]
     more = [word for word in args.overrides if "=" not in word]
-    if len(more) > 1 or (more and args.to_wandb):
-        reason = "--to-wandb takes one run" if args.to_wandb else "report compares two runs at most"
+    if len(more) >= MAX_RUNS or (more and args.to_wandb):
+        reason = "--to-wandb takes one run" if args.to_wandb else f"report compares {MAX_RUNS} runs at most"
         raise UserError(f"{more[-1]}: {reason}")
     if args.to_wandb and "tracking.wandb=disabled" in overrides:
         raise UserError("tracking.wandb=disabled: contradicts --to-wandb")
@@ -299,8 +358,19 @@ def run_config(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_overwriting(args: argparse.Namespace) -> None:
+    """Refuse to replace what the user has, without ``--force``. latency continues its file, importance compares it."""
+    for option in ("out", "write", "plot"):
+        path = getattr(args, option, None)
+        if path is None or getattr(args, "force", False) or args.command in ("latency", "importance"):
+            continue
+        if os.path.isfile(path) or (args.command == "import" and os.path.isdir(path) and any(os.scandir(path))):
+            raise UserError(f"--{option} {path}: exists already; choose another name, or replace it with --force")
+
+
 def run_tool(args: argparse.Namespace) -> int:
     """Run ``vitas_ds/tools/NAME.py``, whose ``run`` takes the parsed arguments."""
+    _check_overwriting(args)
     module = {"import": "import_checkpoint"}.get(args.command, args.command.replace("-", "_"))
     return import_module(f"vitas_ds.tools.{module}").run(args)
 

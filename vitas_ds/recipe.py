@@ -1,12 +1,16 @@
-"""Load a recipe: the configuration of a run as YAML, with overrides of the command line.
+"""Load the configuration of a run: from a recipe, or from the folder of the run itself, with overrides.
 
-A recipe is a file in ``recipes/`` or any YAML file. Overrides have the form ``section.key=value``. The result is
-validated as a whole (config/) before anything starts. Importing this module does not import torch.
+A recipe is a file in ``recipes/`` or any YAML file. A run folder contains ``config.yaml``, the settings of its latest
+start: a stage that is given the folder needs no override again. Every command gets its settings here. Overrides have
+the form ``section.key=value``. The result is validated as a whole (config/) before anything starts. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +18,27 @@ from pydantic import ValidationError
 
 from vitas_ds.config import Config
 from vitas_ds.config.parse import parse_config, parse_value
-from vitas_ds.errors import UserError, explain
+from vitas_ds.errors import UserError, explain, is_version_01
 from vitas_ds.errors.reading import MAX_RECIPE, read_text
 
 RECIPES = Path(__file__).parent / "recipes"
+RUN_CONFIG = "config.yaml"  # in a run folder
 
 
 def load(recipe: str, overrides: list[str]) -> Config:
-    """Return the resolved configuration of a recipe.
+    """Return the resolved configuration of a recipe or a run.
 
     Args:
-        recipe: Name of a file in ``recipes/``, or path of a YAML file.
+        recipe: Name of a file in ``recipes/``, path of a YAML file, folder of a run, or name of a run in ``run.dir``.
         overrides: ``section.key=value`` arguments; later ones win.
 
     Raises:
         UserError: The recipe does not exist or is not YAML, a key is unknown, or a value is invalid. The message names
             the override or the file.
     """
-    path, data = read_recipe(recipe)
+    folder = find_run_folder(recipe, overrides)
+    path, data = read_recipe(recipe) if folder is None else _read_run(folder)
+    before = copy.deepcopy(data)
     for override in overrides:
         key, sep, value = override.partition("=")
         if not sep or "." not in key:
@@ -39,11 +46,29 @@ def load(recipe: str, overrides: list[str]) -> Config:
         keys = key.split(".")
         _put(data, keys, parse_value(value, keys, override), override)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
+        if folder is not None and is_version_01(error):
+            raise UserError(f"{path}: written by version 0.1, which version 0.2 cannot continue") from None
         where = _source(error, path, overrides)
         empty = "no value after the =; " if where.endswith("=") else ""
         raise UserError(f"{where}: {empty}{explain(error, Config)}") from None
+    _check_rates(config, before, overrides)
+    return config
+
+
+def _check_rates(config: Config, recipe: dict[str, Any], overrides: list[str]) -> None:
+    """Warn if the command line changes a batch size, and the learning rate belongs to the recipe's batch size."""
+    for section in ("supernet", "retrain"):
+        training, old = getattr(config, section), recipe.get(section) or {}
+        before = old.get("batch_size") if isinstance(old, dict) else None
+        fixed = any(override.startswith(f"{section}.lr=") for override in overrides)
+        if not fixed and isinstance(before, int) and not before / 2 < training.batch_size < before * 2:
+            warnings.warn(
+                f"{section}.batch_size: {training.batch_size} instead of {before}, with the learning rate of the "
+                f"recipe ({training.lr:g}); scaled linearly, it is {section}.lr="
+                f"{training.lr * training.batch_size / before:.3g}", stacklevel=3,
+            )  # fmt: skip
 
 
 def _source(error: ValidationError, path: str, overrides: list[str]) -> str:
@@ -53,6 +78,35 @@ def _source(error: ValidationError, path: str, overrides: list[str]) -> str:
     exact = [override for override, key in keys.items() if f"{field}.".startswith(f"{key}.")]
     inside = [override for override, key in keys.items() if key.startswith(f"{field}.")]
     return exact[-1] if exact else " with ".join([path, *inside])
+
+
+def find_run_folder(word: str, overrides: list[str]) -> Path | None:
+    """Return the folder of the run that ``word`` names; None if it names a recipe.
+
+    A packaged recipe and a file come before a run of the same name in ``run.dir``.
+
+    Raises:
+        UserError: It names a folder without a run.
+    """
+    folder = Path(word)
+    is_path = folder.name != word  # "runs/a", "./a" or "a/"
+    if os.path.isfile(RECIPES / f"{word}.yaml") and not is_path:
+        return None
+    if os.path.isfile(folder / RUN_CONFIG):
+        return folder
+    if os.path.isdir(folder):
+        raise UserError(f"{word}: not a run (there is no {RUN_CONFIG} in it); give the folder of a run, or a recipe")
+    dirs = [override.partition("=")[2] for override in overrides if override.startswith("run.dir=")]
+    named = Path(dirs[-1] if dirs else Config().run.dir) / word
+    return None if os.path.isfile(folder) or not os.path.isfile(named / RUN_CONFIG) else named
+
+
+def _read_run(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return path and contents of the configuration in a run folder, with its name and place as they are now."""
+    path, data = read_recipe(str(folder / RUN_CONFIG))
+    resolved = folder.resolve()
+    parent = folder.parent if folder.name == resolved.name else resolved.parent
+    return path, data | {"run": (data.get("run") or {}) | {"dir": str(parent), "name": resolved.name}}
 
 
 def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
@@ -65,7 +119,7 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
     path = packaged if os.path.isfile(packaged) else Path(recipe)
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
         names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise UserError(f"{recipe}: no such recipe; there are {names}, or give a YAML file")
+        raise UserError(f"{recipe}: no such recipe or run; there are {names}, or give a YAML file or a run folder")
     data = parse_config(read_text(path, MAX_RECIPE), str(path)) or {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe must be a mapping of sections")

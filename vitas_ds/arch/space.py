@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.arch.spec import MAX_CLASSES, MAX_DEPTH, MAX_IMAGE, MAX_WIDTH, LayerSpec, SubnetSpec, check_costs
 
 DEFAULT_RATIOS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
@@ -73,22 +73,31 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    image_size: int = Field(224, gt=0, description="height and width of the input, in pixels")
-    num_classes: int = Field(1000, gt=1, description="number of classes")
-    patch_sizes: tuple[int, ...] = Field((14, 16, 32), min_length=1, description="choices of the patch size, in pixels")
-    embed_dim: int = Field(384, gt=0, description="largest embed_dim")
-    depth: int = Field(16, gt=0, description="number of positions; each holds a layer or an identity")
-    num_heads: tuple[int, ...] = Field((3, 6, 12, 16), min_length=1, description="choices of num_heads of a layer")
-    qkv_dim: int = Field(1440, gt=0, description="largest total width of q, k and v")
-    mlp_dim: int = Field(1440, gt=0, description="largest hidden width of the MLP")
-    ratios: tuple[float, ...] = Field(
-        DEFAULT_RATIOS, min_length=1, description="choices of a width, as fractions of the largest"
+    image_size: int = Field(224, gt=0, le=MAX_IMAGE, description="height and width of the input, in pixels")
+    num_classes: int = Field(1000, gt=1, le=MAX_CLASSES, description="number of classes")
+    patch_sizes: tuple[int, ...] = Field(
+        (14, 16, 32), min_length=1, max_length=100, description="choices of the patch size, in pixels"
     )
-    embed_ratios: tuple[float, ...] | None = Field(None, description="ratios of embed_dim; null: ratios")
-    qkv_ratios: tuple[float, ...] | None = Field(None, description="ratios of qkv_dim; null: ratios")
-    mlp_ratios: tuple[float, ...] | None = Field(None, description="ratios of mlp_dim; null: ratios")
+    embed_dim: int = Field(384, gt=0, le=MAX_WIDTH, description="largest embed_dim")
+    depth: int = Field(16, gt=0, le=MAX_DEPTH, description="number of positions; each holds a layer or an identity")
+    num_heads: tuple[int, ...] = Field(
+        (3, 6, 12, 16), min_length=1, max_length=100, description="choices of num_heads of a layer"
+    )
+    qkv_dim: int = Field(1440, gt=0, le=MAX_WIDTH, description="largest total width of q, k and v")
+    mlp_dim: int = Field(1440, gt=0, le=MAX_WIDTH, description="largest hidden width of the MLP")
+    ratios: tuple[float, ...] = Field(
+        DEFAULT_RATIOS,
+        min_length=1,
+        max_length=100,
+        description="choices of a width, as fractions of the largest",
+    )
+    embed_ratios: tuple[float, ...] | None = Field(
+        None, max_length=100, description="ratios of embed_dim; null: ratios"
+    )
+    qkv_ratios: tuple[float, ...] | None = Field(None, max_length=100, description="ratios of qkv_dim; null: ratios")
+    mlp_ratios: tuple[float, ...] | None = Field(None, max_length=100, description="ratios of mlp_dim; null: ratios")
     identity: bool = Field(True, description="search the depth: a position may be an identity")
-    min_depth: int = Field(1, gt=0, description="smallest number of layers (if identity is true)")
+    min_depth: int = Field(1, gt=0, le=MAX_DEPTH, description="smallest number of layers (if identity is true)")
     identity_shift: bool = Field(False, description="sample canonical networks only: all identities at the end")
     layout: Literal["layer", "cell"] = Field("layer", description="cell: all layers of a network are equal")
 
@@ -118,6 +127,8 @@ class SearchSpace(BaseModel):
         for width, heads in itertools.product(self.qkv_widths, self.num_heads):
             if width % (3 * heads):
                 raise ValueError(f"qkv_dim: width {width} is not a multiple of 3 * {heads} heads")
+        check_costs(self.image_size // self.patch_sizes[0], self.embed_dim, self.num_classes,
+                    [(self.qkv_dim, self.mlp_dim)] * self.depth)  # fmt: skip
         if self.min_depth > self.depth:
             raise ValueError(f"min_depth {self.min_depth} is greater than depth {self.depth}")
         return self

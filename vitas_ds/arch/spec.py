@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +126,25 @@ USUAL: dict[str, Any] = {  # fields whose default spec.json leaves out
 }  # fmt: skip
 
 
-MAX_WIDTH = 65536  # keeps every cost below 2 ** 63: costs are int64
+MAX_WIDTH, MAX_IMAGE, MAX_CLASSES, MAX_DEPTH = 65536, 4096, 1_000_000, 1000
+
+
+def check_costs(grid: int, embed_dim: int, num_classes: int, layers: Sequence[tuple[int, int]]) -> None:
+    """Check that no cost of a network reaches 2 ** 63: costs are int64.
+
+    Args:
+        grid: Patches per side of the image.
+        embed_dim: Width of the residual stream.
+        num_classes: Number of classes.
+        layers: Widths (qkv_dim, mlp_dim) of each layer.
+
+    Raises:
+        ValueError: A cost may be larger.
+    """
+    tokens = grid**2 + 1024
+    macs = sum(tokens * (4 * embed_dim * (qkv + mlp) + 2 * tokens * qkv) for qkv, mlp in layers)
+    if 16 * (macs + tokens * embed_dim * num_classes) >= 2**63:
+        raise ValueError(f"the largest network is too large: its costs may exceed 2 ** 63 ({grid**2} patches)")
 
 
 class _LayerModel(BaseModel):
@@ -138,8 +157,8 @@ class _LayerModel(BaseModel):
 
 class _SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    image_size: int = Field(gt=0, le=4096)
-    patch_size: int = Field(gt=0, le=4096)
+    image_size: int = Field(gt=0, le=MAX_IMAGE)
+    patch_size: int = Field(gt=0, le=MAX_IMAGE)
     embed_dim: int = Field(gt=0, le=MAX_WIDTH)
     num_classes: int = Field(gt=0, le=100 * MAX_WIDTH)
     final_norm_eps: float = Field(1e-6, gt=0)
@@ -148,7 +167,7 @@ class _SpecModel(BaseModel):
     classifiers: int = Field(1, gt=0, le=2)
     pool: Literal["class", "patches"] = "class"
     layer_scale: bool = False
-    layers: list[_LayerModel] = Field(min_length=1, max_length=1000)
+    layers: list[_LayerModel] = Field(min_length=1, max_length=MAX_DEPTH)
 
 
 def spec_from_dict(data: Any, where: str = "spec") -> SubnetSpec:
@@ -193,6 +212,11 @@ def check_spec(spec: SubnetSpec, where: str = "spec") -> None:
         )
     if spec.image_size % spec.patch_size:
         raise UserError(f"{where}: image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}")
+    try:
+        widths = [(layer.qkv_dim, layer.mlp_dim) for layer in spec.active]
+        check_costs(spec.image_size // spec.patch_size, spec.embed_dim, spec.num_classes, widths)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
     for i, layer in enumerate(spec.layers):
         if layer is not None and layer.qkv_dim % (3 * layer.num_heads):
             raise UserError(

@@ -18,7 +18,7 @@ from vitas_ds.config.data import RANDOM_IMAGES, Augment, Data, Mixing
 from vitas_ds.config.engine import Engine, Profile
 from vitas_ds.config.output import Evaluate, Export, Tracking
 from vitas_ds.config.search import Check, Finalists, Search
-from vitas_ds.config.section import Section
+from vitas_ds.config.section import FilePath, Section
 from vitas_ds.config.training import Checkpoint, Retrain, Supernet, Teacher, Training
 
 __all__ = [
@@ -31,11 +31,18 @@ __all__ = [
 class Run(Section):
     """Name, folder, seed and device of the run. Its folder is `dir/name/`."""
 
-    name: str = Field("default", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run and of its folder")
-    dir: str = Field("runs", description="folder that contains all runs")
-    seed: int = Field(0, ge=0, description="seed of weights, data order, augmentation, subnet sampling and search")
+    name: str = Field(
+        "default", max_length=100, pattern=r"^[A-Za-z0-9._-]*[A-Za-z0-9_-]$",
+        description="name of the run and of its folder",
+    )  # fmt: skip
+    dir: FilePath = Field("runs", description="folder that contains all runs")
+    seed: int = Field(
+        0, ge=0, le=2**62, description="seed of weights, data order, augmentation, subnet sampling and search"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is a GPU, else cpu")
-    timeout: float = Field(1800, gt=0, description="seconds without progress of a rank after which the job ends")
+    timeout: float = Field(
+        1800, gt=0, le=1e8, description="seconds without progress of a rank after which the job ends"
+    )
 
 
 class Config(BaseModel):

@@ -6,20 +6,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from vitas_ds.config.section import Section
+from vitas_ds.config.section import COUNT, FilePath, Section
 
 
 class Profile(Section):
     """Steps to profile: rank 0 writes `trace.json.gz`, for Perfetto, into the folder of the stage."""
 
-    start: int = Field(10, gt=0, description="first step, from 1; the first steps are slower than the others")
-    steps: int = Field(0, ge=0, description="number of steps; 0: off")
+    start: int = Field(10, gt=0, le=COUNT, description="first step, from 1; the first steps are slower than the others")
+    steps: int = Field(0, ge=0, le=1_000_000, description="number of steps; 0: off")
 
 
 class Engine(Section):
     """DeepSpeed, precision and speed."""
 
-    zero: str = Field("zero1", description="ZeRO stage and offload: name of a file in ds_configs/, or a path")
+    zero: FilePath = Field("zero1", description="ZeRO stage and offload: name of a file in ds_configs/, or a path")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "bf16", description="precision of training and scoring; weights are stored and evaluated in fp32"
     )

@@ -6,13 +6,15 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vitas_ds.config.section import Section
+from vitas_ds.config.section import FilePath, Section
 
 
 class Evaluate(Section):
     """Evaluation on the validation images (stage evaluate)."""
 
-    model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
+    model: FilePath = Field(
+        "retrain", description="retrain: the run's own network; or an exported folder, or hf://USER/NAME"
+    )
     precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="precision of the evaluation; null: bf16 on GPUs that have it, else fp32"
     )
@@ -21,7 +23,9 @@ class Evaluate(Section):
 class Export(Section):
     """Model and optional outputs of the stage export."""
 
-    model: str = Field("retrain", description="retrain: the run's own network, or folder of an exported model")
+    model: FilePath = Field(
+        "retrain", description="retrain: the run's own network; or an exported folder, or hf://USER/NAME"
+    )
     license: str = Field("apache-2.0", pattern=r"^[A-Za-z0-9.-]+$", description="license in the model card")
     timm: bool = Field(True, description="timm/: the network for timm, which requires equal layers")
     program: bool = Field(False, description="model.pt2: a torch.export program for any batch size")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vitas_ds.config.section import Section, check_pair
+from vitas_ds.config.section import COUNT, FilePath, Section, check_pair
 
 
 class Finalists(Section):
@@ -15,7 +15,10 @@ class Finalists(Section):
 
     count: int = Field(0, ge=0, le=100_000, description="best candidates to train; 0: off")
     steps: int = Field(
-        0, ge=0, description="optimizer steps of the longest training; the schedule of `retrain` is compressed to it"
+        0,
+        ge=0,
+        le=COUNT,
+        description="optimizer steps of the longest training; the schedule of `retrain` is compressed to it",
     )
     keep: float = Field(
         0.5, ge=0.01, le=0.99, description="fraction of the candidates that trains on after each rung (successive "
@@ -38,7 +41,7 @@ class Check(Section):
 
     nets: int = Field(0, ge=0, le=10_000, description="random networks within the budget to train alone; 0: off")
     steps: int = Field(
-        0, ge=0, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
+        0, ge=0, le=COUNT, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
     )
 
     @model_validator(mode="after")
@@ -53,8 +56,10 @@ class Search(Section):
     """Evolutionary search with the weights of the supernet (stage search)."""
 
     algorithm: Literal["ga", "nsga2", "random"] = Field("ga", description="GA or NSGA-II of pymoo, or random search")
-    population: int = Field(50, gt=1, description="candidates per generation")
-    generations: int = Field(40, gt=0, description="number of generations, including the initial population")
+    population: int = Field(50, gt=1, le=1_000_000, description="candidates per generation")
+    generations: int = Field(
+        40, gt=0, le=1_000_000, description="number of generations, including the initial population"
+    )
     macs: tuple[float, float] | None = Field(None, description="budget: smallest and largest MACs of a candidate")
     vitas_flops: tuple[float, float] | None = Field(None, description="budget in FLOPs as the first release counts")
     params: tuple[float, float] | None = Field(None, description="budget in parameters")
@@ -65,7 +70,7 @@ class Search(Section):
         None, description="budget in seconds per batch, predicted from measured networks"
     )
     throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
-    latency_batch_size: int = Field(32, gt=0, description="batch size of latency measurements")
+    latency_batch_size: int = Field(32, gt=0, le=1_000_000, description="batch size of latency measurements")
     latency_also: tuple[int, ...] = Field(
         (), description="further batch sizes, measured for the front and the best candidates"
     )
@@ -76,13 +81,14 @@ class Search(Section):
     latency_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="precision of latency measurements; null: engine.precision, for onnxruntime fp32"
     )
-    latency_table: str | None = Field(
+    latency_table: FilePath | None = Field(
         None, description="JSON lines of measured latencies, as the tool latency writes them; used instead of measuring"
     )
     latency_device: str | None = Field(None, description="device that search.latency_table must name; null: any one")
     latency_nets: int = Field(
         48,
         ge=12,
+        le=100_000,
         description="networks measured for the latency predictor: 3/4 to fit it, 1/4 to test it",
     )
     objectives: tuple[Literal["macs", "vitas_flops", "params", "activations", "latency"], ...] = Field(
@@ -93,12 +99,14 @@ class Search(Section):
         0.25, ge=0, lt=1, description="fraction of each generation sampled uniformly from the space within the budget. "
         "With 0 (as in the first release), a search may converge to a single embed_dim",
     )  # fmt: skip
-    mutation_eta: float = Field(3.0, gt=0, description="eta of polynomial mutation (3 in the first release)")
-    top_k: int = Field(5, gt=0, description="best candidates to score again on all search images at the end")
+    mutation_eta: float = Field(3.0, gt=0, le=1000, description="eta of polynomial mutation (3 in the first release)")
+    top_k: int = Field(
+        5, gt=0, le=100_000, description="best candidates to score again on all search images at the end"
+    )
     side_rule: Literal["accuracy_mean", "logit_sum"] = Field(
         "accuracy_mean", description="bilateral: mean accuracy of both sides, or accuracy of the summed logits"
     )
-    images: int = Field(0, ge=0, description="search images per candidate; 0: all")
+    images: int = Field(0, ge=0, le=COUNT, description="search images per candidate; 0: all")
     precision: Literal["fp32", "bf16", "fp16"] | None = Field(
         None, description="precision of scoring; null: bf16 on GPUs that have it, else engine.precision"
     )
@@ -106,7 +114,10 @@ class Search(Section):
         "auto", description="CUDA: replay the batches of a candidate as a CUDA graph; auto: if it has enough of them"
     )
     ranks_per_candidate: int = Field(
-        1, ge=0, description="ranks that share the images of a candidate; 1: each rank scores its own, 0: all share one"
+        1,
+        ge=0,
+        le=1_000_000,
+        description="ranks that share the images of a candidate; 1: each rank scores its own, 0: all share one",
     )
     racing: float = Field(
         0.0, ge=0, lt=1, description="confidence at which unpromising candidates are dropped early, e.g. 0.95; 0: off"
@@ -117,10 +128,25 @@ class Search(Section):
         "correlation on held-out candidates is at least this value; random candidates fill at most the other half. "
         "0: off",
     )  # fmt: skip
-    reuse: str | None = Field(None, description="ledger.jsonl of another search whose scores are reused")
-    checkpoint: str | None = Field(None, description="supernet weights or checkpoint; null: the run's own")
+    reuse: FilePath | None = Field(
+        None, description="run, or its ledger.jsonl, whose scores are reused (also: `search.from`); supernet, images "
+        "and scoring settings must be equal",
+    )  # fmt: skip
+    checkpoint: FilePath | None = Field(
+        None, description="supernet: a run that has trained one, weights, or a checkpoint; null: the run's own"
+    )
+    seed: int | None = Field(None, ge=0, le=COUNT, description="seed of the evolution alone; null: run.seed")
     check: Check = Check()
     finalists: Finalists = Finalists()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_is_reuse(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "from" in data:
+            if data.get("reuse") not in (None, data["from"]):
+                raise ValueError(f"from {data['from']} and reuse {data['reuse']} are two names of one setting; set one")
+            return {name: value for name, value in data.items() if name != "from"} | {"reuse": data["from"]}
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> Search:

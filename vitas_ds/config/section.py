@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+from vitas_ds.errors.paths import clean_path
+
+COUNT = 2**31 - 1  # largest number of steps or images
+LARGEST = 1e18  # of a number in a list, such as a budget
+FilePath = Annotated[str, AfterValidator(clean_path)]  # of a file or folder; some fields allow certain words too
 
 
 class Section(BaseModel):
@@ -20,6 +26,14 @@ class Section(BaseModel):
             if isinstance(value, bool) and field is not None and field.annotation in (int, float):
                 raise ValueError(f"{name} must be a number (given: {str(value).lower()})")
         return data
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Section:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and any(isinstance(x, int | float) and abs(x) > LARGEST for x in value):
+                raise ValueError(f"{name}: numbers must be {LARGEST:g} or less (given: {list(value)})")
+        return self
 
 
 def check_pair(first: tuple[str, int], second: tuple[str, int]) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from vitas_ds.config.data import Augment, Mixing
-from vitas_ds.config.section import Section
+from vitas_ds.config.section import COUNT, FilePath, Section
 
 
 class Teacher(Section):
     """Distillation: learn the outputs of a trained network in addition to the labels. Off without `model`."""
 
-    model: str | None = Field(
-        None, description="folder of an exported model, or of a run that has retrained one; same classes and image size"
+    model: FilePath | None = Field(
+        None, description="folder of an exported model, of a run that has retrained one, or timm:NAME; same classes "
+        "and image size",
+    )  # fmt: skip
+    weights: str | None = Field(
+        None, description="timm:NAME: local file with its weights, .safetensors or of torch.save"
     )
     kind: Literal["soft", "hard"] = Field(
         "soft", description="soft: learn the probabilities (arXiv 1503.02531); hard: learn the most likely class "
@@ -22,24 +26,25 @@ class Teacher(Section):
     )  # fmt: skip
     weight: float = Field(0.5, gt=0, le=1, description="weight of this loss; that of the labels has 1 - weight")
     temperature: float = Field(
-        1.0, gt=0, description="soft: divide the logits of both networks by this before the softmax"
+        1.0, gt=0, le=1000, description="soft: divide the logits of both networks by this before the softmax"
     )
 
 
 class Training(Section):
     """Settings of both training stages."""
 
-    epochs: int = Field(300, gt=0, description="epochs")
-    batch_size: int = Field(1024, gt=0, description="images per optimizer step, over all ranks")
-    grad_accum_steps: int = Field(1, gt=0, description="micro-batches per optimizer step")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine schedule")
-    warmup_epochs: float = Field(5, ge=0, description="epochs of linear warmup from 0")
-    weight_decay: float = Field(0.05, ge=0, description="weight decay of AdamW; not applied to 1D parameters")
+    epochs: int = Field(300, gt=0, le=1_000_000, description="epochs")
+    batch_size: int = Field(1024, gt=0, le=COUNT, description="images per optimizer step, over all ranks")
+    grad_accum_steps: int = Field(1, gt=0, le=1_000_000, description="micro-batches per optimizer step")
+    lr: float = Field(1e-3, gt=0, le=1e9, description="peak learning rate of AdamW")
+    min_lr: float = Field(0.0, ge=0, le=1e9, description="learning rate at the end of the cosine schedule")
+    warmup_epochs: float = Field(5, ge=0, le=1_000_000, description="epochs of linear warmup from 0")
+    weight_decay: float = Field(0.05, ge=0, le=1000, description="weight decay of AdamW; not applied to 1D parameters")
     betas: tuple[float, float] = Field((0.9, 0.999), description="betas of AdamW")
-    clip_grad: float = Field(0.0, ge=0, description="clip the gradient norm to this value; 0: off")
+    clip_grad: float = Field(0.0, ge=0, le=1e12, description="clip the gradient norm to this value; 0: off")
     init_std: float | None = Field(
-        0.02, gt=0, description="standard deviation of initial weight matrices; null: fan_in ** -0.5, which small "
+        0.02, gt=0, le=1000,
+        description="standard deviation of initial weight matrices; null: fan_in ** -0.5, which small "
         "networks need to learn",
     )  # fmt: skip
     ema_decay: float = Field(
@@ -48,21 +53,27 @@ class Training(Section):
     augment: Augment = Augment()
     mixing: Mixing = Mixing()
     teacher: Teacher = Teacher()
-    save_every: int = Field(1000, gt=0, description="steps between checkpoints; the end of a training is always saved")
-    save_minutes: float = Field(30, gt=0, description="save after this many minutes too, whichever comes first")
-    keep: int = Field(2, gt=0, description="number of newest checkpoints to keep")
-    keep_every: int = Field(0, ge=0, description="also keep every n-th step (a multiple of save_every); 0: off")
+    save_every: int = Field(
+        1000, gt=0, le=COUNT, description="steps between checkpoints; the end of a training is always saved"
+    )
+    save_minutes: float = Field(30, gt=0, le=1e8, description="save after this many minutes too, whichever comes first")
+    keep: int = Field(2, gt=0, le=1_000_000, description="number of newest checkpoints to keep")
+    keep_every: int = Field(
+        0, ge=0, le=COUNT, description="also keep every n-th step (a multiple of save_every); 0: off"
+    )
     keep_best: bool = Field(
         True, description="also keep the checkpoint with the lowest loss (running mean over about save_every steps)"
     )
-    resume_from: str | None = Field(
+    resume_from: FilePath | None = Field(
         None, description="checkpoint a new run resumes from, with optimizer state and step"
     )
-    init_weights: str | None = Field(
+    init_weights: FilePath | None = Field(
         None, description="initial weights of a new run, of the same training: a checkpoint or a .safetensors file"
     )
-    log_every: int = Field(20, gt=0, description="steps between progress lines")
-    max_nonfinite: int = Field(3, gt=0, description="consecutive non-finite gradients after which training stops")
+    log_every: int = Field(20, gt=0, le=COUNT, description="steps between progress lines")
+    max_nonfinite: int = Field(
+        3, gt=0, le=COUNT, description="consecutive non-finite gradients after which training stops"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Training:
@@ -115,7 +126,9 @@ class Supernet(Training):
         "single", description="one random subnet per step, or the smallest, the largest and `random_subnets` "
         "(arXiv 1903.05134)",
     )  # fmt: skip
-    random_subnets: int = Field(2, ge=0, description="sandwich: random subnets in addition to smallest and largest")
+    random_subnets: int = Field(
+        2, ge=0, le=1000, description="sandwich: random subnets in addition to smallest and largest"
+    )
     distill: bool = Field(
         False, description="sandwich: train smaller subnets on the outputs of the largest (arXiv 1903.05134)"
     )
@@ -127,7 +140,8 @@ class Supernet(Training):
         None, description="like macs, but in images per second, measured as search.latency_* specify; excludes macs"
     )
     eval_every: float | None = Field(
-        None, ge=0, description="epochs between two measurements of the accuracy of six subnets on the search images; "
+        None, ge=0, le=1_000_000,
+        description="epochs between two measurements of the accuracy of six subnets on the search images; "
         "0: off; null: as often as 3 % of the computation allow, possibly on fewer images",
     )  # fmt: skip
 
@@ -145,22 +159,53 @@ class Supernet(Training):
 class Retrain(Training):
     """Training of one network (stage retrain)."""
 
-    spec: str = Field(
+    spec: FilePath = Field(
         "search:best",
         description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published "
-        "name, or a spec.json",
+        "name, a spec.json, or init: that of `init`, which is the default if `init` is a model",
     )
-    init: str = Field(
+    init: FilePath = Field(
         "scratch",
-        description="initial weights: scratch (random), supernet (inherited), or the "
-        "folder of an exported model or of a run whose network equals the one to train",
+        description="initial weights: scratch (random), supernet (inherited), or those of an exported model, of a run "
+        "or of a checkpoint; with other classes, the head is new; for another image size, position embeddings are "
+        "resized",
     )
     drop_path_rate: float = Field(
         0.1, ge=0, lt=1, description="stochastic depth rate of the last layer, increasing linearly (arXiv 1603.09382)"
     )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="the learning rate of each layer is this times that of the next one, up to the "
+        "head; 1: equal; fine-tuning: 0.65 to 0.9 (arXiv 2106.08254)",
+    )  # fmt: skip
+    freeze: int | Literal["backbone"] = Field(
+        0, description="weights that stay unchanged: those of the patch embedding and the first N layers, or backbone: "
+        "all but the head; 0: none",
+    )  # fmt: skip
+    eval_every: float | None = Field(
+        None, ge=0, le=1_000_000,
+        description="epochs between two measurements of the accuracy on `eval_images`; 0: off; null: as "
+        "often as 3 % of the computation allow",
+    )  # fmt: skip
+    eval_images: int | None = Field(
+        None, ge=0, le=COUNT,
+        description="search images that retrain does not train on, to measure its accuracy; 0: train on "
+        "all images; null: 1 % of the images, at least 100 (none of fewer than 2,000)",
+    )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spec_of_init(cls, data: Any) -> Any:
+        """Train the network of ``init`` if it is a model and no other network is given."""
+        if isinstance(data, dict) and "spec" not in data and data.get("init", "scratch") not in ("scratch", "supernet"):
+            return data | {"spec": "init"}
+        return data
 
     @model_validator(mode="after")
     def _check_init(self) -> Retrain:
+        if self.freeze != "backbone" and self.freeze < 0:
+            raise ValueError(f"freeze must be a number of layers, 0 or more, or backbone (given: {self.freeze})")
+        if self.spec == "init" and self.init in ("scratch", "supernet"):
+            raise ValueError(f"spec is init, but init is {self.init}, not a model; give the network to train")
         for name in ("init_weights", "resume_from"):
             if self.init != "scratch" and getattr(self, name):
                 raise ValueError(f"{name} and init both give the initial weights; set one of them")

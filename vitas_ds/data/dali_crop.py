@@ -16,6 +16,7 @@ from nvidia.dali import types as dali_types
 
 from vitas_ds.config import Augment
 from vitas_ds.data.augment import TRIES
+from vitas_ds.data.processing import MAX_RATIO, MAX_SIDE
 
 fn: Any = dali_fn
 types: Any = dali_types
@@ -26,12 +27,13 @@ def center_crop(encoded: Any, resize: int, image_size: int, device: str, decoder
 
     DALI alone rounds the longer side and the crop position differently, which shifts pixels.
     """
-    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.INT32)
     short = fn.reductions.min(shape[0:2])
     height, width = resize * shape[0] // short, resize * shape[1] // short
     # Decode the whole image as a slice: the decoder then depends on the shape and runs after peek_image_shape. Without
     # this dependency, both operators fail at the same time on a bad file, and DALI 2.4 crashes in its executor.
-    image = _decode_slice(encoded, types.Constant(np.zeros(2, np.int32)), shape[0:2], device, decoder)
+    outside = _outside_if_refused(shape[0], shape[1], _scale(shape[0], shape[1]))
+    image = _decode_slice(encoded, fn.stack(outside, outside), shape[0:2], device, decoder)
     size = fn.cast(fn.stack(height, width), dtype=types.FLOAT)
     # The filter reaches 2 pixels: of the output when it shrinks the image, of the source when it enlarges it.
     margin = (resize - image_size) // 2
@@ -50,9 +52,9 @@ def random_crop(encoded: Any, inputs: Mapping[str, Any], augment: Augment, devic
     The crop is the first attempt that fits into the image, or a central crop if none does. Height and width are
     computed together, as the rows of a tensor, because every operator costs time for every image.
     """
-    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.INT32)
     sides, height, width = shape[0:2], shape[0], shape[1]
-    scale = math.sqrt(fn.cast(height * width, dtype=types.FLOAT64))
+    scale = _scale(height, width)
     tries = fn.cast(inputs["crop"] * scale, dtype=types.INT32)  # this cast rounds
     limits = types.Constant(np.array([1 / augment.ratio[0], augment.ratio[1]]))
     center = math.min(sides, fn.cast(fn.stack(width, height) * limits, dtype=types.INT32))
@@ -65,7 +67,22 @@ def random_crop(encoded: Any, inputs: Mapping[str, Any], augment: Augment, devic
     drawn = best > 1
     at = (inputs["crop_at"] - 0.5) * drawn + 0.5
     corner = fn.cast(math.floor(at * (sides - size + drawn)), dtype=types.INT32)
+    corner = corner + _outside_if_refused(height, width, scale)
     return _decode_slice(encoded, corner, fn.cast(size, dtype=types.INT32), device, decoder)
+
+
+def _scale(height: Any, width: Any) -> Any:
+    """Return the root of the number of pixels, float64."""
+    return math.sqrt(fn.cast(height, dtype=types.FLOAT64) * width)
+
+
+def _outside_if_refused(height: Any, width: Any, scale: Any) -> Any:
+    """Return a coordinate outside of an image that ``size_problem`` refuses, which the decoder reports; else 0.
+
+    ``scale`` is the root of the number of pixels: long > 100 * short is the same as long > 10 * scale.
+    """
+    limit = math.min(scale * int(MAX_RATIO**0.5), float(MAX_SIDE))
+    return (math.max(height, width) > limit) * types.Constant(1 << 30, dtype=types.INT32)
 
 
 def _decode_slice(encoded: Any, corner: Any, size: Any, device: str, decoder: str) -> Any:

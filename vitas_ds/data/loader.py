@@ -18,9 +18,9 @@ from vitas_ds.data import sampler
 from vitas_ds.data.normalize import normalize_pixels
 from vitas_ds.data.processing import BadImages, Recipe
 from vitas_ds.data.reader import Batch, Reader, Request, local_ranks
-from vitas_ds.data.sources import ImageSet, printable
-from vitas_ds.distributed import watchdog
-from vitas_ds.errors import UserError
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import host, watchdog
+from vitas_ds.errors import UserError, printable
 
 if TYPE_CHECKING:
     from vitas_ds.distributed.comm import Ranks
@@ -156,8 +156,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
 
 def _check_memory(needed: int, copies: int) -> None:
     """Check that ``copies`` ranks of this node have ``needed`` bytes of memory each."""
-    with open("/proc/meminfo") as lines:
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = host.free_memory()
     if copies * needed > free:
         each = f" in each of {copies} ranks" if copies > 1 else ""
         raise UserError(

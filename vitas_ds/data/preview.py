@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from vitas_ds.config import Data
-from vitas_ds.data.sources import printable
+from vitas_ds.errors import printable
 
 
 def save_grid(

@@ -7,6 +7,18 @@ from typing import Any, Literal
 
 from vitas_ds.config import Augment
 
+MAX_SIDE = 16_384  # pixels: larger images are decompression bombs
+MAX_RATIO = 100  # long side / short side: evaluation resizes the short side, so 1 x 6000 would become 256 x 1,536,000
+
+
+def size_problem(width: int, height: int) -> str | None:
+    """Return why training, evaluation, scan and resize-data refuse an image of this size; None if they accept it."""
+    if min(width, height) < 1 or max(width, height) > MAX_SIDE:
+        return f"{width} x {height} pixels; a side has at most {MAX_SIDE:,}"
+    if max(width, height) > MAX_RATIO * min(width, height):
+        return f"{width} x {height} pixels; one side is more than {MAX_RATIO} times the other"
+    return None
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -18,9 +18,10 @@ from vitas_ds.data import augment as aug
 from vitas_ds.data import synthetic
 from vitas_ds.data.lazy import load_dali
 from vitas_ds.data.processing import BadImages, Recipe
-from vitas_ds.data.sources import ImageSet, printable
-from vitas_ds.distributed import launcher
-from vitas_ds.errors import UserError
+from vitas_ds.data.scan import ImageFile, check_file
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.distributed import host, launcher
+from vitas_ds.errors import UserError, printable
 
 if TYPE_CHECKING:
     from vitas_ds.distributed.comm import Ranks
@@ -71,7 +72,7 @@ class Reader:
         self.recipe = replace(recipe, source="file" if images.spans is None else "bytes")
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
-        self.threads = data.threads or max(1, len(os.sched_getaffinity(0)) // local_ranks(ranks))
+        self.threads = data.threads or max(1, host.cores() // local_ranks(ranks))
         self.pool = ThreadPoolExecutor(self.threads) if images.spans is not None else None
 
     def run(self, requests: Iterator[Request], batch_size: int) -> Iterator[tuple[Request, Tensor]]:
@@ -124,7 +125,10 @@ class Reader:
 
     def unreadable(self, index: int) -> UserError:
         """Return the error for image ``index``."""
-        return UserError(f"{printable(self.images.file(index))}: cannot be read as an image; {self.fix}")
+        name = self.images.file(index)
+        reason = check_file(ImageFile(name)) if self.images.spans is None else None
+        problem = reason if reason and "pixels" in reason else "cannot be read as an image"
+        return UserError(f"{printable(name)}: {problem}; {self.fix}")
 
     def substitute(self, item: Request) -> int:
         """Return the next readable image, usually of the same class. It depends on the files, not on earlier errors.

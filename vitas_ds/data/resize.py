@@ -26,9 +26,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vitas_ds.data.lazy import load_dali
+from vitas_ds.data.processing import size_problem
 from vitas_ds.data.resized import NAME, read_settings
 from vitas_ds.data.sources import ImageSet, fingerprint, read_folder, write_classes, write_list
+from vitas_ds.distributed import host
 from vitas_ds.errors import UserError
+from vitas_ds.errors.exits import DISK, naming
+from vitas_ds.errors.reading import parse_json, read_text
 
 CHUNK = 1000  # images of a chunk; with --format shards, of a shard
 SAMPLE = 32  # images that estimate the size of the result
@@ -85,7 +89,7 @@ def resize_data(
     chunks = [range(i, min(i + CHUNK, len(images))) for i in range(0, len(images), CHUNK)]
     done = _read_journal(target)
     _check_disk(images, [i for n, chunk in enumerate(chunks) if n not in done for i in chunk], target, settings)
-    with open(target / JOURNAL, "a") as journal:
+    with naming(target), open(target / JOURNAL, "a", encoding="utf-8") as journal:
         for number, bad in _run(images, target, settings, chunks, done, workers):
             journal.write(json.dumps({"chunk": number, "unreadable": bad}) + "\n")
             journal.flush()
@@ -121,6 +125,8 @@ def _is_complete(source: Path, target: Path, about: dict[str, Any]) -> bool:
         target.mkdir(parents=True, exist_ok=True)
         found = read_settings(target) if any(target.iterdir()) else about | {"complete": False}
     except OSError as error:
+        if error.errno in DISK:
+            raise
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     if found is None:
         raise UserError(f"{target}: is not empty; choose a new folder")
@@ -134,10 +140,14 @@ def _is_complete(source: Path, target: Path, about: dict[str, Any]) -> bool:
 def _read_journal(target: Path) -> dict[int, Unreadable]:
     """Return the unreadable images of each complete chunk. An incomplete last line is ignored, and removed."""
     path, done = target / JOURNAL, dict[int, Unreadable]()
-    text = path.read_text() if path.exists() else ""
+    text = read_text(path) if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
-    for line in map(json.loads, whole.splitlines()):
-        done[line["chunk"]] = [tuple(pair) for pair in line["unreadable"]]
+    for number, line in enumerate(whole.splitlines(), 1):
+        row = parse_json(line, f"{path}: line {number}")
+        try:
+            done[int(row["chunk"])] = [(str(name), str(reason)) for name, reason in row["unreadable"]]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: line {number}: expected chunk and unreadable; choose a new folder") from None
     if whole != text:
         path.write_text(whole)
     return done
@@ -163,10 +173,13 @@ def _run(images: ImageSet, target: Path, settings: Settings, chunks: list[range]
     """Yield the number and the unreadable images of each chunk once it is on disk, in any order."""
     todo = [number for number in range(len(chunks)) if number not in done]
     jobs = ((images.subset(np.array(chunks[number])), number, chunks[number][0], target, settings) for number in todo)
-    count = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    count = min(workers or host.workers(), len(todo))
     try:
-        yield from _run_in_processes(jobs, count) if count > 1 else ((job[1], _write_chunk(*job)) for job in jobs)
+        with naming(target):
+            yield from _run_in_processes(jobs, count) if count > 1 else ((job[1], _write_chunk(*job)) for job in jobs)
     except OSError as error:
+        if error.errno in DISK:
+            raise
         raise UserError(f"{target}: {error.strerror or error}; start again to continue") from None
     except BrokenProcessPool:
         raise UserError("resize-data: a worker process died (out of memory?); start again to continue, with fewer "
@@ -215,7 +228,7 @@ def _write_chunk(images: ImageSet, number: int, first: int, target: Path, settin
     for i, content in _shrunk(images, settings, bad):
         path = target / images.paths[i] if images.spans is None else _member_path(images, i, target)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{number}.tmp")  # a name of 255 bytes has no room for a suffix
         temporary.write_bytes(content)
         temporary.replace(path)
     return bad
@@ -258,7 +271,10 @@ def shrink(content: bytes, settings: Settings) -> bytes:
         BadImageError: The content is not a readable image.
     """
     try:
+        Image.MAX_IMAGE_PIXELS = None  # size_problem is the limit
         with Image.open(io.BytesIO(content)) as image:
+            if problem := size_problem(*image.size):
+                raise BadImageError(problem)
             size = _new_size(image.size, settings.short_side)
             small = _read_small(image, content, size)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_json
 
 NAME = "data.json"
 
@@ -20,11 +20,14 @@ def read_settings(root: str | Path) -> dict[str, Any] | None:
     path = Path(root) / NAME
     if not path.is_file():
         return None
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path}: not a JSON file of resize-data; restore it, or make the folder again") from None
-    return settings if isinstance(settings, dict) and "short_side" in settings else None
+    settings = read_json(path)
+    if not isinstance(settings, dict) or "short_side" not in settings:
+        return None
+    expected = {"short_side": int, "quality": int, "complete": bool}
+    for key, kind in expected.items():
+        if not isinstance(settings.get(key), kind):
+            raise UserError(f"{path}: {key} must be {kind.__name__}; restore the file, or make the folder again")
+    return settings
 
 
 def check_complete(root: str | Path) -> int | None:

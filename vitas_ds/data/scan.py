@@ -8,9 +8,12 @@ decodes every file, at some hundred files per second and core. It cannot find da
 
 from __future__ import annotations
 
+import errno
+import io
 import multiprocessing
 import os
 import re
+import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +22,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vitas_ds.data.lazy import load_dali
-from vitas_ds.data.processing import Recipe
-from vitas_ds.data.shards import read_shard, shards_of
-from vitas_ds.data.sources import SUFFIXES
+from vitas_ds.data.processing import Recipe, size_problem
+from vitas_ds.data.shards import read_shard
+from vitas_ds.data.walk import SUFFIXES, list_folder, shards_of, walk, warn_hidden
+from vitas_ds.distributed import host
 from vitas_ds.errors import UserError
 
 CHUNK = 500  # files per task of a worker
@@ -31,6 +36,7 @@ SUSPICIOUS = "suspicious"  # result of the fast check: decode the file to find o
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in coded data 0xFF00 is the byte 0xFF, and D0 ... D7 are restarts
 SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # allowed between the scans of a JPEG
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+TRIED = ("Unsupported", "Couldn't read TIFF")  # of DALI's first TIFF decoder; a second one has decoded the image
 BYTES = np.uint64(0x0101010101010101)  # times b: a word with 8 bytes b
 
 
@@ -62,10 +68,9 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     """
     files, bad = _list_files(os.path.abspath(root))
     if not files and not bad:
-        missing = not os.path.isdir(root)
-        raise UserError(f"{os.fspath(root)}: " + ("no such folder" if missing else f"no file in {' '.join(SUFFIXES)}"))
+        raise UserError(f"{os.fspath(root)}: no file in {' '.join(SUFFIXES)}")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    workers = min(threads or len(os.sched_getaffinity(0)), len(chunks) or 1)
+    workers = min(threads or host.workers(), len(chunks) or 1)
     done = 0
     # spawn: a forked child would inherit the locks of this process's threads
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -82,11 +87,13 @@ def _list_files(root: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
 
     As in training, tar shards are read if ``root`` contains no folders.
     """
-    found = []
-    if os.path.isdir(root) and shards_of(root) and not any(entry.is_dir() for entry in os.scandir(root)):
+    found, hidden = [], []
+    if not list_folder(root).folders and shards_of(root):
         return _list_shards(root)
-    for folder, _, names in os.walk(root, followlinks=True):
-        found += [ImageFile(os.path.join(folder, name)) for name in names if name.lower().endswith(SUFFIXES)]
+    for folder in walk(root):
+        found += [ImageFile(os.path.join(folder.path, name)) for name in folder.images]
+        hidden += [os.path.join(folder.path, name) for name in folder.hidden]
+    warn_hidden(root, hidden)
     return sorted(found), []
 
 
@@ -105,6 +112,8 @@ def _list_shards(root: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
 
 
 def _read(file: ImageFile) -> bytes:
+    if not stat.S_ISREG(os.stat(file.shard or file.path).st_mode):
+        raise OSError(errno.EINVAL, "not a file")  # to open a pipe would wait for its writer
     with open(file.shard or file.path, "rb") as stream:
         stream.seek(file.offset)
         return stream.read(file.size) if file.shard else stream.read()
@@ -134,7 +143,12 @@ def check(content: bytes) -> str | None:
         return _check_jpeg(content)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return _check_png(content)
-    return SUSPICIOUS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # size_problem is the limit
+        with Image.open(io.BytesIO(content)) as image:
+            return size_problem(*image.size) or SUSPICIOUS
+    except Exception:  # Pillow raises many types; the decoder of the training decides
+        return SUSPICIOUS
 
 
 def _check_jpeg(content: bytes) -> str | None:
@@ -150,6 +164,9 @@ def _check_jpeg(content: bytes) -> str | None:
             continue
         if marker in FRAMES:
             frame = True
+            sides = [int.from_bytes(content[at + i : at + i + 2], "big") for i in (7, 5)]
+            if sides[1] and (problem := size_problem(*sides)):  # a height of 0 follows in a later segment
+                return problem
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker == 0xDA:
             break
@@ -180,6 +197,9 @@ def _has_constant_word(content: bytes, at: int) -> bool:
 
 def _check_png(content: bytes) -> str | None:
     at = 8
+    sides = [int.from_bytes(content[i : i + 4], "big") for i in (16, 20)]
+    if len(content) >= 24 and content[12:16] == b"IHDR" and (problem := size_problem(*sides)):
+        return problem
     while at + 12 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
         stop = at + 8 + length
@@ -204,6 +224,8 @@ def decode_errors(files: Iterable[ImageFile]) -> list[str | None]:
         inputs = ({"bytes": [np.frombuffer(_read(file), np.uint8)]} for file in files)
         for readable in dali.readable(Recipe(8, (0, 0, 0), (1, 1, 1), source="bytes"), inputs):
             message = read_new()
+            if readable and message.startswith(TRIED):
+                message = ""
             reasons.append(None if readable and not message else f"not decodable: {message or 'unknown format'}")
     return reasons
 

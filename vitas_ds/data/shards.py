@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -11,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vitas_ds.data.walk import is_hidden, shards_of
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
 LOCATION = r"(?P<extension>\S+) (?P<offset>\d+) (?P<size>\d+)"
@@ -22,11 +23,6 @@ MEMBERS = {
 }
 MAX_CLASSES = 1_000_000
 Sample = dict[str, tuple[int, int]]  # extension -> offset and size in the shard
-
-
-def shards_of(root: str) -> list[str]:
-    """Return the names of the tar files in ``root``, sorted."""
-    return sorted(entry.name for entry in os.scandir(root) if entry.name.endswith(".tar") and entry.is_file())
 
 
 def read_shards(
@@ -93,8 +89,8 @@ def class_names(root: str, count: int) -> list[str]:
     if not path.is_file():
         return [str(label) for label in range(count)]
     try:
-        names = {int(label): str(name) for name, label in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError, TypeError):
+        names = {int(label): str(name) for name, label in read_json(path, dict).items()}
+    except (ValueError, AttributeError, TypeError, OverflowError):
         raise UserError(f'{path}: not a class map; expected {{"name": label, ...}}') from None
     if sorted(names) != list(range(len(names))) or len(names) < count:
         raise UserError(f"{path}: expected each label from 0 to {max(len(names), count) - 1} exactly once")
@@ -111,7 +107,7 @@ def _samples(path: str) -> Iterator[tuple[str, Sample]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if not member.isfile():
+                if not member.isfile() or _is_hidden(member.name):
                     continue
                 member_key, extension = _split_name(member.name)
                 if member_key != key and sample:
@@ -123,6 +119,11 @@ def _samples(path: str) -> Iterator[tuple[str, Sample]]:
         raise UserError(f"{path}: not a complete tar file: {error}") from None
     if sample:
         yield key, sample
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a member is in a hidden folder, or hidden itself, as macOS's ``._cat.jpg``."""
+    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -151,7 +152,8 @@ def _read_index(index: Path, shard: str) -> Iterator[tuple[str, Sample]]:
         end = max(end, *(sum(span) for span in sample.values()))
         if end > size:
             raise UserError(f"{where}: points beyond the end of the shard; recreate the index")
-        yield f"{number:09}" if key is None else key, sample
+        if not key or not _is_hidden(key):
+            yield f"{number:09}" if key is None else key, sample
     _check_complete(index, shard, end)
 
 

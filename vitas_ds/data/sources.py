@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ import numpy as np
 from vitas_ds.data import image_index
 from vitas_ds.data.image_index import Listing
 from vitas_ds.data.names import choose, joined
-from vitas_ds.data.shards import read_shards, shards_of
+from vitas_ds.data.shards import read_shards
+from vitas_ds.data.walk import SUFFIXES, Folder, list_folder, shards_of, walk, warn_hidden
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_bytes
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's ImageFolder
+MAX_LIST = 4 << 30  # bytes of a list of file names
 HOLD_OUT = 0x5EA2C4  # tag of the random stream of the search split
 
 
@@ -94,16 +98,25 @@ def check_class_count(num_classes: int, found: int, root: str, kind: str = "clas
 def _read(root: str, exclude: str | Path | None) -> ImageSet:
     if not os.path.isdir(root):
         raise UserError(f"{root or 'data.train and data.val: empty'}: no such folder of images")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    top = list_folder(root)
+    classes = top.folders
     if not classes and shards_of(root):
         return _read_shards(root, exclude)
     if not classes:
-        raise UserError(f"{root}: no class folders; expected {root}/CLASS/*.jpg, one folder per class")
+        raise UserError(_no_classes(top))
     if indexed := image_index.read(root, classes):
-        return _without(ImageSet(root, *indexed, tuple(classes)), exclude)
-    found = [list_class(root, name).names for name in classes]
+        return _without(ImageSet(root, *indexed, classes), exclude)
+    hidden = list(top.hidden)
+    found = [list_class(root, name, hidden).names for name in classes]
+    warn_hidden(root, hidden)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(names) for names in found])
-    return _without(ImageSet(root, tuple(chain(*found)), labels, tuple(classes)), exclude)
+    return _without(ImageSet(root, tuple(chain(*found)), labels, classes), exclude)
+
+
+def _no_classes(top: Folder) -> str:
+    """Return what is wrong with a folder without folders."""
+    found = f" (it has {len(top.images):,} images itself)" if top.images else ""
+    return f"{top.path}: no class folders{found}; expected {top.path}/CLASS/*.jpg, one folder per class"
 
 
 def _without(images: ImageSet, exclude: str | Path | None) -> ImageSet:
@@ -129,7 +142,7 @@ def write_index(root: str | Path) -> tuple[Path, int, int]:
     root = os.fspath(root)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder of images")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    classes = list_folder(root).folders
     if not classes:
         raise UserError(f"{root}: no class folders; an index is for {root}/CLASS/*.jpg (shards: DALI's wds2idx)")
     count = 0
@@ -137,7 +150,7 @@ def write_index(root: str | Path) -> tuple[Path, int, int]:
     def listings() -> Iterator[Listing]:
         nonlocal count
         for name in classes:
-            listing = list_class(root, name)
+            listing = list_class(root, name, [])
             if not listing.names:
                 raise UserError(f"{os.path.join(root, name)}: class has no images (supported: {', '.join(SUFFIXES)})")
             count += len(listing.names)
@@ -164,19 +177,15 @@ def _read_shards(root: str, exclude: str | Path | None) -> ImageSet:
     return images
 
 
-def list_class(root: str, name: str) -> Listing:
-    """List the images of a class, in ImageFolder's order."""
-    top = os.path.join(root, name)
-    found, walk, times = Listing(), [], {top: os.stat(top).st_mtime_ns}
-    for folder, folders, files in os.walk(top, followlinks=True):
-        walk.append((folder, files))
-        # os.walk lists these next: a change during or after their listing is a later one
-        times |= {path: os.stat(path).st_mtime_ns for path in (os.path.join(folder, inner) for inner in folders)}
-    for folder, files in sorted(walk):
-        relative = os.path.relpath(folder, root)
-        found.names += [os.path.join(relative, file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
+def list_class(root: str, name: str, hidden: list[str]) -> Listing:
+    """List the images of a class, in ImageFolder's order; append the skipped entries to ``hidden``."""
+    found = Listing()
+    for folder in sorted(walk(os.path.join(root, name)), key=attrgetter("path")):
+        relative = os.path.relpath(folder.path, root)
+        found.names += [os.path.join(relative, file) for file in folder.images]
         found.folders.append(relative)
-        found.times.append(times[folder])
+        found.times.append(folder.time)
+        hidden += [os.path.join(relative, file) for file in folder.hidden]
     return found
 
 
@@ -193,9 +202,11 @@ def read_list(path: str | Path, root: str, names: Iterable[str], warn: bool = Tr
         UserError: The file cannot be read.
     """
     try:
-        lines = os.fsdecode(Path(path).read_bytes()).split("\n")
-    except OSError as error:
+        lines = os.fsdecode(read_bytes(Path(path), MAX_LIST).removeprefix(codecs.BOM_UTF8)).split("\n")
+    except FileNotFoundError as error:
         raise UserError(f"data.exclude: {path}: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"data.exclude: {error}") from None
     cleaned = [line.removesuffix("\r") for line in lines if line.strip()]
     spellings = [list(_spellings(line, root)) for line in cleaned]
     wanted = set(chain(*spellings))
@@ -225,18 +236,13 @@ def _spellings(line: str, root: str) -> Iterator[str]:
 def write_list(names: Sequence[str], path: str | Path) -> None:
     """Write image names, one per line, for ``read_list``."""
     text = "".join(f"{name}\n" for name in names)
-    Path(path).write_text(text, errors="surrogateescape")
+    Path(path).write_text(text, "utf-8", "surrogateescape")
 
 
 def write_classes(classes: Sequence[str], path: str | Path) -> None:
     """Write the class map ``{"name": label}`` as JSON."""
     text = json.dumps({name: label for label, name in enumerate(classes)}, indent=1, ensure_ascii=False)
-    Path(path).write_text(text + "\n", errors="surrogateescape")
-
-
-def printable(name: str) -> str:
-    """Escape line breaks and undecodable bytes of a file name for a one-line message."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    Path(path).write_text(text + "\n", "utf-8", "surrogateescape")
 
 
 def hold_out(images: ImageSet, per_class: int, seed: int) -> tuple[ImageSet, ImageSet]:

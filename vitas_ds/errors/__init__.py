@@ -23,9 +23,14 @@ def shorten(text: str, limit: int = LIMIT) -> str:
 
     A lone surrogate, which is a byte of a file name that is not UTF-8, is escaped, and so are control characters.
     """
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    text = printable(" ".join(text.split()))
     kept = limit - 5
     return text if len(text) <= limit else f"{text[: kept * 2 // 3]} ... {text[len(text) - kept // 3 :]}"
+
+
+def printable(name: str) -> str:
+    """Escape line breaks, control characters and undecodable bytes of a file name."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def first_error(error: Any) -> str:

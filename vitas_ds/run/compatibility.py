@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.config import Config
+from vitas_ds.config.parse import with_absolute_paths
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir, read_config
 
 # Fixed once any stage has results. A checkpoint fits any ZeRO stage and any number of ranks, so those may change.
 ALWAYS = (
-    "space", "run.seed", "data.train", "data.val", "data.search_per_class", "data.exclude", "data.resize",
+    "space", "run.seed", "data.train", "data.search_per_class", "data.exclude", "data.resize",
     "data.mean", "data.std", "data.decoder", "data.synthetic",
 )  # fmt: skip
-FOLDERS = ("data.train", "data.val", "supernet.teacher.model", "retrain.teacher.model", "retrain.init")
+FOLDERS = (
+    "data.train", "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
+    "retrain.teacher.weights", "retrain.init", "search.checkpoint", "search.reuse",
+)  # fmt: skip
 TRAINED = ("engine.precision",)  # fixed once a network has been trained
 
 # A stage's own section is fixed once that stage has results, except these fields.
@@ -26,7 +30,7 @@ _FREE_IN_TRAINING = {
 }  # fmt: skip
 FREE = {
     "supernet": _FREE_IN_TRAINING | {"eval_every"},
-    "retrain": _FREE_IN_TRAINING,
+    "retrain": _FREE_IN_TRAINING | {"eval_every"},
     "search": {
         "generations", "top_k", "ranks_per_candidate", "baselines", "latency_also",
         # check and finalists compare what their results depend on
@@ -48,16 +52,26 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
             raise UserError(f"{run.path}: contains {found[0]}/ but no config.yaml; set another run.name")
         return
     before = read_config(run)
-    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+    old, new = (with_absolute_paths(c).model_dump(mode="json") for c in (before, config))
     for field in _fixed_fields(run, new):
         a, b = _get(old, field), _get(new, field)
         if a != b and not _same_folder(field, a, b):
-            fix = f"set another run.name, or remove {run.path} to start over"
+            fix = (
+                f"to keep its settings, give {run.path} instead of a recipe; or set another run.name, or remove "
+                f"{run.path} to start over"
+            )
             if field.startswith("retrain."):
                 fix = f"move {run.retrain.path} away to train it again; supernet and search stay"
             raise UserError(
                 f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; {fix}"
             )
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the old and the new value of every setting that differs, by its dotted name, except name and folder."""
+    one, two = (with_absolute_paths(config).model_dump(mode="json") for config in (old, new))
+    values = {leaf: (_get(one, leaf), _get(two, leaf)) for name in two for leaf in _leaves(two[name], name)}
+    return {leaf: pair for leaf, pair in values.items() if pair[0] != pair[1] and leaf not in ("run.name", "run.dir")}
 
 
 def _same_folder(field: str, a: Any, b: Any) -> bool:

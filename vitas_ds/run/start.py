@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from vitas_ds.config import RANDOM_IMAGES, Config, dump
+from typing import Any
+
+from vitas_ds.config import RANDOM_IMAGES, Config, dump, format_value
+from vitas_ds.config.parse import with_absolute_paths
 from vitas_ds.errors import UserError
-from vitas_ds.run.compatibility import check_same_recipe
+from vitas_ds.errors.exits import DISK
+from vitas_ds.run.compatibility import check_same_recipe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import start_entry
-from vitas_ds.run.run_dir import RunDir, run_of
+from vitas_ds.run.run_dir import RunDir, read_config, run_of
+
+MAX_SHOWN = 6  # changed settings on one line
 
 
 def find_run(config: Config) -> RunDir:
@@ -24,6 +30,8 @@ def find_run(config: Config) -> RunDir:
 def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
     """Create or reopen the run folder. Rank 0 writes ``config.yaml`` and adds an entry to ``manifest.json``.
 
+    It prints the settings that differ from those of the latest start; the entry records them.
+
     Raises:
         UserError: See ``check_same_recipe``; or the folder is not writable. Nothing is overwritten.
     """
@@ -31,10 +39,23 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
     if is_main:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            write_text(run.config, dump(config))
+            changes = differences(read_config(run), config) if run.config.exists() else {}
+            if changes:
+                print(f"{stage or run.name}: {describe(changes, str(run.path))}", flush=True)
+            write_text(run.config, dump(with_absolute_paths(config)))
             starts = read_json(run.manifest, {}).get("starts", [])
-            entry = start_entry(stage, world_size) | ({"images": RANDOM_IMAGES} if config.data.synthetic else {})
+            entry = start_entry(stage, world_size) | {"changes": changes}
+            entry |= {"images": RANDOM_IMAGES} if config.data.synthetic else {}
             write_json(run.manifest, {"run": run.name, "starts": [*starts, entry]})
         except OSError as error:
+            if error.errno in DISK:
+                raise
             raise UserError(f"run.dir: {run.path} cannot be written ({error.strerror})") from None
     return run
+
+
+def describe(changes: dict[str, tuple[Any, Any]], run: str) -> str:
+    """Return one line about settings that differ from those of the latest start of a run."""
+    shown = [f"{name} {format_value(old)} -> {format_value(new)}" for name, (old, new) in changes.items()]
+    more = f", and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+    return f"settings changed since the last start of {run}: {', '.join(shown[:MAX_SHOWN])}{more}"

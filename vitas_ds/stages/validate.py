@@ -5,33 +5,35 @@ Rules that another package enforces as well are functions of that package, which
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
-from vitas_ds.config import Config, Data, Finalists, Search, Supernet, Teacher, Training
+from vitas_ds.config import Config, Data, Finalists, Retrain, Search, Supernet, Teacher, Training
 from vitas_ds.data.resized import check_complete
-from vitas_ds.data.shards import class_names, shards_of
+from vitas_ds.data.shards import class_names
 from vitas_ds.data.sources import check_class_count
+from vitas_ds.data.walk import class_folders, shards_of
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
-from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.run_dir import reused_ledger, run_of
 from vitas_ds.run.tracking import check_tracking
 from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.latency.limits import choose_runtime
 from vitas_ds.search.latency.table import read_table
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
-from vitas_ds.search.selector import Bound, ListEntry, parse_choice
+from vitas_ds.search.selector import Bound, ListEntry, find_source, parse_choice
 from vitas_ds.search.trials.plan import make_rungs
 from vitas_ds.stages.model_folders import (
-    check_fits,
+    TIMM,
     check_inherits,
+    check_teacher,
     find_model,
     is_checkpoint,
     is_unfinished,
 )
+from vitas_ds.stages.source_run import check_source
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -64,6 +66,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_latency(config, stage)
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
+            check_source(config)
         _warn_ignored(config.supernet, config.search)
         _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
     if stage in NEEDS_TRAIN:
@@ -84,15 +87,25 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
             "engine.compile: a network compiled as a whole cannot be gathered layer by layer, as ZeRO 3 does; use "
             "engine.zero=zero2, or engine.compile=false for retrain"
         )
+    retrain = config.retrain
+    if section == "retrain" and retrain.freeze and retrain.init == "scratch" and not _starts_elsewhere(retrain):
+        warnings.warn("retrain.freeze: retrain.init is scratch: the frozen weights are random", stacklevel=2)
     micro_batch_size(training, ranks, section)
     ds_config(config.engine, training, ranks)
     _warn_ignored_teacher(training.teacher, section)
 
 
+def _starts_elsewhere(training: Training) -> bool:
+    return bool(training.init_weights or training.resume_from)
+
+
 def _check_search(search: Search, ranks: int) -> None:
     check_group_size(search.ranks_per_candidate, ranks)
-    if search.reuse and not Path(search.reuse).is_file():
-        raise UserError(f"search.reuse: {search.reuse}: no such ledger; give the file ledger.jsonl of another search")
+    if search.reuse and not (reused_ledger(search.reuse) or Path()).is_file():
+        raise UserError(
+            f"search.reuse: {search.reuse}: no such ledger; give a run that has searched, or the file ledger.jsonl of "
+            "another search"
+        )
 
 
 def _check_latency(config: Config, stage: str) -> None:
@@ -147,6 +160,9 @@ def _check_finalists(config: Config, ranks: int) -> None:
             f"search.finalists.count: {cfg.count}, but the search has only {candidates} candidates; all are trained",
             stacklevel=2,
         )
+    for name in ("layer_decay", "freeze"):
+        if getattr(config.retrain, name) != getattr(Retrain(), name):
+            warnings.warn(f"retrain.{name} is ignored in the trainings of finalists", stacklevel=2)
     rungs = make_rungs(cfg, candidates)
     micro_batch_size(config.retrain, ranks, "retrain")
     initial = config.retrain.ema_decay ** rungs[0].steps
@@ -158,14 +174,24 @@ def _check_finalists(config: Config, ranks: int) -> None:
 
 
 def _check_choice(config: Config) -> None:
-    """Check that ``retrain.spec`` is a valid spec or a valid choice of a search result."""
+    """Check that ``retrain.spec`` is a valid spec, or a valid choice of a search result of this or another run."""
     spec, top_k = config.retrain.spec, max(config.search.top_k, config.search.finalists.count)
-    if not spec.startswith("search:"):
+    source = find_source(spec)
+    if spec == "init":
+        return
+    if source is None:
         found = find_spec(spec)
         if config.retrain.init == "supernet":
             check_inherits(found, config.space)
         return
-    choice = parse_choice(spec)
+    for _, text in source.single():
+        choice = parse_choice(text)
+        if not source.run:
+            _check_own_choice(config, text, choice, top_k)
+
+
+def _check_own_choice(config: Config, spec: str, choice: ListEntry | Bound, top_k: int) -> None:
+    """Check that the search of this run will have an entry."""
     if isinstance(choice, ListEntry) and choice.name == "best" and not 1 <= choice.index <= top_k:
         raise UserError(
             f"retrain.spec: {spec}: the search keeps search:best[1] to search:best[{top_k}]; increase search.top_k"
@@ -185,19 +211,20 @@ def _check_models(config: Config, stage: str) -> None:
     A later stage may name a run whose network is still in training.
     """
     run = run_of(config)
-    teacher = config.supernet.teacher.model
-    if stage == "train-supernet" and teacher and not run.supernet_weights.exists():
-        check_fits(find_model(teacher, "supernet.teacher.model"), "supernet.teacher.model", config.space)
+    if stage == "train-supernet" and config.supernet.teacher.model and not run.supernet_weights.exists():
+        check_teacher(config.supernet.teacher, "supernet", config.space)
     if run.retrain_weights.exists():
         return
-    models = {"retrain.teacher.model": config.retrain.teacher.model}
-    init = config.retrain.init
+    teacher, init = config.retrain.teacher, config.retrain.init
     known = init in ("scratch", "supernet") or is_checkpoint(init)  # the stage reads the shapes in a checkpoint
-    if not known and not any(run.retrain.checkpoints.glob("step-*")):
-        models["retrain.init"] = init
-    for field, model in models.items():
-        if model and not (stage != "retrain" and is_unfinished(model)):
-            check_fits(find_model(model, field), field, config.space)
+
+    def must_exist(model: str) -> bool:
+        return stage == "retrain" or not is_unfinished(model)
+
+    if teacher.model and must_exist(teacher.model):
+        check_teacher(teacher, "retrain", config.space)
+    if not known and must_exist(init) and not any(run.retrain.checkpoints.glob("step-*")):
+        find_model(init, "retrain.init")  # it may have other classes and another image size
 
 
 def _check_data(data: Data, device: str) -> None:
@@ -241,7 +268,7 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
     """Return the names of the classes; numbers for shards without names, empty without folders and shards."""
     if not Path(folder).is_dir():
         raise UserError(f"{field}: {folder}: no such folder")
-    classes, kind = {entry.name for entry in os.scandir(folder) if entry.is_dir()}, "class folders"
+    classes, kind = set(class_folders(folder)), "class folders"
     if not classes and shards_of(folder):
         classes, kind = set(class_names(folder, 0) or map(str, range(num_classes))), "classes in classes.json"
     if classes:
@@ -251,6 +278,8 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
 
 def _warn_ignored_teacher(teacher: Teacher, section: str) -> None:
     """Warn about settings of a teacher without effect."""
+    if teacher.weights and not (teacher.model or "").startswith(TIMM):
+        warnings.warn(f"{section}.teacher.weights is ignored: {section}.teacher.model is not timm:NAME", stacklevel=2)
     changed = [name for name in ("kind", "weight", "temperature") if getattr(teacher, name) != getattr(Teacher(), name)]
     if teacher.model is None and changed:
         warnings.warn(f"{section}.teacher.{changed[0]} is ignored: {section}.teacher.model is not set", stacklevel=2)

@@ -42,7 +42,7 @@ def test_the_file_is_written_once_and_completely(tmp_path: Path) -> None:
 
 def test_a_file_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
     images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
-    data = Data(resize=3_000_000, threads=1, cache="file")
+    data = Data(threads=1, cache="file").model_copy(update={"resize": 3_000_000})
     with pytest.raises(UserError, match=r"data.cache=file: the disk of .*cache has .* need 502914.. GiB; lower"):
         decode_cached(images, data, 3_000_000, ALONE, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

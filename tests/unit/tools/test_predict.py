@@ -128,7 +128,7 @@ def test_user_errors_are_one_line(images, model, tmp_path, capsys):
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(good.read_bytes()[:100])
     for bad in (text, cut):
-        assert refused(capsys, folder, good, bad) == f"{bad}: cannot be read as an image"
+        assert refused(capsys, folder, bad) == f"{bad}: cannot be read as an image"
     assert refused(capsys, folder, tmp_path / "none.jpg") == f"{tmp_path}/none.jpg: no such file"
     assert refused(capsys, folder, tmp_path) == f"{tmp_path}: is a folder, not an image file"
     assert "--top 0" in refused(capsys, folder, good, "--top", "0")
@@ -140,3 +140,18 @@ def test_user_errors_are_one_line(images, model, tmp_path, capsys):
     assert "names 2 classes, spec.json has 10" in refused(capsys, tmp_path / "bare", good)
     write_model(net, tmp_path / "bare", Preprocess(24), "bare", {})
     assert refused(capsys, tmp_path / "bare", good, "--onnx").startswith(f"{tmp_path}/bare/model.onnx: no such file")
+
+
+def test_bad_files_are_named_and_the_others_classified(images, model, tmp_path, capsys):
+    folder, _ = model
+    good, text = files_of(images)[:2], tmp_path / "text.jpg"
+    text.write_text("no image")
+    names = [good[0], text, tmp_path / "none.jpg", good[1], tmp_path]
+    assert main(["predict", *map(str, [folder, *names]), "--json"]) == 1
+    output = capsys.readouterr()
+    assert [row["file"] for row in json.loads(output.out)] == [str(file) for file in good]
+    assert output.err.splitlines() == [
+        f"vitas predict: {tmp_path}/none.jpg: no such file",
+        f"vitas predict: {tmp_path}: is a folder, not an image file",
+        f"vitas predict: {text}: cannot be read as an image",
+    ]
