@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vitas_ds.arch.published import published
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import UserError
-from vitas_ds.models.shapes import check_shapes, shapes_of
+from vitas_ds.export.weights import load_torch
+from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.torch_files import check_tensors
 
 STEM, BLOCK = "module.net.backbone_init_stem_Patch_init_0.0.", "module.net.backbone_Block_Block_{}.0."
 NORM, HEAD = "module.net.backbone_Norm_Norm_0.0.", "module.net.backbone_FC_FC_0.0.module.0."
@@ -55,20 +54,10 @@ def _new_names(spec: SubnetSpec) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """Return the ``model`` dict of a checkpoint as float32 tensors."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # torch.load raises many types of exceptions if the file is not a checkpoint
-        found = re.search(r"(?i)unsupported (?:global|class)\W+(?:GLOBAL )?(\S+)", str(error))
-        if found:
-            raise UserError(f"{path}: contains objects other than tensors, which are not loaded: {found[1]}") from None
-        raise UserError(f"{path}: not a torch checkpoint, or damaged ({type(error).__name__})") from None
+    data = load_torch(path)
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
         raise UserError(f"{path}: no dict of tensors under the key 'model'; expected a checkpoint of the first release")
-    for name, value in model.items():
-        if not value.isfinite().all():
-            raise UserError(f"{path}: tensor {name} contains non-finite values")
+    check_tensors(path, model)
+    check_finite(str(path), model)
     return {name: value.float() for name, value in model.items()}
