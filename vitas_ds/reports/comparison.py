@@ -1,8 +1,8 @@
-"""The page that compares two runs: results, recipes and curves."""
+"""The page that compares runs: results, recipes, curves, and their fronts in one chart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +14,21 @@ from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.metrics import clock, read_metrics
 from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 
-Runs = tuple[RunDir, RunDir]
-COLORS = (1, 2)
+Runs = Sequence[RunDir]
+COLORS = (1, 2, 3, 5, 6, 7)  # 4 is the pale color of first generations
+MAX_RUNS = len(COLORS)
 
 
-def render(first: RunDir, second: RunDir) -> str:
-    """Return the page as text; sections without data are omitted."""
-    runs = (first, second)
-    names, configs = names_of(runs), (read_config(first), read_config(second))
+def render(*runs: RunDir) -> str:
+    """Return the page of at most ``MAX_RUNS`` runs as text; sections without data are omitted."""
+    names, configs = names_of(runs), [read_config(run) for run in runs]
     return page.render(
         "comparison.html.j2",
-        title=f"{names[0]} against {names[1]}",
+        title=" against ".join(names),
+        names=names,
         runs=[
             {"color": color, "name": name, "about": about(config, read_starts(run))}
-            for color, name, config, run in zip(COLORS, names, configs, runs, strict=True)
+            for color, name, config, run in zip(COLORS, names, configs, runs, strict=False)
         ],
         results=results(runs),
         differences=differences(*configs),
@@ -38,14 +39,14 @@ def render(first: RunDir, second: RunDir) -> str:
     )
 
 
-def names_of(runs: Runs) -> tuple[str, str]:
-    """Return the names of the runs, or their paths if the names are equal."""
-    a, b = runs[0].name, runs[1].name
-    return (a, b) if a != b else (str(runs[0].path), str(runs[1].path))
+def names_of(runs: Runs) -> tuple[str, ...]:
+    """Return the names of the runs, or their paths if some names are equal."""
+    names = tuple(run.name for run in runs)
+    return names if len(set(names)) == len(names) else tuple(str(run.path) for run in runs)
 
 
-def results(runs: Runs) -> list[tuple[str, str, str]]:
-    """Return (name, value of the first run, of the second) of every number that at least one of them has."""
+def results(runs: Runs) -> list[tuple[str, ...]]:
+    """Return (name, value of each run) of every number that at least one of them has."""
     summaries = [read_summary(run) for run in runs]
     numbers = [
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
@@ -64,16 +65,19 @@ def results(runs: Runs) -> list[tuple[str, str, str]]:
     for label, path, text in numbers:
         values = [_lookup(summary, path) for summary in summaries]
         if any(value is not None for value in values):
-            a, b = ("" if value is None else text(value) for value in values)
-            rows.append((label, a, b))
+            rows.append((label, *("" if value is None else text(value) for value in values)))
     return rows
 
 
-def differences(first: Config, second: Config) -> list[tuple[str, str, str]]:
-    """Return (field, value of the first run, of the second) where they differ, except for name and folder."""
-    one, two = (dict(_leaves(config.model_dump(mode="json"))) for config in (first, second))
-    fields = [name for name in one if name not in ("run.name", "run.dir") and one[name] != two[name]]
-    return [(name, format_value(one[name]), format_value(two[name])) for name in fields]
+def differences(*configs: Config) -> list[tuple[str, ...]]:
+    """Return (field, value of each run) where they differ, except for name and folder."""
+    first, *others = (dict(_leaves(config.model_dump(mode="json"))) for config in configs)
+    fields = [name for name in first if any(other[name] != first[name] for other in others)]
+    return [
+        (name, *(format_value(leaves[name]) for leaves in (first, *others)))
+        for name in fields
+        if name not in ("run.name", "run.dir")
+    ]
 
 
 def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -89,15 +93,15 @@ def _lookup(summary: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _lines(runs: Runs, names: tuple[str, str], stage: str, metric: str, dots: bool = False) -> list[Series]:
+def _lines(runs: Runs, names: Sequence[str], stage: str, metric: str, dots: bool = False) -> list[Series]:
     """Return a metric of a stage, one line per run."""
     return [
         Series(name, *values_of(read_metrics(run), stage, metric), color, dots=dots)
-        for run, name, color in zip(runs, names, COLORS, strict=True)
+        for run, name, color in zip(runs, names, COLORS, strict=False)
     ]
 
 
-def _training_charts(runs: Runs, names: tuple[str, str], stage: str) -> list[str]:
+def _training_charts(runs: Runs, names: Sequence[str], stage: str) -> list[str]:
     return [
         chart("Training loss", _lines(runs, names, stage, "loss"), STEP, Axis("loss")),
         chart("Learning rate", _lines(runs, names, stage, "lr"), STEP, Axis("learning rate")),
@@ -106,10 +110,10 @@ def _training_charts(runs: Runs, names: tuple[str, str], stage: str) -> list[str
     ]
 
 
-def _search_charts(runs: Runs, names: tuple[str, str]) -> list[str]:
+def _search_charts(runs: Runs, names: Sequence[str]) -> list[str]:
     fronts = [
         scatter(f"front of {name}", front_of(run, own_candidates(run)), color, line=True)
-        for run, name, color in zip(runs, names, COLORS, strict=True)
+        for run, name, color in zip(runs, names, COLORS, strict=False)
         if run.best.exists()
     ]
     volumes = _lines(runs, names, "search", "hypervolume", dots=True) if _same_objectives(runs) else []
@@ -122,15 +126,15 @@ def _search_charts(runs: Runs, names: tuple[str, str]) -> list[str]:
 
 def _same_objectives(runs: Runs) -> bool:
     """Return whether hypervolumes compare: they are relative to the space, the budget and the objectives of a run."""
-    one, two = (read_config(run) for run in runs)
-    return (one.space, *_objectives(one.search)) == (two.space, *_objectives(two.search))
+    keys = [(config.space, *_objectives(config.search)) for config in map(read_config, runs)]
+    return all(key == keys[0] for key in keys)
 
 
 def _objectives(search: Search) -> tuple[Any, ...]:
     return search.algorithm, search.objectives, search.budget
 
 
-def _best_networks(runs: Runs, names: tuple[str, str]) -> Iterator[nets.Network]:
+def _best_networks(runs: Runs, names: Sequence[str]) -> Iterator[nets.Network]:
     for run, name in zip(runs, names, strict=True):
         for network in nets.own_networks(run)[:1]:
             yield replace(network, name=f"{name}: {network.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -22,6 +23,7 @@ def start_entry(stage: str, world_size: int) -> dict[str, Any]:
         "stage": stage,
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
+        "overrides": overrides(sys.argv[1:]),
         "folder": os.getcwd(),
         "world_size": world_size,
         # Slurm's tasks per node are those of the job; this step may have fewer
@@ -30,6 +32,11 @@ def start_entry(stage: str, world_size: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
         "machine": {"host": platform.node(), "system": platform.platform(), "cores": os.cpu_count()},
     }
+
+
+def overrides(words: list[str]) -> list[str]:
+    """Return the overrides, ``section.key=value``, among the words of a command line."""
+    return [word for word in words if re.match(r"[a-z_]+(\.[a-z_0-9]+)+=", word)]
 
 
 def version_of(package: str) -> str | None:

@@ -10,7 +10,7 @@ runs/NAME/
   search_images.txt           images held out of supernet training
   wandb_ids.json, wandb/      W&B run id, and W&B's files
   tensorboard/                event files of each stage (only with tracking.tensorboard)
-  life/                       heartbeats of the ranks (watchdog.py)
+  life/                       heartbeats of the ranks (watchdog.py), and the steps of the stage (total.json)
   supernet/
     checkpoints/              ZeRO checkpoints to resume from
     weights.safetensors       the trained supernet, consolidated
@@ -128,6 +128,11 @@ class RunDir:
     def life(self) -> Path:
         """Folder of the ranks' heartbeats."""
         return self.path / "life"
+
+    @property
+    def total(self) -> Path:
+        """Number of steps of the stage that started last."""
+        return self.life / "total.json"
 
     @property
     def classes(self) -> Path:
@@ -269,14 +274,20 @@ class RunDir:
         """The HTML report."""
         return self.path / "report" / "index.html"
 
-    def comparison(self, other: RunDir) -> Path:
-        """Return the path of the HTML page that compares this run with another one."""
-        return self.report.with_name(f"{self.name}_against_{other.name}.html")
+    def comparison(self, *others: RunDir) -> Path:
+        """Return the path of the HTML page that compares this run with others."""
+        return self.report.with_name("_against_".join([self.name, *(other.name for other in others)]) + ".html")
 
 
 def run_of(config: Config) -> RunDir:
     """Return the run folder of a configuration. It need not exist."""
     return RunDir(Path(config.run.dir) / config.run.name)
+
+
+def reused_ledger(reuse: str | None) -> Path | None:
+    """Return the ledger that ``search.reuse`` names, as a run or as a file. It need not exist."""
+    path = Path(reuse) if reuse else None
+    return RunDir(path).ledger if path and path.is_dir() else path
 
 
 def read_config(run: RunDir) -> Config:

@@ -18,7 +18,7 @@ from typing import Any
 from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
-from vitas_ds.run.files import to_json
+from vitas_ds.run.files import to_json, write_json
 from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tensorboard_mirror import check_tensorboard, open_writer
@@ -45,6 +45,7 @@ class LiveTracker(Tracker):
         self.mirrors, self.every = mirrors, every
         cut_metrics(run.metrics, stage, start_step)
         self.file = run.metrics.open("a")
+        write_json(run.total, {"stage": stage, "total": total})
         self.start = self.last = time.perf_counter()
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
 

@@ -18,6 +18,8 @@ from vitas_ds.search.scoring.ledger import read_ledger
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 from vitas_ds.search.trials.finalists import FinalistsResult
 
+MAX_ENTRIES = 8  # of a list in an error line
+
 
 def write_results(
     run: RunDir,
@@ -82,9 +84,16 @@ def _select_entry(run: RunDir, choice: str, entry: ListEntry) -> SubnetSpec:
     data = _read(path)
     rows, first = (data["top"], 1) if entry.name == "best" else (data, 0)
     if not first <= entry.index < first + len(rows):
-        last = first + len(rows) - 1
-        raise UserError(f"retrain.spec: {choice}: {path} has {entry.name}[{first}] to {entry.name}[{last}]")
+        raise UserError(f"retrain.spec: {choice}: {path} has {_entries(entry.name, rows, first)}")
     return spec_from_dict(rows[entry.index - first]["spec"], f"{path}: {choice}")
+
+
+def _entries(name: str, rows: list[dict[str, Any]], first: int) -> str:
+    """Return one line of the entries with MACs (in millions) and score, without the middle of a long list."""
+    texts = [f"[{i}] {row['macs'] / 1e6:.4g}M {row['score']:.1%}" for i, row in enumerate(rows, first)]
+    half = MAX_ENTRIES // 2
+    shown = texts if len(texts) <= MAX_ENTRIES else [*texts[:half], "...", *texts[-half:]]
+    return f"{name}[{first}] to {name}[{first + len(rows) - 1}]: {', '.join(shown)}"
 
 
 def _select_below(run: RunDir, choice: str, bound: Bound) -> SubnetSpec:

@@ -1,5 +1,8 @@
 """Parse the choice of a search result: ``search:best``, ``search:pareto[3]``, ``search:macs<1.3G``.
 
+The folder of another run may come first: ``runs/a:search:best``. Several entries are several networks, one run each:
+``search:pareto[0,2,5]``.
+
 Importing this module does not import torch.
 """
 
@@ -12,6 +15,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 
 ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
+MARK = "search:"
 UNITS = {"": 1, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -36,6 +40,35 @@ class Bound:
     cost: str
     inclusive: bool
     limit: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A choice and where it comes from.
+
+    Attributes:
+        run: Folder of the run whose search it names; "" for the run itself.
+        choice: ``search:...``, which may name several entries.
+    """
+
+    run: str
+    choice: str
+
+    def single(self) -> list[tuple[str, str]]:
+        """Return the suffix of the run name and the choice of each network; one with suffix "" if it is only one."""
+        found = re.fullmatch(r"search:(best|pareto)\[\s*(\d+(?:\s*,\s*\d+)+)\s*\]", self.choice)
+        if not found:
+            return [("", self.choice)]
+        indices = dict.fromkeys(int(index) for index in found[2].split(","))
+        return [(f"-{found[1]}{index}", f"search:{found[1]}[{index}]") for index in indices]
+
+
+def find_source(spec: str) -> Source | None:
+    """Return the choice in a value of ``retrain.spec``; None if it does not name a search result."""
+    if spec.startswith(MARK):
+        return Source("", spec)
+    run, found, choice = spec.rpartition(f":{MARK}")
+    return Source(run, MARK + choice) if found else None
 
 
 def parse_choice(text: str) -> ListEntry | Bound:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.run_dir import RunDir, reused_ledger
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
@@ -69,7 +68,8 @@ class Session:
     def problem(self) -> SearchProblem:
         """Space, budget and objectives."""
         costs = budgets.COSTS if self.timing is None else self.timing.costs
-        return SearchProblem(self.config.space, self.config.search, self.config.run.seed, costs)
+        seed = self.config.run.seed if self.config.search.seed is None else self.config.search.seed
+        return SearchProblem(self.config.space, self.config.search, seed, costs)
 
 
 def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, inputs: ScoringInputs) -> Session:
@@ -87,7 +87,7 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
             config, run, run.search_latency, open_runtime(config, ranks.device), budgets.from_config(cfg)
         )
         tracker.print(timing.describe())
-    ledger = open_ledger(run.ledger, scoring, Path(cfg.reuse) if cfg.reuse else None, ranks.is_main)
+    ledger = open_ledger(run.ledger, scoring, reused_ledger(cfg.reuse), ranks.is_main)
     if cfg.racing:
         partial_scores = open_ledger(run.races, scoring, None, ranks.is_main)
         race = racing.Race(split_rounds(scorer), cfg.racing, partial_scores)

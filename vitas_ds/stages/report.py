@@ -1,16 +1,17 @@
-"""Stage report: write the HTML page of a run or of two runs, and print the results. It reads files only."""
+"""Stage report: write the HTML page of a run or of several runs, and print the results. It reads files only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitas_ds.config import Config
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
-from vitas_ds.recipe import RECIPES, load
+from vitas_ds.recipe import RUN_CONFIG, load
 from vitas_ds.reports import comparison, run_page
 from vitas_ds.run.files import write_text
-from vitas_ds.run.run_dir import RunDir, read_config, run_of
+from vitas_ds.run.run_dir import run_of
 
 
 def run(config: Config, to_wandb: bool = False) -> None:
@@ -35,51 +36,40 @@ def run(config: Config, to_wandb: bool = False) -> None:
     comm.barrier()
 
 
-def compare(first: Config, second: Config) -> None:
-    """Write the page that compares two runs to the ``report/`` folder of the first one.
+def compare(*configs: Config) -> None:
+    """Write the page that compares runs to the ``report/`` folder of the first one.
 
     Raises:
-        UserError: A run does not exist, or both are the same.
+        UserError: A run does not exist, or is given twice.
     """
-    ranks = comm.init("cpu", first.run.timeout)
+    ranks = comm.init("cpu", configs[0].run.timeout)
     if ranks.is_main:
-        one, two = run_of(first), run_of(second)
-        if one.path.resolve() == two.path.resolve():
-            raise UserError(f"{one.path}: given twice; give two different runs to compare")
-        path = one.comparison(two)
-        write_text(path, comparison.render(one, two))
-        names = comparison.names_of((one, two))
-        print_columns([("", *names), *comparison.results((one, two)), ("report", str(path), "")])
+        runs = [run_of(config) for config in configs]
+        places = [run.path.resolve() for run in runs]
+        for i, place in enumerate(places):
+            if place in places[:i]:
+                raise UserError(f"{runs[i].path}: given twice; give two different runs to compare")
+        path = runs[0].comparison(*runs[1:])
+        write_text(path, comparison.render(*runs))
+        print_columns([("", *comparison.names_of(runs)), *comparison.results(runs), ("report", str(path), "")])
     comm.barrier()
 
 
-def print_columns(lines: list[tuple[str, str, str]]) -> None:
-    """Print three aligned columns."""
-    widths = [max(len(line[i]) for line in lines if line[2] or i == 0) for i in (0, 1)]
-    for first, second, third in lines:
-        print(f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
+def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
+    """Print aligned columns. The last non-empty cell of a line may be longer than its column."""
+    count = max(map(len, lines))
+    rows = [(*line, *[""] * (count - len(line))) for line in lines]
+    widths = [max(len(row[i]) for row in rows if any(row[i + 1 :]) or i == 0) for i in range(count - 1)]
+    for row in rows:
+        print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
 
 
 def find(run: str, overrides: list[str]) -> Config:
     """Return the configuration of a run, given as its folder, its recipe, or its name below ``run.dir``.
 
+    A folder comes before a recipe of the same name.
+
     Raises:
         UserError: The run does not exist.
     """
-    if (Path(run) / "config.yaml").is_file():
-        return _from_folder(Path(run), overrides)
-    if (RECIPES / f"{run}.yaml").is_file() or Path(run).is_file():
-        return load(run, overrides)
-    runs = Path(next((w.partition("=")[2] for w in overrides if w.startswith("run.dir=")), Config().run.dir))
-    if (runs / run / "config.yaml").is_file():
-        return _from_folder(runs / run, overrides)
-    raise UserError(f"{run}: no such run folder, recipe, or run in {runs}/")
-
-
-def _from_folder(folder: Path, overrides: list[str]) -> Config:
-    """Return the configuration in a run folder, with name and place of the folder as it is now."""
-    read_config(RunDir(folder))  # raises a short error if another version wrote the file
-    config = load(str(folder / "config.yaml"), overrides)
-    resolved = folder.resolve()
-    parent = folder.parent if folder.name == resolved.name else resolved.parent
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": str(parent), "name": resolved.name})})
+    return load(f"./{run}" if (Path(run) / RUN_CONFIG).is_file() and Path(run).name == run else run, overrides)

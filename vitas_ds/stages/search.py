@@ -22,6 +22,7 @@ from vitas_ds.search.trials.finalists import are_configured
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
+from vitas_ds.stages.source_run import check_classes
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 
@@ -83,6 +84,7 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
         UserError: An image is not in the list that train-supernet wrote, and the supernet may have learned it.
     """
     _, images = split_training_images(config)
+    check_classes(config, images)
     weights = supernet_path(config, run_dir)
     lists = (parent / run_dir.search_images.name for parent in weights.absolute().parents[:4])
     path = next((path for path in lists if path.is_file()), None)
@@ -98,6 +100,6 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
         raise UserError(
             f"data.train: {len(learned)} of {len(images)} search images, such as {learned[0]}, are not in {path}: the "
             "supernet may have learned them; restore the files, data.exclude, data.search_per_class and run.seed of "
-            "its training, or train again"
+            "its training (search.seed is the seed of a search alone), or train again"
         )
     return images

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vitas_ds.config import Config
@@ -14,7 +13,8 @@ from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint
+from vitas_ds.stages.source_run import source_run
+from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, read_consolidated
 
 
 def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
@@ -46,21 +46,24 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
 
 def supernet_path(config: Config, run_dir: RunDir) -> Path:
     """Return the path of the weights. They need not exist."""
-    return Path(config.search.checkpoint or run_dir.supernet_weights)
+    run = source_run(config)
+    return run.supernet_weights if run else Path(config.search.checkpoint or run_dir.supernet_weights)
 
 
 def check_supernet_exists(config: Config, run_dir: RunDir) -> None:
     """Raise ``UserError`` if there are no weights."""
     path = supernet_path(config, run_dir)
     if not path.exists():
-        fix = "check search.checkpoint" if config.search.checkpoint else "run the stage train-supernet first"
+        fix = "check search.checkpoint"
+        if not config.search.checkpoint:
+            fix = "run the stage train-supernet first, or set search.checkpoint to a run that has trained one"
         raise UserError(f"{path}: no trained supernet; {fix}")
 
 
 def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     try:
         if not path.is_dir():
-            return load_file(path)
+            return read_consolidated(path)
         return consolidate(find_checkpoint(path, "search.checkpoint") or path, ema=config.supernet.ema_decay > 0)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as weights of a supernet ({error})") from None

@@ -173,12 +173,12 @@ def test_find_accepts_folder_recipe_and_name(run, config, tmp_path, monkeypatch,
     capsys.readouterr()
     assert main(["report", "no_such"]) == 2
     assert main(["report", "moved", "quickstart"]) == 2
-    assert main(["report", "moved", "a", "b"]) == 2
+    assert main(["report", "moved", *"abcdef"]) == 2
     (moved / "manifest.json").unlink()
     assert main(["report", "moved"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 4 and errors[0].endswith("no_such: no such run folder, recipe, or run in runs/")
-    assert "no such run" in errors[1] and "report compares two runs at most" in errors[2]
+    assert len(errors) == 4 and "no_such: no such recipe or run" in errors[0]
+    assert "no such run" in errors[1] and "report compares 6 runs at most" in errors[2]
     assert "manifest.json" in errors[3]
 
 

@@ -16,6 +16,7 @@ from tests.helpers.paths import FIXTURES
 from vitas_ds.config import Config
 from vitas_ds.data.sources import write_list
 from vitas_ds.errors import UserError
+from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
@@ -62,7 +63,9 @@ def test_changed_files_are_an_error(trained: Path) -> None:
     config = recipe(trained)
     run = run_of(config)
     run.supernet.path.mkdir()
-    save_file(Supernet(config.space, "bilateral", 2, class_token_only=True).state_dict(), run.supernet_weights)
+    supernet = Supernet(config.space, "bilateral", 2, class_token_only=True)
+    init_weights(supernet, 0)
+    save_file(supernet.state_dict(), run.supernet_weights)
     with pytest.raises(UserError, match="of 80 search images"):
         search.run(config)
     assert not run.search.exists()

@@ -16,10 +16,11 @@ from vitas_ds.distributed.comm import from_main
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import append_line, to_json
 from vitas_ds.search.scoring.candidate import Candidate, Score
-from vitas_ds.search.scoring.ledger_lines import LineParser, Scoring
+from vitas_ds.search.scoring.ledger_lines import MOVE, LineParser, Scoring
 from vitas_ds.search.scoring.score_table import ScoreTable, key
 
 BLOCK = 1 << 20  # bytes
+NOT_REUSABLE = "search.reuse needs equal supernet, images and scoring settings"
 
 
 class Ledger:
@@ -87,7 +88,7 @@ def open_ledger(path: Path, scoring: Scoring, reuse: Path | None = None, is_main
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(path)
         own = _read_scores(path, scoring, missing_ok=True)
-        return own, _read_scores(reuse, scoring) if reuse else ScoreTable()
+        return own, _read_scores(reuse, scoring, fix=NOT_REUSABLE) if reuse else ScoreTable()
 
     own, reused = from_main(read)
     return Ledger(path if is_main else None, scoring, own, reused)
@@ -109,9 +110,9 @@ def _cut_torn_line(path: Path) -> None:
         file.truncate(end)
 
 
-def _read_scores(path: Path, scoring: Scoring, missing_ok: bool = False) -> ScoreTable:
+def _read_scores(path: Path, scoring: Scoring, missing_ok: bool = False, fix: str = MOVE) -> ScoreTable:
     """Return the scores in a ledger. Does not keep its candidates: a million of them would take 4 GB."""
-    parser, table = LineParser(path, scoring), ScoreTable()
+    parser, table = LineParser(path, scoring, fix), ScoreTable()
     for number, line in _lines(path, missing_ok):
         if (found := parser.fast(line, number)) is not None:
             found.add_to(table)

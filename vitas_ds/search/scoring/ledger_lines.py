@@ -33,6 +33,7 @@ _NUMBERS = re.compile(
     + rb', "generation": ' + _INT + rb', "seconds": ' + _FLOAT + b", "
 )  # fmt: skip
 _START, _LAYERS, _END = b'{"spec": ', b'"layers": [{', b"}]}, "
+MOVE = "set another run.name, or move the ledger away"
 SCORE = slice(len(COSTS) + 1, -2)  # groups of value, standard error, images, four counts, points
 MAX_LAYERS = 1000  # of a spec, as in arch/spec.py
 _PLAIN_LAYER = {"num_heads": 1, "qkv_dim": 3, "mlp_dim": 1}
@@ -79,10 +80,11 @@ class LineParser:
     Args:
         path: The ledger, for messages.
         scoring: Settings that each line must have been scored with; None to accept any.
+        fix: What to do if they differ, for the message.
     """
 
-    def __init__(self, path: Path, scoring: Scoring | None = None) -> None:
-        self.path, self.scoring = path, scoring
+    def __init__(self, path: Path, scoring: Scoring | None = None, fix: str = MOVE) -> None:
+        self.path, self.scoring, self.fix = path, scoring, fix
         self._heads: dict[bytes, SubnetSpec | None] = {}
         self._layers: dict[bytes, LayerSpec] = {}
         self._seen: set[bytes] = set()  # keys of _layers, unless a new line contains others
@@ -126,7 +128,7 @@ class LineParser:
             raise UserError(f"{location}: not a JSON object; remove the line to score its candidate again") from None
         candidate = candidate_from_dict(row, location)
         if self.scoring is not None:
-            _check_scoring(row.get("scoring"), self.scoring, location)
+            _check_scoring(row.get("scoring"), self.scoring, location, self.fix)
         return candidate
 
     def _location(self, number: int) -> str:
@@ -178,7 +180,7 @@ class LineParser:
         except ValueError:
             return False
         if self.scoring is not None:
-            _check_scoring(row.get("scoring"), self.scoring, self._location(number))
+            _check_scoring(row.get("scoring"), self.scoring, self._location(number), self.fix)
         if row.keys() != {"scoring"}:
             return False
         self._settings.add(text)
@@ -206,11 +208,10 @@ def _parse_spec(text: bytes) -> SubnetSpec | None:
     return spec if json.dumps(spec.to_dict()).encode() == text else None
 
 
-def _check_scoring(recorded: Any, expected: Scoring, location: str) -> None:
+def _check_scoring(recorded: Any, expected: Scoring, location: str, fix: str) -> None:
     recorded = recorded if isinstance(recorded, dict) else {}
     for name in expected:
         if recorded.get(name) != expected[name]:
             raise UserError(
-                f"{location}: scored with {name} {recorded.get(name)!r}, this search has {expected[name]!r}; "
-                "set another run.name, or move the ledger away"
+                f"{location}: scored with {name} {recorded.get(name)!r}, this search has {expected[name]!r}; {fix}"
             )

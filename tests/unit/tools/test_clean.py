@@ -1,0 +1,83 @@
+"""Clean removes only what no later stage needs.
+
+Reference: the files of a run, listed by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitas_ds.__main__ import main
+from vitas_ds.config import Config
+from vitas_ds.run.files import write_json
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.start import open_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A run with a finished supernet, an unfinished retraining, and files of the user."""
+    run = open_run(Config.model_validate({"run": {"name": "a", "dir": str(tmp_path)}}), True, stage="retrain")
+    for folder, steps in ((run.supernet, {7: 0.5, 10: 0.7}), (run.retrain, {3: 1.0})):
+        for step, loss in steps.items():
+            checkpoint = folder.checkpoints / f"step-{step:08d}"
+            write_json(checkpoint / "manifest.json", {})
+            write_json(checkpoint / "state.json", {"loss": loss})
+    run.supernet_weights.touch()
+    for name in (
+        "notes.txt",
+        "supernet/checkpoints/mine.txt",
+        "supernet/checkpoints/step-old/x",
+        "search/images-x.txt",
+    ):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).touch()
+    write_json(run.best, {})
+    (run.search / "images-0123-256-224.u8").touch()
+    (run.finalist_states / "net").mkdir(parents=True)
+    return run
+
+
+def files(run: RunDir) -> set[str]:
+    return {str(path.relative_to(run.path)) for path in run.path.rglob("*")}
+
+
+def test_keep_best(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    assert main(["clean", str(run.path), "--keep", "best", "--yes"]) == 0
+    ten = "supernet/checkpoints/step-00000010"
+    gone = {ten, f"{ten}/manifest.json", f"{ten}/state.json", "search/images-0123-256-224.u8"}
+    assert before - files(run) == gone | {"search/finalists", "search/finalists/net"}
+    assert str(run.path / ten) in capsys.readouterr().out
+    assert main(["clean", str(run.path), "--yes"]) == 0
+    assert not (run.supernet.checkpoints / "step-00000007").exists()
+    assert (run.retrain.checkpoints / "step-00000003").exists()  # needed to resume
+    assert {"notes.txt", "supernet/checkpoints/mine.txt", "supernet/checkpoints/step-old/x"} <= files(run)
+    assert main(["clean", str(run.path)]) == 0
+    assert capsys.readouterr().out.endswith("nothing to remove\n")
+
+
+def test_asks_first(run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, removed in (("", False), ("n", False), ("y", True)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert main(["clean", str(run.path)]) == 0
+        assert (files(run) != before) == removed
+    capsys.readouterr()
+
+
+def test_without_a_terminal_or_a_run(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    assert main(["clean", str(run.path)]) == 2 and files(run) == before
+    assert main(["clean", str(run.path.parent)]) == 2
+    cannot, no_run = capsys.readouterr().err.splitlines()
+    assert "add --yes" in cannot and "not a run" in no_run
+
+
+def test_a_running_run(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(run.life / "rank-00000.json", {"host": "elsewhere", "pid": 1, "ended": None})
+    assert main(["clean", str(run.path), "--yes"]) == 2
+    assert "is running" in capsys.readouterr().err

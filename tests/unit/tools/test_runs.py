@@ -1,0 +1,45 @@
+"""The table of runs, and the state of one.
+
+Reference: files written by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitas_ds.__main__ import main
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import update_summary
+from vitas_ds.run.start import open_run
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with three runs, one of them damaged."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        run = open_run(load("quickstart", [f"run.name={name}"]), True, stage="search")
+    update_summary(run, "search", {"best": {"score": 0.5}})
+    (tmp_path / "runs" / "b" / "manifest.json").write_text("{")
+    (tmp_path / "runs" / "no_run").mkdir()
+    return tmp_path / "runs"
+
+
+def test_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(rows) == ["run", "a", "b", "c"]
+    assert rows["a"].split()[1] == "search" and rows["a"].endswith("stopped")
+    assert "manifest.json" in rows["b"] and "50.0%" in rows["c"] and rows["c"].endswith("done")
+    assert main(["runs", "runs/a"]) == 0 and main(["runs", "nowhere"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "runs/a: no runs\n" and "nowhere: no such folder" in printed.err
+
+
+@pytest.mark.parametrize("word", ["runs/a", "a"])
+def test_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", word, "--follow"]) == 0  # not running: there is nothing to follow
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("runs/a: ") and lines[-1] == "to resume: vitas search runs/a"

@@ -1,0 +1,62 @@
+"""Remove files of a run that no later stage needs: checkpoints of finished trainings, states, decoded images."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitas_ds.errors import UserError
+from vitas_ds.run.overview import folder_size, format_size, overview
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.tools.status import find
+from vitas_ds.training import checkpoint_files
+
+STEPS = "step-[0-9]*"
+
+
+def run(args: argparse.Namespace) -> int:
+    """List what can be removed, ask, and remove it. Weights, models, scores and reports stay."""
+    run_dir = find(args.run)
+    if overview(run_dir).state == "running":
+        raise UserError(f"{run_dir.path}: is running; stop it, or wait until its stage has ended")
+    paths = list(removable(run_dir, args.keep == "best"))
+    if not paths:
+        print(f"{run_dir.path}: nothing to remove")
+        return 0
+    sizes = [folder_size(path) if path.is_dir() else path.lstat().st_size for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        print(f"{format_size(size):>8}  {path}")
+    if not args.yes and not _confirmed(f"remove {len(paths)} paths, {format_size(sum(sizes))}? [y/N] "):
+        print("nothing removed")
+        return 0
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    print(f"{run_dir.path}: removed {format_size(sum(sizes))}")
+    return 0
+
+
+def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
+    """Yield the paths that no later stage needs. Only names that the stages write are considered.
+
+    A training that has not ended keeps all its checkpoints: it resumes from one.
+    """
+    for stage, weights in ((run.supernet, run.supernet_weights), (run.retrain, run.retrain_weights)):
+        if weights.is_file():
+            steps = sorted(stage.checkpoints.glob(STEPS))
+            best = checkpoint_files.best(stage.checkpoints) if keep_best else None
+            yield from (path for path in steps if path != best and (path / "manifest.json").is_file())
+        for path in (stage.trace, stage.path / "divergence"):
+            if path.exists():
+                yield path
+    if run.best.is_file():
+        yield from (path for path in (run.finalist_states, run.check_states) if path.is_dir())
+        yield from sorted(run.search.glob("images-*.u8"))
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("cannot ask on this terminal; add --yes to remove the files")
+    return input(question).strip().lower() in ("y", "yes")
