@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.digits import write_digits
 from tests.helpers.launching import ROOT, run_commands, run_stage
+from vitas_ds.export.folder import read_model, read_preprocess, write_model
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 SPECS = {
@@ -99,15 +101,16 @@ def test_a_resumed_training_is_bitwise_equal_and_needs_the_same_teacher(
             shutil.rmtree(path)
     shutil.rmtree(run / "retrain" / "model", ignore_errors=True)
     (run / "supernet" / "weights.safetensors").unlink(missing_ok=True)
-    teacher = folder / "runs" / "big" / "retrain" / "model" / "preprocess.json"
-    before = teacher.read_text()
-    teacher.write_text(before.replace("0.5", "0.4", 1))
+    teacher, before = folder / "runs" / "big" / "retrain" / "model", folder / f"before-{name}"
+    shutil.copytree(teacher, before)
+    write_model(read_model(teacher), teacher, replace(read_preprocess(teacher), mean=(0.4, 0.5, 0.5)), "other", {})
     # a resumed retraining does not read the supernet
     line = [STAGE[section], *words(folder, name, section, "search.checkpoint=null")]
     other = [*line, f"{section}.teacher.model={folder}/runs/retrain"]
     none = [*line, f"{section}.teacher.model=null"]
     without, moved, changed = run_commands(none, other, line)
-    teacher.write_text(before)
+    shutil.rmtree(teacher)
+    before.rename(teacher)
     (resumed,) = run_commands(line)
     reasons = ["belongs to a run with", "belongs to a run with", "not the teacher of the training that wrote"]
     for result, reason in zip((without, moved, changed), reasons, strict=True):

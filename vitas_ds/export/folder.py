@@ -26,8 +26,9 @@ from vitas_ds.arch.cost import spec_macs, spec_params
 from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.config import Data
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.export import digests
 from vitas_ds.export.card import LICENSE, model_card
-from vitas_ds.models.shapes import check_shapes, shapes_of
+from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import sync_file, write_json, write_tensors, write_text
 
@@ -99,7 +100,8 @@ def write_model_files(model: VisionTransformer, directory: Path, preprocess: Pre
     write_tensors(directory / "model.safetensors", tensors, SAFETENSORS_METADATA)
     write_json(directory / "spec.json", model.spec.to_dict())
     write_json(directory / "preprocess.json", asdict(preprocess))
-    write_json(directory / "config.json", _hub_config(model.spec, preprocess, facts))
+    config = _hub_config(model.spec, preprocess, facts)
+    write_json(directory / "config.json", config | digests.digests_of(directory))
 
 
 def _hub_config(spec: SubnetSpec, preprocess: Preprocess, facts: Facts) -> dict[str, Any]:
@@ -114,12 +116,14 @@ def read_model(directory: Path) -> VisionTransformer:
     """Load the model of an exported folder: float32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: The folder is not an exported model, or the tensors do not match ``spec.json``.
+        UserError: The folder is not an exported model, the tensors do not match ``spec.json``, or a file was changed.
     """
     weights = directory / "model.safetensors"
     if not weights.is_file():
         raise UserError(f"{directory}: not an exported model: {weights.name} is missing")
+    digests.check_file(directory / "spec.json")
     spec = read_spec(directory / "spec.json")
+    digests.check_file(weights)
     try:
         tensors = load(weights.read_bytes())
     except (SafetensorError, OSError) as error:
@@ -131,6 +135,7 @@ def read_model(directory: Path) -> VisionTransformer:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise UserError(f"{where}: tensor {name} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+    check_finite(str(weights), tensors)
     model = VisionTransformer(spec)
     model.load_state_dict(tensors)
     return model.eval()
@@ -156,9 +161,10 @@ def read_preprocess(directory: Path) -> Preprocess:
     """Load the preprocessing of an exported model. The default is the usual one of ImageNet, with a warning.
 
     Raises:
-        UserError: ``preprocess.json`` cannot be read or is invalid.
+        UserError: ``preprocess.json`` cannot be read, is invalid or was changed.
     """
     path = directory / "preprocess.json"
+    digests.check_file(path)
     if not path.is_file():
         warnings.warn(f"{path} is missing: using the usual preprocessing of ImageNet with resize 256", stacklevel=2)
         return Preprocess()

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
+from vitas_ds.run import tensor_digests
 from vitas_ds.run.files import write_tensors
 from vitas_ds.training import checkpoint_deepspeed
 from vitas_ds.training.checkpoint_deepspeed import DeepSpeedReader
@@ -120,4 +122,17 @@ def _parameters(reader: Reader | DeepSpeedReader, kind: str) -> Iterator[tuple[s
 
 def write_consolidated(path: Path, out: Path, ema: bool = False) -> None:
     """Write ``consolidate(path, ema)`` to a safetensors file, atomically."""
-    write_tensors(Path(out), consolidate(path, ema))
+    tensors = consolidate(path, ema)
+    write_tensors(Path(out), tensors, tensor_digests.metadata_of(tensors))
+
+
+def read_consolidated(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file with the weights of a network, and compare it with its digest, if it has one.
+
+    Raises:
+        UserError: The file was changed.
+        OSError, SafetensorError: It cannot be read.
+    """
+    tensors = load_file(file)
+    tensor_digests.check_tensors(file, tensors)
+    return tensors

@@ -15,14 +15,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitas_ds.config import Training
 from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.training import checkpoint_files
-from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, open_checkpoint
+from vitas_ds.training.checkpoint_reader import (
+    consolidate,
+    find_checkpoint,
+    open_checkpoint,
+    read_consolidated,
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         UserError: The file cannot be read, or is of another network.
     """
     try:
-        weights: dict[str, Tensor] = consolidate(path) if path.is_dir() else load_file(path)
+        weights: dict[str, Tensor] = consolidate(path) if path.is_dir() else read_consolidated(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot read weights ({error})") from None
     check_shapes(f"{path}: weights of another network", shapes_of(weights), shapes_of(model.state_dict()))

@@ -99,6 +99,13 @@ def _change_tensors(folder, change):
     save_file(values, folder / "model.safetensors")
 
 
+def forget_digests(folder):
+    """Make the folder one of another program, which writes no digests."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 MISMATCHES = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "not an exported model"),
@@ -130,10 +137,58 @@ MISMATCHES = {
 @pytest.mark.parametrize("kind", MISMATCHES)
 def test_mismatches_are_one_line_errors(folder, kind):
     damage, text = MISMATCHES[kind]
+    forget_digests(folder)
     damage(folder)
     with pytest.raises(UserError) as error:
         vitas_ds.load(folder)
     assert text in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def _flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+CHANGES = {
+    "a flipped byte of a weight": (
+        lambda f: _flip(f / "model.safetensors", -5),
+        "model.safetensors was changed after the export",
+    ),
+    "a flipped byte of the header": (lambda f: _flip(f / "model.safetensors", 30), "model.safetensors was changed"),
+    "a spec of another network": (lambda f: _change_spec(f, final_norm_eps=1e-6), "spec.json was changed after the"),
+    "no spec": (lambda f: (f / "spec.json").unlink(), "spec.json is missing; restore it"),
+    "no digests": (lambda f: (f / "config.json").write_text(""), "config.json: damaged, it has the digests"),
+    "other digests": (lambda f: (f / "config.json").write_text('{"sha256": 3}'), "config.json: damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_changed_files_are_found(folder, kind):
+    damage, text = CHANGES[kind]
+    vitas_ds.load(folder)
+    damage(folder)
+    with pytest.raises(UserError) as error:
+        vitas_ds.load(folder)
+    assert text in str(error.value) and str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_preprocessing_is_found(folder):
+    path = folder / "preprocess.json"
+    for text in ("{}", path.read_text().replace("20", "21")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"^{path} was changed after the export: its SHA-256 does not match"):
+            read_preprocess(folder)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^{path} is missing; restore it, or export the model again$"):
+        read_preprocess(folder)
+
+
+def test_weights_must_be_finite(folder):
+    forget_digests(folder)
+    _change_tensors(folder, lambda t: t["norm.bias"].fill_(torch.nan))
+    with pytest.raises(UserError, match=r"model.safetensors: tensor norm.bias contains non-finite values$"):
+        vitas_ds.load(folder)
 
 
 class Trap:
@@ -152,6 +207,7 @@ def test_pickles_are_not_loaded(folder, tmp_path):
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
         vitas_ds.load(folder)
     (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+    forget_digests(folder)
     with pytest.raises(UserError, match="not a safetensors file"):
         vitas_ds.load(folder)
     assert not (tmp_path / "sprung").exists()
@@ -160,6 +216,7 @@ def test_pickles_are_not_loaded(folder, tmp_path):
 def test_preprocess(folder):
     assert read_preprocess(folder) == Preprocess(20, classes=CLASSES)
     path = folder / "preprocess.json"
+    forget_digests(folder)
     for text, message in (
         ("{", "Invalid JSON"), ("[]", "object"), ('{"resize": "big"}', "resize"), ('{"std": [1, 2]}', "std.2"),
         ('{"std": [0, 1, 1]}', "std must be greater than 0"), ('{"resize": 0}', "resize"),

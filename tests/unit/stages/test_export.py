@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,11 @@ from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, write_model
 from vitas_ds.export.to_onnx import open_onnx
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
-from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
@@ -252,8 +252,8 @@ def test_user_errors_are_one_line_and_keep_the_export(words, tmp_path, capsys, m
     assert "/nowhere: not an exported model" in refused([*words, "export.model=/nowhere"], capsys)
     assert "run the stage retrain first" in refused([*words, "run.name=fresh"], capsys)
     both = ["export.onnx=true", "export.int8=true"]
-    data = json.loads((run.retrain_model / "preprocess.json").read_text())
-    write_json(run.retrain_model / "preprocess.json", data | {"classes": list("abcdefghij")})
+    model, preprocess = read_model(run.retrain_model), read_preprocess(run.retrain_model)
+    write_model(model, run.retrain_model, replace(preprocess, classes=tuple("abcdefghij")), "renamed", {})
     assert "has other classes than" in refused([*words, *both], capsys)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert refused([*words, "export.onnx=true"], capsys).endswith(

@@ -18,8 +18,9 @@ from tests.helpers import toy_supernet as toy
 from tests.helpers.paths import ROOT
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
+from vitas_ds.errors import UserError
 from vitas_ds.training import checkpoint
-from vitas_ds.training.checkpoint_reader import write_consolidated
+from vitas_ds.training.checkpoint_reader import consolidate, read_consolidated, write_consolidated
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -65,3 +66,15 @@ def test_peak_memory_is_below_one_and_a_half_times_the_weights(tmp_path: Path) -
     assert size > 128e6
     print(f"peak memory: {peak / size:.2f} times the weights")
     assert 0.9 * size < peak < 1.5 * size
+
+
+def test_a_changed_byte_in_a_consolidated_file_is_found(saved: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    write_consolidated(saved / "step-00000003", file)
+    expected = consolidate(saved / "step-00000003")
+    assert all(torch.equal(value, expected[name]) for name, value in read_consolidated(file).items())
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{file} was changed: the SHA-256 of its tensors does not match; restore it"):
+        read_consolidated(file)

@@ -1,0 +1,47 @@
+"""Digests of the files of an exported model, in its ``config.json``.
+
+A changed byte in a weight, another ``spec.json`` or an emptied ``preprocess.json`` gives no error by itself, only other
+results. A folder without digests, from another program or an older version, is not verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from vitas_ds.errors import UserError
+
+FILES = ("model.safetensors", "spec.json", "preprocess.json")
+KEY = "sha256"
+
+
+def digests_of(directory: Path) -> dict[str, dict[str, str]]:
+    """Return the entry of ``config.json`` for the files of a folder."""
+    return {KEY: {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in FILES}}
+
+
+def check_file(file: Path) -> None:
+    """Compare a file of an exported model with its digest.
+
+    Raises:
+        UserError: The file was changed or is missing, or ``config.json`` is damaged.
+    """
+    config = file.parent / "config.json"
+    try:
+        digests = json.loads(config.read_bytes()).get(KEY, {})
+        expected = digests.get(file.name)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise UserError(f"{config}: damaged, it has the digests of the other files; restore it, or delete it") from None
+    if expected is None:
+        return
+    if not file.is_file():
+        raise UserError(f"{file} is missing; restore it, or export the model again")
+    with file.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != expected:
+            raise UserError(
+                f"{file} was changed after the export: its SHA-256 does not match {config.name}; restore it, or export "
+                "the model again"
+            )
