@@ -113,8 +113,12 @@ TOOLS = {
     "config": Command(
         "check a recipe and print the resolved configuration without starting anything",
         "config vitas_1g_bcnet --world-size 8", "the console",
-        (*RECIPE, ("--world-size", {"type": int, "metavar": "N",
-                                    "help": "check for N ranks, and estimate the memory of a GPU"})),
+        (
+            ("recipe", RECIPE[0][1] | {"nargs": "?"}), *RECIPE[1:],
+            ("--world-size", {"type": int, "metavar": "N",
+                              "help": "check for N ranks, and estimate the memory of a GPU"}),
+            ("--schema", {"action": "store_true", "help": "print the JSON schema of recipes, for editors"}),
+        ),
     ),
     "space": Command(
         "print the size, the smallest and the largest network of a recipe's search space",
@@ -340,11 +344,19 @@ def run_report(args: argparse.Namespace) -> int:
 
 
 def run_config(args: argparse.Namespace) -> int:
-    """Print the resolved configuration as YAML; with ``--world-size``, memory estimates as comments."""
-    from vitas_ds.config import dump
+    """Print the resolved configuration as YAML; with ``--world-size``, memory estimates as comments.
+
+    With ``--schema``, print the JSON schema of recipes instead.
+    """
+    from vitas_ds.config import dump, json_schema
     from vitas_ds.recipe import load
     from vitas_ds.stages import validate
 
+    if args.schema:
+        print(json_schema(), end="")
+        return 0
+    if args.recipe is None:
+        raise UserError("give a recipe or the folder of a run, or --schema")
     if args.world_size is not None and args.world_size < 1:
         raise UserError(f"--world-size: must be 1 or more (given: {args.world_size})")
     config = load(args.recipe, args.overrides)
@@ -360,11 +372,12 @@ def run_config(args: argparse.Namespace) -> int:
 
 def _check_overwriting(args: argparse.Namespace) -> None:
     """Refuse to replace what the user has, without ``--force``. latency continues its file, importance compares it."""
+    writes_folder = args.command in ("import", "reorder")
     for option in ("out", "write", "plot"):
         path = getattr(args, option, None)
         if path is None or getattr(args, "force", False) or args.command in ("latency", "importance"):
             continue
-        if os.path.isfile(path) or (args.command == "import" and os.path.isdir(path) and any(os.scandir(path))):
+        if os.path.isfile(path) or (writes_folder and os.path.isdir(path) and any(os.scandir(path))):
             raise UserError(f"--{option} {path}: exists already; choose another name, or replace it with --force")
 
 

@@ -3,12 +3,16 @@
 Reference: numbers from the code and the paper of the first release.
 """
 
+import json
+
 import numpy as np
 import pytest
+import yaml
 
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
 from vitas_ds.arch.space import SearchSpace, WidthTable
+from vitas_ds.config import json_schema
 from vitas_ds.recipe import RECIPES, load
 from vitas_ds.stages import validate
 from vitas_ds.training import sampling
@@ -48,6 +52,18 @@ def test_settings_of_the_first_release(recipe):
     assert (config.search.population, config.search.generations, config.search.mutation_eta) == (50, 40, 3)
     assert config.supernet.private_attention == 2
     assert config.supernet.sharing == ("ordinal" if recipe == "vitas_1g_autoslim" else "bilateral")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_name_the_schema_and_satisfy_it(recipe):
+    """A mapping satisfies the schema if each key is one of its section, as editors check it."""
+    schema = json.loads((RECIPES / "schema.json").read_text())
+    assert schema == json.loads(json_schema())
+    assert recipe.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    for section, values in yaml.safe_load(recipe.read_text()).items():
+        name = schema["properties"][section]["$ref"].rpartition("/")[2]
+        assert set(values) <= set(schema["$defs"][name]["properties"])
+        assert schema["$defs"][name]["additionalProperties"] is False
 
 
 def test_spaces():

@@ -8,6 +8,7 @@ May import: errors, arch.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import yaml
@@ -24,7 +25,7 @@ from vitas_ds.config.training import Checkpoint, Retrain, Supernet, Teacher, Tra
 __all__ = [
     "RANDOM_IMAGES", "Augment", "Check", "Checkpoint", "Config", "Data", "Engine", "Evaluate", "Export", "Finalists",
     "Mixing", "Profile", "Retrain", "Run", "Search", "Section", "Supernet", "Teacher", "Tracking", "Training", "dump",
-    "format_value",
+    "format_value", "json_schema",
 ]  # fmt: skip
 
 
@@ -66,6 +67,12 @@ class Config(BaseModel):
 def dump(config: Config) -> str:
     """Return the resolved configuration as YAML. ``recipe.load`` reads it back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def json_schema() -> str:
+    """Return the JSON schema of a recipe, for editors. Types, bounds and descriptions are those of the sections."""
+    schema = Config.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema, indent=1) + "\n"
 
 
 def format_value(value: Any) -> str:

@@ -19,13 +19,14 @@ from pydantic.fields import FieldInfo
 
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
-from vitas_ds.config import Config, Section, format_value
+from vitas_ds.config import Config, Section, format_value, json_schema
 from vitas_ds.engine.peak import peak_flops
 from vitas_ds.recipe import load
 from vitas_ds.reports.svg import short
 from vitas_ds.run.files import write_text
 
 DOCS = Path(__file__).parents[2] / "docs"
+RECIPE_SCHEMA = Path(__file__).parents[1] / "recipes" / "schema.json"  # the first line of each recipe names it
 INTRODUCTION = """# Configuration
 
 All keys of a recipe. This page is generated from [`vitas_ds/config`](../vitas_ds/config) and
@@ -187,6 +188,7 @@ def files() -> dict[Path, str]:
     reproduce, imagenet = DOCS / "reproduce.md", DOCS / "imagenet.md"
     return {
         DOCS / "configuration.md": configuration(),
+        RECIPE_SCHEMA: json_schema(),
         reproduce: with_generated(reproduce, costs()),
         imagenet: with_generated(imagenet, cards()),
     }
