@@ -31,6 +31,11 @@ class LayerOrder:
     v: Permutation
     mlp: Permutation
 
+    @property
+    def permutations(self) -> tuple[Permutation, ...]:
+        """The three permutations."""
+        return self.qk, self.v, self.mlp
+
 
 @dataclass(frozen=True)
 class Order:
@@ -41,12 +46,23 @@ class Order:
 
     def inverse(self) -> Order:
         """Return the order that restores the network before this one."""
-        layers = tuple(LayerOrder(*(_inverse(p) for p in (x.qk, x.v, x.mlp))) for x in self.layers)
-        return Order(_inverse(self.embedding), layers)
+        return Order(_inverse(self.embedding), tuple(LayerOrder(*map(_inverse, x.permutations)) for x in self.layers))
+
+    def after(self, first: Order) -> Order:
+        """Return the order that has the effect of ``first``, then this one."""
+        layers = (
+            LayerOrder(*map(_compose, old.permutations, new.permutations))
+            for old, new in zip(first.layers, self.layers, strict=True)
+        )
+        return Order(_compose(first.embedding, self.embedding), tuple(layers))
 
 
 def _inverse(permutation: Permutation) -> Permutation:
     return tuple(np.argsort(permutation).tolist())
+
+
+def _compose(first: Permutation, second: Permutation) -> Permutation:
+    return tuple(first[i] for i in second)
 
 
 def by_importance(scores: Scores, spec: SubnetSpec) -> Order:
@@ -84,7 +100,7 @@ def check_order(order: Order, spec: SubnetSpec, where: str) -> None:
     """
     sizes = [(len(x.qk), len(x.v), len(x.mlp)) for x in order.layers]
     expected = [(layer.attn_dim, layer.attn_dim, layer.mlp_dim) for layer in spec.active]
-    lists = [order.embedding, *(p for x in order.layers for p in (x.qk, x.v, x.mlp))]
+    lists = [order.embedding, *(p for x in order.layers for p in x.permutations)]
     fits = sizes == expected and len(order.embedding) == spec.embed_dim
     if not fits or any(sorted(p) != list(range(len(p))) for p in lists):
         raise UserError(f"{where}: not permutations of the units of this network")

@@ -13,6 +13,8 @@ from vitas_ds.config import RANDOM_IMAGES, Config
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.elastic.order import REORDERED, read_order
+from vitas_ds.elastic.reorder import restore
 from vitas_ds.errors import UserError
 from vitas_ds.export import hub, to_onnx
 from vitas_ds.export.card import Accuracy, model_card
@@ -36,6 +38,7 @@ from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
+from vitas_ds.search.selector import find_source
 from vitas_ds.stages.common import model_folder, validation_images
 
 TOP1_TOP5 = "top-1 / top-5"
@@ -66,7 +69,7 @@ def run(config: Config, push_to: str | None = None, private: bool = False) -> No
 
 
 def _export(config: Config, run_dir: RunDir, source: Path) -> None:
-    model, preprocess = read_model(source), read_preprocess(source)
+    model, preprocess = _read_original(source), read_preprocess(source)
     summary, sha256 = read_summary(run_dir), weights_digest(source)
     previous = summary.get("export", {}).get("made", {}) if run_dir.export.is_dir() else {}
     if previous.get("sha256") == sha256:
@@ -75,7 +78,7 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
         to_onnx.require_packages("onnx", "onnxscript", "onnxruntime")
     accuracy = _accuracy(summary, sha256)
     of_run = config.export.model == "retrain"
-    facts = _run_facts(config, run_dir) | latency_facts(run_dir, model.spec) if of_run else read_facts(source)
+    facts = _run_facts(config, run_dir) | latency_facts(run_dir, model.spec) if of_run else _source_facts(source)
     facts = _with_accuracy(facts, accuracy) | {"preprocessing": preprocess.describe(model.spec.image_size)}
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
     if made == previous:
@@ -89,6 +92,19 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
         tracker.artifact(f"{run_dir.name}-model", "model", run_dir.export)
         tracker.summary(numbers)
     print(f"export: {run_dir.export} ({size / 1e6:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
+
+
+def _read_original(source: Path) -> VisionTransformer:
+    """Return the model of a folder, with its units in the order before ``vitas reorder``."""
+    model = read_model(source)
+    order = read_order(source, model.spec)
+    if order is not None:
+        restore(model, order)
+    return model
+
+
+def _source_facts(source: Path) -> Facts:
+    return {name: value for name, value in read_facts(source).items() if name != REORDERED}
 
 
 def _write_folder(
@@ -126,9 +142,9 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
         facts["initial weights"] = "those of the supernet" if training.init == "supernet" else _two_names(training.init)
     if training.teacher.model:
         facts["teacher"] = f"{_two_names(training.teacher.model)}, {training.teacher.kind} labels"
-    if choice.startswith("search:"):
+    if source := find_source(choice):
         limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in config.search.budget.items()]
-        facts["architecture"] = f"found by a search ({choice}); budget: {', '.join(limits) or 'none'}"
+        facts["architecture"] = f"found by a search ({source.choice}); budget: {', '.join(limits) or 'none'}"
     else:
         facts["architecture"] = f"given: {Path(choice).name}"
     return facts
