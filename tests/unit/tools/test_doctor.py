@@ -4,6 +4,7 @@ References: the packages of this environment, and a Python without any.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tomllib
@@ -103,7 +104,8 @@ def test_optional_packages_block_no_stage(monkeypatch):
 
 
 def test_extra_packages_equal_pyproject():
-    """The fix ``.[export]`` is printed for exactly the packages of that extra."""
+    """The fix ``.[EXTRA]`` is printed for exactly the packages of that extra."""
     text = (Path(doctor.__file__).parents[2] / "pyproject.toml").read_text()
-    extra = tomllib.loads(text)["project"]["optional-dependencies"]["export"]
-    assert {line.partition(">")[0] for line in extra} == set(doctor.EXTRA) <= set(doctor.OPTIONAL)
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    expected = {re.split("[<>=]", line)[0]: name for name in ("export", "hub", "tensorboard") for line in extras[name]}
+    assert expected == doctor.EXTRA and set(doctor.EXTRA) <= set(doctor.OPTIONAL)
