@@ -17,7 +17,12 @@ parse_launch "$@"
 HOME_INSIDE=/opt/vitas_ds
 IMAGE=${IMAGE:-vitas_ds} DATA=${DATA:-$PWD/data} RUNS=${RUNS:-$PWD/runs}
 [[ -d $DATA || -n ${DRY_RUN:-} ]] || die "DATA=$DATA: no such folder"
-if [[ -z ${DRY_RUN:-} ]]; then
+if [[ -n ${DRY_RUN:-} ]]; then
+    RANKS=${GPUS:-$(count_gpus)}
+    ((RANKS)) || RANKS=2
+    check_run "$RANKS"
+    print_ranks "container on ${HOSTNAME:-localhost}:$RANKS"
+else
     command -v docker >/dev/null || die "docker is not installed"
     docker version >/dev/null 2>&1 || die "cannot reach the Docker engine; check with: docker version"
     docker image inspect "$IMAGE" >/dev/null 2>&1 || start docker build --tag "$IMAGE" .
@@ -45,4 +50,4 @@ if [[ -f $RECIPE ]]; then # the user's, or newer than the one in the image
     words[0]=$HOME_INSIDE/mounted/${RECIPE##*/}
     options+=(--volume "$(realpath -- "$RECIPE"):${words[0]}:ro")
 fi
-start docker run "${options[@]}" "$IMAGE" launch/single_node.sh ${GPUS:+--gpus "$GPUS"} --stages "${STAGES[*]}" "${words[@]}"
+start_ranks 0 docker run "${options[@]}" "$IMAGE" launch/single_node.sh ${GPUS:+--gpus "$GPUS"} --stages "${STAGES[*]}" "${words[@]}"

@@ -21,40 +21,56 @@ start() {
 children() {
     local pid
     for pid in "$@"; do
-        cat "/proc/$pid"/task/*/children 2>/dev/null || true
+        if [[ -r /proc/$pid/task/$pid/children ]]; then
+            cat "/proc/$pid"/task/*/children 2>/dev/null || true
+        else # a kernel without this file
+            awk -v parent="$pid" '{ line = $0; sub(/.*\) /, "", line); split(line, f, " "); if (f[2] == parent) print $1 }' \
+                /proc/[0-9]*/stat 2>/dev/null || true
+        fi
     done
 }
 
-# start_ranks DEPTH COMMAND ...: start a launcher and pass SIGTERM, SIGINT and SIGHUP on to its ranks, DEPTH generations
-# below it, so they can save and exit with status 75. Launchers would exit with a status of their own or ignore the
-# signal.
+# start_ranks DEPTH COMMAND ...: start a launcher, pass stop requests (SIGTERM, SIGINT, SIGUSR1, SIGHUP) on to its
+# ranks, DEPTH generations below it, and return the status of the ranks: launchers change it, or ignore signals. DEPTH
+# `remote`: the ranks are on other nodes, and end when the launcher's connections to them do.
 start_ranks() {
-    local depth=$1 launcher status=0
+    local depth=$1 launcher status=0 signal
     shift
     if [[ -n ${DRY_RUN:-} ]]; then
         start "$@"
         return
     fi
     DRY_RUN=1 start "$@"
+    VITAS_STATUS=$(mktemp)
+    export VITAS_STATUS
+    STOPPING=
     set -m # own process group: otherwise the ranks get the terminal's Ctrl-C twice, directly and from us
     "$@" &
     launcher=$!
     set +m
-    # shellcheck disable=SC2064 # expand now
-    trap "signal_ranks TERM $depth $launcher" TERM HUP
-    # shellcheck disable=SC2064
-    trap "signal_ranks INT $depth $launcher" INT
+    for signal in TERM INT USR1 HUP; do
+        # shellcheck disable=SC2064 # expand now
+        trap "signal_ranks $signal $depth $launcher" "$signal"
+    done
     while kill -0 "$launcher" 2>/dev/null; do
         wait "$launcher" || true # returns when it ends or a signal arrives
     done
-    trap - TERM HUP INT
+    trap - TERM HUP INT USR1
     wait "$launcher" || status=$?
+    status=$(rank_status "$status" "$depth")
+    rm -f -- "$VITAS_STATUS"
+    unset VITAS_STATUS
     return "$status"
 }
 
 # signal_ranks SIGNAL DEPTH LAUNCHER: signal the ranks, or the launcher itself if it has no ranks yet.
 signal_ranks() {
     local pids=$3 generation found
+    STOPPING=1
+    if [[ $2 == remote ]]; then
+        kill -KILL "-$3" 2>/dev/null || true
+        return
+    fi
     for ((generation = 0; generation < $2; generation++)); do
         # shellcheck disable=SC2086 # split the list
         found=$(children $pids)
@@ -62,6 +78,32 @@ signal_ranks() {
     done
     # shellcheck disable=SC2086
     kill "-$1" ${pids:--$3} 2>/dev/null || true
+}
+
+# rank_status STATUS DEPTH: print the status of the ranks, for that of the launcher. Of several, the first of 1 (a bug),
+# 2, 74, 69, 75 is the cause. Without a record, a signal means a lost rank, or a stop request if there was one.
+rank_status() {
+    local code status=$1
+    if [[ $2 != 0 ]]; then
+        for code in 1 2 74 69 75; do
+            if grep -qx "$code" "$VITAS_STATUS" 2>/dev/null; then
+                echo "$code"
+                return
+            fi
+        done
+        # the deepspeed launcher returns 0 if its second process was killed
+        [[ $status != 0 || $2 == remote || -s $VITAS_STATUS ]] || status=69
+    fi
+    case $status in
+    129 | 130 | 138 | 143) status=75 ;; # SIGHUP, SIGINT, SIGUSR1, SIGTERM
+    esac
+    if ((status > 128)); then
+        [[ -n $STOPPING ]] && status=75 || status=69
+    fi
+    if [[ -n $STOPPING && $status == [1-9]* && $status != 75 && ! -s $VITAS_STATUS ]]; then
+        status=75 # stopped before the ranks started
+    fi
+    echo "$status"
 }
 
 find_python() {
@@ -128,30 +170,54 @@ from_caller() {
     fi
 }
 
-# Check recipe and overrides before a launcher starts: an error is one line. Creates .venv if it is missing.
+# check_run RANKS: check recipe and overrides for a number of ranks before a launcher starts: an error is one line. A
+# dry run prints the batch sizes, the memory and the ZeRO layout. Sets TIMEOUT. Creates .venv if it is missing.
 check_run() {
-    [[ -z ${DRY_RUN:-} ]] || return 0
-    [[ -x .venv/bin/python ]] || make_venv quickstart
-    python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" >/dev/null || exit
+    local resolved ranks=$1
+    # a batch size that does not fit the ranks is no error of the other stages
+    [[ " ${STAGES[*]} " == *" train-supernet "* || " ${STAGES[*]} " == *" retrain "* ]] || ranks=''
+    if [[ ! -x .venv/bin/python ]]; then
+        [[ -z ${DRY_RUN:-} ]] || die "a dry run needs .venv to check the recipe: start launch/quickstart.sh once"
+        make_venv quickstart
+    fi
+    resolved=$(.venv/bin/python -m vitas_ds config "$RECIPE" "${OVERRIDES[@]}" ${ranks:+--world-size "$ranks"}) || exit
+    # shellcheck disable=SC2034 # read by launch/torchrun.sh
+    TIMEOUT=$(awk '/^run:/ { run = 1; next } /^[^ ]/ { run = 0 } run && $1 == "timeout:" { print $2 }' <<<"$resolved")
+    [[ -z ${DRY_RUN:-} ]] || sed -n 's/^# \{0,1\}//p' <<<"$resolved"
 }
 
-# parse_launch "$@": set DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS and HOSTFILE if those options are given.
+# print_ranks HOST:COUNT ...: print which ranks run on which host, in a dry run.
+print_ranks() {
+    local first=0 entry count
+    [[ -n ${DRY_RUN:-} ]] || return 0
+    for entry in "$@"; do
+        count=${entry##*:}
+        ((count > 1)) && echo "ranks $first to $((first + count - 1)): ${entry%:*}" || echo "rank $first: ${entry%:*}"
+        first=$((first + count))
+    done
+}
+
+# parse_launch "$@": set DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS, HOSTFILE, NODES_WANTED and TASKS if those options
+# are given (--gpus, --hostfile, --nodes, --ntasks-per-node).
 # `--help` prints the comment at the top of the script. Call it right after `cd`, because it uses OLDPWD.
 parse_launch() {
     local known=" ${STAGES[*]} " stage visible
-    RECIPE='' OVERRIDES=() GPUS='' HOSTFILE=''
+    RECIPE='' OVERRIDES=() GPUS='' HOSTFILE='' NODES_WANTED='' TASKS=''
     while (($#)); do
+        [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
         case $1 in
         -h | --help)
             awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); if (!/^SBATCH/) print }' "$0"
             exit 0
             ;;
         --dry-run) DRY_RUN=1 ;;
-        --stages | --gpus | --hostfile)
+        --stages | --gpus | --hostfile | --nodes | --ntasks-per-node)
             (($# > 1)) || die "$1: needs a value"
             case $1 in
             --stages) read -ra STAGES <<<"$2" ;;
             --gpus) GPUS=$2 ;;
+            --nodes) NODES_WANTED=$2 ;;
+            --ntasks-per-node) TASKS=$2 ;;
             --hostfile) HOSTFILE=$(from_caller "$2") ;;
             esac
             shift
@@ -172,6 +238,12 @@ parse_launch() {
         [[ $known == *" $stage "* ]] || die "--stages: $stage: no such stage; choose from$known"
     done
     [[ -z $GPUS || $GPUS =~ ^[1-9][0-9]*$ ]] || die "--gpus $GPUS: not a number above 0"
+    if [[ -n $NODES_WANTED$TASKS ]]; then
+        [[ ${0##*/} == slurm.sbatch ]] || die "--nodes and --ntasks-per-node: options of sbatch; see --help"
+        [[ -n ${DRY_RUN:-} ]] || die "--nodes and --ntasks-per-node: give them to sbatch, before launch/slurm.sbatch"
+        [[ ${NODES_WANTED:-1} =~ ^[1-9][0-9]*$ ]] || die "--nodes $NODES_WANTED: not a number above 0"
+        [[ ${TASKS:-1} =~ ^[1-9][0-9]*$ ]] || die "--ntasks-per-node $TASKS: not a number above 0"
+    fi
     visible=$([[ -z ${CUDA_VISIBLE_DEVICES:-} ]] || count_gpus)
     ((${visible:-0} == 0 || ${GPUS:-0} <= visible)) || die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $visible"
 }

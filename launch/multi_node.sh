@@ -6,7 +6,8 @@
 # FILE has one line per node, "node1 slots=8". The nodes must reach each other by ssh without a password and have this
 # checkout, the images and the run folder under the same paths. Put environment variables for the ranks into
 # .deepspeed_env, one NAME=value per line. MASTER_ADDR and MASTER_PORT default to the first node and 29500.
-# To stop a job, signal its ranks on the nodes: a signal to the launcher kills every deepspeed job there.
+# On SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP it closes the connections: the ranks have 25 seconds to save, and it
+# exits with 75.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -24,12 +25,18 @@ FIRST=$(awk '!/^[[:space:]]*(#|$)/ { print $1; exit }' "$HOSTFILE")
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # without these options pdsh waits forever for a node that was switched off
 export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
-check_run
+mapfile -t HOSTS < <(awk '!/^[[:space:]]*(#|$)/ { sub(/slots=/, "", $2); print $1 ":" $2 }' "$HOSTFILE")
+RANKS=0
+for host in "${HOSTS[@]}"; do
+    RANKS=$((RANKS + ${host##*:}))
+done
+check_run "$RANKS"
+print_ranks "${HOSTS[@]}"
 for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
-        start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     else
-        start deepspeed --hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$FIRST}" \
+        start_ranks remote deepspeed --hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$FIRST}" \
             --master_port "${MASTER_PORT:-29500}" --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi
 done

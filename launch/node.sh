@@ -3,7 +3,7 @@
 #
 #   launch/node.sh N COMMAND [ARGUMENT ...]
 #
-# Passes SIGTERM on to all ranks. Exits with the status of the first rank that failed; the other ranks are killed then.
+# Passes SIGTERM, SIGINT, SIGUSR1 and SIGHUP on to all ranks. Exits with the status of the first rank that failed; the other ranks are killed then.
 # After status 75 (stop requested) they are not killed: they save and exit by themselves.
 set -uo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
@@ -16,9 +16,12 @@ if (($# < 2)) || [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
 fi
 COUNT=$1
 shift
-export LOCAL_WORLD_SIZE=$COUNT WORLD_SIZE=$((COUNT * ${SLURM_STEP_NUM_NODES:-1}))
+export VITAS_NODE=1 LOCAL_WORLD_SIZE=$COUNT WORLD_SIZE=$((COUNT * ${SLURM_STEP_NUM_NODES:-1}))
 ranks=()
-trap 'kill -TERM "${ranks[@]}" 2>/dev/null' TERM
+for signal in TERM INT USR1 HUP; do
+    # shellcheck disable=SC2064 # expand the signal now
+    trap "kill -$signal \"\${ranks[@]}\" 2>/dev/null" "$signal"
+done
 for ((i = 0; i < COUNT; i++)); do
     RANK=$((COUNT * ${SLURM_NODEID:-0} + i)) LOCAL_RANK=$i "$@" &
     ranks[i]=$!

@@ -53,7 +53,7 @@ for stage in "${STAGES[@]}"; do
     echo
     echo "== $stage"
     if [[ $stage == report ]] || ended "$stage"; then # one process is enough
-        start .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
+        start_ranks 0 .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")
         start_ranks 2 .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \

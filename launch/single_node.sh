@@ -4,7 +4,8 @@
 #   launch/single_node.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
 # Without --gpus it uses all GPUs, or two CPU ranks if there are none. A second start resumes.
-# On SIGTERM or Ctrl-C the ranks save. Exit status 75 means that they did: start it again.
+# On SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP the ranks save, and it exits with 75: start it again. A second signal
+# stops at once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -17,12 +18,14 @@ if [[ $(count_gpus) == 0 ]]; then
     export DS_ACCELERATOR=cpu
     GPUS=${GPUS:-2}
 fi
-check_run
+RANKS=${GPUS:-$(count_gpus)}
+check_run "$RANKS"
+print_ranks "${HOSTNAME:-localhost}:$RANKS"
 for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
-        start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     else
-        read -ra which < <(which_gpus "${GPUS:-$(count_gpus)}")
+        read -ra which < <(which_gpus "$RANKS")
         start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
             --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi

@@ -5,8 +5,9 @@
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=node1 launch/torchrun.sh RECIPE ...     with NODE_RANK=1 on the other node
 #
 # Without --gpus it uses all GPUs of the node, or two CPU ranks if there are none. Each stage has its own port, starting
-# at MASTER_PORT (29500). The nodes share the checkout, the images and the run folder. torchrun exits with status 1
-# whatever the status of a rank; after SIGTERM the ranks have 30 seconds to save. A second start resumes.
+# at MASTER_PORT (29500; on one node a free one). The nodes share the checkout, the images and the run folder. On SIGTERM,
+# SIGINT (Ctrl-C), SIGUSR1 or SIGHUP the ranks save, and it exits with 75: start it again. A second signal stops at once.
+# It starts torchrun by vitas_ds.distributed.torchrun, which exits with the status of the ranks instead of 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -23,18 +24,25 @@ if [[ $(count_gpus) == 0 ]]; then
     export DS_ACCELERATOR=cpu
     GPUS=${GPUS:-2}
 fi
-check_run
+RANKS=${GPUS:-$(count_gpus)}
+check_run $((NODES * RANKS))
+nodes=()
+for ((node = 0; node < NODES; node++)); do
+    ((node)) && name="node $node" || name=${MASTER_ADDR:-${HOSTNAME:-localhost}}
+    nodes+=("$name:$RANKS")
+done
+print_ranks "${nodes[@]}"
 port=${MASTER_PORT:-29500}
 for stage in "${STAGES[@]}"; do
-    where=(--nproc-per-node "${GPUS:-$(count_gpus)}")
+    where=(--nproc-per-node "$RANKS" --nnodes "$NODES" --node-rank "$NODE_RANK")
     if ((NODES > 1)); then
-        where+=(--nnodes "$NODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$((port++))")
+        where+=(--rdzv-conf "timeout=${TIMEOUT%.*}" --master-addr "$MASTER_ADDR" --master-port "$((port++))")
     else
-        where+=(--standalone)
+        where+=(--master-addr 127.0.0.1 --master-port "${MASTER_PORT:-$(free_port)}")
     fi
     if ! alone "$stage"; then
-        start_ranks 1 torchrun "${where[@]}" -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 1 python -m vitas_ds.distributed.torchrun "${where[@]}" -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     elif ((NODE_RANK == 0)); then
-        start python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi
 done

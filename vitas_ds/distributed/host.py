@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # cgroup v1 has a number near 2^63 where there is no limit
+WORKER_MEMORY = 512 << 20  # bytes that a process needs to decode large images
 SHM = Path("/dev/shm")
 
 
@@ -19,6 +20,11 @@ def cores() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _cgroups("cpu") if (quota := _cpu_quota(folder))]
     return max(1, min(count, *(int(quota + 0.5) for quota in quotas))) if quotas else count
+
+
+def workers() -> int:
+    """Return how many processes may decode images: one per core, within the free memory."""
+    return max(1, min(cores(), free_memory() // WORKER_MEMORY))
 
 
 def memory(root: Path = Path("/")) -> int:

@@ -81,8 +81,17 @@ def supervise(command: str) -> None:
         return
     os.close(write_end)
     status = Supervisor(pid, read_end, command, parents).run()
+    _record(status)
     sys.stdout.flush()
     os._exit(status)
+
+
+def _record(status: int) -> None:
+    """Append the status to the file that launch/lib.sh reads, because the deepspeed launcher may change it."""
+    path = os.environ.get("VITAS_STATUS")
+    if path:
+        with suppress(OSError), open(path, "a") as file:
+            file.write(f"{status}\n")
 
 
 @dataclass

@@ -106,12 +106,25 @@ def report_lines(resolved: config.Config, world_size: int) -> Iterator[str]:
     params, activations = sum(p.numel() for p in model.parameters()), activation_bytes(largest, recompute)
     title = "supernet, largest subnet"
     yield from _stage_lines(title, resolved.engine, supernet, world_size, params, len(model.sides) * activations)
-    if retrain.spec == "init" or retrain.spec.startswith("search:"):  # not known yet
+    if retrain.spec == "init" or "search:" in retrain.spec:  # not known yet
         spec, title = largest, "retrain, largest subnet of the space"
     else:
         spec, title = find_spec(retrain.spec), f"retrain, {retrain.spec}"
     params, activations = cost.spec_params(spec), activation_bytes(spec, recompute)
     yield from _stage_lines(title, resolved.engine, retrain, world_size, params, activations)
+
+
+def layout_line(engine: config.Engine, training: config.Training, world_size: int, params: int) -> str:
+    """Return what ``engine.zero`` shards over the ranks, with the bytes of each rank. Arguments as in ``estimate``."""
+    stage, offload = zero_stage(engine)
+    whole, part = FP32 * params, -(-FP32 * params // world_size)
+    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)
+    parts = [("weights", 1, 3), ("gradients", 1, 2), ("optimizer states", copies, 1)]
+    texts = [
+        f"{name} {count * (part if stage >= first else whole):,} ({f'1/{world_size}' if stage >= first else 'whole'})"
+        for name, count, first in parts
+    ]
+    return f"ZeRO {stage}, bytes per rank: {', '.join(texts)}{', on the host' if offload else ''}"
 
 
 def _stage_lines(
@@ -124,6 +137,7 @@ def _stage_lines(
         f"batch_size {training.batch_size} = {world_size} ranks x grad_accum_steps {training.grad_accum_steps} x "
         f"{settings['train_micro_batch_size_per_gpu']} images"
     )
+    yield layout_line(engine, training, world_size, params)
     yield f"DeepSpeed: {json.dumps(settings)}"
     yield f"estimated GiB per GPU, {engine.precision}:"
     yield f"{'':16}" + "".join(f"{name:>13}" for name in COLUMNS)

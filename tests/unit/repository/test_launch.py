@@ -6,19 +6,26 @@ References: bash, shellcheck, the deepspeed launcher's own parser, and commands 
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.helpers.paths import ROOT
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.recipe import load
 
 STAGES = ["train-supernet", "search", "retrain", "evaluate", "export", "report"]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "slurm.sbatch", ROOT / ".ci" / "run"]
 HOSTS = "node-a slots=8\n# a comment\nnode-b slots=8\n"
+RECIPE = "vitas_1g_bcnet"
+MINE = (ROOT / "tests" / "fixtures" / "tiny.yaml").read_text()
 
 
 def launch(script: str, *args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
@@ -70,7 +77,7 @@ def test_single_node():
     ],
 )
 def test_single_node_uses_the_visible_gpus(visible, args, expected):
-    done = launch("single_node.sh", "--dry-run", "--stages", "search", "r", *args, CUDA_VISIBLE_DEVICES=visible)
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", RECIPE, *args, CUDA_VISIBLE_DEVICES=visible)
     (line,) = commands(done)
     assert line[1:3] == expected and line[3] == "--master_port"
 
@@ -86,7 +93,7 @@ def test_deepspeed_interprets_include_and_num_gpus_as_expected():
 
 
 def test_paths_are_relative_to_the_folder_of_the_caller(tmp_path):
-    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    (tmp_path / "my.yaml").write_text(MINE)
     (tmp_path / "hosts").write_text(HOSTS)
     (tmp_path / "quickstart").write_text("not a recipe, but a file with the name of a recipe")
     (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
@@ -96,27 +103,72 @@ def test_paths_are_relative_to_the_folder_of_the_caller(tmp_path):
     assert line[line.index("--hostfile") + 1] == str(tmp_path / "hosts") and line[-1] == "quickstart"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
-def test_an_error_in_the_recipe_is_found_before_a_launcher_starts(script):
-    done = launch(script, "quickstart", "run.nam=x")
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        ("single_node.sh", ["quickstart", "run.nam=x"], "did you mean name?"),
+        ("torchrun.sh", ["--dry-run", "nonsense"], "nonsense: no such recipe"),
+        ("docker.sh", ["--dry-run", RECIPE, "supernet.lr=-1"], "supernet.lr=-1"),
+        ("slurm.sbatch", ["--dry-run", "--nodes", "3", RECIPE], "1024 is not a multiple of 24 ranks"),
+    ],
+)
+def test_an_error_in_the_recipe_is_found_before_a_launcher_starts(script, args, message):
+    done = launch(script, *args)
     assert done.returncode == 2 and "+" not in done.stdout
-    assert done.stderr.count("\n") == 1 and "did you mean name?" in done.stderr
+    assert done.stderr.count("\n") == 1 and message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "args", "env", "hosts"),
+    [
+        ("single_node.sh", ["--gpus", "64"], {"HOSTNAME": "big"}, {"big": (0, 63)}),
+        ("docker.sh", ["--gpus", "64"], {"HOSTNAME": "big"}, {"container on big": (0, 63)}),
+        ("multi_node.sh", ["--hostfile", "hosts"], {}, {f"n{i}": (8 * i, 8 * i + 7) for i in range(8)}),
+        ("torchrun.sh", ["--gpus", "32"], {"NODES": "2", "MASTER_ADDR": "n0"}, {"n0": (0, 31), "node 1": (32, 63)}),
+        ("slurm.sbatch", ["--nodes=4", "--ntasks-per-node", "16"], {}, {"node 1": (0, 15), "node 4": (48, 63)}),
+    ],
+)
+def test_a_dry_run_prints_the_plan_of_64_gpus(tmp_path, script, args, env, hosts):
+    """Reference: 1024 images over 64 ranks, and the parameters of the supernet that torch counts."""
+    (tmp_path / "hosts").write_text("".join(f"n{i} slots=8\n" for i in range(8)))
+    words = [RECIPE, "engine.zero=zero2", "supernet.grad_accum_steps=2", "supernet.ema_decay=0"]
+    done = launch(script, "--dry-run", *args, *words, cwd=tmp_path, **env, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    for host, (first, last) in hosts.items():
+        assert f"\nranks {first} to {last}: {host}\n" in done.stdout
+    assert "batch_size 1024 = 64 ranks x grad_accum_steps 2 x 8 images" in done.stdout
+    assert "<- engine.zero" in done.stdout and "estimated GiB per GPU, bf16" in done.stdout
+    whole = 4 * parameters_of(RECIPE)
+    part = -(-whole // 64)  # three states: two moments and a master copy
+    line = (
+        f"ZeRO 2, bytes per rank: weights {whole:,} (whole), gradients {part:,} (1/64), optimizer states {3 * part:,}"
+    )
+    assert line in done.stdout
+
+
+@cache
+def parameters_of(recipe: str) -> int:
+    config = load(recipe, [])
+    with torch.device("meta"):
+        net = Supernet(config.space, config.supernet.sharing, config.supernet.private_attention)
+    return sum(p.numel() for p in net.parameters())
 
 
 def test_torchrun():
     env = {"CUDA_VISIBLE_DEVICES": "0,1"}
-    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", "a.b=1", **env))
+    lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", "run.seed=1", **env))
     assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
-    assert [line[0] for line in lines] == ["torchrun"] * 4 + ["python"] * 2
-    assert lines[0][1:5] == ["--nproc-per-node", "2", "--standalone", "-m"]
+    start = ["python", "-m", "vitas_ds.distributed.torchrun", "--nproc-per-node", "2", "--nnodes", "1"]
+    assert all(line[:7] == start and "127.0.0.1" in line for line in lines[:4])
+    assert all(line[:3] == ["python", "-m", "vitas_ds"] for line in lines[4:])
     env |= {"NODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1"}
     lines = commands(launch("torchrun.sh", "--dry-run", "quickstart", **env))
     assert len(lines) == 4  # export and report run on the first node
     for i, line in enumerate(lines):
-        found = dict(zip(line[1:-4:2], line[2:-3:2], strict=True))
+        found = dict(zip(line[3:-4:2], line[4:-3:2], strict=True))
         expected = {"--nnodes": "2", "--node-rank": "1", "--master-addr": "n1", "--master-port": str(29500 + i)}
-        assert found == expected | {"--nproc-per-node": "2"}
+        assert found == expected | {"--nproc-per-node": "2", "--rdzv-conf": "timeout=1800"}
 
 
 @pytest.mark.slow
@@ -137,13 +189,15 @@ def test_node_starts_and_stops_its_ranks(rank, status, seconds):
     assert sorted(done.stdout.splitlines()) == ["3 0 6 3", "4 1 6 3", "5 2 6 3"]
 
 
-def test_a_stopped_node_lets_its_ranks_save(tmp_path):
-    rank = f"trap 'touch {tmp_path}/saved$RANK; exit 75' TERM; touch {tmp_path}/up$RANK; while :; do sleep 0.1; done"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_stopped_node_lets_its_ranks_save(tmp_path, number):
+    name = number.name.removeprefix("SIG")
+    rank = f"trap 'touch {tmp_path}/saved$RANK; exit 75' {name}; touch {tmp_path}/up$RANK; while :; do sleep 0.1; done"
     args = [str(ROOT / "launch" / "node.sh"), "2", "bash", "-c", rank]
     node = subprocess.Popen(args, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM_")})
     while len(list(tmp_path.glob("up*"))) < 2:
         time.sleep(0.05)
-    node.terminate()
+    node.send_signal(number)
     assert node.wait(60) == 75
     assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 
@@ -165,25 +219,27 @@ def test_slurm_with_a_substitute_for_scontrol(tmp_path):
     (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$2" = hostnames ] && printf "n7\\nn8\\n"\n')
     (tmp_path / "scontrol").chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "n[7-8]"}
-    done = launch("slurm.sbatch", "--dry-run", "r.yaml", "a.b=1", **env, SLURM_SUBMIT_DIR=str(ROOT))
+    done = launch("slurm.sbatch", "--dry-run", RECIPE, "run.seed=1", **env, SLURM_SUBMIT_DIR=str(ROOT))
     lines = commands(done)
     assert "master n7:20041" in done.stdout
+    assert "\nranks 0 to 7: n7\nranks 8 to 15: n8\n" in done.stdout
     assert [line[line.index("vitas_ds") + 1] for line in lines] == STAGES
     assert all(line[0] == "srun" for line in lines) and "--ntasks=1" in lines[-1] and "--ntasks=1" not in lines[0]
 
 
 def test_slurm_with_one_task_per_node():
     env = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
-    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env))
+    lines = commands(launch("slurm.sbatch", "--dry-run", RECIPE, **env))
     for line in lines[:4]:
         assert line[:5] == ["srun", "--kill-on-bad-exit=1", "launch/node.sh", "4", "python"]
     assert all("launch/node.sh" not in line and "--ntasks=1" in line for line in lines[4:])
-    lines = commands(launch("slurm.sbatch", "--dry-run", "r.yaml", **env | {"SLURM_NTASKS_PER_NODE": "4"}))
+    lines = commands(launch("slurm.sbatch", "--dry-run", RECIPE, **env | {"SLURM_NTASKS_PER_NODE": "4"}))
     assert all("launch/node.sh" not in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("status", "expected", "requeued"), [(0, 0, False), (75, 0, True), (143, 0, True), (1, 1, False)]
+    ("status", "expected", "requeued"),
+    [(0, 0, False), (75, 0, True), (143, 0, True), (1, 1, False), (69, 69, False), (137, 69, False)],
 )
 def test_slurm_requeues_only_after_preemption(tmp_path, status, expected, requeued):
     for name, text in (
@@ -201,16 +257,17 @@ def test_slurm_requeues_only_after_preemption(tmp_path, status, expected, requeu
 
 def test_docker(tmp_path):
     env = {"WANDB_API_KEY": "secret", "DATA": str(tmp_path / "images"), "RUNS": str(tmp_path / "runs")}
-    (line,) = commands(launch("docker.sh", "--dry-run", "--stages", "search report", "r", "a.b=1", **env))
+    words = [RECIPE, "run.seed=1"]
+    (line,) = commands(launch("docker.sh", "--dry-run", "--stages", "search report", *words, **env))
     assert line[:2] == ["docker", "run"]
     for path, inside, mode in (("images", "data", ":ro"), ("runs", "runs", "")):
         mounts = {f"{tmp_path}/{path}:/opt/vitas_ds/{inside}{mode}", f"{tmp_path}/{path}:{tmp_path}/{path}{mode}"}
         assert mounts <= set(line)
     assert line[line.index("WANDB_API_KEY") - 1] == "--env" and "secret" not in " ".join(line)
-    assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", "r", "a.b=1"]
+    assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", *words]
     inside = [f"data.train={tmp_path}/images/train", "retrain.spec=search:best"]
-    done = launch("docker.sh", "--dry-run", "r", *inside, "data.val=/elsewhere/val", **env)
-    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    done = launch("docker.sh", "--dry-run", RECIPE, *inside, "data.val=/elsewhere/val", **env)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
     assert "warning: data.val=/elsewhere/val lies outside" in done.stderr
 
 
@@ -224,13 +281,14 @@ def test_slurm_outside_the_checkout(tmp_path):
 def test_more_ranks_than_visible_gpus_are_refused():
     done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="1,4")
     assert done.returncode == 2 and "--gpus 3: CUDA_VISIBLE_DEVICES=1,4 has 2" in done.stderr
-    done = launch("single_node.sh", "--dry-run", "--gpus", "3", "r", CUDA_VISIBLE_DEVICES="-1")  # ranks on the CPU
+    args = ["--dry-run", "--gpus", "4", RECIPE]
+    done = launch("single_node.sh", *args, CUDA_VISIBLE_DEVICES="-1")  # ranks on the CPU
     assert done.returncode == 0
 
 
 def test_docker_mounts_a_recipe_file(tmp_path):
     """The command names the mounted file. Paths are relative to the folder of the caller."""
-    (tmp_path / "my.yaml").write_text("run: {name: mine}\n")
+    (tmp_path / "my.yaml").write_text(MINE)
     env = {"DATA": "images", "CUDA_VISIBLE_DEVICES": "1,3"}
     (line,) = commands(launch("docker.sh", "--dry-run", "--gpus", "2", "my.yaml", cwd=tmp_path, **env))
     assert f"{tmp_path}/my.yaml:/opt/vitas_ds/mounted/my.yaml:ro" in line
@@ -247,6 +305,9 @@ def test_docker_mounts_a_recipe_file(tmp_path):
         (["single_node.sh", "--bogus", "r"], "--bogus: no such option"),
         (["single_node.sh", "--gpus", "0", "r"], "not a number above 0"),
         (["single_node.sh", "r", "s"], "a second recipe"),
+        (["single_node.sh", "--nodes", "2", "r"], "options of sbatch"),
+        (["slurm.sbatch", "--nodes", "2", "r"], "before launch/slurm.sbatch"),
+        (["slurm.sbatch", "--dry-run", "--nodes", "x", "r"], "--nodes x: not a number above 0"),
         (["single_node.sh", "--dry-run", "r", "--stages", "search serch"], "serch: no such stage; choose from train-"),
         (["single_node.sh", "--dry-run", "r", "--stages", " "], "names no stage"),
         (["docker.sh", "r"], "no such folder"),
