@@ -18,6 +18,7 @@ import numpy as np
 from vitas_ds.data import image_index
 from vitas_ds.data.image_index import Listing
 from vitas_ds.data.names import choose, joined
+from vitas_ds.data.sampler import steps_per_epoch
 from vitas_ds.data.shards import read_shards
 from vitas_ds.data.walk import SUFFIXES, Folder, list_folder, shards_of, walk, warn_hidden
 from vitas_ds.errors import UserError
@@ -126,11 +127,23 @@ def _without(images: ImageSet, exclude: str | Path | None) -> ImageSet:
     if excluded:
         kept = np.fromiter((path not in excluded for path in images.paths), bool, len(images))
         images = images.subset(np.flatnonzero(kept))
-    for label in np.flatnonzero(np.bincount(images.labels, minlength=len(images.classes)) == 0):
+    empty = np.flatnonzero(np.bincount(images.labels, minlength=len(images.classes)) == 0)
+    for label in empty:
         folder, names = os.path.join(images.root, images.classes[label]), before[label]
         reason = f"all {names} are in {exclude}" if names else f"supported: {', '.join(SUFFIXES)}"
-        raise UserError(f"{folder}: class has no images ({reason})")
+        more = f"; {len(empty)} of {len(images.classes)} classes are empty" if len(empty) > 1 else ""
+        raise UserError(f"{folder}: class has no images ({reason}){more}")
     return images
+
+
+def check_batch_size(images: ImageSet, batch_size: int, section: str) -> None:
+    """Raise ``UserError`` if an epoch of a training stage would have no step."""
+    if not steps_per_epoch(len(images), 1, batch_size):
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        raise UserError(
+            f"{section}.batch_size: {batch_size} is more than the {len(images)} training images of {images.root} "
+            f"({len(counts)} classes of {counts.min()} to {counts.max()} images)"
+        )
 
 
 def write_index(root: str | Path) -> tuple[Path, int, int]:
@@ -259,13 +272,19 @@ def search_mask(images: ImageSet, per_class: int, seed: int) -> np.ndarray:
     """Return which of ``images`` are the search images, bool [n]; see ``hold_out``."""
     search = np.zeros(len(images), dtype=bool)
     by_class = np.argsort(images.labels, kind="stable")
-    ends = np.cumsum(np.bincount(images.labels, minlength=len(images.classes)))
-    for label, (name, members) in enumerate(zip(images.classes, np.split(by_class, ends[:-1]), strict=True)):
-        if len(members) <= per_class:
-            raise UserError(
-                f"data.search_per_class: {per_class} is too large for class {name} of {images.root}, "
-                f"which has {len(members)} images; use {len(members) - 1} or less"
-            )
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    ends = np.cumsum(counts)
+    smallest = int(counts.min(initial=per_class + 1))
+    if smallest <= per_class:
+        small = [f"{images.classes[i]}: {counts[i]}" for i in np.flatnonzero(counts <= per_class)]
+        fix = f"use {smallest - 1} or less" if smallest > 1 else "add images, or remove these classes"
+        name, _, count = small[0].rpartition(": ")
+        others = f" ({len(small)} classes: {', '.join(small[:5])}{', ...' if small[5:] else ''})" if small[1:] else ""
+        raise UserError(
+            f"data.search_per_class: {per_class} is too large for class {name} of {images.root}, "
+            f"which has {count} images; {fix}{others}"
+        )
+    for label, members in enumerate(np.split(by_class, ends[:-1])):
         rng = np.random.default_rng([seed, HOLD_OUT, label])
         search[rng.choice(members, per_class, replace=False)] = True
     return search

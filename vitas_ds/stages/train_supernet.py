@@ -13,7 +13,7 @@ from torch import Tensor
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, write_classes, write_list
+from vitas_ds.data.sources import ImageSet, check_batch_size, write_classes, write_list
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
@@ -44,6 +44,7 @@ def run(config: Config) -> None:
     if is_trained("train-supernet", run_dir.supernet_weights, run_dir, ranks):
         return
     images, search_images = split_training_images(config)
+    check_batch_size(images, config.supernet.batch_size, "supernet")
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
     if ranks.is_main:
         run_dir.supernet.path.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from vitas_ds.distributed import host
 
 if TYPE_CHECKING:  # doctor also runs where packaging is not installed
     from packaging.requirements import Requirement
@@ -59,6 +61,15 @@ PROBES = {  # part -> code that uses the library and prints its version
         "print(pymoo.__version__)"
     ),
 }
+STAGES_PROBE = (  # imports each stage as a start does
+    "import contextlib, importlib, json, sys\n"
+    "failed = {}\n"
+    "with contextlib.redirect_stdout(sys.stderr):\n"
+    "    for stage in sys.argv[1:]:\n"
+    "        try: importlib.import_module('vitas_ds.stages.' + stage.replace('-', '_'))\n"
+    "        except Exception as error: failed[stage] = ' '.join(str(error).split())[:100]\n"
+    "print(json.dumps(failed))"
+)
 GPU_PROBE = (
     "import json, torch\n"
     "p = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]\n"
@@ -102,13 +113,14 @@ def run(args: argparse.Namespace) -> int:
 def doctor(folder: Path) -> list[Row]:
     """Return all findings about this machine; ``folder`` is where runs will be written."""
     rows = [packages(), probe_row("torch"), *gpus(), probe_row("dali"), *deepspeed(), launcher(), probe_row("pymoo")]
+    rows += stages()
     return [*rows, wandb(), *optional(), cores(), memory(), *shared_memory(), disk(folder)]
 
 
 def missing_parts(stage: str, rows: list[Row]) -> list[str]:
     """Return the missing parts among those of a stage."""
     missing = {row.part for row in rows if row.state == "missing"}
-    return [part for part in STAGES[stage] if part in missing]
+    return [part for part in (*STAGES[stage], f"start of {stage}") if part in missing]
 
 
 def print_rows(rows: list[Row]) -> None:
@@ -125,12 +137,22 @@ def print_rows(rows: list[Row]) -> None:
         print(f"{stage:<14}  {'cannot run: ' + ', '.join(missing) if missing else 'can run'}")
 
 
-def probe(code: str, seconds: float = 120) -> tuple[bool, str]:
+def stages() -> Iterator[Row]:
+    """Start each stage as far as its imports, which is more than the list of its parts says."""
+    success, text = probe(STAGES_PROBE, args=[*STAGES])
+    failed = json.loads(text) if success else dict.fromkeys(STAGES, text)
+    for stage, reason in failed.items():
+        yield Row(f"start of {stage}", "missing", reason, INSTALL)
+    if not failed:
+        yield Row("stages", "ok", "all start")
+
+
+def probe(code: str, seconds: float = 120, args: Sequence[str] = ()) -> tuple[bool, str]:
     """Run ``code`` in a Python process of its own; return whether it succeeded and its last line of output."""
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, env=env, check=False
+            [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=seconds, env=env, check=False
         )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {seconds:g} s"
@@ -244,26 +266,23 @@ def optional() -> Iterator[Row]:
 
 def cores() -> Row:
     """Count the cores that this process may use."""
-    count = len(os.sched_getaffinity(0))
+    count = host.cores()
     return Row("cores", "ok" if count > 1 else "note", f"{count}", "" if count > 1 else "two ranks share one core")
 
 
 def memory() -> Row:
-    """Return the memory of the machine, or the container's limit if it is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-    low = total < 6 * GB
-    return Row("memory", "note" if low else "ok", f"{total / GB:.0f} GiB", "a rank takes 1 to 2 GiB" if low else "")
+    """Return the memory of the machine, or the limit of the container or job if it is lower."""
+    total, free = host.memory(), host.free_memory()
+    low = free < 6 * GB
+    found = f"{total / GB:.1f} GiB, {free / GB:.1f} GiB free"
+    return Row("memory", "note" if low else "ok", found, "a rank takes 1 to 2 GiB" if low else "")
 
 
 def shared_memory() -> Iterator[Row]:
     """Check /dev/shm, which NCCL uses between the ranks of a node; the default of a container is 64 MB."""
-    if Path("/dev/shm").is_dir():
-        free = shutil.disk_usage("/dev/shm").free
-        fix = "for several GPUs in a container: docker run --shm-size 16g" if free < GB else ""
-        yield Row("shared memory", "note" if fix else "ok", f"{free / GB:.1f} GiB free", fix)
+    free = host.free_shared_memory()
+    fix = "for several GPUs in a container: docker run --shm-size 16g" if free < GB else ""
+    yield Row("shared memory", "note" if fix else "ok", f"{free / GB:.1f} GiB free in {host.SHM}", fix)
 
 
 def disk(folder: Path) -> Row:
