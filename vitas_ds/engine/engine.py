@@ -271,7 +271,21 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
     # DeepSpeed has its own process groups; close() destroys them first
     comm.at_close(deepspeed.comm.destroy_process_group)
     comm.at_close(_restore_linear)
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+    with _device_as_local_rank(ranks):
+        return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+
+
+@contextmanager
+def _device_as_local_rank(ranks: Ranks) -> Iterator[None]:
+    """Let DeepSpeed use this rank's device: it takes the local rank for the index of the GPU."""
+    names = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    if ranks.device.index is not None:
+        os.environ.update(dict.fromkeys(before, str(ranks.device.index)))
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def _restore_linear() -> None:
