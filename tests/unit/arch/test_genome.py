@@ -4,6 +4,7 @@ References: the inverse function, counts by hand, and the published networks.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,3 +185,13 @@ def test_decode_all_and_encode_all_match_a_plain_loop(data):
     encoded = genome.encode_all(space, specs)
     assert (encoded == [genome.encode(space, spec) for spec in specs]).all()
     assert genome.encode_all(space, []).shape == (0, rows.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("prefix_tokens", 2), ("classifiers", 2), ("pool", "patches"), ("layer_scale", True)]
+)
+def test_pretrained_networks_outside_of_the_space_are_refused(field, value):
+    space = SearchSpace()
+    spec = replace(genome.decode(space, genome.largest(space)), **{field: value})
+    with pytest.raises(UserError, match=f"does not fit the space: {field} {value} is not one of"):
+        genome.encode(space, spec)

@@ -52,6 +52,25 @@ def test_imported_networks_keep_softmax_scale_and_eps(name, tmp_path):
     assert [layer.softmax_scale for layer in read.active] == [layer.softmax_scale for layer in spec.active]
 
 
+PRETRAINED = {"norm_eps": 1e-5, "prefix_tokens": 5, "classifiers": 2, "layer_scale": True}
+
+
+def test_spec_json_of_pretrained_networks():
+    assert spec_from_dict(GOOD | PRETRAINED).to_dict() == GOOD | PRETRAINED
+    spec = spec_from_dict(GOOD | {"pool": "patches", "prefix_tokens": 5})
+    assert spec.canonical() == spec and spec.num_tokens == 201 and not spec.reads_class_token_only
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classifiers": 2}, {"classifiers": 2, "prefix_tokens": 2, "pool": "patches"}, {"pool": "max"},
+     {"prefix_tokens": 0}, {"classifiers": 3, "prefix_tokens": 3}],
+)  # fmt: skip
+def test_tokens_that_do_not_exist_are_refused(change):
+    with pytest.raises(UserError, match=r"classifiers|pool|prefix_tokens"):
+        spec_from_dict(GOOD | change)
+
+
 def test_spec_json_has_fixed_keys_and_no_defaults():
     spec = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), None))
     assert spec.to_dict() == GOOD

@@ -82,3 +82,11 @@ def test_parameters_of_the_same_shape_get_different_values():
     for (name, a), b in zip(model.blocks[0].named_parameters(), model.blocks[1].parameters(), strict=True):
         if a.ndim == 2:
             assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()) < 0.1, name
+
+
+def test_registers_differ_and_layer_scale_starts_near_zero():
+    model = VisionTransformer(SubnetSpec(32, 8, 48, 10, (LayerSpec(2, 96, 192),), prefix_tokens=3, layer_scale=True))
+    init_weights(model, 0)
+    tokens = model.cls_token[0]
+    assert not tokens[0].any() and not torch.equal(tokens[1], tokens[2]) and 0.01 < tokens[1:].std() < 0.03
+    assert (model.blocks[0].ls1.gamma == 1e-5).all() and (model.blocks[0].ls2.gamma == 1e-5).all()
