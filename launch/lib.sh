@@ -30,6 +30,11 @@ children() {
     done
 }
 
+# Exit with status 75 on a stop request, once the command that runs now has ended.
+stop_between_stages() {
+    trap 'exit 75' TERM INT USR1 HUP
+}
+
 # start_ranks DEPTH COMMAND ...: start a launcher, pass stop requests (SIGTERM, SIGINT, SIGUSR1, SIGHUP) on to its
 # ranks, DEPTH generations below it, and return the status of the ranks: launchers change it, or ignore signals. DEPTH
 # `remote`: the ranks are on other nodes, and end when the launcher's connections to them do.
@@ -55,7 +60,7 @@ start_ranks() {
     while kill -0 "$launcher" 2>/dev/null; do
         wait "$launcher" || true # returns when it ends or a signal arrives
     done
-    trap - TERM HUP INT USR1
+    stop_between_stages
     wait "$launcher" || status=$?
     status=$(rank_status "$status" "$depth")
     rm -f -- "$VITAS_STATUS"
@@ -202,6 +207,7 @@ print_ranks() {
 # `--help` prints the comment at the top of the script. Call it right after `cd`, because it uses OLDPWD.
 parse_launch() {
     local known=" ${STAGES[*]} " stage visible
+    stop_between_stages
     RECIPE='' OVERRIDES=() GPUS='' HOSTFILE='' NODES_WANTED='' TASKS=''
     while (($#)); do
         [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"

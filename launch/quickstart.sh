@@ -23,6 +23,7 @@ for word in "$@"; do
     esac
 done
 
+stop_between_stages
 make_venv quickstart
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 .venv/bin/python launch/make_digits.py

@@ -52,7 +52,7 @@ def free_shared_memory() -> int:
 
 def _meminfo(root: Path) -> dict[str, int]:
     with (root / "proc/meminfo").open() as lines:
-        pairs = (line.split(":") for line in lines)
+        pairs = (line.split(":") for line in lines if ":" in line)
         return {name: int(value.split()[0]) * 1024 for name, value in pairs}
 
 
