@@ -8,11 +8,12 @@ from typing import Any
 
 from vitas_ds.config import Config, Search, format_value
 from vitas_ds.reports import nets, page
-from vitas_ds.reports.run_page import IMAGES, STEP, about, read_starts
+from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, read_starts
 from vitas_ds.reports.search_section import MACS, SCORE, SEEN, front_of, own_candidates, scatter, values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
-from vitas_ds.run.metrics import clock, read_metrics
+from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.thinned_metrics import read_thinned_metrics
 
 Runs = Sequence[RunDir]
 COLORS = (1, 2, 3, 5, 6, 7)  # 4 is the pale color of first generations
@@ -22,6 +23,7 @@ MAX_RUNS = len(COLORS)
 def render(*runs: RunDir) -> str:
     """Return the page of at most ``MAX_RUNS`` runs as text; sections without data are omitted."""
     names, configs = names_of(runs), [read_config(run) for run in runs]
+    metrics = [read_thinned_metrics(run) for run in runs]
     return page.render(
         "comparison.html.j2",
         title=" against ".join(names),
@@ -32,10 +34,10 @@ def render(*runs: RunDir) -> str:
         ],
         results=results(runs),
         differences=differences(*configs),
-        supernet=_training_charts(runs, names, "train-supernet"),
-        search=_search_charts(runs, names),
+        supernet=_training_charts(metrics, names, "train-supernet"),
+        search=_search_charts(runs, metrics, names),
         nets=nets.section(list(_best_networks(runs, names)), configs[0]),
-        retraining=_training_charts(runs, names, "retrain"),
+        retraining=_training_charts(metrics, names, "retrain"),
     )
 
 
@@ -93,33 +95,33 @@ def _lookup(summary: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _lines(runs: Runs, names: Sequence[str], stage: str, metric: str, dots: bool = False) -> list[Series]:
-    """Return a metric of a stage, one line per run."""
+def _lines(metrics: Sequence[Rows], names: Sequence[str], stage: str, name: str, dots: bool = False) -> list[Series]:
+    """Return the metric ``name`` of a stage, one line per run."""
     return [
-        Series(name, *values_of(read_metrics(run), stage, metric), color, dots=dots)
-        for run, name, color in zip(runs, names, COLORS, strict=False)
+        Series(label, *values_of(rows, stage, name), color, dots=dots)
+        for rows, label, color in zip(metrics, names, COLORS, strict=False)
     ]
 
 
-def _training_charts(runs: Runs, names: Sequence[str], stage: str) -> list[str]:
+def _training_charts(metrics: Sequence[Rows], names: Sequence[str], stage: str) -> list[str]:
     return [
-        chart("Training loss", _lines(runs, names, stage, "loss"), STEP, Axis("loss")),
-        chart("Learning rate", _lines(runs, names, stage, "lr"), STEP, Axis("learning rate")),
-        chart("Images per second", _lines(runs, names, stage, "images_per_s"), STEP, IMAGES),
-        chart("Gradient norm", _lines(runs, names, stage, "grad_norm"), STEP, Axis("norm")),
+        chart("Training loss", _lines(metrics, names, stage, "loss"), STEP, Axis("loss")),
+        chart("Learning rate", _lines(metrics, names, stage, "lr"), STEP, Axis("learning rate")),
+        chart("Images per second", _lines(metrics, names, stage, "images_per_s"), STEP, IMAGES),
+        chart("Gradient norm", _lines(metrics, names, stage, "grad_norm"), STEP, Axis("norm")),
     ]
 
 
-def _search_charts(runs: Runs, names: Sequence[str]) -> list[str]:
+def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) -> list[str]:
     fronts = [
         scatter(f"front of {name}", front_of(run, own_candidates(run)), color, line=True)
         for run, name, color in zip(runs, names, COLORS, strict=False)
         if run.best.exists()
     ]
-    volumes = _lines(runs, names, "search", "hypervolume", dots=True) if _same_objectives(runs) else []
+    volumes = _lines(metrics, names, "search", "hypervolume", dots=True) if _same_objectives(runs) else []
     return [
         chart("Fronts", fronts, MACS, SCORE),
-        chart("Best score so far", _lines(runs, names, "search", "best", dots=True), SEEN, SCORE),
+        chart("Best score so far", _lines(metrics, names, "search", "best", dots=True), SEEN, SCORE),
         chart("Hypervolume", volumes, SEEN, Axis("hypervolume")),
     ]
 

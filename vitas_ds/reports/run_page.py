@@ -14,8 +14,9 @@ from vitas_ds.reports.images import input_images
 from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
-from vitas_ds.run.metrics import clock, read_metrics
+from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary
+from vitas_ds.run.thinned_metrics import read_thinned_metrics
 from vitas_ds.search.latency.facts import describe_row
 
 Rows = list[dict[str, Any]]
@@ -25,7 +26,7 @@ MAX_POINTS = 300  # of a scatter plot
 
 def render(run: RunDir) -> str:
     """Return the page as text; sections without data are omitted."""
-    config, starts, metrics = read_config(run), read_starts(run), read_metrics(run)
+    config, starts, metrics = read_config(run), read_starts(run), read_thinned_metrics(run)
     return page.render(
         "run.html.j2",
         title=run.name,
@@ -86,6 +87,8 @@ def headlines(run: RunDir) -> list[tuple[str, str, str]]:
 
 def _trained(numbers: dict[str, Any]) -> str:
     parts = [f"{numbers['steps']:,} steps in {clock(numbers['seconds'])}", f"loss {numbers['loss'] or 0:.4f}"]
+    if "held_out_top1" in numbers:
+        parts.append(f"top-1 {numbers['held_out_top1']:.1%} on held-out images")
     return ", ".join(parts + ([f"{short(numbers['macs'])} MACs"] if "macs" in numbers else []))
 
 
@@ -151,6 +154,7 @@ def training_charts(metrics: Rows, stage: str) -> list[str]:
 
     return [
         chart("Training loss", line("loss", "loss"), STEP, Axis("loss")),
+        chart("Top-1 accuracy on held-out images", line("top1", "top-1", 2), STEP, Axis("top-1", percent=True)),
         chart("Learning rate", line("lr", "learning rate"), STEP, Axis("learning rate")),
         chart("Gradient norm", line("grad_norm", "norm"), STEP, Axis("norm")),
         chart("MACs of the subnets trained", _scatter(metrics, stage, "net_macs"), STEP, Axis("MACs")),
