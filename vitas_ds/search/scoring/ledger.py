@@ -16,6 +16,7 @@ from vitas_ds.distributed.comm import from_main
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import append_line, to_json
 from vitas_ds.search.scoring.candidate import Candidate, Score
+from vitas_ds.search.scoring.ledger_digest import add_digest, without_digest
 from vitas_ds.search.scoring.ledger_lines import MOVE, LineParser, Scoring
 from vitas_ds.search.scoring.score_table import ScoreTable, key
 
@@ -61,7 +62,7 @@ class Ledger:
             return
         self.own.add(name, candidate.score)
         if self.path is not None:
-            append_line(self.path, to_json(candidate.to_dict() | {"scoring": self.scoring}))
+            append_line(self.path, add_digest(to_json(candidate.to_dict() | {"scoring": self.scoring})))
 
 
 def in_memory(scoring: Scoring | None = None) -> Ledger:
@@ -81,7 +82,7 @@ def open_ledger(path: Path, scoring: Scoring, reuse: Path | None = None, is_main
         is_main: Whether this is rank 0.
 
     Raises:
-        UserError: On all ranks: a line is invalid, or was scored with other settings.
+        UserError: On all ranks: a line is invalid or was changed, or was scored with other settings.
     """
 
     def read() -> tuple[ScoreTable, ScoreTable]:
@@ -139,7 +140,7 @@ def read_ledger(path: Path, scoring: Scoring | None = None, missing_ok: bool = F
 
 
 def _lines(path: Path, missing_ok: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield the complete lines of a ledger with their numbers, from 1."""
+    """Yield the complete lines of a ledger, verified and without their digests, with their numbers, from 1."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -149,4 +150,4 @@ def _lines(path: Path, missing_ok: bool) -> Iterator[tuple[int, bytes]]:
     with file:
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield number, line[:-1]
+                yield number, without_digest(line[:-1], f"{path}: line {number}")

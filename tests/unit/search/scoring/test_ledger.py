@@ -91,10 +91,33 @@ def test_the_error_names_a_broken_line(done, line, message):
         open_ledger(path, SCORING)
 
 
+@pytest.mark.parametrize("field", ["score", "macs", "generation", "images"])
+def test_an_edited_line_is_found(done, field):
+    path, text = done[0].ledger, done[0].ledger.read_text()
+    value = json.loads(text.splitlines()[2])[field]
+    lines = text.splitlines()
+    lines[2] = lines[2].replace(f'"{field}": {value}', f'"{field}": {value + 1}')
+    path.write_text("\n".join(lines) + "\n")
+    for read in (read_ledger, lambda p: open_ledger(p, SCORING)):
+        with pytest.raises(UserError, match=r"ledger.jsonl: line 3 was changed: its SHA-256 does not match; remove"):
+            read(path)
+    path.write_text("\n".join([*lines[:2], *lines[3:]]) + "\n")
+    assert len(read_ledger(path)) == 44
+
+
+def test_a_line_without_digest_is_accepted(done):
+    path, before = done[0].ledger, read_ledger(done[0].ledger)
+    lines = [json.loads(line) for line in path.open()]
+    path.write_text("".join(json.dumps({k: v for k, v in x.items() if k != "sha256"}) + "\n" for x in lines))
+    assert read_ledger(path) == before
+
+
 def test_a_missing_cost_is_computed(done):
     path = done[0].ledger
     before = read_ledger(path)
     lines = [json.loads(line) for line in path.open()]
+    for line in lines:
+        del line["sha256"]
     path.write_text("".join(json.dumps(line | {"activations": None}) + "\n" for line in lines))
     with pytest.raises(UserError, match="line 1: not a scored candidate"):
         read_ledger(path)
