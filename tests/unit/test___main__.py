@@ -87,3 +87,39 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "run_tool", fail)
     with pytest.raises(ModuleNotFoundError):
         main(["doctor"])
+
+
+def test_nothing_is_overwritten_without_force(tmp_path, capsys):
+    (tmp_path / "a" / "class").mkdir(parents=True)
+    (tmp_path / "a" / "class" / "x.jpg").write_bytes(b"no image")
+    out = tmp_path / "list"
+    argv = ["scan", str(tmp_path / "a"), "--threads", "1", "--write", str(out)]
+    assert main(argv) == 1
+    before = out.read_text()
+    assert main(argv) == 2 and "exists already" in capsys.readouterr().err
+    assert main([*argv, "--force"]) == 1 and out.read_text() == before
+    assert main(["import", "--net", "vitas-c", "--checkpoint", "x", "--out", str(tmp_path / "a")]) == 2
+    assert "exists already; choose another name, or replace it with --force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("locale", [{"LANG": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_utf8_in_every_locale(tmp_path, locale):
+    folder = tmp_path / "bild \u00e4"
+    (folder / "k\u00e4se").mkdir(parents=True)
+    (folder / "k\u00e4se" / "\u00fc.jpg").write_bytes(b"x")
+    (folder / "k\u00e4se" / "\udcff.jpg").write_bytes(b"x")
+    recipe = tmp_path / "r\u00e4.yaml"
+    recipe.write_text(f"data: {{train: '{folder}'}}\n", encoding="utf-8")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))} | locale
+    env["PYTHONPATH"] = os.path.dirname(os.path.dirname(cli.__file__))
+    command = [sys.executable, "-m", "vitas_ds"]
+    done = subprocess.run([*command, "index", folder], env=env, capture_output=True, check=True, timeout=60)
+    assert "2 images of 1 classes in " in done.stdout.decode() and "bild \u00e4" in done.stdout.decode()
+    done = subprocess.run([*command, "config", recipe], env=env, capture_output=True, check=True, timeout=60)
+    assert "train: " in done.stdout.decode() and b"Traceback" not in done.stderr
+
+
+def test_arguments_have_short_errors(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["scan", "a", "x" * 100_000])
+    assert error.value.code == 2 and max(map(len, capsys.readouterr().err.splitlines())) < 330

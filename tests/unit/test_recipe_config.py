@@ -4,6 +4,7 @@ References: PyYAML, and values by hand.
 """
 
 import re
+import warnings
 
 import pytest
 import yaml
@@ -194,3 +195,62 @@ def test_configurations_are_immutable_and_overrides_do_not_change_the_recipe(rec
 def test_unknown_keys_have_a_hint(recipe, override, message):
     with pytest.raises(UserError, match=message):
         load(recipe(), [override])
+
+
+@pytest.mark.parametrize("text", ["1.10", "007", "on", "1e3", "2024-01-01", "0x10", "true"])
+def test_text_fields_keep_what_is_written(recipe, text):
+    assert load(recipe(f"run: {{name: {text}}}"), []).run.name == text
+    assert load(recipe(f"run:\n  name: {text}  # comment\n"), []).run.name == text
+    assert load(recipe(), [f"run.name={text}"]).run.name == text
+    config = load(recipe(f"run: {{name: {text}}}"), [])
+    assert load(recipe(dump(config)), []) == config
+
+
+@pytest.mark.parametrize("path", ["/a b/ü", "/a: b", "@x", "%x", "/a #1", "[x]", "{x}", "&a", "*a", "-", "!x"])
+def test_paths_on_the_command_line_need_no_quotes(recipe, path):
+    assert load(recipe(), [f"data.train={path}"]).data.train == path
+
+
+def test_files_with_a_byte_order_mark_and_windows_line_ends(tmp_path):
+    path = tmp_path / "ü.yaml"
+    path.write_bytes("\ufeffdata:\r\n  train: /ü\r\nrun: {seed: 5}\r\n".encode())
+    config = load(str(path), [])
+    assert (config.data.train, config.run.seed) == ("/ü", 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["supernet.epochs=1000000000000000000"], "less than or equal to 1000000"),
+        (["supernet.save_every=1e18"], "less than or equal to 2147483647"),
+        (["run.name=.."], "run.name"),
+        (["run.name=."], "run.name"),
+        (["run.name=" + "x" * 250], "run.name: String should have at most 100 characters"),
+        (["run.seed=1e30"], "run.seed"),
+        (["search.macs=[0, 1e300]"], "macs: numbers must be 1e+18 or less"),
+        (["space.embed_dim=1e9"], "less than or equal to 65536"),
+        (["space.image_size=4096", "space.patch_sizes=[1]", "space.embed_dim=65520"], "may exceed 2 ** 63"),
+        (["space.image_size=[224, 160]"], "space.image_size: Input should be a valid integer"),
+        (["data.mean=[123.7, 116.3, 103.5]"], "divide values of 0 to 255 by 255"),
+        (["data.std=[58, 57, 57]"], "divide values of 0 to 255 by 255"),
+        (["data.mean=[-1, 0, 0]"], "mean must be 0 or more"),
+        (["data.train=" + "x" * 256], "the path is too long"),
+        (["data.train=$NO_SUCH_VARIABLE/x"], "the environment variable $NO_SUCH_VARIABLE is not set"),
+        (["supernet.augment.ratio=[1.33, 0.75]"], "two increasing numbers"),
+        (["search.population=1e12"], "less than or equal to 1000000"),
+    ],
+)
+def test_odd_values_are_refused(recipe, overrides, message):
+    with pytest.raises(UserError) as error:
+        load(recipe(), overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_batch_size_with_the_learning_rate_of_another_is_a_warning(recipe):
+    path = recipe("supernet: {batch_size: 1024, lr: 0.001}")
+    with pytest.warns(UserWarning, match=r"batch_size: 128 instead of 1024, .* it is supernet\.lr=0\.000125"):
+        load(path, ["supernet.batch_size=128"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path, ["supernet.batch_size=128", "supernet.lr=1e-4"])
+        load(path, ["supernet.batch_size=1000"])

@@ -92,7 +92,7 @@ def _list_files(root: str) -> tuple[list[ImageFile], list[tuple[str, str]]]:
         return _list_shards(root)
     for folder in walk(root):
         found += [ImageFile(os.path.join(folder.path, name)) for name in folder.images]
-        hidden += [os.path.join(folder.path, name) for name in folder.hidden]
+        hidden += [os.path.relpath(os.path.join(folder.path, name), root) for name in folder.hidden]
     warn_hidden(root, hidden)
     return sorted(found), []
 
