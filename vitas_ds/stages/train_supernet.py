@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
@@ -17,6 +18,7 @@ from vitas_ds.data.sources import ImageSet, check_batch_size, write_classes, wri
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
+from vitas_ds.models.channels import SIDES
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.files import write_json
@@ -27,7 +29,7 @@ from vitas_ds.search.feasible import budget
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.teaching import load_teacher
-from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
+from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
 from vitas_ds.training.checkpoint_files import list_checkpoints
 from vitas_ds.training.checkpoint_reader import write_consolidated
 from vitas_ds.training.losses import cross_entropy, distill_loss, loss_with_teacher
@@ -51,7 +53,10 @@ def run(config: Config) -> None:
         write_classes(images.classes, run_dir.classes)
         if not list_checkpoints(run_dir.supernet.checkpoints):  # else keep the list of the training that wrote them
             write_list(search_images.paths, run_dir.search_images)
-    task = _with_evaluation(make_task(config, run_dir, ranks, images), run_dir, ranks, search_images)
+    task = make_task(config, run_dir, ranks, images)
+    largest = genome.decode(config.space, genome.largest(config.space))
+    print_estimate(task, ranks, largest, len(SIDES[config.supernet.sharing]))
+    task = _with_evaluation(task, run_dir, ranks, search_images)
     numbers = train(task, run_dir, ranks)
     if ranks.is_main:
         write_list(search_images.paths, run_dir.search_images)

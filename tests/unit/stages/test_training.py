@@ -1,0 +1,17 @@
+"""The estimate before a training.
+
+Reference: sizes counted by hand.
+"""
+
+from __future__ import annotations
+
+from vitas_ds.config import Training
+from vitas_ds.stages.training import disk_line
+
+
+def test_disk_of_a_training() -> None:
+    """A million parameters: 12 MB per checkpoint (weights and two moments), 16 MB with averaged weights."""
+    assert disk_line(Training(keep=2, keep_best=True), 10**6) == "52 MB on disk (up to 4 checkpoints)"
+    assert disk_line(Training(keep=1, keep_best=False, ema_decay=0.9), 10**6) == "36 MB on disk (up to 2 checkpoints)"
+    kept = disk_line(Training(keep_every=5000, save_every=1000), 10**6)
+    assert kept == "12 MB on disk per checkpoint, one of which stays every 5,000 steps"
