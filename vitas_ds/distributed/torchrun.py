@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
     from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    static_tcp_rendezvous.TCPStore = _store  # type: ignore[attr-defined, assignment]
+    static_tcp_rendezvous.TCPStore = _store  # type: ignore[misc, assignment]
     args = run.parse_args(words)
     try:
         run.run(args)

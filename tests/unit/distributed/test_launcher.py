@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from vitas_ds.distributed import console, launcher
-from vitas_ds.distributed.launcher import Launch, adopt, first_host, read
+from vitas_ds.distributed.launcher import Launch, adopt, first_host, read, started_by
 from vitas_ds.errors import UserError
 
 STEP = {
@@ -63,6 +63,23 @@ def test_a_batch_script_without_srun_is_one_process() -> None:
     adopt(read(env), env)
     assert "RANK" not in env
     assert read(env | {"SLURM_STEP_NUM_TASKS": "1"}) == Launch()
+
+
+@pytest.mark.parametrize(
+    ("env", "name"),
+    [
+        ({}, ""),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, ""),  # by hand: no launcher whose end matters
+        ({"RANK": "0", "CROSS_RANK": "0"}, "deepspeed"),
+        ({"RANK": "0", "TORCHELASTIC_RUN_ID": "none"}, "torchrun"),
+        ({"RANK": "0", "VITAS_NODE": "1"} | STEP, "node.sh"),
+        (STEP, "srun"),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, ""),
+        (OPEN_MPI, "mpirun"),
+    ],
+)
+def test_launcher_by_its_variables(env: dict[str, str], name: str) -> None:
+    assert started_by(env) == name
 
 
 def test_mpirun() -> None:
