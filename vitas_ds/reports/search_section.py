@@ -19,7 +19,7 @@ SEEN, SCORE, MACS = Axis("candidates seen"), Axis("score", percent=True), Axis("
 def section(run: RunDir, config: Config, metrics: Rows) -> dict[str, Any]:
     """Return the charts, the marginals and the rows of the baselines for the template."""
     return {
-        "charts": [candidates_chart(run), progress_chart(metrics), hypervolume_chart(metrics)],
+        "charts": [candidates_chart(run, config), progress_chart(metrics), hypervolume_chart(metrics)],
         "marginals": marginals(run, config),
         "baselines": baselines(run),
     }
@@ -58,8 +58,8 @@ def front_of(run: RunDir, candidates: list[Candidate]) -> list[Candidate]:
     return sorted((c for c in candidates if c.spec in front), key=lambda c: c.costs["macs"])
 
 
-def candidates_chart(run: RunDir) -> str:
-    """Draw the score of every candidate over its MACs; mark the front and the best candidate."""
+def candidates_chart(run: RunDir, config: Config) -> str:
+    """Draw the score of every candidate over its MACs; mark the front, the best candidate, and the budget."""
     if not run.best.exists():
         return ""
     candidates = own_candidates(run)
@@ -70,19 +70,38 @@ def candidates_chart(run: RunDir) -> str:
         scatter("later generations", [c for c in candidates if c.generation > first], 1),
         scatter("front", front_of(run, candidates), 2, line=True),
         scatter("chosen", [c for c in candidates if c.spec == best], 3, ring=True),
+        *budget_lines(config, candidates),
     ]
     return chart("Every scored candidate", series, MACS, Axis("score on the search images", percent=True))
+
+
+def budget_lines(config: Config, candidates: list[Candidate]) -> list[Series]:
+    """Return a vertical line at each limit of ``search.macs`` that is near the candidates."""
+    macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
+    low, high = min(macs) / 1.5, max(macs) * 1.5
+    limits = [limit for limit in config.search.macs or () if low <= limit <= high]
+    names = ["budget", *[""] * len(limits)]  # one entry in the legend
+    ends = [min(scores), max(scores)]
+    return [
+        Series(name, [limit, limit], ends, 6, tips=[f"budget: {short(limit)} MACs"] * 2)
+        for name, limit in zip(names, limits, strict=False)
+    ]
 
 
 def scatter(name: str, candidates: list[Candidate], color: int, line: bool = False, ring: bool = False) -> Series:
     """Return scores over MACs; the tooltip of a point describes the candidate."""
     tips = [
-        f"{c.value:.1%}, {short(c.costs['macs'])} MACs, {short(c.costs['params'])} parameters, "
+        f"{c.value:.1%}{_error(c)}, {short(c.costs['macs'])} MACs, {short(c.costs['params'])} parameters, "
         f"{c.spec.depth} layers, embedding {c.spec.embed_dim}, patch {c.spec.patch_size}, generation {c.generation}"
         for c in candidates
     ]
     macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
     return Series(name, macs, scores, color, line, dots=True, tips=tips, ring=ring)
+
+
+def _error(candidate: Candidate) -> str:
+    """Return the standard error of a score, if it is known."""
+    return "" if candidate.stderr is None else f" ± {candidate.stderr:.1%}"
 
 
 def marginals(run: RunDir, config: Config) -> list[str]:

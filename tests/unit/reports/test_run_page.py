@@ -18,7 +18,7 @@ from vitas_ds.arch import cost
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import comparison, nets, run_page
+from vitas_ds.reports import comparison, nets, run_page, search_section
 from vitas_ds.reports.svg import Axis, Series, chart, short, ticks
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import update_summary
@@ -306,3 +306,13 @@ def test_page_in_a_browser(run, config, tmp_path, kind, drawn):
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     page = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
     assert "parameters" in page["tooltip"] and page["least"] > 60 and page["count"] == drawn and page["overflow"] <= 0
+
+
+def test_the_chart_of_candidates_has_budget_and_standard_error(run, config):
+    """Candidates cost about 0.1 to 2 million MACs; the limit of a billion is far outside the chart."""
+    macs = sorted(c.costs["macs"] for c in search_section.own_candidates(run))
+    search = config.search.model_copy(update={"macs": (macs[3], 1e9)})
+    chart = search_section.candidates_chart(run, config.model_copy(update={"search": search}))
+    assert chart.count(f"budget: {short(macs[3])} MACs") == 2 and chart.count("budget: ") == 2
+    assert "61.0% ± 1.0%" in chart
+    assert "budget" not in search_section.candidates_chart(run, config)
