@@ -18,7 +18,7 @@ from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.engine.precision import autocast
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_model, write_model
-from vitas_ds.export.from_timm import adapt, convert, create, import_timm
+from vitas_ds.export.from_timm import _preprocess, adapt, convert, create, import_timm
 from vitas_ds.export.timm_architecture import spec_of
 from vitas_ds.export.to_onnx import check_logits, trace
 from vitas_ds.export.to_timm import build_timm, to_timm, write_timm
@@ -289,3 +289,13 @@ def test_files_that_do_not_fit_are_one_line(change, message, deit, tmp_path):
 def test_unknown_names_suggest_the_closest():
     with pytest.raises(UserError, match="has no such network; the closest one is deit_tiny_patch16_224"):
         create("deit_tiny_patch16_22", None)
+
+
+def test_another_interpolation_or_crop_is_a_warning():
+    with pytest.warns(UserWarning) as found:
+        preprocess = _preprocess({"interpolation": "bilinear", "crop_mode": "squash", "crop_pct": 0.95}, 224, "x")
+    assert [str(w.message) for w in found] == [
+        "timm:x: timm evaluates it with interpolation bilinear, this project with bicubic",
+        "timm:x: timm evaluates it with crop_mode squash, this project with center",
+    ]
+    assert preprocess.resize == 235
