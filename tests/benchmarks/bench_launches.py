@@ -3,6 +3,7 @@
     python -m tests.benchmarks.bench_launches [--json FILE]
     python -m tests.benchmarks.bench_launches --check tests/benchmarks/results/launches.json
     python -m tests.benchmarks.bench_launches --operators bilateral 16      calls of each operator
+    python -m tests.benchmarks.bench_launches --device cuda                 also the kernels of a profile (not yet run)
 
 Small networks are limited by the host, which issues one call after the other. The counts do not depend on the machine.
 A call is an ATen operator that runs a kernel: no views and no allocations. A custom operator is one call.
@@ -28,6 +29,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks import cpu_step
 from tests.benchmarks.call_counter import CallCounter
@@ -68,6 +70,9 @@ def main() -> int:
     rows = count_all()
     result = {"graphs": graphs(), "rows": rows}
     print(f"{table(rows)}\ngraphs: {result['graphs']}")
+    if args.device == "cuda":
+        result["profile"] = profiled(rows, torch.device("cuda", 0))
+        print(f"\na real step, profiled\n{table(result['profile'])}")
     write(args.json, result)
     grown = compare(json.loads(Path(args.check).read_text()), result) if args.check else []
     print("".join(f"grown: {line}\n" for line in grown), end="")
@@ -78,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", help="output file")
     parser.add_argument("--check", help="fail if a count is more than 2 % above that in this file")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: profile real steps too")
     parser.add_argument("--operators", nargs=2, metavar=("RULE", "PATCH"), help="only the calls of one network")
     return parser.parse_args()
 
@@ -144,6 +150,43 @@ def forward_backward(model: nn.Module, forward: Callable[..., Tensor], loss: Los
                 logits = forward(images)
             loss(logits, targets).backward()
     return counter
+
+
+def profiled(rows: list[Row], device: torch.device) -> list[Row]:
+    """Count the launches of real forward and backward passes (kernels, copies, fills), next to the counted calls."""
+    found = []
+    specs = {spec.patch_size: spec for spec in networks()}
+    for row in rows:
+        model, forward, loss = _network(row["rule"], specs[row["patch"]])
+        step = real_step(model.to(device), forward, loss, device)
+        for _ in range(2):
+            step()
+        activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+        with profile(activities=[ProfilerActivity.CPU, activity]) as recorded:
+            step()
+        events = [event for event in recorded.events() if event.device_type.name == device.type.upper()]
+        counted = {"rule": row["rule"], "patch": row["patch"], "counted calls": row["forward_backward"]}
+        found.append(counted | {"launches": len(events)})
+    return found
+
+
+def real_step(
+    model: nn.Module, forward: Callable[..., Tensor], loss: Loss, device: torch.device, batch: int = BATCH
+) -> Callable[[], None]:
+    """Return a forward and backward pass of real tensors in bf16."""
+    images = torch.randn(batch, 3, IMAGE, IMAGE, device=device)
+    targets = torch.full((batch, CLASSES), 1 / CLASSES, device=device)
+
+    def step() -> None:
+        for parameter in model.parameters():
+            parameter.grad = None
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = forward(images)
+        loss(logits, targets).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return step
 
 
 def scoring(rule: Rule, spec: SubnetSpec) -> tuple[int, int]:

@@ -2,17 +2,22 @@
 
     python -m tests.benchmarks.bench_supernet                          full size, about 12 minutes on one core
     python -m tests.benchmarks.bench_supernet --batch 4 --rounds 1     about a minute, to try it
-    python -m tests.benchmarks.bench_supernet --device cuda            not yet run on a GPU
+    python -m tests.benchmarks.bench_supernet --device cuda --batch 128    not yet run on a GPU
 
 The subnets have 0.9G to 1.0G FLOPs of the 1G space, one of each patch size. Loss and gradients are checked before the
 timing. Each measurement is interleaved with the first release's formulation and with a large matrix product of the
 same dtype. The share of the rate is the MACs per second (computed from the spec) relative to that product. On a CPU,
 seconds are CPU time.
+
+``retraining`` compares timm's deit_small with ours in the same process: also compiled if the device is a GPU
+(``--compile`` compiles on a CPU too). Images per second, MFU, memory and GPU utilization are those of ours where the
+device reports them. A check of loss or gradients that fails is reported at the end, with exit status 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,11 +28,12 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks import plain
-from tests.benchmarks.timing import large_product, peak_bytes, seconds, table, where, write
+from tests.benchmarks.timing import gpu_utilization, large_product, peak_bytes, seconds, table, where, write
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.engine.peak import FLOPS_PER_MAC, device_peak
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
@@ -38,8 +44,8 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-5  # relative, in fp32
 Forward = Callable[[Tensor], Tensor]
 
 
-def main() -> None:
-    """Parse the command line and run the benchmark."""
+def main() -> int:
+    """Parse the command line, run the benchmark, and return the exit status."""
     args = _arguments()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -64,7 +70,12 @@ def main() -> None:
     if "fixed" in args.only:
         result["fixed"] = bench.fixed()
         print(f"\nretraining\n{table(result['fixed'])}", flush=True)
+    result["checks"] = bench.checks
     write(args.json, result)
+    failed = [row for row in bench.checks if not row["passed"]]
+    for row in failed:
+        print(f"bench_supernet: differs from the plain formulation: {row}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="use only fp32 on CPUs without bf16"
     )
+    parser.add_argument("--compile", action="store_true", help="compile the fixed nets on a CPU too")
     parser.add_argument("--only", nargs="+", default=["step", "scoring", "memory", "fixed"])
     parser.add_argument("--json", default="bench_supernet.json", help="output file; empty: none")
     return parser.parse_args()
@@ -103,6 +115,11 @@ def _aggregate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         ours, first = [r["seconds"] for r in group], [r["seconds"] * r["first/ours"] for r in group]
         row["seconds"] = sum(ours)
+        row["images/s"] = len(group) / sum(1 / r["images/s"] for r in group)
+        for key in ("MFU", "GPU %"):
+            if key in group[0]:
+                values = [r[key] for r in group if r[key] is not None]
+                row[key] = float(np.mean(values)) if values else None
         for key in ("first/ours", "first fp32/ours", "of product"):
             row[key] = np.average([r[key] for r in group], weights=ours)
         row["first, of product"] = np.average([r["first, of product"] for r in group], weights=first)
@@ -115,6 +132,7 @@ class _Bench:
 
     def __init__(self, args: argparse.Namespace, device: torch.device, images: Tensor, labels: Tensor) -> None:
         self.args, self.device, self.images, self.labels = args, device, images, labels
+        self.checks: list[dict[str, Any]] = []
         self.products = {name: large_product(device, DTYPES[name]) for name in args.dtypes}
 
     def supernet(self, space: SearchSpace, sharing: str) -> Supernet:
@@ -167,7 +185,8 @@ class _Bench:
             supernet = self.supernet(space, sharing)
             with torch.backends.cudnn.flags(allow_tf32=False):  # the first release embeds patches by a convolution
                 found = plain.check(supernet, self.images[:4], subnet, self.loss)
-            assert found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE, found
+            passed = found["loss"] < LOSS_TOLERANCE and found["gradient"] < GRADIENT_TOLERANCE
+            self.checks.append({"net": f"patch {subnet.patch_size}", "what": name, **found, "passed": passed})
             rows += self._compare(supernet, subnet, name, 3, self.step)
         return rows
 
@@ -195,8 +214,21 @@ class _Bench:
                 "net": f"patch {subnet.patch_size}", "what": f"{name} {dtype}", "seconds": ours,
                 "first/ours": first / ours, "first fp32/ours": times.get("first fp32", np.nan) / ours,
                 "of product": macs / ours / rate, "first, of product": macs / first / rate,
+                **self._use(runs[f"ours {dtype}"], ours, len(self.images), macs if passes == 3 else 0),
             })  # fmt: skip
         return rows
+
+    def _use(self, step: Callable[[], None], time: float, images: int, macs: float) -> dict[str, Any]:
+        """Return images per second; on a GPU also MFU (None for scoring or an unknown card) and utilization in %.
+
+        ``macs`` counts forward and backward pass.
+        """
+        found: dict[str, Any] = {"images/s": images / time}
+        if self.device.type == "cuda":
+            peak = device_peak(self.device)
+            found["MFU"] = macs * FLOPS_PER_MAC / 3 / time / peak if peak and macs else None
+            found["GPU %"] = gpu_utilization(step, self.device)
+        return found
 
     def memory(self, space: SearchSpace, subnet: SubnetSpec) -> list[dict[str, Any]]:
         """Measure the peak memory of a BCNet step above weights and gradients."""
@@ -220,6 +252,10 @@ class _Bench:
             "ours": VisionTransformer(spec, class_token_only=True),
         }
         models["ours"].load_state_dict(models["timm"].state_dict())
+        for model in models.values():
+            model.to(self.device).train()
+        if self.args.compile or self.device.type == "cuda":
+            models |= {f"{name}, compiled": torch.compile(model) for name, model in models.items()}
         rows = []
         for dtype in self.args.dtypes:
 
@@ -229,16 +265,17 @@ class _Bench:
                     logits = model(images)
                 torch.nn.functional.cross_entropy(logits.float(), labels).backward()
 
-            for model in models.values():
-                model.to(self.device).train()
             runs = {implementation: partial(step, model) for implementation, model in models.items()}
             times = seconds(runs, self.args.rounds, self.device)
             macs = cost.spec_macs(spec) * len(images)
-            for implementation, time in times.items():
-                row = {"what": f"{implementation} {dtype}", "ms per GMAC and image": time / macs * 1e12}
-                rows.append(row | {"timm/this": times["timm"] / time})
+            for name, time in times.items():
+                row = {"what": f"{name} {dtype}", "seconds": time, "ms per GMAC and image": time / macs * 1e12}
+                row |= {"timm/this": times[name.replace("ours", "timm")] / time}
+                rows.append(row | self._use(runs[name], time, len(images), 3 * macs))
+                if self.device.type == "cuda":
+                    rows[-1]["MB"] = round(peak_bytes(runs[name], self.device) / 1e6)
         return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

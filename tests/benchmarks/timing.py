@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ import torch
 from vitas_ds.run.manifest import git_commit, version_of
 
 Step = Callable[[], Any]
+LIBRARIES = ("torch", "triton", "deepspeed", "nvidia-dali-cuda130", "timm", "onnxruntime")
 
 
 def seconds(steps: Mapping[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
@@ -79,17 +82,55 @@ def _trim() -> None:
 
 
 def where(device: torch.device) -> dict[str, Any]:
-    """Return machine, versions and commit."""
+    """Return machine, versions and commit: the same keys on a CPU and on a GPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else [*models, platform.processor()][0],
+        "driver": nvidia_smi("driver_version"),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "git": git_commit(),
-        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in ("torch", "timm")},
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in LIBRARIES},
     }
+
+
+def nvidia_smi(field: str) -> str | None:
+    """Return a field of the first GPU that nvidia-smi lists, or None without nvidia-smi or GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else None
+
+
+def gpu_utilization(step: Step, device: torch.device, duration: float = 1.5) -> float | None:
+    """Return the mean percentage of time with a kernel on the GPU while ``step`` repeats. None without nvidia-smi."""
+    if device.type != "cuda" or nvidia_smi("utilization.gpu") is None:
+        return None
+    found: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        done.wait(duration / 2)  # nvidia-smi averages over the time before its call
+        while not done.is_set():
+            value = nvidia_smi("utilization.gpu")
+            if value is not None and value.isdigit():
+                found.append(float(value))
+            done.wait(0.2)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    end = time.perf_counter() + duration
+    while time.perf_counter() < end:
+        step()
+        _wait(device)
+    done.set()
+    watcher.join()
+    return statistics.mean(found) if found else None
 
 
 def large_product(device: torch.device, dtype: torch.dtype, size: int = 2048) -> tuple[Step, int]:
