@@ -45,7 +45,8 @@ def catch_signals() -> Iterator[None]:
             _time = time.monotonic()
             _requested.set()
         elif time.monotonic() - _time > supervisor.ECHO:
-            _leave("stopped by a second signal, without saving; start it again to resume")
+            # a supervisor prints the line, because it also ends ranks that cannot run this code
+            _leave("" if supervisor.active() else "stopped by a second signal, without saving; start it again to resume")
 
     _requested.clear()  # an earlier stage of this process may have received one
     with _handlers(handle):
@@ -76,6 +77,7 @@ def _handlers(handle: Callable[[int, object], None]) -> Iterator[None]:
 
 def _leave(line: str) -> None:
     """End the process. Python code of a library may catch an exception, and its finalizers may wait for other ranks."""
-    console.print_once(f"vitas: {line}")
+    if line:
+        console.print_once(f"vitas: {line}")
     sys.stdout.flush()
     os._exit(STATUS)

@@ -144,7 +144,7 @@ class Supervisor:
             if not data:  # it has ended
                 os.close(self.pipe)
                 self.pipe = -1
-                return
+                break
             self._text += data
             seconds = 0
         while self._text:
