@@ -46,7 +46,8 @@ def catch_signals() -> Iterator[None]:
             _requested.set()
         elif time.monotonic() - _time > supervisor.ECHO:
             # a supervisor prints the line, because it also ends ranks that cannot run this code
-            _leave("" if supervisor.active() else "stopped by a second signal, without saving; start it again to resume")
+            line = "stopped by a second signal, without saving; start it again to resume"
+            _leave("" if supervisor.active() else line)
 
     _requested.clear()  # an earlier stage of this process may have received one
     with _handlers(handle):
