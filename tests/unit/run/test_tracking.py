@@ -54,7 +54,7 @@ def test_metrics_and_console(tmp_path, capsys):
     assert rows[1]["images_per_s"] > 0 and 0 <= rows[1]["data_wait"] <= 1 and rows[1]["memory_gb"] > 0.01
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[1].startswith("retrain  2/3  loss 0.2500  lr 1.00e-03") and "ETA" in lines[1]
-    assert sorted(p.name for p in run.path.iterdir()) == ["metrics.jsonl"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["life", "metrics.jsonl"]
 
 
 def test_console_is_throttled_but_prints_the_last_step(tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_disabled_does_not_import_wandb(tmp_path):
         "assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True)
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["metrics.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["life", "metrics.jsonl"]
 
 
 def test_mode(tmp_path, monkeypatch):
