@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision, recorder, zero
 from vitas_ds.engine.ds_config import ds_config, reduce_bucket, zero_stage
 from vitas_ds.engine.optimizer import MOMENTS, UnitAdamW, whole_pieces
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.models.flat import tensor_places
 
 _LINEAR = nn.functional.linear
@@ -48,11 +49,12 @@ class Engine:
         engine: ZeRO configuration and precision.
         training: Batch size, clipping, AdamW, decay of the averaged weights.
         ranks: Result of ``comm.init``.
+        lr_scales: Factor of the learning rate by name of the tensor; 1 for others.
     """
 
     def __init__(
         self, model: nn.Module, units: dict[str, list[nn.Parameter]], engine: config.Engine,
-        training: config.Training, ranks: Ranks,
+        training: config.Training, ranks: Ranks, lr_scales: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         precision.check(engine, ranks.device)
         precision.set_backends(engine)
@@ -60,7 +62,7 @@ class Engine:
         self.model, self.ranks = model, ranks
         self.decay, self.clip_grad = training.ema_decay, training.clip_grad
         self.stage, self.offload = zero_stage(engine)
-        self._whole = whole_pieces(tensor_places(model), units)
+        self._whole = whole_pieces(tensor_places(model), units, lr_scales)
         self.shapes = {piece.name: piece.place.shape for pieces in self._whole.values() for piece in pieces}
         self.optimizer = UnitAdamW([p for params in units.values() for p in params], units, training)
         self._bucket = reduce_bucket(settings)
@@ -272,7 +274,10 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
     comm.at_close(deepspeed.comm.destroy_process_group)
     comm.at_close(_restore_linear)
     with _device_as_local_rank(ranks):
-        return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+        try:
+            return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+        except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
+            raise UserError(f"engine.zero: DeepSpeed rejects the settings: {shorten(str(error), 200)}") from error
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
 # Values of a progress line, in this order. Other values follow under their own names.
 SHOWN: dict[str, Callable[[float], str]] = {
     "loss": lambda x: f"loss {x:.4f}",
+    "top1": lambda x: f"top-1 {x:.1%}",
     "lr": lambda x: f"lr {x:.2e}",
     "images_per_s": lambda x: f"{x:,.0f} images/s",
     "mfu": lambda x: f"MFU {x:.0%}",

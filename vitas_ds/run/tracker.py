@@ -12,8 +12,9 @@ class Tracker:
     """A tracker that ignores every call. Close it, or use it as a context manager."""
 
     def log(
-        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0
-    ) -> None:
+        self, step: int, values: dict[str, Any], *, images: int = 0, left: float | None = None, ideal: float = 0.0,
+        shown: dict[str, float] | None = None,
+    ) -> None:  # fmt: skip
         """Record the metrics of a step.
 
         Args:
@@ -22,6 +23,7 @@ class Tracker:
             images: Images processed since the last call.
             left: Remaining seconds, nan if unknown; None: estimate them from the steps since the start.
             ideal: Seconds of computation since the last call at the peak speed of the device; 0: unknown.
+            shown: Earlier values for the progress line, which are not recorded again.
         """
 
     def evaluation(self, step: int, values: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.config import Config
@@ -20,10 +23,10 @@ from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess
 from vitas_ds.models.extract import extract
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
+from vitas_ds.models.transfer import shapes_after_transfer, transfer
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_checkpoint
-from vitas_ds.stages.teaching import check_classes
+from vitas_ds.stages.model_folders import check_inherits, find_model, is_checkpoint
 from vitas_ds.stages.trained_supernet import check_supernet_exists, load_supernet
 from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, open_checkpoint
 
@@ -52,7 +55,7 @@ def make_init(config: Config, run_dir: RunDir, model: VisionTransformer, images:
         return partial(_from_supernet, config, run_dir, model, images, ranks)
     if is_checkpoint(init):
         return partial(_from_checkpoint, model, *_matching_checkpoint(Path(init), model))
-    return partial(_from_folder, model, _matching_folder(config, model.spec, images))
+    return partial(_from_folder, model, *_matching_folder(config, model.spec, images))
 
 
 def _from_supernet(config: Config, run_dir: RunDir, model: VisionTransformer, images: ImageSet, ranks: Ranks) -> str:
@@ -84,54 +87,59 @@ def _count_hits(nets: Sequence[VisionTransformer], images: ImageSet, config: Con
     return comm.all_sum(hits).tolist()
 
 
-def _matching_folder(config: Config, spec: SubnetSpec, images: ImageSet) -> Path:
-    """Return the model folder that ``retrain.init`` names."""
+def _matching_folder(config: Config, spec: SubnetSpec, images: ImageSet) -> tuple[Path, bool]:
+    """Return the model folder that ``retrain.init`` names, and whether the network needs a new head."""
     folder = find_model(config.retrain.init, "retrain.init")
-    check_fits(folder, "retrain.init", config.space)
     found = read_spec(folder / "spec.json").canonical()
-    if found != spec:
+    if replace(found, image_size=spec.image_size, num_classes=spec.num_classes) != spec:
         raise UserError(
             f"retrain.init: {folder} is another network ({found.describe()}) than retrain.spec ({spec.describe()}); "
             f"set retrain.spec={folder / 'spec.json'}"
         )
     preprocess, data = read_preprocess(folder), config.data
-    check_classes(folder, "retrain.init", preprocess, images)
     if (preprocess.mean, preprocess.std) != (data.mean, data.std):
         warnings.warn(
             f"retrain.init: {folder} was trained with mean {list(preprocess.mean)} and std {list(preprocess.std)}, "
             f"data.mean and data.std are {list(data.mean)} and {list(data.std)}", stacklevel=2,
         )  # fmt: skip
-    return folder
+    other_classes = preprocess.classes not in ((), images.classes)
+    return folder, other_classes or found.num_classes != spec.num_classes
 
 
-def _matching_checkpoint(path: Path, model: VisionTransformer) -> tuple[Path, bool]:
-    """Return the checkpoint that ``retrain.init`` names, and whether it has averaged weights."""
+def _matching_checkpoint(path: Path, model: VisionTransformer) -> tuple[Path, bool, bool]:
+    """Return the checkpoint that ``retrain.init`` names, whether it needs a new head, and whether it has averages."""
     checkpoint = find_checkpoint(path, "retrain.init")
     if checkpoint is None:
         raise UserError(f"retrain.init: {path}: no intact checkpoint")
     reader = open_checkpoint(checkpoint)
-    classes, expected = reader.shapes.get("head.weight", (0,))[0], model.spec.num_classes
-    if classes not in (0, expected):
-        raise UserError(
-            f"retrain.init: {checkpoint} has num_classes {classes}, space.num_classes is {expected}; they must be equal"
-        )
+    spec, expected = model.spec, shapes_of(model.state_dict())
+    new_head = reader.shapes.get("head.weight", (0,))[0] not in (0, spec.num_classes)
     try:
-        check_shapes("", reader.shapes, shapes_of(model.state_dict()))
+        check_shapes("", shapes_after_transfer(reader.shapes, expected, new_head, spec.prefix_tokens), expected)
     except UserError as error:
         raise UserError(
-            f"retrain.init: {checkpoint}: weights of another network than retrain.spec ({model.spec.describe()}){error}"
+            f"retrain.init: {checkpoint}: weights of another network than retrain.spec ({spec.describe()}){error}"
             "; for those of a supernet, set search.checkpoint to it and retrain.init=supernet"
         ) from None
-    return checkpoint, "ema" in reader.kinds
+    return checkpoint, new_head, "ema" in reader.kinds
 
 
-def _from_checkpoint(model: VisionTransformer, checkpoint: Path, averaged: bool) -> str:
+def _from_checkpoint(model: VisionTransformer, checkpoint: Path, new_head: bool, averaged: bool) -> str:
     weights = consolidate(checkpoint, ema=averaged)
     check_finite(f"retrain.init: {checkpoint}", weights)
-    model.load_state_dict(weights)
-    return f"the {'averaged ' if averaged else ''}weights in {checkpoint}"
+    return f"the {'averaged ' if averaged else ''}weights in {checkpoint}{_fill(model, weights, new_head)}"
 
 
-def _from_folder(model: VisionTransformer, folder: Path) -> str:
-    model.load_state_dict(read_model(folder).state_dict())
-    return f"the weights in {folder}"
+def _from_folder(model: VisionTransformer, folder: Path, new_head: bool) -> str:
+    return f"the weights in {folder}{_fill(model, read_model(folder).state_dict(), new_head)}"
+
+
+def _fill(model: VisionTransformer, weights: Mapping[str, Tensor], new_head: bool) -> str:
+    """Load the weights of a network that may have other classes and another image size. Return what was changed."""
+    spec, initial = model.spec, model.state_dict()
+    model.load_state_dict(transfer(weights, initial, new_head, spec.prefix_tokens))
+    changes = [f"a new head for {spec.num_classes} classes"] if new_head else []
+    before, after = (math.isqrt(len(x["pos_embed"][0]) - spec.prefix_tokens) for x in (weights, initial))
+    if before != after:
+        changes.append(f"position embeddings resized from {before} x {before} to {after} x {after}")
+    return f", with {' and '.join(changes)}" if changes else ""

@@ -9,9 +9,12 @@ from vitas_ds.arch import genome
 from vitas_ds.arch.published import names
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec, read_spec
+from vitas_ds.config import Teacher
 from vitas_ds.errors import UserError
 from vitas_ds.export.hub import local_folder
 from vitas_ds.run.run_dir import RunDir
+
+TIMM = "timm:"  # prefix of a network of timm
 
 
 def find_model(path: str, field: str) -> Path:
@@ -43,10 +46,41 @@ def is_checkpoint(path: str) -> bool:
     return not RunDir(Path(path)).config.is_file() and any(True for name in names for _ in Path(path).glob(name))
 
 
+def spec_of_init(init: str) -> SubnetSpec:
+    """Return the spec of the network whose weights ``retrain.init`` names.
+
+    Raises:
+        UserError: There is no such network, or a checkpoint without ``spec.json``.
+    """
+    if not is_checkpoint(init):
+        return read_spec(find_model(init, "retrain.init") / "spec.json")
+    path = Path(init).absolute()
+    for folder in (path, *path.parents[:2]):  # the checkpoints of a run are in retrain/checkpoints
+        if (folder / "spec.json").is_file():
+            return read_spec(folder / "spec.json")
+    raise UserError(f"retrain.spec: {init} is a checkpoint without spec.json; set retrain.spec to the network in it")
+
+
 def is_unfinished(path: str) -> bool:
     """Return whether the folder is that of a run which has no retrained network yet."""
     run = RunDir(Path(path))
     return run.config.is_file() and not run.retrain_weights.is_file()
+
+
+def check_teacher(teacher: Teacher, section: str, space: SearchSpace) -> None:
+    """Check that a teacher exists, with the image size and the number of classes of the recipe.
+
+    Raises:
+        UserError: It does not. The classes of a network of timm are checked when its weights are read.
+    """
+    assert teacher.model is not None
+    field = f"{section}.teacher.model"
+    if not teacher.model.startswith(TIMM):
+        check_fits(find_model(teacher.model, field), field, space)
+    elif teacher.weights is None:
+        raise UserError(f"{field}: {teacher.model}: give the file of its weights: {section}.teacher.weights=FILE")
+    elif not Path(teacher.weights).is_file():
+        raise UserError(f"{section}.teacher.weights: {teacher.weights}: no such file")
 
 
 def check_fits(folder: Path, field: str, space: SearchSpace) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.published import find_spec
 from vitas_ds.arch.spec import SubnetSpec, check_spec, read_spec
 from vitas_ds.config import RANDOM_IMAGES, Config
-from vitas_ds.data.sources import ImageSet
+from vitas_ds.data.sources import ImageSet, check_batch_size
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
@@ -26,26 +27,66 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
-from vitas_ds.stages.common import training_images
+from vitas_ds.search.selector import find_source
+from vitas_ds.stages.held_out import held_out_images, with_accuracy
 from vitas_ds.stages.initial_weights import make_init
+from vitas_ds.stages.model_folders import spec_of_init
 from vitas_ds.stages.teaching import load_teacher
-from vitas_ds.stages.training import is_trained, last_checkpoint, print_replay
+from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
 from vitas_ds.training.checkpoint_reader import consolidate
+from vitas_ds.training.finetune import frozen_names, lr_scales
 from vitas_ds.training.losses import cross_entropy, loss_with_teacher
 from vitas_ds.training.task import Task
 from vitas_ds.training.trainer import train
 
 
 def run(config: Config) -> None:
-    """Train the network that ``retrain.spec`` names on all training images, search images included."""
+    """Train the network that ``retrain.spec`` names on the training images except ``retrain.eval_images``.
+
+    Several networks, as in ``search:pareto[0,2]``, are trained one after the other, each in a run of its own.
+    """
     ranks = comm.init(config.run.device, config.run.timeout)
+    several = one_network_each(config)
+    for one in several[1:]:  # a wrong index is an error before the first training
+        chosen_spec(one, run_of(one))
+    for one in several:
+        if ranks.is_main and one is not config:
+            print(f"retrain: {one.retrain.spec}, run {run_of(one).path}", flush=True)
+        _run(one, ranks)
+
+
+def one_network_each(config: Config) -> list[Config]:
+    """Return a configuration for each network that ``retrain.spec`` names; of several, with names of their own."""
+    source = find_source(config.retrain.spec)
+    if source is None or len(source.single()) == 1:
+        return [config]
+    searched = source.run or str(run_of(config).path)
+
+    def one(suffix: str, choice: str) -> Config:
+        checkpoint = config.search.checkpoint
+        if config.retrain.init == "supernet" and checkpoint is None:
+            checkpoint = searched
+        changes = {
+            "run": config.run.model_copy(update={"name": config.run.name + suffix}),
+            "search": config.search.model_copy(update={"checkpoint": checkpoint}),
+            "retrain": config.retrain.model_copy(update={"spec": f"{searched}:{choice}"}),
+        }
+        return config.model_copy(update=changes)
+
+    return [one(*pair) for pair in source.single()]
+
+
+def _run(config: Config, ranks: Ranks) -> None:
     run_dir = find_run(config)
     spec = chosen_spec(config, run_dir)
     if is_trained("retrain", run_dir.retrain_weights, run_dir, ranks):
         return
-    images = training_images(config)
+    images, held_out = held_out_images(config)
+    check_batch_size(images, config.retrain.batch_size, "retrain")
     task = make_task(config, run_dir, ranks, spec, images)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
+    print_estimate(task, ranks, spec)
+    task = with_accuracy(task, ranks, held_out)
     if ranks.is_main and not run_dir.retrain_spec.exists():
         write_json(run_dir.retrain_spec, spec.to_dict())
     numbers = train(task, run_dir, ranks)
@@ -55,7 +96,7 @@ def run(config: Config) -> None:
 def replay_step(config: Config, file: str) -> None:
     """Compute the first step of a divergence record again and print it; an empty ``file`` is the run's own record."""
     ranks, run_dir = comm.init(config.run.device, config.run.timeout), run_of(config)
-    images = training_images(config)
+    images, _ = held_out_images(config)
     print_replay(make_task(config, run_dir, ranks, chosen_spec(config, run_dir), images), file, ranks)
 
 
@@ -66,7 +107,10 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
         UserError: The spec is missing or invalid, or the run already trains another one.
     """
     choice = config.retrain.spec
-    found = select(run_dir, choice) if choice.startswith("search:") else find_spec(choice)
+    if choice == "init":  # to resume, a run does not need the model
+        found = read_spec(run_dir.retrain_spec) if run_dir.retrain_spec.exists() else spec_of_init(config.retrain.init)
+    else:
+        found = _found_by_search(run_dir, choice) or find_spec(choice)
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
     check_spec(spec, "retrain.spec")
     if run_dir.retrain_spec.exists() and read_spec(run_dir.retrain_spec) != spec:
@@ -75,6 +119,17 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
             f"move {run_dir.retrain.path} away, or give another run.name"
         )
     return spec
+
+
+def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
+    """Return the spec of a search result of this or another run; None if ``choice`` does not name one."""
+    source = find_source(choice)
+    if source is None:
+        return None
+    other = RunDir(Path(source.run)) if source.run else run_dir
+    if source.run and not other.config.is_file():
+        raise UserError(f"retrain.spec: {source.run}: not a run (there is no config.yaml in it)")
+    return select(other, source.choice)
 
 
 def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> Task:
@@ -88,6 +143,9 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
         spec, config.retrain.drop_path_rate, config.engine.grad_checkpointing, class_token_only=True
     )
     init_weights(model, config.run.seed, config.retrain.init_std)
+    depth, tensors = spec.depth, model.state_dict()
+    model.frozen = frozen_names(tensors, depth, config.retrain.freeze)
+    units = units_of(model)
     init = make_init(config, run_dir, model, images, ranks)
     teacher = load_teacher(config, "retrain", images, ranks.device)
     if precision.compiles_network(config.engine, ranks.device, zero_stage(config.engine)[0] == 3):
@@ -101,10 +159,18 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
             yield loss_with_teacher(net(images)[None], targets, expected, "loss_mean", config.retrain.teacher)
 
     return Task(
-        "retrain", config, config.retrain, run_dir.retrain, model, {"all": list(model.parameters())}, images, losses,
+        "retrain", config, config.retrain, run_dir.retrain, model, units, images, losses,
         units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,
-        teacher=teacher.digest if teacher else "",
+        teacher=teacher.digest if teacher else "", lr_scales=lr_scales(tensors, depth, config.retrain.layer_decay),
     )  # fmt: skip
+
+
+def units_of(model: VisionTransformer) -> dict[str, list[nn.Parameter]]:
+    """Return the trained parameters as one sampling unit, and the frozen ones, if any, as another that no step uses."""
+    units: dict[str, list[nn.Parameter]] = {"all": [], "frozen": []}
+    for name, parameter in model.named_parameters():
+        units["frozen" if name in model.frozen else "all"].append(parameter)
+    return units if model.frozen else {"all": units["all"]}
 
 
 def _finish(

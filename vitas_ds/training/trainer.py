@@ -75,7 +75,7 @@ def _start(task: Task, ranks: Ranks) -> tuple[Engine, TrainState, Origin]:
         resume.load_weights(task.model, origin.weights)
     elif not origin.checkpoint and task.init:
         origin = replace(origin, init=task.init())
-    engine = Engine(task.model, task.units, task.config.engine, task.training, ranks)
+    engine = Engine(task.model, task.units, task.config.engine, task.training, ranks, task.lr_scales)
     saved = checkpoint.load(engine, origin.checkpoint) if origin.checkpoint else None
     files = fingerprint(task.images)
     state = TrainState.from_dict(saved, ranks, files) if saved else TrainState(files=files, teacher=task.teacher)
@@ -129,6 +129,8 @@ class Trainer:
         """
         state, training = self.state, self.task.training
         batches = self._batches(preview)
+        if state.is_best:  # measured after the resumed checkpoint was saved
+            self._save()
         last_time = last_save = time.monotonic()
         while state.step < self.total_steps:
             self.profiler.before(state.step + 1)
@@ -146,7 +148,8 @@ class Trainer:
             state.seconds, last_time = state.seconds + now - last_time, now
             stop, save = self._vote(preemption.requested(), now - last_save > training.save_minutes * 60)
             # no save in a row of skipped steps: pruning would replace good checkpoints by diverged ones
-            save = (save or state.step % training.save_every == 0) and not state.nonfinite
+            save = save or state.step % training.save_every == 0 or (training.keep_best and state.is_best)
+            save = save and not state.nonfinite
             if stop or save or done or not complete:
                 self._save()
                 last_save = time.monotonic()
@@ -244,7 +247,10 @@ class Trainer:
             values["bad_images"] = int(replaced)
         values |= self.task.metrics(state.step - 1)
         ideal = self.flops / self.peak if self.peak else 0.0
-        self.tracker.log(state.step, values, images=state.loss_steps * self.task.training.batch_size, ideal=ideal)
+        self.tracker.log(
+            state.step, values, images=state.loss_steps * self.task.training.batch_size, ideal=ideal,
+            shown={} if state.accuracy is None else {"top1": state.accuracy},
+        )  # fmt: skip
         state.loss_sum, state.loss_steps, self.flops = 0.0, 0, 0.0
 
     def evaluate(self, again: bool = True) -> bool:
@@ -267,6 +273,8 @@ class Trainer:
                 values = evaluation.run(self.engine)
         except Preempted:
             return False
+        if evaluation.score:
+            self.state.accuracy, self.state.accuracy_step = values[evaluation.score], step
         self.tracker.evaluation(step, values)
         self.tracker.print(f"{stage}: step {step}: {evaluation.describe(values)}")
         return True
@@ -291,6 +299,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.watchdog.at(self.state.step, "saving")
+        if self.state.is_best:
+            self.state.best_accuracy = self.state.accuracy
         saved = self.state.to_dict()
         self.saver.save(self.state.step, saved, loss=sum(saved["mean"]) / len(saved["mean"]))
 
@@ -305,10 +315,14 @@ class Trainer:
         }
         if replaced := sum(comm.gather(self.state.replaced)):
             summary["bad_images"] = replaced
+        if self.state.accuracy is not None:
+            summary["held_out_top1"] = self.state.accuracy
         self.tracker.summary(summary)
         keep_best = self.ranks.is_main and task.training.keep_best
         best = checkpoint_files.best(task.folder.checkpoints) if keep_best else None
         if best and checkpoint_files.step_of(best) < total:
             step = checkpoint_files.step_of(best)
-            self.tracker.print(f"{task.stage}: the mean loss was lower at step {step}; {best} is kept")
+            accuracy = self.state.best_accuracy
+            what = "the mean loss was lower" if accuracy is None else f"top-1 was {accuracy:.1%}"
+            self.tracker.print(f"{task.stage}: {what} at step {step}; {best} is kept")
         return summary

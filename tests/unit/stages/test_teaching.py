@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -64,6 +65,7 @@ def test_the_digest_covers_weights_architecture_and_normalization(tmp_path: Path
     others = [digest("b", mean=0.4), digest("c", spec=heads), digest("d", spec=replace(SPEC, embed_dim=16))]
     weights = tmp_path / "a" / "model.safetensors"
     save_file({name: value + 1e-6 for name, value in load_file(weights).items()}, weights)
+    (tmp_path / "a" / "config.json").unlink()  # which has the SHA-256 of the weights
     others.append(load_teacher(recipe(tmp_path / "a"), "retrain", IMAGES, CPU).digest)
     assert len({first, *others}) == 5
 
@@ -122,3 +124,51 @@ def test_the_loss_of_retraining(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in task.model.parameters())
     assert task.teacher == load_teacher(config, "retrain", IMAGES, CPU).digest
     assert set(task.units) == {"all"} and len(task.units["all"]) == len(list(task.model.parameters()))
+
+
+def timm_recipe(file: Path, name: str, *overrides: str) -> Config:
+    return recipe(f"timm:{name}", f"retrain.teacher.weights={file}", f"supernet.teacher.weights={file}", *overrides)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_network_of_timm(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(0)
+    reference = timm.create_model("resnet18", num_classes=10).eval()
+    for buffer in reference.buffers():
+        buffer.copy_(torch.rand_like(buffer.float()) + 0.5)
+    file = tmp_path / f"net{suffix}"
+    save_file(reference.state_dict(), file) if suffix == ".safetensors" else torch.save(
+        {"model": reference.state_dict()}, file
+    )
+    teacher = load_teacher(timm_recipe(file, "resnet18"), "retrain", IMAGES, CPU)
+    pixels = torch.rand(3, 3, 28, 28)
+    mean, std = (torch.tensor(reference.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(teacher((pixels - 0.5) / 0.5), reference((pixels - mean) / std).detach())
+    assert len(teacher.digest) == 64
+
+
+def test_networks_of_timm_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    files = {}
+    vit = "vit_tiny_patch16_224"
+    for name, classes in (("resnet18", 11), (vit, 10)):
+        files[name] = tmp_path / f"{name}.safetensors"
+        save_file(timm.create_model(name, num_classes=classes).state_dict(), files[name])
+    reasons = [
+        (timm_recipe(files["resnet18"], "resnet18"), r"weights: .* has 11 classes, space.num_classes is 10$"),
+        (timm_recipe(files["resnet18"], "resnet34"), r"weights: .* has 11 classes, space.num_classes is 10$"),
+        (
+            timm_recipe(files["vit_tiny_patch16_224"], "resnet18"),
+            "weights: .*: not the weights of resnet18: tensor .* is m",
+        ),
+        (
+            timm_recipe(files["vit_tiny_patch16_224"], "vit_tiny_patch16_224"),
+            "has image_size 224, space.image_size is 28; ",
+        ),
+        (timm_recipe(files["resnet18"], "resnet19"), "model: timm .* has no network resnet19$"),
+        (timm_recipe(tmp_path / "none.pth", "resnet18"), "weights: .*none.pth: no such file$"),
+        (recipe("timm:resnet18"), "model: timm:resnet18: give the file of its weights: retrain.teacher.weights=FILE$"),
+    ]
+    for config, reason in reasons:
+        with pytest.raises(UserError, match=rf"^retrain.teacher..*{reason}") as error:
+            load_teacher(config, "retrain", IMAGES, CPU)
+        assert "\n" not in str(error.value)

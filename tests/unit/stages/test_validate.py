@@ -182,10 +182,34 @@ def test_a_missing_or_unsuitable_model_is_an_error_before_training(key: str, tmp
             validate.check(recipe(*words, f"{key}=/nowhere"), stage, 1)
     validate.check(recipe(*words, f"{key}=/nowhere"), "config", 1)  # reads no models
     larger, good = write_spec(tmp_path / "larger", 11), write_spec(tmp_path / "good")
-    for stage in stages:
+    for stage in stages if key != "retrain.init" else ():  # which may have other classes
         with pytest.raises(UserError, match=rf"^{key}: .*larger has num_classes 11, space.num_classes is 10"):
             validate.check(recipe(*words, f"{key}={larger}"), stage, 1)
-        validate.check(recipe(*words, f"{key}={good}"), stage, 1)
+    for stage in stages:
+        for model in (good, larger) if key == "retrain.init" else (good,):
+            validate.check(recipe(*words, f"{key}={model}"), stage, 1)
+
+
+def test_a_teacher_of_timm_needs_a_local_file(tmp_path: Path) -> None:
+    words = [*write_classes(tmp_path), "retrain.teacher.model=timm:resnet18"]
+    with pytest.raises(UserError, match=r"^retrain.teacher.model: timm:resnet18: give the file of its weights: retrai"):
+        validate.check(recipe(*words), "retrain", 1)
+    with pytest.raises(UserError, match=r"^retrain.teacher.weights: /nowhere.pth: no such file$"):
+        validate.check(recipe(*words, "retrain.teacher.weights=/nowhere.pth"), "retrain", 1)
+    with pytest.warns(
+        UserWarning, match=r"^retrain.teacher.weights is ignored: retrain.teacher.model is not timm"
+    ):
+        validate.check(recipe("retrain.teacher.weights=x.pth"), "config", 1)
+
+
+def test_settings_of_fine_tuning_without_effect_are_warnings() -> None:
+    for words, message in (
+        (["retrain.freeze=backbone"], "retrain.freeze: retrain.init is scratch: the frozen weights are random"),
+        (["retrain.layer_decay=0.9", "search.finalists.count=2", "search.finalists.steps=20"],
+         "retrain.layer_decay is ignored in the trainings of finalists"),
+    ):  # fmt: skip
+        with pytest.warns(UserWarning, match=rf"^{message}$"):
+            validate.check(recipe(*words), "config", 1)
 
 
 def test_models_of_later_and_of_finished_stages(tmp_path: Path) -> None:
