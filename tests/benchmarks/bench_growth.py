@@ -45,7 +45,10 @@ def main() -> None:
             print(f"{part} {name}: {result[part][name]}", flush=True)
     result["memory"] = _memory(args, device, space)
     print(table(result["memory"]), flush=True)
-    result["ranks"] = [_ranks(args, ranks) for ranks in args.ranks]
+    possible = [n for n in args.ranks if device.type != "cuda" or n <= torch.cuda.device_count()]
+    if possible != args.ranks:
+        print(f"ranks: only {possible}, because each rank needs a GPU of its own")
+    result["ranks"] = [_ranks(args, ranks) for ranks in possible]
     if result["ranks"]:
         print(table(result["ranks"]))
     write(f"{args.out}.json", result)
@@ -135,7 +138,9 @@ def _ranks(args: argparse.Namespace, ranks: int) -> dict[str, Any]:
     device = ["cuda"] if args.device == "cuda" else []
     command = [*launching.command("torchrun", ranks), "-m", "tests.benchmarks.scoring_ranks"]
     command += [str(args.nets), str(args.batch), str(args.image), *device]
-    printed = launching.wait_for_process(launching.start_process(command, launching.environment()), command, 3600)
+    printed = launching.wait_for_process(
+        launching.start_process(command, launching.environment(DS_ACCELERATOR=args.device)), command, 3600
+    )
     return json.loads(printed.strip().splitlines()[-1])
 
 

@@ -1,8 +1,9 @@
 """Overhead outside of the network: rates of sampling and encoding specs, a first generation, and Python per step.
 
-    python -m tests.benchmarks.bench_rates [--rounds 5] [--steps 40] [--json bench_rates.json]
+    python -m tests.benchmarks.bench_rates [--rounds 5] [--steps 40] [--device cpu] [--json bench_rates.json]
 
-All times are CPU time of one thread. The step is that of the quickstart (supernet, batch and engine on one rank),
+All times are CPU time of one thread. With ``--device cuda``, the network of the step runs on the GPU: the whole step is
+then wall-clock time. The step is that of the quickstart (supernet, batch and engine on one rank),
 without data loading. Its bookkeeping is the work of the trainer and the engine in addition to the network, the
 reduction and AdamW's kernel; the goal is 2 %.
 """
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--device", default="cpu", help="of the step")
     parser.add_argument("--json", default="bench_rates.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -54,12 +56,12 @@ def main() -> None:
         parts = {
             "specs": lambda: rates(SearchSpace(), args.rounds),
             "first generation": lambda: first_generation(args.rounds),
-            "step": lambda: step_parts(Path(folder), args.steps),
+            "step": lambda: step_parts(Path(folder), args.steps, torch.device(args.device)),
         }
         for name, part in parts.items():
             found[name] = part()
             print(f"\n{name}\n{table(found[name])}", flush=True)
-    write(args.json, {"arguments": vars(args), "where": where(torch.device("cpu"))} | found)
+    write(args.json, {"arguments": vars(args), "where": where(torch.device(args.device))} | found)
 
 
 def fastest(function: Callable[[], Any], rounds: int) -> float:
@@ -105,24 +107,25 @@ def first_generation(rounds: int) -> list[dict[str, Any]]:
     return [{"what": name, "ms": fastest(function, rounds) * 1e3} for name, function in functions.items()]
 
 
-def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
+def step_parts(folder: Path, steps: int, device: torch.device) -> list[dict[str, Any]]:
     """Return the milliseconds of a step of the quickstart and of its bookkeeping."""
     write_digits(folder, 60, 1)
     paths = [f"data.train={folder}/train", f"data.val={folder}/val", f"run.dir={folder}"]
     cfg = load("quickstart", [*paths, "data.search_per_class=10"])
-    ranks = comm.init("cpu", 60)
+    ranks = comm.init(device.type, 60)
     images, _ = split_training_images(cfg)
     task = train_supernet.make_task(cfg, run_of(cfg), ranks, images)
     engine = Engine(task.model, task.units, cfg.engine, cfg.supernet, ranks)
     size = cfg.supernet.batch_size
-    batch = Batch(torch.randn(size, 3, 28, 28), torch.randint(10, (size,)), torch.arange(size))
+    images = torch.randn(size, 3, 28, 28).to(ranks.device)
+    batch = Batch(images, torch.randint(10, (size,)).to(ranks.device), torch.arange(size))
 
-    def median_ms(function: Callable[[int], Any], first: int) -> float:
+    def median_ms(function: Callable[[int], Any], first: int, clock: Callable[[], float] = time.process_time) -> float:
         times = []
         for step in range(first, first + steps):
-            begin = time.process_time()
+            begin = clock()
             function(step)
-            times.append(time.process_time() - begin)
+            times.append(clock() - begin)
         return statistics.median(times) * 1e3
 
     with Watchdog(folder / "life", "train-supernet", ranks, 600) as watch:
@@ -140,7 +143,12 @@ def step_parts(folder: Path, steps: int) -> list[dict[str, Any]]:
             loss = compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
             engine.step(task.units_used(step), 1e-3, loss)
 
-        whole = median_ms(train_step, 0)
+        def wait_and_tell() -> float:
+            torch.cuda.synchronize(ranks.device)
+            return time.perf_counter()
+
+        on_gpu = ranks.device.type == "cuda"
+        whole = median_ms(train_step, 0, wait_and_tell if on_gpu else time.process_time)
         times = {name: median_ms(function, 1000 * (i + 1)) for i, (name, function) in enumerate(parts.items())}
     comm.close()
     times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_start [--ranks 2] [--rounds 3] [--launcher deepspeed] [--json bench_start.json]
 
-The stages run the quickstart recipe on digits. On a busy machine, use the CPU seconds (all processes of the command,
-until its end) instead of the wall-clock time. The goals are 0.3 s and 15 s. Nothing may be compiled, which is checked.
+The stages run the quickstart recipe on digits, on the CPU. On a busy machine, use the CPU seconds (all processes of
+the command, until its end) instead of the wall-clock time. The goals are 0.3 s and 15 s. Nothing may be compiled, which
+is checked.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def time_stage(root: Path, run: str, name: str, launcher: str, ranks: int) -> di
     """Time a stage with one step: seconds from its command to the record of that step, and CPU time until its end."""
     overrides = [
         "quickstart", f"data.train={root}/train", f"data.val={root}/val", f"run.dir={root}", f"run.name={run}",
-        "data.search_per_class=4", "tracking.wandb=disabled", "retrain.spec=" + str(_spec(root)),
+        "run.device=cpu", "data.search_per_class=4", "tracking.wandb=disabled", "retrain.spec=" + str(_spec(root)),
     ]  # fmt: skip
     one = ("epochs=1", "batch_size=200", "log_every=1", "warmup_epochs=0")  # one epoch of one step
     overrides += [f"{part}.{key}" for part in ("supernet", "retrain") for key in one]

@@ -1,6 +1,6 @@
 """Print the tables of docs/scale.md: estimates for 8, 64 and 512 GPUs, from counts and stated rates.
 
-    python -m tests.benchmarks.scale [--write]
+    python -m tests.benchmarks.scale [--write] [--json FILE]
 
 ``--write`` updates the page.
 """
@@ -11,11 +11,14 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
+import torch
 
 from tests.benchmarks import scale_model as model
 from tests.benchmarks.scale_simulation import Cluster, simulate
+from tests.benchmarks.timing import where, write
 from tests.helpers.paths import ROOT
 
 PAGE = ROOT / "docs" / "scale.md"
@@ -147,18 +150,28 @@ def insert(page: str, name: str, text: str) -> str:
     return re.sub(pattern, lambda match: match[1] + text + match[2], page, flags=re.DOTALL)
 
 
+def rows_of(text: str) -> list[dict[str, str]]:
+    """Return the rows of a Markdown table by column."""
+    heads, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines())
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
 def main() -> int:
     """Print the tables, or write them to the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="update docs/scale.md")
+    parser.add_argument("--json", metavar="FILE", help="write the tables as rows")
     args = parser.parse_args()
     page = PAGE.read_text()
+    found: dict[str, Any] = {"where": where(torch.device("cpu"))}
     for name, function in TABLES.items():
         text = function()
+        found[name] = rows_of(text)
         print(f"\n{name} (estimates)\n{text}")
         page = insert(page, name, text)
     if args.write:
         PAGE.write_text(page)
+    write(args.json, found)
     return 0
 
 
