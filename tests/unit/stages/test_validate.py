@@ -196,9 +196,7 @@ def test_a_teacher_of_timm_needs_a_local_file(tmp_path: Path) -> None:
         validate.check(recipe(*words), "retrain", 1)
     with pytest.raises(UserError, match=r"^retrain.teacher.weights: /nowhere.pth: no such file$"):
         validate.check(recipe(*words, "retrain.teacher.weights=/nowhere.pth"), "retrain", 1)
-    with pytest.warns(
-        UserWarning, match=r"^retrain.teacher.weights is ignored: retrain.teacher.model is not timm"
-    ):
+    with pytest.warns(UserWarning, match=r"^retrain.teacher.weights is ignored: retrain.teacher.model is not timm"):
         validate.check(recipe("retrain.teacher.weights=x.pth"), "config", 1)
 
 
