@@ -9,17 +9,37 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 
 MAX_BYTES = 64 << 20  # of a text file; a recipe has 2 kB, and the JSON files of a large run 10 MB
 MAX_RECIPE = 1 << 20  # bytes: the YAML parser takes a second per 100 kB
 MAX_DEPTH, MAX_NODES = 64, 1_000_000  # nested containers; values, where an alias counts like its anchor's
 MAX_DIGITS = 400  # of a whole number; float64 ends at 1e308
+
+
+_last: list[Path] = []  # the file that was read last
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Report content of another form than this program writes, for code that does nothing but read such files.
+
+    Raises:
+        UserError: The block raised an error of a wrong type, key or value; the message names the file read last.
+    """
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, ArithmeticError) as error:
+        path = _last[-1] if _last else "a file of the run"
+        problem = f"{type(error).__name__}: {shorten(str(error), 100)}"
+        raise UserError(f"{path}: not as this program writes it ({problem}); restore or remove it") from error
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
@@ -36,6 +56,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             raise UserError(f"{path}: is {found}, not a file")
         if kind.st_size > limit:
             raise UserError(f"{path}: has {kind.st_size:,} bytes; at most {limit:,} are supported here")
+        _last[:] = [path]
         with open(path, "rb") as file:
             return file.read(limit + 1)
     except FileNotFoundError:

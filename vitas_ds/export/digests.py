@@ -7,10 +7,10 @@ results. A folder without digests, from another program or an older version, is 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_json
 
 FILES = ("model.safetensors", "spec.json", "preprocess.json")
 KEY = "sha256"
@@ -29,11 +29,11 @@ def check_file(file: Path) -> None:
     """
     config = file.parent / "config.json"
     try:
-        digests = json.loads(config.read_bytes()).get(KEY, {})
+        digests = read_json(config).get(KEY, {})
         expected = digests.get(file.name)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (UserError, AttributeError):
         raise UserError(f"{config}: damaged, it has the digests of the other files; restore it, or delete it") from None
     if expected is None:
         return

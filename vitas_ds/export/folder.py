@@ -7,7 +7,6 @@ model hub without changes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -30,7 +29,7 @@ from vitas_ds.export import digests
 from vitas_ds.export.card import LICENSE, model_card
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import sync_file, write_json, write_tensors, write_text
+from vitas_ds.run.files import read_json, sync_file, write_json, write_tensors, write_text
 
 SAFETENSORS_METADATA = {"format": "pt"}  # expected by Hugging Face libraries
 Facts = dict[str, object]  # rows of the table of a model card
@@ -181,7 +180,7 @@ def read_preprocess(directory: Path) -> Preprocess:
 def read_facts(directory: Path) -> Facts:
     """Return the facts of an exported model's card; empty if ``config.json`` is missing or has another format."""
     try:
-        facts = json.loads((directory / "config.json").read_text())["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        facts = read_json(directory / "config.json", {})["facts"]
+    except (UserError, KeyError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from vitas_ds.arch.spec import SubnetSpec, read_spec, spec_from_dict
 from vitas_ds.config import Config
 from vitas_ds.reports import svg
 from vitas_ds.reports.svg import short
+from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
 
 CANDIDATES = ("best candidate", "second candidate", "third candidate")
@@ -66,7 +66,7 @@ def section(networks: list[Network], config: Config) -> dict[str, Any]:
 
 def own_networks(run: RunDir) -> list[Network]:
     """Return the retrained network and the best three candidates; equal networks are listed once."""
-    top = json.loads(run.best.read_text())["top"][: len(CANDIDATES)] if run.best.exists() else []
+    top = read_json(run.best, {"top": []})["top"][: len(CANDIDATES)]
     found = [
         Network(name, spec_from_dict(row["spec"]), _accuracy(row)) for name, row in zip(CANDIDATES, top, strict=False)
     ]

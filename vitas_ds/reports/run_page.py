@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Any
 
@@ -54,8 +53,8 @@ def read_starts(run: RunDir) -> Rows:
         UserError: The manifest is missing or lists no start.
     """
     try:
-        starts = json.loads(run.manifest.read_text())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        starts = list(read_json(run.manifest, {})["starts"])
+    except (KeyError, TypeError):
         starts = []
     if not starts:
         raise UserError(f"{run.manifest}: missing or without a start; give the folder of a run")

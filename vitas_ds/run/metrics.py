@@ -11,15 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vitas_ds.errors.reading import read_text
 from vitas_ds.run.files import write_text
 from vitas_ds.run.run_dir import RunDir
+
+MAX_METRICS = 4 << 30  # bytes
 
 
 def cut_metrics(path: Path, stage: str, step: int) -> None:
     """Remove the lines of ``stage`` after ``step`` (all of them if ``step`` is 0), and any incomplete line."""
     if not path.exists():
         return
-    text = path.read_text()
+    text = read_text(path, MAX_METRICS)
     kept = [line for line in text.splitlines(keepends=True) if _keep(line, stage, step)]
     if len(kept) != text.count("\n") or not text.endswith("\n"):
         write_text(path, "".join(kept))
@@ -29,7 +32,7 @@ def _keep(line: str, stage: str, step: int) -> bool:
     try:
         record = json.loads(line)
         return line.endswith("\n") and (record["stage"] != stage or 0 < record["step"] <= step)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -38,8 +41,8 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
     if not run.metrics.exists():
         return []
     rows = []
-    for line in run.metrics.read_text().splitlines():
-        with suppress(ValueError):  # a killed job may leave an incomplete last line
+    for line in read_text(run.metrics, MAX_METRICS).splitlines():
+        with suppress(ValueError, RecursionError):  # a killed job may leave an incomplete last line
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict) and row.keys() >= {"stage", "step"}]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from vitas_ds.config import Config
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
 from vitas_ds.reports import comparison, run_page
 from vitas_ds.run.files import write_text
@@ -27,8 +28,9 @@ def run(config: Config, to_wandb: bool = False) -> None:
     ranks = comm.init("cpu", config.run.timeout)
     if ranks.is_main:
         run_dir = run_of(config)
-        write_text(run_dir.report, run_page.render(run_dir))
-        print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
+        with as_written():
+            write_text(run_dir.report, run_page.render(run_dir))
+            print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
         if to_wandb:
             from vitas_ds.reports.wandb_upload import send
 
@@ -50,8 +52,9 @@ def compare(*configs: Config) -> None:
             if place in places[:i]:
                 raise UserError(f"{runs[i].path}: given twice; give two different runs to compare")
         path = runs[0].comparison(*runs[1:])
-        write_text(path, comparison.render(*runs))
-        print_columns([("", *comparison.names_of(runs)), *comparison.results(runs), ("report", str(path), "")])
+        with as_written():
+            write_text(path, comparison.render(*runs))
+            print_columns([("", *comparison.names_of(runs)), *comparison.results(runs), ("report", str(path), "")])
     comm.barrier()
 
 
