@@ -8,15 +8,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from tests.helpers.devices import DEVICES, NEEDS_CUDA, one_rank
 from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
-from vitas_ds.distributed.comm import Ranks
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 RECIPES = {
     "weak": Augment(random_erasing=0),
     "jitter": Augment(random_erasing=0, color_jitter=0.4),
@@ -36,48 +32,51 @@ def images(tmp_path_factory):
     return read_folder(root)
 
 
-def one_rank(device):
-    return Ranks(0, 1, 0, torch.device(device))
-
-
 def assert_close(gpu, cpu, std=0.226):
     difference = (gpu.cpu() - cpu).abs() * 255 * std
     assert difference.mean() < 1.5 and (difference > 12).float().mean() < 0.01
 
 
+@pytest.mark.gpu
+@NEEDS_CUDA
 def test_evaluation_is_close_to_the_cpu(images):
-    gpu, cpu = (list(loader.eval_batches(images, Data(), 224, 10, one_rank(d))) for d in ("cuda:0", "cpu"))
+    gpu, cpu = (list(loader.eval_batches(images, Data(), 224, 10, one_rank(d))) for d in ("cuda", "cpu"))
     for a, b in zip(gpu, cpu, strict=True):
         assert a.images.is_cuda and a.labels.is_cuda and torch.equal(a.ids, b.ids)
         assert_close(a.images, b.images)
 
 
-def test_decoded_images_equal_eval_batches(images):
-    direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, one_rank("cuda:0"))])
-    cached = loader.normalize(loader.decode_all(images, Data(), 224, one_rank("cuda:0")).cuda(), Data())
+@pytest.mark.parametrize("device", DEVICES)
+def test_decoded_images_equal_eval_batches(images, device):
+    ranks = one_rank(device)
+    direct = torch.cat([b.images for b in loader.eval_batches(images, Data(), 224, 10, ranks)])
+    cached = loader.normalize(loader.decode_all(images, Data(), 224, ranks).to(ranks.device), Data())
     assert torch.equal(direct, cached)
 
 
+@pytest.mark.gpu
+@NEEDS_CUDA
 def test_host_decoder_gives_the_pixels_of_the_cpu(images):
     """After the decoder, evaluation differs by rounding only."""
     data = Data(decoder="host")
-    gpu, cpu = (loader.decode_all(images, data, 224, one_rank(d)).int() for d in ("cuda:0", "cpu"))
+    gpu, cpu = (loader.decode_all(images, data, 224, one_rank(d)).int() for d in ("cuda", "cpu"))
     assert (gpu - cpu).abs().max() <= 1 and (gpu != cpu).float().mean() < 0.05
 
 
+@pytest.mark.gpu
+@NEEDS_CUDA
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_is_close_to_the_cpu(images, name):
-    streams = [
-        loader.train_batches(images, Data(), RECIPES[name], 224, 12, 0, 0, one_rank(d)) for d in ("cuda:0", "cpu")
-    ]
+    streams = [loader.train_batches(images, Data(), RECIPES[name], 224, 12, 0, 0, one_rank(d)) for d in ("cuda", "cpu")]
     for a, b in itertools.islice(zip(*streams, strict=True), 4):
         assert torch.equal(a.ids, b.ids)
         assert_close(a.images, b.images)
 
 
-def test_training_resumes_bitwise(images):
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_resumes_bitwise(images, device):
     augment = RECIPES["deit"].model_copy(update={"random_erasing": 0.5})
-    uninterrupted = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, one_rank("cuda:0"))
-    resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, one_rank("cuda:0"))
+    uninterrupted = loader.train_batches(images, Data(), augment, 224, 12, 0, 0, one_rank(device))
+    resumed = loader.train_batches(images, Data(), augment, 224, 12, 0, 3, one_rank(device))
     for a, b in itertools.islice(zip(itertools.islice(uninterrupted, 3, None), resumed, strict=False), 3):
         assert torch.equal(a.images, b.images)

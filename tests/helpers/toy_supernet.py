@@ -16,6 +16,7 @@ from vitas_ds.engine.precision import autocast
 from vitas_ds.models.flat import FlatModule, tensor_places
 
 STEMS, LAYERS, WIDTH, CLASSES = 2, 3, 24, 5
+CPU = torch.device("cpu")
 Subnet = tuple[int, tuple[int, ...], int]  # stem, layers, number of output channels of each layer
 
 
@@ -140,7 +141,8 @@ def train(engine: Engine, case: Case, first: int, last: int) -> list[float]:
 def train_step(engine: Engine, case: Case, step: int) -> float:
     ranks, subnets = engine.ranks, subnets_of(step, case.subnets)
     share = case.batch // ranks.world_size
-    x, y = (t[ranks.rank * share :][:share].chunk(case.accumulate) for t in batch_of(step, case.batch))
+    batch = (t[ranks.rank * share :][:share].to(ranks.device) for t in batch_of(step, case.batch))
+    x, y = (t.chunk(case.accumulate) for t in batch)
     for part in range(case.accumulate):
         losses = (
             nn.functional.cross_entropy(engine(x[part], subnet).float(), y[part]) / (case.accumulate * len(subnets))
@@ -157,21 +159,23 @@ def train_step(engine: Engine, case: Case, step: int) -> float:
     return engine.step(used, lr_of(step)).norm
 
 
-def reference(case: Case, zero_grads: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
+def reference(
+    case: Case, zero_grads: bool = False, device: torch.device = CPU
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
     """Train with torch.optim.AdamW on the whole batch. Returns weights, averaged weights and gradient norms.
 
     AdamW skips a parameter whose gradient is None. ``zero_grads`` replaces None by zeros, which gives other weights.
     """
-    model, training, norms = Toy(), case.training(), []
+    model, training, norms = Toy().to(device), case.training(), []
     flat = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": flat, "weight_decay": 0.0}, {"params": [p for p in model.parameters() if p.ndim > 1]}]
     adamw = torch.optim.AdamW(groups, lr=1.0, betas=training.betas, weight_decay=training.weight_decay)
     ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     for step in range(case.steps):
-        x, y = batch_of(step, case.batch)
+        x, y = (t.to(device) for t in batch_of(step, case.batch))
         subnets = subnets_of(step, case.subnets)
         adamw.zero_grad()
-        with autocast(case.precision, torch.device("cpu")):
+        with autocast(case.precision, device):
             logits = [model(x, subnet) for subnet in subnets]
         sum(nn.functional.cross_entropy(out.float(), y) / len(subnets) for out in logits).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
