@@ -168,4 +168,5 @@ def read_rows(path: Path, name: str, machine: dict[str, Any]) -> Iterator[dict[s
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the benchmark in progress too
     sys.exit(main())
