@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.distributed import comm
+from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_json
 
 FORMAT = 2  # format 1 has no SHA-256 of the manifest; it can be read as well
 DEEPSPEED = 3  # the files of DeepSpeed in place of shards
@@ -78,8 +80,8 @@ def best(directory: Path) -> Path | None:
 
 def _state(path: Path) -> Any:
     try:
-        return json.loads((path / "state.json").read_text())
-    except (OSError, ValueError):
+        return read_json(path / "state.json")
+    except (OSError, UserError):
         return {}
 
 
@@ -140,12 +142,12 @@ def verify(path: Path) -> str | None:
     """
     file = Path(path) / "manifest.json"
     try:
-        manifest = json.loads(file.read_text())
+        manifest = read_json(file)
         stored = manifest.pop("sha256", None)
         entries = [(Path(path) / name, size, digest) for name, (size, digest) in manifest["files"].items()]
     except FileNotFoundError:
         return f"{file} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return f"{file} is not a manifest"
     if manifest.get("format") not in FORMATS:
         return f"{file} has format {str(manifest.get('format'))[:20]}; supported: {', '.join(map(str, FORMATS))}"
