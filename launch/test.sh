@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Run the linters and the tests. Creates .venv if it is missing.
 #
-#   launch/test.sh [lint|unit|distributed] [PYTEST_ARGUMENT ...]
+#   launch/test.sh [lint|unit|distributed|long] [PYTEST_ARGUMENT ...]
 #
 #   lint          ruff, mypy, shellcheck, generated documents
 #   unit          linters, then the unit tests except those marked slow
 #   distributed   tests that launch several processes or kill them (tests/distributed, tests/faults)
-#   (no word)     linters, then all tests
+#   long          every benchmark once, with little work
+#   (no word)     linters, then all tests except the long ones
 #
 # All other arguments go to pytest: `launch/test.sh -k checkpoint`, `launch/test.sh unit -x`.
 # DRY_RUN=1 prints the commands without running them.
@@ -21,7 +22,7 @@ case ${1:-} in
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
     exit 0
     ;;
-lint | unit | distributed)
+lint | unit | distributed | long)
     PART=$1
     shift
     ;;
@@ -31,7 +32,7 @@ esac
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ $(count_gpus) != 0 ]] || export DS_ACCELERATOR=cpu
 
-if [[ $PART != distributed ]]; then
+if [[ $PART != distributed && $PART != long ]]; then
     start ruff check .
     start ruff format --check .
     start mypy
@@ -40,8 +41,11 @@ if [[ $PART != distributed ]]; then
 fi
 
 case $PART in
-unit) start python -m pytest tests/unit -n 2 -m "not slow" "$@" ;;
+unit) start python -m pytest tests/unit -n 2 -m "not slow and not long" "$@" ;;
 # Assign whole files to workers: module fixtures run once. Files that launch jobs come first, short ones fill the end.
 distributed) start python -m pytest tests/distributed tests/faults -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
-all) start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+long) start python -m pytest tests/unit -m long "$@" ;;
+all)
+    start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder -m "not long" "$@"
+    ;;
 esac

@@ -62,7 +62,7 @@ def test_where_describes_machine_and_versions():
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.slow  # minutes
+@pytest.mark.long
 def test_the_quick_command_runs_all_benchmarks(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
