@@ -13,7 +13,8 @@ import sys
 import pytest
 
 from vitas_ds import __main__ as cli
-from vitas_ds.__main__ import COMMANDS, STAGES, TOOLS, main, parser
+from vitas_ds.__main__ import main, parser
+from vitas_ds.commands import COMMANDS, STAGES, TOOLS
 from vitas_ds.errors import Preempted, RankLost, UserError
 
 

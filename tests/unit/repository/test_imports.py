@@ -26,7 +26,7 @@ ORDER = (
     ("stages", "tools"),
     ("__main__",),
 )
-PARTS = {"search.trials": "search"}  # folders that belong to the package around them
+PARTS = {"search.trials": "search", "commands": "__main__"}  # they belong to another package
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
 # The only package that may import a library
 OWNER = {"deepspeed": "engine", "nvidia": "data", "wandb": "run", "pymoo": "search"}
