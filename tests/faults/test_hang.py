@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from tests.helpers.digits import write_digits
 from tests.helpers.launching import ROOT, environment, stage_command, start_process
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.data.sources import write_index
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
@@ -144,9 +145,12 @@ def test_one_failing_rank_ends_the_evaluation(tmp_path: Path, digits: Path, hang
     write_model(net, tmp_path / "net", Preprocess(28, (0.5,) * 3, (0.5,) * 3, [str(i) for i in range(10)]), "net", {})
     images = write_digits(tmp_path / "digits") / "val"
     victim = sorted((images / "9").iterdir())[0]
-    victim.unlink()
     if hangs:
+        write_index(images)  # otherwise the start would leave a pipe out of the list
+        before = victim.parent.stat()
+        victim.unlink()
         os.mkfifo(victim)
+        os.utime(victim.parent, ns=(before.st_atime_ns, before.st_mtime_ns))
     else:
         victim.write_text("not an image")
     args = [*stage_args(tmp_path, digits), f"data.val={images}", f"evaluate.model={tmp_path}/net", "run.timeout=30"]

@@ -179,7 +179,7 @@ def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Pa
 
 
 def test_a_damaged_checkpoint_is_skipped(uninterrupted: Path) -> None:
-    args = stage_args(uninterrupted, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=2")
+    args = stage_args(uninterrupted, "damaged", "supernet.ema_decay=0.9", "supernet.save_every=1")
     start_and_hit(stage_command("train-supernet", args), r"train-supernet +5/20", signal.SIGKILL)
     folder = uninterrupted / "runs" / "damaged" / "supernet" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]

@@ -99,6 +99,18 @@ def read_json(path: Path, kind: type = object) -> Any:
     return data
 
 
+def parse_json_line(text: str | bytes) -> Any:
+    """Return the content of one line of JSON, for readers that say themselves what is wrong.
+
+    Raises:
+        ValueError: The line is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def parse_json(text: str, where: str) -> Any:
     """Parse JSON that is not nested too deeply and has no key twice.
 

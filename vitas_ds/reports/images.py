@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,13 @@ def input_images(run: RunDir) -> list[EmbeddedImage]:
         ("Training images of the retrained network", run.retrain.images),
         ("Validation images", run.evaluation_images),
     )
-    return [EmbeddedImage(title, data_uri(path)) for title, path in files if path.is_file()]
+    found = []
+    for title, path in files:
+        try:
+            found += [EmbeddedImage(title, data_uri(path))] if path.is_file() else []
+        except (OSError, ValueError) as error:  # Pillow raises both for damaged files
+            warnings.warn(f"{path}: left out of the report, not an image ({error})", stacklevel=2)
+    return found
 
 
 def data_uri(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import sys
@@ -11,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vitas_ds.errors.reading import read_text
+from vitas_ds.errors.reading import parse_json_line, read_text
 from vitas_ds.run.files import write_text
 from vitas_ds.run.run_dir import RunDir
 
@@ -30,9 +29,9 @@ def cut_metrics(path: Path, stage: str, step: int) -> None:
 
 def _keep(line: str, stage: str, step: int) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json_line(line)
         return line.endswith("\n") and (record["stage"] != stage or 0 < record["step"] <= step)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return False
 
 
@@ -42,8 +41,8 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
         return []
     rows = []
     for line in read_text(run.metrics, MAX_METRICS).splitlines():
-        with suppress(ValueError, RecursionError):  # a killed job may leave an incomplete last line
-            rows.append(json.loads(line))
+        with suppress(ValueError):  # a killed job may leave an incomplete last line
+            rows.append(parse_json_line(line))
     return [row for row in rows if isinstance(row, dict) and row.keys() >= {"stage", "step"}]
 
 

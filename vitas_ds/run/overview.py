@@ -5,7 +5,6 @@ A run of a million metric rows must not cost more than a small one: only the end
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
 
@@ -92,7 +92,7 @@ def last_record(run: RunDir, stage: str) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with suppress(ValueError):
-            row = json.loads(line)
+            row = parse_json_line(line)
             if isinstance(row, dict) and row.get("stage") == stage and not row.get("evaluation"):
                 return row
     return {}
@@ -112,7 +112,7 @@ def ranks_state(run: RunDir) -> tuple[bool, str]:
 def _heartbeats(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(run.life.glob("rank-*.json")):
         with suppress(OSError, ValueError):  # a rank may be writing it
-            beat = json.loads(path.read_text())
+            beat = parse_json_line(path.read_text())
             if isinstance(beat, dict):
                 yield path, beat
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.run_dir import RunDir
 
 MAX_ROWS = 4000  # per stage; a chart draws 400 points
@@ -30,7 +30,7 @@ def read_thinned_metrics(run: RunDir, most: int = MAX_ROWS) -> list[dict[str, An
         if index % every and index != last:
             continue
         with suppress(ValueError):  # a killed job may leave an incomplete last line
-            row = json.loads(line)
+            row = parse_json_line(line)
             if isinstance(row, dict) and row.keys() >= {"stage", "step"}:
                 rows.append(row)
     return rows

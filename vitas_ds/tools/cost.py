@@ -11,6 +11,7 @@ from typing import Any
 from vitas_ds.arch import cost, published
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.export import digests
 
 HEADER = ("", "heads", "q/k/v", "MLP", "MACs", "params", "activations")
 
@@ -33,6 +34,9 @@ def run_cost(nets: Sequence[str], as_json: bool = False, layers: bool = False, p
     Raises:
         UserError: A network is neither published nor a spec file, or the plot cannot be written.
     """
+    for net in nets:
+        if Path(net).is_file():
+            digests.check_file(Path(net))
     specs = {net: published.find_spec(net) for net in nets}
     if plot is not None:
         from vitas_ds.tools.plot import plot_net  # imports matplotlib

@@ -34,7 +34,7 @@ def run_one(folder, **search):
         accuracy = {f"accuracy/random{i}": 1 - 0.1 * (step / 1000) ** -0.5 for i in (1, 2)}
         row = {"stage": "train-supernet", "step": step, "evaluation": True, **accuracy}
         append_line(run.metrics, json.dumps(row))
-    with LiveTracker(run, "search", 24, 0, Tracker(), 0.0) as tracker:
+    with LiveTracker(run, "search", 24, 0, [Tracker()], 0.0) as tracker:
         inputs = ScoringInputs(model.supernet, "trained", model.images, model.pixels, prepare)
         return run, run_search(open_session(config, run, Ranks(0, 1, 0, torch.device("cpu")), tracker, inputs))
 

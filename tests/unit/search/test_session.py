@@ -74,7 +74,7 @@ def open_one(folder, tracker=None, **search_fields):
     })  # fmt: skip
     run = RunDir(folder)
     folder.mkdir(exist_ok=True)
-    tracker = tracker or LiveTracker(run, "search", 32, 0, Tracker(), 0.0)
+    tracker = tracker or LiveTracker(run, "search", 32, 0, [Tracker()], 0.0)
     inputs = ScoringInputs(model.supernet, "trained", model.images, model.pixels, prepare)
     return config, run, open_session(config, run, ALONE, tracker, inputs)
 

@@ -31,7 +31,7 @@ def run_session(made: Setting, folder: Path) -> dict:
     run = RunDir(folder)
     folder.mkdir(exist_ok=True)
     total = config.search.population * config.search.generations
-    with LiveTracker(run, "search", total, 0, Tracker(), 0.0) as tracker:
+    with LiveTracker(run, "search", total, 0, [Tracker()], 0.0) as tracker:
         return run_search(open_session(config, run, ALONE, tracker, made.inputs))
 
 

@@ -6,7 +6,6 @@ and ``setting``: everything except the network on which the seconds depend. Impo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import to_json
 
 Setting = dict[str, Any]
@@ -66,7 +66,7 @@ def parse_line(text: str | bytes) -> Line:
         UserError: The text is not a measured latency. The message has no location.
     """
     try:
-        row = json.loads(text)
+        row = parse_json_line(text)
         setting = dict(row["setting"])
         missing = [name for name in REQUIRED if name not in setting]
         if missing:

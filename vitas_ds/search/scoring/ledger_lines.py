@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 from vitas_ds.search.scoring.candidate import Candidate, Score, candidate_from_dict
 from vitas_ds.search.scoring.score_table import NO_COUNTS, ScoreTable, key_of_json
@@ -123,7 +124,7 @@ class LineParser:
         """Return the candidate of any line, as ``candidate``."""
         location = self._location(number)
         try:
-            row = json.loads(line)
+            row = parse_json_line(line)
         except ValueError:
             raise UserError(f"{location}: not a JSON object; remove the line to score its candidate again") from None
         candidate = candidate_from_dict(row, location)
@@ -176,7 +177,7 @@ class LineParser:
         if text in self._settings:
             return True
         try:
-            row = json.loads(b"{" + text)
+            row = parse_json_line(b"{" + text)
         except ValueError:
             return False
         if self.scoring is not None:
@@ -202,7 +203,7 @@ def _parse_layer(piece: bytes) -> LayerSpec | None:
 
 def _parse_spec(text: bytes) -> SubnetSpec | None:
     try:
-        spec = spec_from_dict(json.loads(text))
+        spec = spec_from_dict(parse_json_line(text))
     except (ValueError, UserError):
         return None
     return spec if json.dumps(spec.to_dict()).encode() == text else None

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import read_json, to_json, write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.training.plain import PlainTrainer
@@ -102,8 +103,8 @@ class Store:
             names = [name for name in before | now if before.get(name) != now.get(name)]
             changes = ", ".join(f"{n}={_short(before.get(n))} (now {_short(now.get(n))})" for n in names)
             raise UserError(
-                f"{self.run.finalists}: the {self.trained} were trained with {changes}; restore this, or remove "
-                f"{self.run.finalist_states} to train them again"
+                f"{self.run.finalist_states}: the {self.trained} were trained with {changes}; restore this, or remove "
+                "the folder to train them again"
             )
         write_json(self._settings, now)
         self.stop.unlink(missing_ok=True)
@@ -195,7 +196,7 @@ class Store:
     def _metadata(self, name: str) -> dict[str, Any]:
         try:
             with safe_open(self._state(name), "pt") as file:
-                return {key: json.loads(value) for key, value in file.metadata().items()}
+                return {key: parse_json_line(value) for key, value in file.metadata().items()}
         except (OSError, SafetensorError, ValueError, AttributeError):
             raise UserError(
                 f"{self._state(name)}: missing or damaged; remove it to train this candidate again"
@@ -222,7 +223,7 @@ def read_rows(run: RunDir) -> list[Row]:
     if not run.finalists.exists():
         return []
     try:
-        rows = [json.loads(line) for line in run.finalists.read_text().splitlines()]
+        rows = [parse_json_line(line) for line in run.finalists.read_text().splitlines()]
     except ValueError as error:
         raise UserError(f"{run.finalists}: not JSON ({error}); remove it, the search writes it again") from None
     for number, row in enumerate(rows, 1):
