@@ -98,5 +98,7 @@ def test_other_settings_and_a_finished_search(uninterrupted: Path) -> None:
     other = subprocess.run(line, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=120)
     errors = [text for text in other.stderr.splitlines() if text.startswith("vitas search: ")]
     assert other.returncode == 2 and len(errors) == 1 and "Traceback" not in other.stderr
-    assert re.search(r"search/finalists: .*search\.finalists\.steps=200 \(now 300\); restore this, or remove", errors[0])
+    assert re.search(
+        r"search/finalists: .*search\.finalists\.steps=200 \(now 300\); restore this, or remove", errors[0]
+    )
     assert run.finalists.read_bytes() == before
