@@ -6,7 +6,7 @@
 #   lint          ruff, mypy, shellcheck, generated documents
 #   unit          linters, then the unit tests except those marked slow
 #   distributed   tests that launch several processes or kill them (tests/distributed, tests/faults)
-#   long          every benchmark once, with little work
+#   long          every benchmark once, with little work, and two minutes of attacks
 #   (no word)     linters, then all tests except the long ones
 #
 # All other arguments go to pytest: `launch/test.sh -k checkpoint`, `launch/test.sh unit -x`.
@@ -43,8 +43,8 @@ fi
 case $PART in
 unit) start python -m pytest tests/unit -n 2 -m "not slow and not long" "$@" ;;
 # Assign whole files to workers: module fixtures run once. Files that launch jobs come first, short ones fill the end.
-distributed) start python -m pytest tests/distributed tests/faults -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
-long) start python -m pytest tests/unit -m long "$@" ;;
+distributed) start python -m pytest tests/distributed tests/faults -n 2 --dist loadfile --no-loadscope-reorder -m "not long" "$@" ;;
+long) start python -m pytest tests/unit tests/faults -m long "$@" ;;
 all)
     start python -m pytest tests --ignore tests/benchmarks -n 2 --dist loadfile --no-loadscope-reorder -m "not long" "$@"
     ;;

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.launching import environment
 from tests.helpers.paths import ROOT
 
 
+@pytest.mark.long
 def test_attack() -> None:
     command = [sys.executable, "-m", "tests.faults.attack", "--minutes", "2"]
     done = subprocess.run(

@@ -336,23 +336,24 @@ def test_help_is_the_comment_at_the_top(script):
 
 def test_help_of_test_sh_names_every_part():
     done = launch("test.sh", "--help")
-    assert "launch/test.sh [lint|unit|distributed] [PYTEST_ARGUMENT ...]" in done.stdout
-    assert all(f"\n  {part}" in done.stdout for part in ("lint", "unit", "distributed", "(no word)"))
+    assert "launch/test.sh [lint|unit|distributed|long] [PYTEST_ARGUMENT ...]" in done.stdout
+    assert all(f"\n  {part}" in done.stdout for part in ("lint", "unit", "distributed", "long", "(no word)"))
 
 
 LINTERS = ["ruff", "ruff", "mypy", "shellcheck", "python"]
 
 
 @pytest.mark.parametrize(
-    ("args", "linters", "folders"),
+    ("args", "linters", "folders", "selected"),
     [
-        ([], LINTERS, ["tests", "--ignore", "tests/benchmarks"]),
-        (["lint"], LINTERS, None),
-        (["unit"], LINTERS, ["tests/unit"]),
-        (["distributed"], [], ["tests/distributed", "tests/faults"]),
+        ([], LINTERS, ["tests", "--ignore", "tests/benchmarks"], "not long"),
+        (["lint"], LINTERS, None, None),
+        (["unit"], LINTERS, ["tests/unit"], "not slow and not long"),
+        (["distributed"], [], ["tests/distributed", "tests/faults"], "not long"),
+        (["long"], [], ["tests/unit", "tests/faults"], "long"),
     ],
 )
-def test_each_part_of_test_sh(args, linters, folders):
+def test_each_part_of_test_sh(args, linters, folders, selected):
     """Each part runs its linters and folders, and passes other arguments to pytest."""
     lines = commands(launch("test.sh", *args, "-k", "two words", DRY_RUN="1"))
     assert [line[0] for line in lines[: len(linters)]] == linters
@@ -362,7 +363,7 @@ def test_each_part_of_test_sh(args, linters, folders):
     (line,) = lines[len(linters) :]
     start = ["python", "-m", "pytest", *folders]
     assert line[: len(start)] == start and line[-2:] == ["-k", "two words"]
-    assert ("not slow" in line) == (args == ["unit"])
+    assert line[line.index("-m", 3) + 1] == selected
 
 
 def test_test_sh_passes_pytest_arguments_without_a_part():
