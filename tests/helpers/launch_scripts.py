@@ -1,0 +1,21 @@
+"""Start a launch script, and read the commands that it prints."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+from tests.helpers.paths import ROOT
+
+
+def launch(script: str, *args: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "WANDB_"))} | env
+    command = ["bash", str(ROOT / "launch" / script), *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env, timeout=120)
+
+
+def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]

@@ -1,0 +1,21 @@
+"""Fixture: a synthetic record of a fidelity study."""
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.fidelity.record import Record
+from tests.helpers.fidelity_records import EQUALS, SPREADS, net
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Two seeds of 16 subnets. The mean accuracy of "equal NN" is 0.5 + NN / 100; each seed deviates by 0.004."""
+    record = Record(tmp_path / "record.jsonl")
+    signs = np.random.default_rng(0).choice([-1, 1], len(EQUALS))
+    for i, name in enumerate(EQUALS):
+        for seed in (0, 1):
+            record.add(net(name, seed, 0.5 + i / 100 + 0.004 * signs[i] * (1 - 2 * seed)))
+    for i, name in enumerate(SPREADS):
+        for seed in (0, 1):
+            record.add(net(name, seed, 0.4 + i / 10, macs=1_000_000 * (i + 1)))
+    return record
