@@ -125,11 +125,11 @@ def run_config(args: argparse.Namespace) -> int:
 
 
 def _check_overwriting(args: argparse.Namespace) -> None:
-    """Refuse to replace what the user has, without ``--force``. latency continues its file, importance compares it."""
+    """Refuse to replace what the user has, without ``--force``. Commands without this option do not replace files."""
     writes_folder = args.command in ("import", "reorder")
     for option in ("out", "write", "plot"):
         path = getattr(args, option, None)
-        if path is None or getattr(args, "force", False) or args.command in ("latency", "importance"):
+        if path is None or getattr(args, "force", True):
             continue
         if os.path.isfile(path) or (writes_folder and os.path.isdir(path) and any(os.scandir(path))):
             raise UserError(f"--{option} {path}: exists already; choose another name, or replace it with --force")

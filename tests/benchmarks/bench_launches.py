@@ -10,8 +10,8 @@ A call is an ATen operator that runs a kernel: no views and no allocations. A cu
 
 Forward and backward pass run on fake CUDA tensors in bf16 (fake_cuda.py), with batch 128. The step of the engine runs
 with real tensors on the CPU, because DeepSpeed needs values. Scoring counts one batch of 256 images. A copy between
-host and device is no call there unless the code passes a device to ``torch.tensor``. The networks have 0.90 to 0.95
-GMACs, one of each patch size.
+host and device is not a call there unless the code passes a device to ``torch.tensor``. The networks have 0.90 to
+0.95 GMACs, one of each patch size.
 """
 
 from __future__ import annotations

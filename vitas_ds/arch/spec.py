@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,10 +120,8 @@ class SubnetSpec:
         return fields | special | {"layers": layers}
 
 
-USUAL: dict[str, Any] = {  # fields whose default spec.json leaves out
-    "final_norm_eps": 1e-6, "norm_eps": 1e-6, "prefix_tokens": 1, "classifiers": 1, "pool": "class",
-    "layer_scale": False,
-}  # fmt: skip
+# fields with a default, which spec.json leaves out
+USUAL: dict[str, Any] = {field.name: field.default for field in fields(SubnetSpec) if field.default is not MISSING}
 
 
 MAX_WIDTH, MAX_IMAGE, MAX_CLASSES, MAX_DEPTH = 65536, 4096, 1_000_000, 1000

@@ -24,7 +24,7 @@ HIDDEN = {
 
 @dataclass(frozen=True)
 class Folder:
-    """Entries of one folder, sorted: folders, regular files or links to missing ones, and the number of hidden ones."""
+    """Sorted names in one folder: folders, regular files or links to missing ones, and hidden folders and images."""
 
     path: str
     folders: tuple[str, ...]
@@ -97,15 +97,6 @@ def warn_hidden(root: str, hidden: list[str]) -> None:
         warnings.warn(
             f"{root}: {len(hidden):,} hidden entries are skipped, for example {shorten(hidden[0], 60)}", stacklevel=3
         )
-
-
-def class_folders(root: str) -> tuple[str, ...]:
-    """Return the names of the class folders in ``root``, sorted.
-
-    Raises:
-        UserError: ``root`` does not exist or is not readable.
-    """
-    return list_folder(root).folders
 
 
 def shards_of(root: str) -> list[str]:

@@ -24,8 +24,6 @@ PLACES = {
     errno.EMFILE: "too many open files; see ulimit -n", errno.ENFILE: "too many open files",
 }  # fmt: skip
 RESUME = "start it again to resume"
-
-
 STATUS = {UserError: 2, Preempted: 75, SaveFailed: SaveFailed.STATUS, KeyboardInterrupt: 130}
 
 

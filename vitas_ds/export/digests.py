@@ -6,11 +6,11 @@ results. A folder without digests, from another program or an older version, is 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import read_json
+from vitas_ds.run.files import file_digest
 
 FILES = ("model.safetensors", "spec.json", "preprocess.json")
 KEY = "sha256"
@@ -18,7 +18,7 @@ KEY = "sha256"
 
 def digests_of(directory: Path) -> dict[str, dict[str, str]]:
     """Return the entry of ``config.json`` for the files of a folder."""
-    return {KEY: {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in FILES}}
+    return {KEY: {name: file_digest(directory / name) for name in FILES}}
 
 
 def check_file(file: Path) -> None:
@@ -39,9 +39,8 @@ def check_file(file: Path) -> None:
         return
     if not file.is_file():
         raise UserError(f"{file} is missing; restore it, or export the model again")
-    with file.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != expected:
-            raise UserError(
-                f"{file} was changed after the export: its SHA-256 does not match {config.name}; restore it, or export "
-                "the model again"
-            )
+    if file_digest(file) != expected:
+        raise UserError(
+            f"{file} was changed after the export: its SHA-256 does not match {config.name}; restore it, or export "
+            "the model again"
+        )

@@ -6,7 +6,6 @@ model hub without changes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import warnings
@@ -18,8 +17,6 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from vitas_ds.arch.cost import spec_macs, spec_params
 from vitas_ds.arch.spec import SubnetSpec, read_spec
@@ -27,9 +24,10 @@ from vitas_ds.config import Data
 from vitas_ds.errors import UserError, first_error
 from vitas_ds.export import digests
 from vitas_ds.export.card import LICENSE, model_card
+from vitas_ds.export.weights import load_safetensors
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import read_json, sync_file, write_json, write_tensors, write_text
+from vitas_ds.run.files import file_digest, read_json, sync_file, write_json, write_tensors, write_text
 
 SAFETENSORS_METADATA = {"format": "pt"}  # expected by Hugging Face libraries
 Facts = dict[str, object]  # rows of the table of a model card
@@ -123,10 +121,7 @@ def read_model(directory: Path) -> VisionTransformer:
     digests.check_file(directory / "spec.json")
     spec = read_spec(directory / "spec.json")
     digests.check_file(weights)
-    try:
-        tensors = load(weights.read_bytes())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: not a safetensors file, or damaged ({error})") from None
+    tensors = load_safetensors(weights)
     with torch.device("meta"):  # names and shapes only: a wrong spec may describe a network larger than the memory
         expected = shapes_of(VisionTransformer(spec).state_dict())
     where = f"{weights}: does not match {directory / 'spec.json'}"
@@ -143,17 +138,13 @@ def read_model(directory: Path) -> VisionTransformer:
 def file_digests(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a folder."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    digests = {}
-    for path in files:
-        with path.open("rb") as file:
-            digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {path.relative_to(directory).as_posix(): file_digest(path) for path in files}
 
 
 def weights_digest(directory: Path) -> str | None:
     """Return the SHA-256 of the weights of an exported model, or None if the file is missing."""
     weights = directory / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    return file_digest(weights) if weights.is_file() else None
 
 
 def read_preprocess(directory: Path) -> Preprocess:

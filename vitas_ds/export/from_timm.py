@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from vitas_ds.models.layers import init_weights
 from vitas_ds.models.positions import resize_positions
 from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.files import file_digest
 
 TOKENS = ("cls_token", "dist_token", "reg_token")
 
@@ -83,7 +83,7 @@ def _read(name: str, path: Path) -> tuple[nn.Module, dict[str, Tensor], Facts]:
     facts: Facts = {
         "architecture": f"timm:{name}",
         "weights": f"{path.name}{f', averaged ({key})' if 'ema' in key else ''}",
-        "SHA-256 of the file": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "SHA-256 of the file": file_digest(path),
     }
     return create(name, classes, "avg" if _has_fc_norm(tensors) else None), tensors, facts
 
@@ -109,7 +109,8 @@ def create(name: str, num_classes: int | None, pool: str | None = None, pretrain
 
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 1)
-        raise UserError(f"--net timm:{name}: timm {timm.__version__} has no such network{_hint(close)}")
+        hint = f"; the closest one is {close[0]}" if close else ""
+        raise UserError(f"--net timm:{name}: timm {timm.__version__} has no such network{hint}")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     options |= {} if pool is None else {"global_pool": pool}
     try:
@@ -118,10 +119,6 @@ def create(name: str, num_classes: int | None, pool: str | None = None, pretrain
     except Exception as error:  # of the hub or of timm: many types
         task = "downloaded" if pretrained else "built"
         raise UserError(f"timm:{name}: cannot be {task} ({' '.join(str(error).split())[:200]})") from None
-
-
-def _hint(close: list[str]) -> str:
-    return f"; the closest one is {close[0]}" if close else ""
 
 
 def _has_fc_norm(tensors: Mapping[str, Tensor]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: The file cannot be read, or contains something other than float32 or float64 tensors.
     """
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
+    content = load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
     key = next((k for k in WRAPPERS if isinstance(content, dict) and isinstance(content.get(k), dict)), "")
     tensors = content[key] if key else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
@@ -46,7 +45,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     return {name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items()}, key
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
@@ -87,7 +91,7 @@ def check_names(where: str, found: Shapes, expected: Shapes) -> None:
     Raises:
         UserError: Tensors are missing, or there are others.
     """
-    missing, extra = _difference(expected, found), sorted(_difference(found, expected), key=str)
+    missing, extra = [name for name in expected if name not in found], sorted(found.keys() - expected.keys())
     for kind, names, others in (("missing", missing, extra), ("unexpected", extra, missing)):
         if names:
             close = get_close_matches(names[0], others, 1)
@@ -95,7 +99,3 @@ def check_names(where: str, found: Shapes, expected: Shapes) -> None:
             hint = f"; the closest {place} is {close[0]}" if close else ""
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
             raise UserError(f"{where}: {kind} tensors: {', '.join(names[:MAX_NAMES])}{more}{hint}")
-
-
-def _difference(names: Mapping[str, object], others: Mapping[str, object]) -> list[str]:
-    return [name for name in names if name not in others]

@@ -6,6 +6,7 @@ even if the writer is killed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -110,6 +111,12 @@ def sync_file(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Flush a folder to disk. Without this, a crash can undo the creation or renaming of a file in it."""
     sync_file(path)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

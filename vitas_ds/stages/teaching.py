@@ -19,8 +19,8 @@ from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, weig
 from vitas_ds.export.weights import read_weights
 from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.files import file_digest
 from vitas_ds.stages.model_folders import TIMM, check_teacher, find_model
-from vitas_ds.training.checkpoint_files import file_digest
 from vitas_ds.training.teacher import Normalization, TeacherNetwork, freeze
 
 Found = tuple[nn.Module, Normalization, str]  # network, normalization of its images, digest

@@ -13,7 +13,7 @@ from vitas_ds.config import Config, Data, Finalists, Retrain, Search, Supernet, 
 from vitas_ds.data.resized import check_complete
 from vitas_ds.data.shards import class_names
 from vitas_ds.data.sources import check_class_count
-from vitas_ds.data.walk import class_folders, shards_of
+from vitas_ds.data.walk import list_folder, shards_of
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import reused_ledger, run_of
@@ -268,7 +268,7 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
     """Return the names of the classes; numbers for shards without names, empty without folders and shards."""
     if not Path(folder).is_dir():
         raise UserError(f"{field}: {folder}: no such folder")
-    classes, kind = set(class_folders(folder)), "class folders"
+    classes, kind = set(list_folder(folder).folders), "class folders"
     if not classes and shards_of(folder):
         classes, kind = set(class_names(folder, 0) or map(str, range(num_classes))), "classes in classes.json"
     if classes:

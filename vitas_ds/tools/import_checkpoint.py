@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vitas_ds.arch.published import published
 from vitas_ds.errors import UserError
 from vitas_ds.export.first_release import import_first_release
-from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.export.folder import Facts, Preprocess, write_model
 from vitas_ds.models.vit import VisionTransformer
 
 TIMM = "timm:"
@@ -38,8 +37,9 @@ def _check(args: argparse.Namespace) -> None:
 def _import_first_release(args: argparse.Namespace) -> VisionTransformer:
     model = import_first_release(args.net, args.checkpoint)
     paper = published(args.net)
-    facts: dict[str, object] = {"weights": f"first release of ViTAS, {args.net}"}
-    facts["accuracy stated by the paper"] = f"{paper.top1} %"
+    facts: Facts = {
+        "weights": f"first release of ViTAS, {args.net}", "accuracy stated by the paper": f"{paper.top1} %",
+    }  # fmt: skip
     write_model(model, args.out, Preprocess(), args.net, facts, license="unknown")  # the weights are not ours
     return model
 
@@ -49,6 +49,5 @@ def _import_timm(args: argparse.Namespace) -> VisionTransformer:
 
     name = args.net.removeprefix(TIMM)
     found = import_timm(name, args.checkpoint, args.classes, args.image_size)
-    facts: dict[str, Any] = found.facts
-    write_model(found.model, args.out, found.preprocess, name, facts, license=found.license)
+    write_model(found.model, args.out, found.preprocess, name, found.facts, license=found.license)
     return found.model

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vitas_ds.elastic.order import REORDERED, by_importance, read_order, write_order
 from vitas_ds.elastic.reorder import reorder
 from vitas_ds.elastic.scores import check_scores, read_scores
 from vitas_ds.export.card import model_card, read_license
 from vitas_ds.export.folder import (
+    Facts,
     atomic_folder,
     read_facts,
     read_model,
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     order = by_importance(scores, model.spec)
     reorder(model, order)
     before = read_order(args.model, model.spec)
-    facts: dict[str, Any] = read_facts(args.model) | {REORDERED: f"sorted by importance on {scores.images} images"}
+    facts: Facts = read_facts(args.model) | {REORDERED: f"sorted by importance on {scores.images} images"}
     with atomic_folder(args.out) as aside:
         write_model_files(model, aside, read_preprocess(args.model), facts)
         write_order(aside, order if before is None else order.after(before))

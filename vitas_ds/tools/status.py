@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from vitas_ds.recipe import find_run_folder, load
 from vitas_ds.run.metrics import SHOWN, clock
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 def find(word: str) -> RunDir:
     """Return the run that a word names: its folder, its name, or its recipe."""
     folder = find_run_folder(word, [])
-    return run_of(load(word, [])) if folder is None else RunDir(Path(folder))
+    return run_of(load(word, [])) if folder is None else RunDir(folder)
 
 
 def lines(run: RunDir, found: Overview) -> list[str]:

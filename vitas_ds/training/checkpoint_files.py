@@ -26,6 +26,7 @@ from typing import Any
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import read_json
+from vitas_ds.run.files import file_digest
 
 FORMAT = 2  # format 1 has no SHA-256 of the manifest; it can be read as well
 DEEPSPEED = 3  # the files of DeepSpeed in place of shards
@@ -108,7 +109,7 @@ def prune(directory: Path, keep: int, every: int = 0, keep_best: bool = False) -
         directory: Folder of the checkpoints.
         keep: Number of newest checkpoints to keep. 0 keeps all.
         every: Also keep checkpoints whose step is a multiple of this. 0 to disable.
-        keep_best: Also keep the checkpoint with the lowest loss.
+        keep_best: Also keep the best checkpoint, see ``best``.
     """
     if keep <= 0:
         return
@@ -175,9 +176,3 @@ def _verify_file(file: Path, size: int, digest: str) -> str | None:
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of a manifest without its own entry ``sha256``."""
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import sync_folder, write_text
-from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, file_digest, forget_latest, manifest_digest
+from vitas_ds.run.files import file_digest, sync_folder, write_text
+from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, forget_latest, manifest_digest
 
 POLL = 0.05  # seconds between two looks for markers
 VISIBLE = 30.0  # seconds until a file of another node must be visible

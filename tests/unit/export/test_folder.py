@@ -110,7 +110,7 @@ MISMATCHES = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "no folder": (lambda f: f.rename(f.with_name("elsewhere")), "not an exported model"),
     "no spec": (lambda f: (f / "spec.json").unlink(), "spec.json: no such spec file"),
-    "spec is no JSON": (lambda f: (f / "spec.json").write_text("{"), "spec.json: not a JSON file"),
+    "spec is not JSON": (lambda f: (f / "spec.json").write_text("{"), "spec.json: not a JSON file"),
     "spec of another width": (
         lambda f: _change_spec(f, embed_dim=12),
         "cls_token has shape [1, 1, 10], expected [1, 1, 12]",

@@ -20,6 +20,7 @@ from tests.helpers.paths import ROOT
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import SaveFailed
+from vitas_ds.run.files import file_digest
 from vitas_ds.training import checkpoint, checkpoint_files
 from vitas_ds.training.checkpoint import Saver
 from vitas_ds.training.checkpoint_reader import consolidate
@@ -43,7 +44,7 @@ def test_a_shard_is_a_safetensors_file(tmp_path: Path) -> None:
     ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     assert all(ours[name].dtype == t.dtype and torch.equal(ours[name], t) for name, t in theirs.items())
-    assert (size, digest) == ((tmp_path / "ours").stat().st_size, checkpoint_files.file_digest(tmp_path / "ours"))
+    assert (size, digest) == ((tmp_path / "ours").stat().st_size, file_digest(tmp_path / "ours"))
     assert len(calls) >= 3  # 12 MB in chunks of 4
 
 
