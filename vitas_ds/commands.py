@@ -176,7 +176,7 @@ TOOLS = {
         (
             ("checkpoint", {"type": path, "help": "a checkpoint, or a folder of checkpoints: its newest intact one"}),
             ("--out", {"required": True, "type": path, "metavar": "FILE.safetensors"}),
-            ("--best", {"action": "store_true", "help": "choose the checkpoint with the lowest loss of the folder"}),
+            ("--best", {"action": "store_true", "help": "choose the best one: highest accuracy, else lowest loss"}),
             ("--ema", {"action": "store_true", "help": "use the EMA weights"}),
             FORCE,
         ),

@@ -62,8 +62,9 @@ class Training(Section):
         0, ge=0, le=COUNT, description="also keep every n-th step (a multiple of save_every); 0: off"
     )
     keep_best: bool = Field(
-        True, description="also keep the checkpoint with the lowest loss (running mean over about save_every steps)"
-    )
+        True, description="also keep the best checkpoint: that with the highest accuracy, or, if none was measured, "
+        "with the lowest loss (running mean over about save_every steps)",
+    )  # fmt: skip
     resume_from: FilePath | None = Field(
         None, description="checkpoint a new run resumes from, with optimizer state and step"
     )
