@@ -3,7 +3,7 @@
 ``supervisor`` is the parent process of each rank. ``launcher`` reads the launcher's environment variables, ``network``
 chooses the interface, the ranks meet in ``rendezvous``; ``comm.init`` joins the job and returns ``Ranks``. ``Watchdog``
 ends the job when a rank dies or hangs, ``preemption`` records stop requests, ``console`` prints an error once per job.
-``torchrun`` runs torchrun with the statuses of the ranks. ``host`` knows the limits of the machine.
+``torchrun`` runs torchrun and exits with the status of the ranks. ``host`` knows the limits of the machine.
 
 May import: errors.
 """

@@ -19,7 +19,7 @@ def cores() -> int:
     """Return the number of cores that this process may use: its affinity, within the quota of its cgroups."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _cgroups("cpu") if (quota := _cpu_quota(folder))]
-    return max(1, min(count, *(int(quota + 0.5) for quota in quotas))) if quotas else count
+    return max(1, min([count, *(int(quota + 0.5) for quota in quotas)]))
 
 
 def workers() -> int:

@@ -19,10 +19,6 @@ from contextlib import contextmanager
 
 from vitas_ds.distributed import console, supervisor
 
-# a launcher or scancel; Ctrl-C; Slurm with --signal=USR1 and Lightning; a terminal that closes
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-STATUS = 75  # exit status after a stop request
-
 _requested = threading.Event()
 _time = 0.0  # of the first request
 
@@ -67,8 +63,7 @@ def leave_on_signals() -> Iterator[None]:
 
 @contextmanager
 def _handlers(handle: Callable[[int, object], None]) -> Iterator[None]:
-    numbers = [n for n in SIGNALS if not (n == signal.SIGHUP and signal.getsignal(n) == signal.SIG_IGN)]  # nohup
-    before = {number: signal.signal(number, handle) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in supervisor.handled_signals()}
     try:
         yield
     finally:
@@ -81,4 +76,4 @@ def _leave(line: str) -> None:
     if line:
         console.print_once(f"vitas: {line}")
     sys.stdout.flush()
-    os._exit(STATUS)
+    os._exit(supervisor.STOPPED)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -40,7 +40,10 @@ def join(launch: Launch, timeout: float, device: str) -> dist.Store:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"vitas_ds/{attempt}", _connect(launch, deadline, timeout))
     console.share_first(lambda: _first_of_job(store))
-    verdict = _guarded(lambda: _meet(store, launch, deadline, timeout, device), launch)
+    try:
+        verdict = _meet(store, launch, deadline, timeout, device)
+    except dist.DistError:  # rank 0 has ended and printed why, or its launcher will report it
+        raise RankLost(f"rank {launch.rank}: rank 0 ended while the ranks were starting") from None
     if verdict.startswith("user:"):
         raise UserError(verdict.removeprefix("user:"))
     if verdict:
@@ -48,7 +51,7 @@ def join(launch: Launch, timeout: float, device: str) -> dist.Store:
     return store
 
 
-def lost(reason: str) -> None:
+def lost(reason: str) -> NoReturn:
     """Print why the ranks cannot start, and raise ``RankLost``."""
     console.print_once(f"vitas: {reason}")
     raise RankLost(reason)
@@ -98,14 +101,12 @@ def _store(host: str, port: int, timeout: float, listener: int | None = None) ->
     return found[0]
 
 
-def _no_answer(launch: Launch, timeout: float) -> None:
+def _no_answer(launch: Launch, timeout: float) -> NoReturn:
     """Print that rank 0 is missing and raise ``RankLost``."""
-    line = (
-        f"vitas: rank {launch.rank}: no answer from rank 0 at {launch.master_addr}:{launch.master_port} within "
+    lost(
+        f"rank {launch.rank}: no answer from rank 0 at {launch.master_addr}:{launch.master_port} within "
         f"run.timeout = {timeout:g} s; check that its node has started, and that no firewall blocks the port"
     )
-    console.print_once(line)
-    raise RankLost(line)
 
 
 def _meet(store: dist.Store, launch: Launch, deadline: float, timeout: float, device: str) -> str:
@@ -155,10 +156,3 @@ def _verdict(store: dist.Store, launch: Launch, deadline: float, timeout: float)
 def _names(ranks: list[int]) -> str:
     more = f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:SHOWN]))}{more}"
-
-
-def _guarded(meet: Callable[[], str], launch: Launch) -> str:
-    try:
-        return meet()
-    except dist.DistError:  # rank 0 has ended and printed why, or its launcher will report it
-        raise RankLost(f"rank {launch.rank}: rank 0 ended while the ranks were starting") from None

@@ -31,8 +31,9 @@ START_LIMIT = 5  # seconds that a rank which cannot save has to end
 ORPHAN_LIMIT = 25  # seconds that a rank has to save once its launcher has died
 OTHERS_LIMIT = 10  # seconds in which other ranks may report that this one died
 POLL = 0.25  # seconds
+# a launcher or scancel; Ctrl-C; Slurm with --signal=USR1 and Lightning; a terminal that closes
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-STOPPED = 75
+STOPPED = 75  # exit status after a stop request
 RESUME = "start the stage again to resume"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -55,6 +56,11 @@ def share_claim(path: Path | None) -> None:
     """Share the file of ``console.share_claim`` with the supervisor too."""
     console.share_claim(path)
     report(CLAIM + (os.fsencode(path) if path else b"") + b"\0")
+
+
+def handled_signals() -> list[signal.Signals]:
+    """Return the signals that are stop requests; under nohup, SIGHUP is none."""
+    return [n for n in SIGNALS if not (n == signal.SIGHUP and signal.getsignal(n) == signal.SIG_IGN)]
 
 
 def active() -> bool:
@@ -121,9 +127,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Wait for the rank and return the exit status."""
-        for number in SIGNALS:
-            if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN):  # nohup
-                signal.signal(number, lambda number, _: self._stop(number))
+        for number in handled_signals():
+            signal.signal(number, lambda number, _: self._stop(number))
         while True:
             self._listen()
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -202,7 +207,7 @@ class Supervisor:
             return STOPPED
         if launcher.read().world_size > 1 and console.shares_claim():
             _wait(console.claimed, OTHERS_LIMIT)  # they know its step
-        if not console.claimed() and _first_to_report():
+        if _first_to_report():
             rank = f"rank {launcher.read().rank} (host {os.uname().nodename}, process {self.pid})"
             cause = f"{_name(-code)}: killed? out of memory?" if -code == signal.SIGKILL else _name(-code)
             console.print_line(f"vitas {self.command}: {rank} died without an error message ({cause}); {RESUME}")
@@ -210,7 +215,7 @@ class Supervisor:
 
 
 def _first_to_report() -> bool:
-    return console.claim() if console.shares_claim() else True
+    return not console.shares_claim() or console.claim()
 
 
 def _name(number: int) -> str:
@@ -222,12 +227,16 @@ def _name(number: int) -> str:
 
 def parent_of(pid: int) -> int:
     """Return the parent of a process; 0 if the process does not exist."""
-    if pid == os.getpid():
-        return os.getppid()
+    return os.getppid() if pid == os.getpid() else state_of(pid)[1]
+
+
+def state_of(pid: int) -> tuple[str, int]:
+    """Return state and parent of a process from /proc; an empty text and 0 if it does not exist."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return state, int(parent)
     except (OSError, ValueError):
-        return 0
+        return "", 0
 
 
 def _launcher_processes() -> list[tuple[int, int]]:

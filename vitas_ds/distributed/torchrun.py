@@ -12,10 +12,10 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from vitas_ds.errors import RankLost, UserError
+from vitas_ds.distributed.supervisor import STOPPED
+from vitas_ds.errors import RankLost, SaveFailed, UserError
 
-STOPPED = 75
-ORDER = (1, 2, 74, RankLost.STATUS, STOPPED)  # ranks that end because of another one have the last ones
+ORDER = (1, 2, SaveFailed.STATUS, RankLost.STATUS, STOPPED)  # ranks that end because of another one have the last ones
 
 
 def main(words: list[str]) -> int:

@@ -31,6 +31,7 @@ from types import TracebackType
 
 from vitas_ds.distributed import comm, console, launcher, supervisor
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.distributed.supervisor import RESUME, state_of
 from vitas_ds.errors import Preempted, RankLost
 
 FILE_SIZE = 4096  # bytes; constant, so a heartbeat overwrites the previous one completely
@@ -39,7 +40,6 @@ QUIET = 20  # seconds without progress before a rank checks the others
 MISSED_BEATS = 3  # a rank is silent if its counter stays the same for so many beats
 WAITING = "waiting for the other ranks"
 LEAVE_LIMIT, LEAVE_POLL = 20, 0.2  # seconds that a stopped rank waits until the others have saved, too
-RESUME = "start the stage again to resume"
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Watchdog:
         """Print the line, and kill stopped ranks of this node: their launcher would wait long for them to end."""
         console.print_once(f"vitas {self.stage}: {line}")
         for state in culprits:
-            same_process = self._is_local(state) and _process(state.pid)[1] == str(state.parent)
+            same_process = self._is_local(state) and state_of(state.pid)[1] == state.parent
             if state.rank != self.ranks.rank and same_process:
                 with suppress(OSError):
                     os.kill(state.pid, signal.SIGKILL)
@@ -264,7 +264,7 @@ class Watchdog:
         return state.ended is None and self._is_dead(state)
 
     def _is_dead(self, state: Heartbeat) -> bool:
-        return self._is_local(state) and _process(state.pid)[0] in ("", "Z")
+        return self._is_local(state) and state_of(state.pid)[0] in ("", "Z")
 
     def _is_local(self, state: Heartbeat) -> bool:
         return (state.host, state.space) == (self._state.host, self._state.space)
@@ -305,12 +305,3 @@ def _pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-
-
-def _process(pid: int) -> tuple[str, str]:
-    """Return state and parent of a process from /proc, or empty strings if it does not exist."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], fields[1]
-    except OSError:
-        return "", ""

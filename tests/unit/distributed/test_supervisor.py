@@ -36,7 +36,7 @@ SAVES = (
     "with preemption.catch_signals():\n    ready(); loop(60); time.sleep(0.2); (folder / 'saved').touch()\nos._exit(75)"
 )
 SLOW = "with preemption.catch_signals():\n    ready(); loop(60); time.sleep(60)"
-BUSY = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, preemption.SIGNALS)\nready(); time.sleep(60)"
+BUSY = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, supervisor.SIGNALS)\nready(); time.sleep(60)"
 JOB = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "CROSS_RANK": "0", "MASTER_ADDR": "localhost",
        "MASTER_PORT": "29"}  # fmt: skip
 
