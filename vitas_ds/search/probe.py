@@ -8,32 +8,26 @@ forward pass. Training is not affected: nothing here draws random numbers or lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.data.loader import decode_all, normalize
 from vitas_ds.data.sources import ImageSet
-from vitas_ds.distributed import preemption, watchdog
-from vitas_ds.distributed.comm import Ranks, all_sum
+from vitas_ds.distributed import watchdog
+from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.engine import Engine
-from vitas_ds.errors import Preempted
 from vitas_ds.models import net
-from vitas_ds.models.supernet import Supernet
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.candidate import score_from_counts
 from vitas_ds.search.scoring.scorer import balanced_order, correct
 from vitas_ds.search.trials.spread import spread_subnets
-from vitas_ds.training.accuracy import BACKWARD, Schedule, schedule
+from vitas_ds.training.accuracy import BACKWARD, Schedule, Share, decode_share, evaluating, schedule, sum_counts
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
 RANDOM = 4  # random subnets within the budget
@@ -56,20 +50,12 @@ class Probe:
     Attributes:
         subnets: The subnets by name.
         config: Configuration of the run.
-        ranks: The ranks.
-        pixels: Images of this rank, uint8 [n, 3, H, W]; as many on each rank.
-        labels: int64 [n].
-        own: Number of images of this rank that count; the others only keep the ranks in step.
-        total: Number of images of all ranks.
+        share: Images of this rank.
     """
 
     subnets: dict[str, SubnetSpec]
     config: Config
-    ranks: Ranks
-    pixels: Tensor
-    labels: Tensor
-    own: int
-    total: int
+    share: Share
 
     def __call__(self, engine: Engine) -> dict[str, float]:
         """Return the accuracy of each subnet and the largest standard error, named as metrics.
@@ -78,30 +64,22 @@ class Probe:
             Preempted: On all ranks: one of them has a stop request.
         """
         values, errors = {}, []
-        with engine.averaged(), _evaluating(engine.model), torch.no_grad():
+        with engine.averaged(), evaluating(engine.model, "block_function", net.block), torch.no_grad():
             for i, (name, spec) in enumerate(self.subnets.items()):
                 watchdog.at(f"evaluating subnet {i + 1} of {len(self.subnets)}")
-                counts = self._count(engine, spec)
-                counts[-1] = preemption.requested()
-                points, squares, most, stop = all_sum(counts).tolist()
-                if stop:
-                    raise Preempted("stopped in an evaluation")
-                score = score_from_counts(points, squares, self.total, most)
+                points, squares, most = sum_counts(self._count(engine, spec))
+                score = score_from_counts(points, squares, self.share.total, most)
                 values[PREFIX + name] = score.value
                 errors.append(score.stderr or 0.0)
         return values | {PREFIX + "stderr": max(errors)}
 
     def _count(self, engine: Engine, spec: SubnetSpec) -> Tensor:
-        """Return the sums of points and of squared points on this rank, the largest sum, and a place for a flag."""
-        counts = torch.zeros(4, dtype=torch.int64, device=self.ranks.device)
-        rule, size = self.config.search.side_rule, self.config.data.eval_batch_size
-        for first in range(0, len(self.labels), size):
-            watchdog.at()
-            pixels, labels = (x[first : first + size].to(self.ranks.device) for x in (self.pixels, self.labels))
-            logits = engine(normalize(pixels, self.config.data), spec)
-            points_SB = correct(logits, labels, rule)[:, : max(self.own - first, 0)]
+        """Return the sums of points and of squared points on this rank, and the largest sum."""
+        counts = torch.zeros(3, dtype=torch.int64, device=self.share.device)
+        for images, labels, own in self.share.batches():
+            points_SB = correct(engine(images, spec), labels, self.config.search.side_rule)[:, :own]
             points = points_SB.sum(0)
-            counts[:3] += torch.stack([points.sum(), (points**2).sum(), counts.new_tensor(points_SB.numel())])
+            counts += torch.stack([points.sum(), (points**2).sum(), counts.new_tensor(points_SB.numel())])
         return counts
 
     def describe(self, values: dict[str, float]) -> str:
@@ -110,29 +88,11 @@ class Probe:
         return f"accuracy of subnets: {', '.join(parts)} (standard error {values[PREFIX + 'stderr']:.1%})"
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the supernet into evaluation mode; a compiled block would be compiled again without gradients."""
-    assert isinstance(model, Supernet)
-    training, block = model.training, model.block_function
-    model.eval()
-    model.block_function = net.block
-    try:
-        yield
-    finally:
-        model.train(training)
-        model.block_function = block
-
-
 def make_probe(config: Config, ranks: Ranks, images: ImageSet, count: int) -> Probe:
     """Decode this rank's share of ``count`` of the search images."""
     order = balanced_order(images.labels, count, config.run.seed)
-    own, share = order[ranks.rank :: ranks.world_size], -(-count // ranks.world_size)
-    padded = images.subset(np.concatenate([own, order[: share - len(own)]]))
-    pixels = decode_all(padded, config.data, config.space.image_size, ranks)
-    return Probe(
-        probed_subnets(config), config, ranks, pixels, torch.from_numpy(padded.labels), len(own), count
-    )  # fmt: skip
+    share = decode_share(images, order, config.data, config.space.image_size, ranks)
+    return Probe(probed_subnets(config), config, share)
 
 
 def plan(task: Task, available: int) -> Schedule | None:

@@ -75,17 +75,16 @@ def schedule(eval_every: float | None, steps: tuple[int, int], trained: float, a
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Measures the accuracy of the network of an engine. All ranks call it together.
+class Share:
+    """Images of this rank, as many as on each other rank.
 
     Attributes:
         data: Normalization and batch size.
         device: Device of the network.
-        pixels: Images of this rank, uint8 [n, 3, H, W]; as many on each rank.
+        pixels: uint8 [n, 3, H, W].
         labels: int64 [n].
-        own: Number of images of this rank that count; the others only keep the ranks in step.
+        own: Number of images that count; the others only keep the ranks in step.
         total: Number of images of all ranks.
-        averaged: Whether the weights are averaged ones.
     """
 
     data: Data
@@ -94,6 +93,62 @@ class Accuracy:
     labels: Tensor
     own: int
     total: int
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield normalized images [B, 3, H, W], labels [B], and how many of them count."""
+        for first in range(0, len(self.labels), self.data.eval_batch_size):
+            watchdog.at()
+            rows = slice(first, first + self.data.eval_batch_size)
+            pixels, labels = (values[rows].to(self.device) for values in (self.pixels, self.labels))
+            yield normalize(pixels, self.data), labels, max(self.own - first, 0)
+
+
+def decode_share(images: ImageSet, order: np.ndarray, data: Data, image_size: int, ranks: Ranks) -> Share:
+    """Decode this rank's share of the images with the indices ``order``. All ranks must call this."""
+    own, count = order[ranks.rank :: ranks.world_size], -(-len(order) // ranks.world_size)
+    padded = images.subset(np.concatenate([own, order[: count - len(own)]]))
+    pixels = decode_all(padded, data, image_size, ranks)
+    return Share(data, ranks.device, pixels, torch.from_numpy(padded.labels), len(own), len(order))
+
+
+def sum_counts(counts: Tensor) -> list[int]:
+    """Return the sums of int64 counts [k] over the ranks.
+
+    Raises:
+        Preempted: On all ranks: one of them has a stop request.
+    """
+    *sums, stop = all_sum(torch.cat([counts, counts.new_tensor([preemption.requested()])])).tolist()
+    if stop:
+        raise Preempted("stopped in an evaluation")
+    return sums
+
+
+@contextmanager
+def evaluating(model: nn.Module, compiled: str, plain: object) -> Iterator[None]:
+    """Put a network into evaluation mode, with ``plain`` in place of its attribute ``compiled``.
+
+    A function compiled for training would be compiled again without gradients.
+    """
+    training, function = model.training, getattr(model, compiled, None)
+    model.eval()
+    setattr(model, compiled, plain)
+    try:
+        yield
+    finally:
+        model.train(training)
+        setattr(model, compiled, function)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Measures the accuracy of the network of an engine. All ranks call it together.
+
+    Attributes:
+        share: Images of this rank.
+        averaged: Whether the weights are averaged ones.
+    """
+
+    share: Share
     averaged: bool
 
     def __call__(self, engine: Engine) -> dict[str, float]:
@@ -102,39 +157,19 @@ class Accuracy:
         Raises:
             Preempted: On all ranks: one of them has a stop request.
         """
-        hits = torch.zeros(3, dtype=torch.int64, device=self.device)  # the last one: whether to stop
-        with engine.averaged(), _evaluating(engine.model), torch.no_grad():
-            for first in range(0, len(self.labels), self.data.eval_batch_size):
-                watchdog.at()
-                rows = slice(first, first + self.data.eval_batch_size)
-                pixels, labels = (values[rows].to(self.device) for values in (self.pixels, self.labels))
-                logits = engine(normalize(pixels, self.data))
-                right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                right = right[: max(self.own - first, 0)]
-                hits[:2] += torch.stack([right[:, 0].sum(), right.sum()])
-        hits[2] = preemption.requested()
-        top1, top5, stop = all_sum(hits).tolist()
-        if stop:
-            raise Preempted("stopped in an evaluation")
-        return {TOP1: top1 / self.total, "top5": top5 / self.total}
+        hits = torch.zeros(2, dtype=torch.int64, device=self.share.device)
+        with engine.averaged(), evaluating(engine.model, "_compiled_call_impl", None), torch.no_grad():
+            for images, labels, own in self.share.batches():
+                logits = engine(images)
+                right = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None])[:own]
+                hits += torch.stack([right[:, 0].sum(), right.sum()])
+        top1, top5 = sum_counts(hits)
+        return {TOP1: top1 / self.share.total, "top5": top5 / self.share.total}
 
     def describe(self, values: dict[str, float]) -> str:
         """Format the result for the console."""
         weights = " of the averaged weights" if self.averaged else ""
-        return f"top-1 accuracy{weights} {values[TOP1]:.1%} on {self.total:,} held-out images"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the network into evaluation mode, without its compiled graph: it would be compiled again for this."""
-    training, compiled = model.training, getattr(model, "_compiled_call_impl", None)
-    model.eval()
-    model._compiled_call_impl = None
-    try:
-        yield
-    finally:
-        model.train(training)
-        model._compiled_call_impl = compiled
+        return f"top-1 accuracy{weights} {values[TOP1]:.1%} on {self.share.total:,} held-out images"
 
 
 def measure_accuracy(
@@ -150,10 +185,6 @@ def measure_accuracy(
         every: Steps between two evaluations.
         averaged: Whether the weights are averaged ones.
     """
-    own = np.arange(ranks.rank, len(images), ranks.world_size)
-    share = -(-len(images) // ranks.world_size)
-    padded = images.subset(np.concatenate([own, np.zeros(share - len(own), np.int64)]))
-    pixels = decode_all(padded, data, image_size, ranks)
-    labels = torch.from_numpy(padded.labels)
-    accuracy = Accuracy(data, ranks.device, pixels, labels, len(own), len(images), averaged)
+    share = decode_share(images, np.arange(len(images)), data, image_size, ranks)
+    accuracy = Accuracy(share, averaged)
     return Evaluation(every, accuracy, accuracy.describe, score=TOP1)
