@@ -1,7 +1,7 @@
 """Images per CPU second: DALI against torchvision and timm on the same files, interleaved.
 
-    python tests/benchmarks/bench_data.py [--rounds 10] [--json FILE]
-    python tests/benchmarks/bench_data.py --device cuda [--threads 16]          DALI on the GPU, not yet run there
+    python -m tests.benchmarks.bench_data [--rounds 10] [--json FILE]
+    python -m tests.benchmarks.bench_data --device cuda [--threads 16]          DALI on the GPU, not yet run there
 
 The files are similar to ImageNet: crops of 500 x 375 from two photographs, about 100 KB each. Rates are per second of
 CPU time over all threads, which other processes on the machine hardly affect.

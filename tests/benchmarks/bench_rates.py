@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.benchmarks.timing import table, where, write
+from tests.benchmarks.timing import clock_of, table, where, write
 from tests.helpers.digits import write_digits
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
@@ -143,12 +143,7 @@ def step_parts(folder: Path, steps: int, device: torch.device) -> list[dict[str,
             loss = compute_gradients(task, engine, engine.backward, batch, step, ranks.rank)
             engine.step(task.units_used(step), 1e-3, loss)
 
-        def wait_and_tell() -> float:
-            torch.cuda.synchronize(ranks.device)
-            return time.perf_counter()
-
-        on_gpu = ranks.device.type == "cuda"
-        whole = median_ms(train_step, 0, wait_and_tell if on_gpu else time.process_time)
+        whole = median_ms(train_step, 0, clock_of(ranks.device))
         times = {name: median_ms(function, 1000 * (i + 1)) for i, (name, function) in enumerate(parts.items())}
     comm.close()
     times = {"the whole step": whole, "all bookkeeping": sum(times.values())} | times

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ from torch import Tensor
 from tests.benchmarks import plain
 from tests.benchmarks.bench_data import make_files
 from tests.benchmarks.bench_supernet import subnets_in_budget
-from tests.benchmarks.timing import table, where, write
+from tests.benchmarks.timing import clock_of, table, where, write
 from tests.helpers.digits import write_digits
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
@@ -51,18 +50,6 @@ from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import in_memory
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
 from vitas_ds.training import losses, sampling
-
-
-def clock_of(ranks: Ranks) -> Callable[[], float]:
-    """Return the clock of a device: CPU time, or on a GPU wall-clock time once its work is done."""
-    if ranks.device.type == "cpu":
-        return time.process_time
-
-    def tell() -> float:
-        torch.cuda.synchronize(ranks.device)
-        return time.perf_counter()
-
-    return tell
 
 
 def main() -> None:
@@ -126,7 +113,7 @@ def compare(
     cfg: Config, supernet: Supernet, images: ImageSet, args: argparse.Namespace, ranks: Ranks
 ) -> tuple[list[dict[str, Any]], float]:
     """Run both searches and the reference; return their rows and the share of images that racing saved."""
-    clock = clock_of(ranks)
+    clock = clock_of(ranks.device)
     begin = clock()
     pixels = decode_all(images, cfg.data, cfg.space.image_size, ranks).to(ranks.device)
     decoding = clock() - begin
@@ -182,7 +169,7 @@ def project(root: Path, saved: float, count: int, ranks: Ranks) -> list[dict[str
     """Measure milliseconds per image and candidate at 224 pixels, for one subnet of each patch size."""
     make_files(root, count)
     images, data = read_folder(root), Data(threads=1)
-    clock = clock_of(ranks)
+    clock = clock_of(ranks.device)
     with timer(clock) as decoding:
         pixels = torch.cat([batch.images for batch in eval_batches(images, data, 224, count, ranks)])
     space, rows = SearchSpace(), []

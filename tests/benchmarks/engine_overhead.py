@@ -1,7 +1,7 @@
 """Step time under DeepSpeed against plain torch (DDP on several ranks) for the same network, interleaved.
 
-    python tests/benchmarks/engine_overhead.py [STAGES] [--device cuda] [--json FILE]          one rank
-    torchrun --nproc_per_node 2 tests/benchmarks/engine_overhead.py
+    python -m tests.benchmarks.engine_overhead [STAGES] [--device cuda] [--json FILE]          one rank
+    torchrun --nproc_per_node 2 -m tests.benchmarks.engine_overhead
 
 The network is a vit_tiny (5.5 M parameters) as in retrain, with batch size 16 per rank, AdamW and gradient clipping.
 On CUDA, the engine runs in bf16 and the plain step in autocast. The result is the median step times and their ratio.
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.benchmarks.timing import where, write
+from tests.benchmarks.timing import wait, where, write
 from vitas_ds import config
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm, console
@@ -83,10 +83,10 @@ def measure(stages: list[str], device: str = "cpu", batch: int = 16, count: int 
     images = torch.randn(batch, 3, IMAGE, IMAGE).to(ranks.device)
     for i in range(count + 2):
         for name, step in steps.items():
-            synchronize(ranks.device)
+            wait(ranks.device)
             begin = time.perf_counter()
             step(images)
-            synchronize(ranks.device)
+            wait(ranks.device)
             if i >= 2:
                 times[name].append(time.perf_counter() - begin)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -94,12 +94,6 @@ def measure(stages: list[str], device: str = "cpu", batch: int = 16, count: int 
         {"step": name, "ranks": ranks.world_size, "ms": value * 1e3, "to torch": value / medians["torch"]}
         for name, value in medians.items()
     ]
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -31,18 +31,31 @@ def seconds(steps: Mapping[str, Step], rounds: int, device: torch.device) -> dic
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):  # the first one is a warm-up
         for name, step in steps.items():
-            _wait(device)
+            wait(device)
             begin = clock()
             step()
-            _wait(device)
+            wait(device)
             if i:
                 times[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait for the work of a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return the clock of a device: CPU time, or on a GPU wall-clock time once its work is done."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def tell() -> float:
+        wait(device)
+        return time.perf_counter()
+
+    return tell
 
 
 def peak_bytes(step: Step, device: torch.device) -> int:
@@ -127,7 +140,7 @@ def gpu_utilization(step: Step, device: torch.device, duration: float = 1.5) -> 
     end = time.perf_counter() + duration
     while time.perf_counter() < end:
         step()
-        _wait(device)
+        wait(device)
     done.set()
     watcher.join()
     return statistics.mean(found) if found else None

@@ -11,6 +11,7 @@ from vitas_ds.reports import nets, page
 from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, read_starts
 from vitas_ds.reports.search_section import MACS, SCORE, SEEN, front_of, own_candidates, scatter, values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
+from vitas_ds.run.compatibility import PLACE, leaves
 from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 from vitas_ds.run.thinned_metrics import read_thinned_metrics
@@ -73,19 +74,9 @@ def results(runs: Runs) -> list[tuple[str, ...]]:
 
 def differences(*configs: Config) -> list[tuple[str, ...]]:
     """Return (field, value of each run) where they differ, except for name and folder."""
-    first, *others = (dict(_leaves(config.model_dump(mode="json"))) for config in configs)
-    fields = [name for name in first if any(other[name] != first[name] for other in others)]
-    return [
-        (name, *(format_value(leaves[name]) for leaves in (first, *others)))
-        for name in fields
-        if name not in ("run.name", "run.dir")
-    ]
-
-
-def _leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(name, value)]
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{name}.{key}" if name else key)]
+    settings = [dict(leaves(config.model_dump(mode="json"))) for config in configs]
+    rows = [(name, [values[name] for values in settings]) for name in settings[0] if name not in PLACE]
+    return [(name, *map(format_value, values)) for name, values in rows if any(v != values[0] for v in values)]
 
 
 def _lookup(summary: dict[str, Any], path: str) -> Any:

@@ -31,8 +31,10 @@ def input_images(run: RunDir) -> list[EmbeddedImage]:
     )
     found = []
     for title, path in files:
+        if not path.is_file():
+            continue
         try:
-            found += [EmbeddedImage(title, data_uri(path))] if path.is_file() else []
+            found.append(EmbeddedImage(title, data_uri(path)))
         except (OSError, ValueError) as error:  # Pillow raises both for damaged files
             warnings.warn(f"{path}: left out of the report, not an image ({error})", stacklevel=2)
     return found

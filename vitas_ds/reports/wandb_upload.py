@@ -13,7 +13,7 @@ from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, read_ids, wandb_mode
+from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger import read_ledger
 from vitas_ds.search.trials.store import read_rows
@@ -35,7 +35,7 @@ def send(config: Config, run: RunDir) -> None:
     if not rows:
         raise UserError(f"--to-wandb: {run.metrics} is missing or empty; run a stage first")
     stages = list(dict.fromkeys([row["stage"] for row in rows] + ["export"] * run.export.is_dir()))
-    previous = read_ids(run)
+    previous = read_json(run.wandb_ids, {})
     write_json(run.wandb_ids, {name: run_id for name, run_id in previous.items() if name not in ("run", *stages)})
     try:
         mirror = open_mirror(config, run, stages[0])

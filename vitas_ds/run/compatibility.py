@@ -22,6 +22,7 @@ FOLDERS = (
     "data.train", "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
     "retrain.teacher.weights", "retrain.init", "search.checkpoint", "search.reuse",
 )  # fmt: skip
+PLACE = ("run.name", "run.dir")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained
 
 # A stage's own section is fixed once that stage has results, except these fields.
@@ -69,9 +70,8 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Return the old and the new value of every setting that differs, by its dotted name, except name and folder."""
-    one, two = (with_absolute_paths(config).model_dump(mode="json") for config in (old, new))
-    values = {leaf: (_get(one, leaf), _get(two, leaf)) for name in two for leaf in _leaves(two[name], name)}
-    return {leaf: pair for leaf, pair in values.items() if pair[0] != pair[1] and leaf not in ("run.name", "run.dir")}
+    one, two = (dict(leaves(with_absolute_paths(c).model_dump(mode="json"))) for c in (old, new))
+    return {name: (one[name], two[name]) for name in two if one[name] != two[name] and name not in PLACE}
 
 
 def _same_folder(field: str, a: Any, b: Any) -> bool:
@@ -92,18 +92,19 @@ def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
     if names:  # a run without results may change freely
         names += ALWAYS
     for name in names:
-        for leaf in _leaves(_get(config, name), name):
+        for leaf, _ in leaves(_get(config, name), name):
             section, _, field = leaf.partition(".")
             if field not in FREE.get(section, ()):
                 yield leaf
 
 
-def _leaves(value: Any, name: str) -> Iterator[str]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every setting in a section or a whole configuration."""
     if not isinstance(value, dict):
-        yield name
+        yield name, value
         return
     for key, inner in value.items():
-        yield from _leaves(inner, f"{name}.{key}")
+        yield from leaves(inner, f"{name}.{key}" if name else key)
 
 
 def _get(config: dict[str, Any], name: str) -> Any:

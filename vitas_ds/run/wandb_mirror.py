@@ -17,7 +17,7 @@ from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import to_json, write_json
+from vitas_ds.run.files import read_json, to_json, write_json
 from vitas_ds.run.mirror import Mirror, first_line
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
@@ -175,13 +175,8 @@ def _wandb_settings(config: Config, run: RunDir) -> dict[str, Any]:
 
 def _run_id(run: RunDir) -> str:
     """Return the W&B id of a run: WANDB_RUN_ID, or that of an earlier start, or a new one. Record it."""
-    ids = read_ids(run)
+    ids = read_json(run.wandb_ids, {})
     found = os.environ.get("WANDB_RUN_ID") or ids.get("run") or secrets.token_hex(4)
     if ids.get("run") != found:
         write_json(run.wandb_ids, ids | {"run": found})
     return found
-
-
-def read_ids(run: RunDir) -> dict[str, str]:
-    """Return the contents of ``wandb_ids.json``; empty if it is missing."""
-    return json.loads(run.wandb_ids.read_text()) if run.wandb_ids.exists() else {}

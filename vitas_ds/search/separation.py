@@ -27,7 +27,7 @@ LIKELY = 0.5
 FEWEST = 12  # candidates; a spread of fewer says little
 AGAIN = 8  # candidates scored again, image by image
 DRAWS, CHUNK = 2000, 100
-MOST_FINALISTS = 0.25  # share of the candidates; more are no search
+MOST_FINALISTS = 0.25  # share of the candidates; training more is not a search
 FACTORS = (2, 4, 8, 16, 32)  # numbers of images to consider, relative to today's
 NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
 

@@ -70,11 +70,13 @@ def with_accuracy(task: Task, ranks: Ranks, held_out: ImageSet) -> Task:
     trained = float(steps[1] * task.training.batch_size * (1 + BACKWARD))
     when = schedule(config.retrain.eval_every, steps, trained, len(held_out))
     if ranks.is_main:
-        too_short = config.retrain.eval_every is None
-        how = "the training is too short to measure top-1" if too_short else "retrain.eval_every is 0"
         if when:
             share = f"{when.share:.1%} of the computation"
             how = f"top-1 is measured on {when.images:,} of them every {when.every:,} steps, {share}"
+        elif config.retrain.eval_every is None:
+            how = "the training is too short to measure top-1"
+        else:
+            how = "retrain.eval_every is 0"
         print(f"retrain: {len(task.images):,} images to train on, {len(held_out):,} held out; {how}")
     if when is None:
         return task
