@@ -124,10 +124,10 @@ def test_two_ranks_equal_one(done: tuple[Path, dict[str, str]], zero: str) -> No
         assert abs(accuracy - accuracies(folder, "tuned")[step]) < 1.5 / 33  # rounding may change an image
     test_frozen_weights_are_bitwise_unchanged((folder, {name: done[1]["tuned"]}), name, "1")
     if zero == "zero3":
-        _check_resumed(folder, name, "torchrun", zero)
+        _check_resumed(folder, name, zero)
 
 
-def _check_resumed(folder: Path, name: str, launcher: str, zero: str) -> None:
+def _check_resumed(folder: Path, name: str, zero: str) -> None:
     """Resume at step 10 and compare everything with the uninterrupted run."""
     run = folder / "runs" / f"{name}-cut"
     shutil.copytree(folder / "runs" / name, run)
@@ -135,7 +135,8 @@ def _check_resumed(folder: Path, name: str, launcher: str, zero: str) -> None:
         if path.name != "step-00000010":
             shutil.rmtree(path)
     shutil.rmtree(run / "retrain" / "model")
-    output = run_stage("retrain", words(folder, run.name, "retrain.freeze=1", f"engine.zero={zero}"), launcher=launcher)
+    args = words(folder, run.name, "retrain.freeze=1", f"engine.zero={zero}")
+    output = run_stage("retrain", args, launcher="torchrun")
     assert "resuming at step 10" in output
     expected, got = weights(folder, name), weights(folder, run.name)
     assert all(torch.equal(value, got[key]) for key, value in expected.items())

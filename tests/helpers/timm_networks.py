@@ -41,7 +41,7 @@ def randomize(model: torch.nn.Module) -> Any:
     return model.eval()
 
 
-def make(family: str, **options: Any) -> Any:
+def make(family: str) -> Any:
     """Return a random network of a family."""
     name, special = FAMILIES[family]
-    return randomize(timm.create_model(name, pretrained=False, **SMALL | special | options))
+    return randomize(timm.create_model(name, pretrained=False, **SMALL | special))

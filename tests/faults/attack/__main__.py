@@ -26,8 +26,8 @@ from tests.faults.attack.corruption import Corruption
 from tests.faults.attack.stages import Stages
 from tests.helpers.digits import write_digits
 from tests.helpers.paths import FIXTURES
+from vitas_ds.commands import STAGES
 
-STAGES = ("train-supernet", "search", "retrain", "evaluate", "export", "report")
 SETTINGS = [
     "supernet.epochs=1",
     "retrain.epochs=1",

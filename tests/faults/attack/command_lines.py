@@ -34,7 +34,6 @@ def attack(rng: random.Random, score: Score, recipe: str) -> None:
     names = list(fields())
     words = [f"{rng.choice(names)}={rng.choice(VALUES)}" for _ in range(rng.choice((1, 1, 2, 3)))]
     if rng.random() < 0.1:
-        words.append(rng.choice(("--nope", "x", "=", "a.b=", "--world-size=0", "--world-size=x", "\0"[:0])))
+        words.append(rng.choice(("--nope", "x", "=", "a.b=", "--world-size=0", "--world-size=x", "")))
     outcome = run(["config", recipe, *words], limit=30)
-    wrong = ["negative number"] if outcome.status == 0 and "# " in outcome.out and " -" in outcome.out[:0] else []
-    score.add("command lines", " ".join(words)[:200], outcome, wrong)
+    score.add("command lines", " ".join(words)[:200], outcome)

@@ -38,7 +38,7 @@ FILES = (
 
 
 def attack(rng: random.Random, score: Score, images: list[bytes], folder: Path) -> None:
-    """Build a random folder and list it with scan and index."""
+    """Build a random folder and list it with ``vitas index``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     expected = set()

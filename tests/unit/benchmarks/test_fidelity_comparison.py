@@ -5,10 +5,10 @@ import pytest
 
 from tests.benchmarks.fidelity import comparison, document, plots
 from tests.benchmarks.fidelity.jobs import pick_name
-from tests.benchmarks.fidelity.record import KEYS, Record, pack, unpack
+from tests.benchmarks.fidelity.record import Record, pack, unpack
 from tests.benchmarks.fidelity.truth import Truth
+from tests.helpers.fidelity_records import STAMP
 
-STAMP = dict.fromkeys(KEYS, "") | {"machine": "a CPU", "git": "abc", "torch": "2", "seconds": 7.0}
 IMAGES, BUDGET = 1000, [3.88e6, 4.12e6]
 
 
@@ -99,9 +99,7 @@ def test_the_report_has_the_comparison(record, tmp_path):
 
 
 def test_picks_are_no_part_of_the_truth(record):
-    layer = {"num_heads": 2, "qkv_dim": 96, "mlp_dim": 64}
-    spec = {"image_size": 32, "patch_size": 4, "embed_dim": 32, "num_classes": 10, "layers": [layer]}
     for i in range(3):
-        row = {"job": f"equal {i:02}, seed 0", "kind": "net", "what": spec, "seed": 0, "macs": 4e6, "steps": 100}
+        row = {"job": f"equal {i:02}, seed 0", "kind": "net", "what": spec_of(64), "seed": 0, "macs": 4e6, "steps": 100}
         record.add(STAMP | row | {"accuracy": 0.5 + i / 10, "loss": 1.0})
     assert Truth(record).names == ["equal 00", "equal 01", "equal 02"]

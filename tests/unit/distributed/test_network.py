@@ -5,11 +5,11 @@ Reference: /proc/net/tcp of this machine.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.launching import free_port
 from vitas_ds.distributed import network
 from vitas_ds.distributed.launcher import Launch, one_node
 from vitas_ds.errors import UserError
@@ -59,9 +59,7 @@ def test_one_node_by_launcher() -> None:
 
 
 def test_rank_0_listens_on_the_address_of_the_master() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with network.listen("localhost", port, one_node=True):
         assert listening(port) == ["0100007F"]
         with pytest.raises(UserError, match=rf"^MASTER_PORT: {port} of localhost is in use by another process; "):

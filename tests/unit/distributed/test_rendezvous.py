@@ -5,11 +5,11 @@ Reference: the ranks that take part.
 
 from __future__ import annotations
 
-import socket
 import threading
 
 import pytest
 
+from tests.helpers.launching import free_port
 from vitas_ds.distributed import console, rendezvous
 from vitas_ds.distributed.comm import choose_gpu
 from vitas_ds.distributed.launcher import Launch
@@ -18,9 +18,7 @@ from vitas_ds.errors import RankLost, UserError
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def meet(port: int, size: int, devices: dict[int, str], timeout: float = 20) -> dict[int, object]:

@@ -1,6 +1,7 @@
 """Importance against finite differences of masks, and against activations of timm's network with hooks."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -21,32 +22,28 @@ def network(family: str):
     return reference, convert(reference, reference.state_dict())
 
 
-def batches(size: int = 32, count: int = 3) -> list[Batch]:
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    labels = torch.arange(count)
+def batches() -> list[Batch]:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    labels = torch.arange(3)
     return [Batch(images[:2], labels[:2], 0), Batch(images[2:], labels[2:], 0)]
 
 
-def losses(model, loss: str) -> torch.Tensor:
-    """Return the loss of each image."""
+def losses(model, loss: str, fixed) -> torch.Tensor:
+    """Return the loss of each image. ``fixed`` has the features of the second view, without a mask."""
     images = torch.cat([batch.images for batch in batches()])
     with torch.no_grad():
         if loss == "labels":
             return F.cross_entropy(model(images), torch.arange(3), reduction="none")
         views = torch.stack([two_views(image, i) for i, image in enumerate(images)])
-        net = features_of(model)
-        return 1 - F.cosine_similarity(net(views[:, 0]), FIXED(views[:, 1]))
+        return 1 - F.cosine_similarity(features_of(model)(views[:, 0]), fixed(views[:, 1]))
 
 
-FIXED = None  # features of the second view without a mask
-
-
-def by_differences(model, loss: str, scale) -> float:
+def by_differences(model, loss: str, fixed, scale) -> float:
     """Return the mean over images of |dL/dm|; ``scale(1 + step)`` sets the mask m."""
     scale(1 + STEP)
-    above = losses(model, loss)
+    above = losses(model, loss, fixed)
     scale((1 - STEP) / (1 + STEP))
-    below = losses(model, loss)
+    below = losses(model, loss, fixed)
     scale(1 / (1 - STEP))
     return ((above - below) / (2 * STEP)).abs().mean().item()
 
@@ -65,9 +62,8 @@ def scaled(*tensors):
 @pytest.mark.parametrize("loss", ["labels", "views"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_taylor_is_the_derivative_with_respect_to_a_mask(family, loss):
-    global FIXED
     _, model = network(family)
-    FIXED = features_of(model)
+    difference = partial(by_differences, model, loss, features_of(model))
     scores = measure(model, batches(), loss, "w", "d")
     assert (scores.images, scores.loss, scores.weights, scores.data) == (3, loss, "w", "d")
     model.requires_grad_(False)
@@ -75,13 +71,13 @@ def test_taylor_is_the_derivative_with_respect_to_a_mask(family, loss):
         attn, d = block.attn, block.layer.head_dim
         qkv, bias, proj, fc2 = attn.qkv.weight, attn.qkv.bias, attn.proj.weight, block.mlp.fc2.weight
         for unit in (0, 7, 100):
-            assert math.isclose(by_differences(model, loss, scaled(fc2[:, unit])), layer.mlp[unit], rel_tol=1e-4)
+            assert math.isclose(difference(scaled(fc2[:, unit])), layer.mlp[unit], rel_tol=1e-4)
         for head in range(3):
             columns = proj[:, head * d : (head + 1) * d]
-            assert math.isclose(by_differences(model, loss, scaled(columns)), layer.heads[head], rel_tol=1e-4)
+            assert math.isclose(difference(scaled(columns)), layer.heads[head], rel_tol=1e-4)
         for c in (0, 20, 47):
-            assert math.isclose(by_differences(model, loss, scaled(proj[:, c])), layer.v[c], rel_tol=1e-4)
-            found = by_differences(model, loss, scaled(qkv[c], bias[c : c + 1]))
+            assert math.isclose(difference(scaled(proj[:, c])), layer.v[c], rel_tol=1e-4)
+            found = difference(scaled(qkv[c], bias[c : c + 1]))
             assert math.isclose(found, layer.qk[c], rel_tol=1e-4, abs_tol=1e-9)
 
 

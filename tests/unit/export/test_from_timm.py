@@ -273,7 +273,7 @@ def without(tensors):
         (lambda t: t | {QKV: t[QKV].char()}, f"tensor {QKV} is int8; half-precision"),
         (lambda t: t | {QKV: t[QKV] * float("nan")}, f"tensor {QKV} contains non-finite values"),
         (lambda t: {k: v for k, v in t.items() if "head" not in k}, "has no classifier; give the number of classes"),
-        (lambda t: {"model": t, "more": Code("/tmp/never")}, "contains objects other than tensors"),
+        (lambda t: {"model": t, "more": Code("/data/never")}, "contains objects other than tensors"),
         (lambda t: [1, 2], "not a state dict"),
     ],
 )  # fmt: skip

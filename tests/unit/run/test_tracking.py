@@ -149,7 +149,7 @@ def test_disabled_does_not_import_wandb(tmp_path):
     code = (
         "import sys; from pathlib import Path; from vitas_ds.config import Config\n"
         "from vitas_ds.run.run_dir import RunDir\n"
-        "from vitas_ds.run.tracking import check_tracking, open_tracker\n"
+        "from vitas_ds.run.tracking import open_tracker\n"
         "config = Config.model_validate({'tracking': {'wandb': 'disabled'}})\n"
         "with open_tracker(config, RunDir(Path(sys.argv[1])), 'search', True) as tracker: tracker.log(1, {'x': 1})\n"
         "assert 'wandb' not in sys.modules"
@@ -270,7 +270,7 @@ import sys
 from pathlib import Path
 from vitas_ds.config import Config
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.run.tracking import check_tracking, open_tracker
+from vitas_ds.run.tracking import open_tracker
 config = Config.model_validate({"tracking": {"wandb": "offline"}})
 with open_tracker(config, RunDir(Path(sys.argv[1]) / "a"), "search", True, total=1) as tracker:
     tracker.log(1, {"best": 0.5})

@@ -137,9 +137,10 @@ def test_a_network_of_timm(tmp_path: Path, suffix: str) -> None:
     for buffer in reference.buffers():
         buffer.copy_(torch.rand_like(buffer.float()) + 0.5)
     file = tmp_path / f"net{suffix}"
-    save_file(reference.state_dict(), file) if suffix == ".safetensors" else torch.save(
-        {"model": reference.state_dict()}, file
-    )
+    if suffix == ".safetensors":
+        save_file(reference.state_dict(), file)
+    else:
+        torch.save({"model": reference.state_dict()}, file)
     teacher = load_teacher(timm_recipe(file, "resnet18"), "retrain", IMAGES, CPU)
     pixels = torch.rand(3, 3, 28, 28)
     mean, std = (torch.tensor(reference.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -148,22 +149,15 @@ def test_a_network_of_timm(tmp_path: Path, suffix: str) -> None:
 
 
 def test_networks_of_timm_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
-    files = {}
-    vit = "vit_tiny_patch16_224"
+    files, vit = {}, "vit_tiny_patch16_224"
     for name, classes in (("resnet18", 11), (vit, 10)):
         files[name] = tmp_path / f"{name}.safetensors"
         save_file(timm.create_model(name, num_classes=classes).state_dict(), files[name])
     reasons = [
         (timm_recipe(files["resnet18"], "resnet18"), r"weights: .* has 11 classes, space.num_classes is 10$"),
         (timm_recipe(files["resnet18"], "resnet34"), r"weights: .* has 11 classes, space.num_classes is 10$"),
-        (
-            timm_recipe(files["vit_tiny_patch16_224"], "resnet18"),
-            "weights: .*: not the weights of resnet18: tensor .* is m",
-        ),
-        (
-            timm_recipe(files["vit_tiny_patch16_224"], "vit_tiny_patch16_224"),
-            "has image_size 224, space.image_size is 28; ",
-        ),
+        (timm_recipe(files[vit], "resnet18"), "weights: .*: not the weights of resnet18: tensor .* is m"),
+        (timm_recipe(files[vit], vit), "has image_size 224, space.image_size is 28; "),
         (timm_recipe(files["resnet18"], "resnet19"), "model: timm .* has no network resnet19$"),
         (timm_recipe(tmp_path / "none.pth", "resnet18"), "weights: .*none.pth: no such file$"),
         (recipe("timm:resnet18"), "model: timm:resnet18: give the file of its weights: retrain.teacher.weights=FILE$"),
