@@ -3,8 +3,8 @@
 #
 #   launch/node.sh N COMMAND [ARGUMENT ...]
 #
-# Passes SIGTERM, SIGINT, SIGUSR1 and SIGHUP on to all ranks. Exits with the status of the first rank that failed; the other ranks are killed then.
-# After status 75 (stop requested) they are not killed: they save and exit by themselves.
+# Passes SIGTERM, SIGINT, SIGUSR1 and SIGHUP on to all ranks. Exits with the status of the first rank that failed; the
+# other ranks are killed then. After status 75 (stop requested) they are not killed: they save and exit by themselves.
 set -uo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"

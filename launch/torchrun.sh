@@ -4,10 +4,11 @@
 #   launch/torchrun.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=node1 launch/torchrun.sh RECIPE ...     with NODE_RANK=1 on the other node
 #
-# Without --gpus it uses all GPUs of the node, or two CPU ranks if there are none. Each stage has its own port, starting
-# at MASTER_PORT (29500; on one node a free one). The nodes share the checkout, the images and the run folder. On SIGTERM,
-# SIGINT (Ctrl-C), SIGUSR1 or SIGHUP the ranks save, and it exits with 75: start it again. A second signal stops at once.
-# It starts torchrun by vitas_ds.distributed.torchrun, which exits with the status of the ranks instead of 1.
+# Without --gpus it uses all GPUs of the node, or two CPU ranks if there are none. Several nodes use one port per stage,
+# from MASTER_PORT (29500) on; one node uses MASTER_PORT or a free port. The nodes share the checkout, the images and the
+# run folder. On SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP the ranks save, and it exits with 75: start it again. A
+# second signal stops at once. vitas_ds.distributed.torchrun starts torchrun, and exits with the status of the ranks
+# instead of 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from vitas_ds.data.reader import Batch
 from vitas_ds.elastic.scores import LayerScores, Scores, Values
 from vitas_ds.elastic.views import two_views
-from vitas_ds.models.net import CLASSIFIERS
+from vitas_ds.models.plan import CLASSIFIERS
 from vitas_ds.models.vit import Block, VisionTransformer
 
 Loss = Literal["labels", "views"]

@@ -67,8 +67,7 @@ def estimate(
     part = -(-whole // world_size)
     # Stages 2 and 3 allocate the whole bucket, however small the network is
     bucket = FP32 * reduce_bucket(settings)
-    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)  # two moments, a master copy, averaged weights
-    states = copies * (whole if stage == 0 else part)
+    states = _state_copies(stage, training) * (whole if stage == 0 else part)
     # Stages 0 and 1 keep all gradients, and several ranks copy them into buckets. Stages 2 and 3 keep this rank's part
     # and the flat copy for the optimizer.
     copied = min(bucket, whole) if world_size > 1 else 0
@@ -77,6 +76,11 @@ def estimate(
     weights = whole if stage < 3 else part
     host = states + part * (2 if stage == 3 else 1) if offload else 0
     return Memory(weights, gradients, 0 if offload else states, round(kept), host)
+
+
+def _state_copies(stage: int, training: config.Training) -> int:
+    """Return how many times the optimizer stores the parameters: two moments, a master copy, averaged weights."""
+    return (2 if stage == 0 else 3) + (training.ema_decay > 0)
 
 
 def activation_bytes(spec: SubnetSpec, grad_checkpointing: bool) -> float:
@@ -118,8 +122,7 @@ def layout_line(engine: config.Engine, training: config.Training, world_size: in
     """Return what ``engine.zero`` shards over the ranks, with the bytes of each rank. Arguments as in ``estimate``."""
     stage, offload = zero_stage(engine)
     whole, part = FP32 * params, -(-FP32 * params // world_size)
-    copies = (2 if stage == 0 else 3) + (training.ema_decay > 0)
-    parts = [("weights", 1, 3), ("gradients", 1, 2), ("optimizer states", copies, 1)]
+    parts = [("weights", 1, 3), ("gradients", 1, 2), ("optimizer states", _state_copies(stage, training), 1)]
     texts = [
         f"{name} {count * (part if stage >= first else whole):,} ({f'1/{world_size}' if stage >= first else 'whole'})"
         for name, count, first in parts

@@ -20,9 +20,9 @@ from vitas_ds.models.layers import drop_path, pad_to, patchify
 from vitas_ds.models.linear import linear, mlp
 from vitas_ds.models.norm import add_norm
 from vitas_ds.models.pack import Packed
+from vitas_ds.models.plan import CLASSIFIERS
 
 NORM_EPS = 1e-6
-CLASSIFIERS = "head", "head_dist"  # of the first and of the second token
 Apply = Callable[..., Any]  # apply(part, function, *args) calls function(packed tensors of the part, *args)
 
 

@@ -23,6 +23,7 @@ COLUMNS = (
     "row_period", "row_gap", "row_phase", "column_period", "column_gap", "column_phase",
 )  # fmt: skip
 WHOLE = 2**30  # period of an axis without padded heads
+CLASSIFIERS = "head", "head_dist"  # of the first and of the second token
 
 
 class Run(NamedTuple):
@@ -190,7 +191,7 @@ def layer_part(sources: dict[str, Source], embed: Axis, attn: Axis, mlp: Axis, c
 def head_part(sources: dict[str, Source], embed: Axis, num_classes: int, multiple: int) -> Part:
     """Return the part of the final norm and the classifiers."""
     part, classes = Part(), whole_axis(num_classes, len(embed.sides), multiple)
-    for name in ("head", "head_dist"):
+    for name in CLASSIFIERS:
         if f"{name}.weight" in sources:
             part.matrix(f"{name}.weight", [sources[f"{name}.weight"]], classes, embed)
             part.vector(f"{name}.bias", [sources[f"{name}.bias"]], classes)

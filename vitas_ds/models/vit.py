@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
 from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, prepare, run
-from vitas_ds.models.net import CLASSIFIERS, LayerOptions, layer_options
-from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
+from vitas_ds.models.net import LayerOptions, layer_options
+from vitas_ds.models.plan import CLASSIFIERS, Axis, Part, Source, axis, head_part, layer_part, stem_part
 
 
 class Attention(nn.Module):

@@ -23,10 +23,9 @@ from vitas_ds.training.checkpoint_files import DEEPSPEED, FORMAT
 from vitas_ds.training.checkpoint_reader import open_checkpoint
 from vitas_ds.training.checkpoint_shard import write_pickle, write_shard
 from vitas_ds.training.checkpoint_staging import Staging
-from vitas_ds.training.checkpoint_write import Plan, Write
+from vitas_ds.training.checkpoint_write import Plan, Write, Writer
 
 State = dict[str, Any]
-Writer = Callable[[Path, Callable[[], None]], dict[str, tuple[int, str]]]
 
 WAIT = 0.2  # seconds between two looks at a save in flight
 LAST_WAIT = 10.0  # seconds for a save in flight when the job fails
@@ -63,7 +62,7 @@ class Saver:
         Args:
             step: Number of finished steps.
             state: State of the training loop; must be JSON serializable.
-            loss: Loss by which ``checkpoint_files.best`` chooses (lower is better).
+            loss: Loss by which ``checkpoint_files.best`` chooses without measured accuracies (lower is better).
 
         Returns:
             Folder of the checkpoint. It exists once the save has ended.
@@ -174,10 +173,15 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
         State of the training loop.
 
     Raises:
-        UserError: The checkpoint is of another network.
+        UserError: The checkpoint is of another network, or only its weights can be read.
     """
     reader = open_checkpoint(Path(path))
     check_shapes(f"{path}: checkpoint of another network", reader.shapes, engine.shapes)
+    state = reader.state
+    if state is None or "exp_avg" not in reader.kinds:
+        raise UserError(
+            f"{path}: a checkpoint of DeepSpeed of which only weights can be read; set init_weights instead"
+        )
     for kind in engine.kinds:
         # without averaged weights in the checkpoint, the averages start at the weights
         stored = kind if kind in reader.kinds else "weight"
@@ -187,10 +191,5 @@ def load(engine: Engine, path: Path) -> dict[str, Any]:
                 reader.read(stored, piece.name, piece.source, flat[piece.offset : piece.offset + piece.length])
     for name, tensor in engine.buffers().items():
         tensor.copy_(reader.buffer(name))
-    state = reader.state
-    if state is None or "exp_avg" not in reader.kinds:
-        raise UserError(
-            f"{path}: a checkpoint of DeepSpeed of which only weights can be read; set init_weights instead"
-        )
     engine.restore(state["engine"])
     return state["loop"]

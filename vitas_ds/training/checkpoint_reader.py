@@ -78,10 +78,11 @@ def find_checkpoint(path: Path, field: str = "") -> Path | None:
     Raises:
         UserError: The checkpoint is damaged.
     """
-    found = None if (path / "manifest.json").is_file() else newest(path)
+    own = (path / "manifest.json").is_file()
+    found = None if own else newest(path)
     if found:
         return found
-    tag = path if (path / "manifest.json").is_file() else checkpoint_deepspeed.find(path)
+    tag = path if own else checkpoint_deepspeed.find(path)
     if tag and (tag / "manifest.json").is_file() and (problem := comm.from_main(lambda: verify(tag))):
         raise UserError(f"{field}: damaged checkpoint: {problem}" if field else f"damaged checkpoint: {problem}")
     return tag

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,30 +37,34 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], progress: Callable[[]
     Returns:
         Size and SHA-256 of the file.
     """
-    digest, size = hashlib.sha256(), 0
-    with replacing(path) as aside, aside.open("wb") as file:
-        for chunk in _chunks(tensors):
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-            progress()
-    return size, digest.hexdigest()
+    with _writing(path, progress) as output:
+        output.write(_header(tensors))
+        for tensor in tensors.values():
+            output.write(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    return output.size, output.digest.hexdigest()
 
 
 def write_pickle(path: Path, content: Any, progress: Callable[[], None]) -> tuple[int, str]:
     """Write and flush a file of ``torch.save``, atomically. Returns size and SHA-256 like ``write_shard``."""
-    with replacing(path) as aside, aside.open("wb") as file:
-        output = _Output(file, progress)
+    with _writing(path, progress) as output:
         torch.save(content, output)  # type: ignore[arg-type]  # it calls only write and flush
-        if output.error is not None:
-            raise output.error
     return output.size, output.digest.hexdigest()
 
 
-class _Output:
-    """The file for ``torch.save``, which hashes what it writes.
+@contextmanager
+def _writing(path: Path, progress: Callable[[], None]) -> Iterator[_Output]:
+    with replacing(path) as aside, aside.open("wb") as file:
+        output = _Output(file, progress)
+        yield output
+        if output.error is not None:
+            raise output.error
 
-    torch writes in C++, and turns an OSError into a RuntimeError without number. It is kept here.
+
+class _Output:
+    """A file that is hashed while it is written in chunks.
+
+    An OSError is kept, and raised at the end: ``torch.save`` writes in C++, and would turn it into a RuntimeError
+    without number.
     """
 
     def __init__(self, file: BinaryIO, progress: Callable[[], None]) -> None:
@@ -67,7 +72,7 @@ class _Output:
         self.digest, self.size = hashlib.sha256(), 0
         self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data)
         for start in range(0, len(view) if self.error is None else 0, CHUNK):
             chunk = view[start : start + CHUNK]
@@ -83,14 +88,6 @@ class _Output:
 
     def flush(self) -> None:
         """Do nothing: the file is flushed when it is closed."""
-
-
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
-    yield _header(tensors)
-    for tensor in tensors.values():
-        data = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
-        for start in range(0, len(data), CHUNK):
-            yield data[start : start + CHUNK]
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:

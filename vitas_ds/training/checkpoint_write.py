@@ -24,6 +24,8 @@ from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, forget_latest,
 POLL = 0.05  # seconds between two looks for markers
 VISIBLE = 30.0  # seconds until a file of another node must be visible
 
+Writer = Callable[[Path, Callable[[], None]], dict[str, tuple[int, str]]]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -49,7 +51,7 @@ class Plan:
     token: str
     target: Path
     ready: Callable[[], object]
-    write: Callable[[Path, Callable[[], None]], dict[str, tuple[int, str]]]
+    write: Writer
     parts: dict[str, tuple[str, int, int]]
     content: dict[str, Any]
     manifest: dict[str, Any]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from vitas_ds.errors import UserError
+from vitas_ds.models.transfer import is_head
 
 
 def part_of(name: str, depth: int) -> int:
@@ -18,7 +19,7 @@ def part_of(name: str, depth: int) -> int:
         return int(name.split(".")[1]) + 1
     if name.startswith("norm."):
         return depth
-    return depth + 1 if name.startswith("head") else 0
+    return depth + 1 if is_head(name) else 0
 
 
 def lr_scales(names: Iterable[str], depth: int, decay: float) -> dict[str, float]:
@@ -33,7 +34,7 @@ def frozen_names(names: Iterable[str], depth: int, freeze: int | Literal["backbo
     """Return the tensors that ``retrain.freeze`` leaves unchanged.
 
     Raises:
-        UserError: The network has fewer layers than shall be frozen.
+        UserError: ``freeze`` is larger than the number of layers.
     """
     if freeze == "backbone":
         return frozenset(name for name in names if part_of(name, depth) <= depth)

@@ -36,7 +36,7 @@ class Evaluation:
         run: ``run(engine)`` returns values for the metrics file. All ranks call it together. It raises ``Preempted``
             on all ranks to stop early.
         describe: Formats the values for the console.
-        score: Name of the value that the best checkpoint has the highest of; "": checkpoints are compared by loss.
+        score: Name of the value by which checkpoints are compared, higher is better; "": by loss.
     """
 
     every: int
