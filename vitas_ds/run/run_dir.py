@@ -284,10 +284,10 @@ def run_of(config: Config) -> RunDir:
     return RunDir(Path(config.run.dir) / config.run.name)
 
 
-def reused_ledger(reuse: str | None) -> Path | None:
+def reused_ledger(reuse: str) -> Path:
     """Return the ledger that ``search.reuse`` names, as a run or as a file. It need not exist."""
-    path = Path(reuse) if reuse else None
-    return RunDir(path).ledger if path and path.is_dir() else path
+    path = Path(reuse)
+    return RunDir(path).ledger if path.is_dir() else path
 
 
 def read_config(run: RunDir) -> Config:

@@ -87,7 +87,8 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
             config, run, run.search_latency, open_runtime(config, ranks.device), budgets.from_config(cfg)
         )
         tracker.print(timing.describe())
-    ledger = open_ledger(run.ledger, scoring, reused_ledger(cfg.reuse), ranks.is_main)
+    reuse = reused_ledger(cfg.reuse) if cfg.reuse else None
+    ledger = open_ledger(run.ledger, scoring, reuse, ranks.is_main)
     if cfg.racing:
         partial_scores = open_ledger(run.races, scoring, None, ranks.is_main)
         race = racing.Race(split_rounds(scorer), cfg.racing, partial_scores)

@@ -30,7 +30,7 @@ def print_estimate(task: Task, ranks: Ranks, spec: SubnetSpec, sides: int = 1) -
         task: The training.
         ranks: The ranks of the job.
         spec: The largest network of a step.
-        sides: Networks of that size that a step computes at the same time.
+        sides: Networks of that size that are computed at the same time.
     """
     if not ranks.is_main:
         return

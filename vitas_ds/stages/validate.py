@@ -101,7 +101,7 @@ def _starts_elsewhere(training: Training) -> bool:
 
 def _check_search(search: Search, ranks: int) -> None:
     check_group_size(search.ranks_per_candidate, ranks)
-    if search.reuse and not (reused_ledger(search.reuse) or Path()).is_file():
+    if search.reuse and not reused_ledger(search.reuse).is_file():
         raise UserError(
             f"search.reuse: {search.reuse}: no such ledger; give a run that has searched, or the file ledger.jsonl of "
             "another search"
