@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from vitas_ds.__main__ import main
-from vitas_ds.config.parse import with_absolute_paths
+from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.errors import UserError
 from vitas_ds.recipe import load
+from vitas_ds.run.compatibility import leaves
 from vitas_ds.run.start import open_run
 
 
@@ -58,3 +59,45 @@ def test_a_run_of_version_0_1_is_one_line(runs: Path) -> None:
     (runs / "a" / "config.yaml").write_text("mixing: {}\nengine: {checkpoint_activations: true}\n")
     with pytest.raises(UserError, match=r"runs/a/config\.yaml: written by version 0\.1"):
         load("runs/a", [])
+
+
+def test_paths_of_a_run_do_not_depend_on_the_folder_of_its_start(
+    runs: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field of a file is absolute in ``config.yaml``; names of networks and search results stay as written."""
+    given = {
+        "data.train": "t", "data.val": "v", "data.exclude": "e", "engine.zero": "z.json", "supernet.teacher.model": "m",
+        "supernet.teacher.weights": "w", "supernet.resume_from": "r", "retrain.teacher.model": "n",
+        "retrain.teacher.weights": "x", "retrain.init": "i", "retrain.spec": "s.json", "search.latency_table": "l",
+        "search.reuse": "u", "search.checkpoint": "c", "evaluate.model": "o", "export.model": "p",
+    }  # fmt: skip
+    words = [f"{name}={path}" for name, path in given.items()]
+    open_run(load("quickstart", ["run.name=b", *words, "retrain.spec=runs/a:search:macs<1G"]), True)
+    open_run(load("quickstart", ["run.name=c", *words]), True)
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+    for name, spec in (("b", "runs/a:search:macs<1G"), ("c", "s.json")):
+        found = dict(leaves(load(str(runs / name), []).model_dump()))
+        for field, path in (given | {"retrain.spec": spec}).items():
+            assert found[field] == f"{runs.parent}/{path}", field
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "supernet.teacher.model=timm:resnet50.a1_in1k", "retrain.teacher.model=hf://user/name",
+        "retrain.init=hf://user/name@v1", "retrain.init=supernet", "retrain.init=scratch", "retrain.spec=deit-s",
+        "retrain.spec=search:pareto[0,2]", "engine.zero=zero2", "evaluate.model=retrain", "export.model=hf:/user/name",
+        "evaluate.model=deit-s",
+    ],
+)  # fmt: skip
+def test_names_of_networks_are_no_paths(runs: Path, word: str) -> None:
+    config = load("quickstart", [word])
+    assert with_absolute_paths(config).model_dump() == config.model_dump() | {
+        "data": with_absolute_paths(config).model_dump()["data"]
+    }
+
+
+def test_a_model_folder_may_have_the_name_of_a_published_network(runs: Path) -> None:
+    (runs.parent / "deit-s").mkdir()
+    config = with_absolute_paths(load("quickstart", ["export.model=deit-s", "retrain.spec=deit-s"]))
+    assert (config.export.model, config.retrain.spec) == (f"{runs.parent}/deit-s", "deit-s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -65,25 +64,7 @@ def _annotation(keys: list[str]) -> Any:
 
 def _is_text(annotation: Any) -> bool:
     """Return whether a field holds any text, or text or None."""
+    if get_origin(annotation) is tuple:  # a list of texts is written as a list
+        return False
     kinds = [kind for kind in (annotation, *get_args(annotation)) if kind is not type(None)]
     return any(kind is str or (get_origin(kind) is Annotated and get_args(kind)[0] is str) for kind in kinds)
-
-
-PATHS = (
-    "data.train", "data.val", "data.exclude", "search.latency_table", "search.reuse", "search.checkpoint",
-    "supernet.resume_from", "supernet.init_weights", "supernet.teacher.model", "retrain.resume_from",
-    "retrain.init_weights", "retrain.teacher.model",
-)  # fmt: skip
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """Return the configuration for a run folder: its paths must not depend on the working directory."""
-    data = config.model_dump()
-    for field in PATHS:
-        *sections, key = field.split(".")
-        section = data
-        for name in sections:
-            section = section[name]
-        if section[key]:
-            section[key] = os.path.join(os.getcwd(), section[key])
-    return Config.model_validate(data)

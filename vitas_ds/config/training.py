@@ -17,7 +17,7 @@ class Teacher(Section):
         None, description="folder of an exported model, of a run that has retrained one, or timm:NAME; same classes "
         "and image size",
     )  # fmt: skip
-    weights: str | None = Field(
+    weights: FilePath | None = Field(
         None, description="timm:NAME: local file with its weights, .safetensors or of torch.save"
     )
     kind: Literal["soft", "hard"] = Field(

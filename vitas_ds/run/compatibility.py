@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitas_ds.config import Config
-from vitas_ds.config.parse import with_absolute_paths
-from vitas_ds.errors import UserError
+from vitas_ds.config import Config, format_value
+from vitas_ds.config.absolute import with_absolute_paths
+from vitas_ds.errors import Stale, UserError
 from vitas_ds.run.run_dir import RunDir, read_config
 
 # Fixed once any stage has results. A checkpoint fits any ZeRO stage and any number of ranks, so those may change.
@@ -20,10 +20,11 @@ ALWAYS = (
 )  # fmt: skip
 FOLDERS = (
     "data.train", "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
-    "retrain.teacher.weights", "retrain.init", "search.checkpoint", "search.reuse",
+    "retrain.teacher.weights", "retrain.init", "retrain.spec", "search.checkpoint", "search.reuse",
 )  # fmt: skip
 PLACE = ("run.name", "run.dir")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained
+MAX_SHOWN = 6  # changed settings on one line
 
 # A stage's own section is fixed once that stage has results, except these fields.
 _FREE_IN_TRAINING = {
@@ -33,7 +34,7 @@ FREE = {
     "supernet": _FREE_IN_TRAINING | {"eval_every"},
     "retrain": _FREE_IN_TRAINING | {"eval_every"},
     "search": {
-        "generations", "top_k", "ranks_per_candidate", "baselines", "latency_also",
+        "generations", "top_k", "ranks_per_candidate", "baselines", "latency_also", "budgets",
         # check and finalists compare what their results depend on
         "check.nets", "check.steps",
         "finalists.count", "finalists.steps", "finalists.keep", "finalists.init",
@@ -45,7 +46,8 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
     """Check that ``config`` fits the results in ``run``. Fields that do not affect results may differ.
 
     Raises:
-        UserError: A field differs (the message names the first one), or the folder is not a run folder.
+        Stale: A field differs. The error is about the first stage with such results; the message names one field.
+        UserError: The folder is not a run folder.
     """
     if not run.config.exists():
         stage_folders = (run.supernet.path, run.search, run.retrain.path)
@@ -54,18 +56,16 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
         return
     before = read_config(run)
     old, new = (with_absolute_paths(c).model_dump(mode="json") for c in (before, config))
-    for field in _fixed_fields(run, new):
-        a, b = _get(old, field), _get(new, field)
-        if a != b and not _same_folder(field, a, b):
-            fix = (
-                f"to keep its settings, give {run.path} instead of a recipe; or set another run.name, or remove "
-                f"{run.path} to start over"
-            )
-            if field.startswith("retrain."):
-                fix = f"move {run.retrain.path} away to train it again; supernet and search stay"
-            raise UserError(
-                f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; {fix}"
-            )
+    for stage in stages_with_results(run):
+        changes = {name: (_get(old, name), _get(new, name)) for name in _fixed_fields(stage, new)}
+        changes = {name: (a, b) for name, (a, b) in changes.items() if a != b and not _same_folder(name, a, b)}
+        if changes:
+            field, (a, b) = next(iter(changes.items()))
+            raise Stale(
+                run.path, stage, ", ".join(describe(changes)),
+                f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; to keep its "
+                f"settings, give {run.path} instead of a recipe; or set another run.name",
+            )  # fmt: skip
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -74,27 +74,34 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (one[name], two[name]) for name in two if one[name] != two[name] and name not in PLACE}
 
 
+def describe(changes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Return a text for each changed setting, such as ``search.generations 6 -> 12``; at most six."""
+    shown = [f"{name} {format_value(old)} -> {format_value(new)}" for name, (old, new) in changes.items()]
+    return shown[:MAX_SHOWN] + ([f"and {len(shown) - MAX_SHOWN} more"] if len(shown) > MAX_SHOWN else [])
+
+
 def _same_folder(field: str, a: Any, b: Any) -> bool:
     """Return whether two values of a field that names a folder are paths of the same folder."""
     return field in FOLDERS and bool(a and b) and os.path.realpath(a) == os.path.realpath(b)
 
 
-def _fixed_fields(run: RunDir, config: dict[str, Any]) -> Iterator[str]:
-    """Yield the dotted names of the fields that this run's results depend on."""
-    trained = {
-        "supernet": _has_files(run.supernet.checkpoints) or run.supernet_weights.exists(),
+def stages_with_results(run: RunDir) -> list[str]:
+    """Return the stages that fix settings because they have results or have begun to, in their order."""
+    begun = {
+        "train-supernet": _has_files(run.supernet.checkpoints) or run.supernet_weights.exists(),
+        "search": run.ledger.exists(),
         "retrain": _has_files(run.retrain.checkpoints) or run.retrain_weights.exists(),
     }
-    names = list(TRAINED) if any(trained.values()) else []
-    names += [section for section, started in trained.items() if started]
-    if run.ledger.exists():
-        names.append("search")
-    if names:  # a run without results may change freely
-        names += ALWAYS
-    for name in names:
+    return [stage for stage, has_results in begun.items() if has_results]
+
+
+def _fixed_fields(stage: str, config: dict[str, Any]) -> Iterator[str]:
+    """Yield the dotted names of the fields that the results of a stage depend on."""
+    section = stage.removeprefix("train-")
+    for name in (section, *(() if stage == "search" else TRAINED), *ALWAYS):
         for leaf, _ in leaves(_get(config, name), name):
-            section, _, field = leaf.partition(".")
-            if field not in FREE.get(section, ()):
+            top, _, field = leaf.partition(".")
+            if field not in FREE.get(top, ()):
                 yield leaf
 
 

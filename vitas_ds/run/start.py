@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vitas_ds.config import RANDOM_IMAGES, Config, dump, format_value
-from vitas_ds.config.parse import with_absolute_paths
+from vitas_ds.config import RANDOM_IMAGES, Config, dump
+from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.errors import UserError
 from vitas_ds.errors.exits import DISK
-from vitas_ds.run.compatibility import check_same_recipe, differences
+from vitas_ds.run.compatibility import check_same_recipe, describe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import start_entry
 from vitas_ds.run.run_dir import RunDir, read_config, run_of
-
-MAX_SHOWN = 6  # changed settings on one line
 
 
 def find_run(config: Config) -> RunDir:
@@ -41,7 +37,8 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
             run.path.mkdir(parents=True, exist_ok=True)
             changes = differences(read_config(run), config) if run.config.exists() else {}
             if changes:
-                print(f"{stage or run.name}: {describe(changes, str(run.path))}", flush=True)
+                since = f"settings changed since the last start of {run.path}"
+                print(f"{stage or run.name}: {since}: {', '.join(describe(changes))}", flush=True)
             write_text(run.config, dump(with_absolute_paths(config)))
             starts = read_json(run.manifest, {}).get("starts", [])
             entry = start_entry(stage, world_size) | {"changes": changes}
@@ -52,10 +49,3 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
                 raise
             raise UserError(f"run.dir: {run.path} cannot be written ({error.strerror})") from None
     return run
-
-
-def describe(changes: dict[str, tuple[Any, Any]], run: str) -> str:
-    """Return one line about settings that differ from those of the latest start of a run."""
-    shown = [f"{name} {format_value(old)} -> {format_value(new)}" for name, (old, new) in changes.items()]
-    more = f", and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
-    return f"settings changed since the last start of {run}: {', '.join(shown[:MAX_SHOWN])}{more}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vitas_ds.config import RANDOM_IMAGES, Config, Data
+from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.preview import save_grid
 from vitas_ds.data.reader import Batch
@@ -26,11 +27,13 @@ from vitas_ds.stages.common import model_folder, running, validation_images
 
 def run(config: Config) -> None:
     """Evaluate the retrained network or an exported one, and write the accuracy to ``summary.json``."""
+    config = with_absolute_paths(config)  # the result is the same one if the next start is in another folder
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
     source = model_folder(config.evaluate.model, "evaluate.model", run_dir)
     val = RANDOM_IMAGES if config.data.synthetic else config.data.val
-    key = {"model": str(source), "sha256": weights_digest(source), "val": val, "precision": _precision(config, ranks)}
+    model, sha256 = config.evaluate.model, weights_digest(source)
+    key = {"model": model, "sha256": sha256, "val": val, "precision": _precision(config, ranks)}
     previous = read_summary(run_dir).get("evaluate", {})
     if all(previous.get(name) == value for name, value in key.items()):
         if ranks.is_main:
@@ -39,7 +42,7 @@ def run(config: Config) -> None:
     numbers = _evaluate(config, run_dir, ranks, source)
     if ranks.is_main:
         update_summary(run_dir, "evaluate", key | numbers)
-        if config.evaluate.model == "retrain":
+        if model == "retrain":
             update_summary(run_dir, "retrain", {"top1": numbers["top1"], "top5": numbers["top5"]})
 
 

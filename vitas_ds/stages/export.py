@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vitas_ds.config import RANDOM_IMAGES, Config
+from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
@@ -59,6 +60,7 @@ def run(config: Config, push_to: str | None = None, private: bool = False) -> No
     """
     if push_to is not None:
         hub.check_push(push_to)
+    config = with_absolute_paths(config)  # the export is the same one if the next start is in another folder
     ranks = comm.init("cpu", config.run.timeout)
     run_dir = find_run(config)
     source = model_folder(config.export.model, "export.model", run_dir)

@@ -196,6 +196,16 @@ def test_evaluate_then_export(words):
     assert top1 > 0.5 and f"| {top1:.2%} / " in (run.export / "README.md").read_text()
 
 
+def test_an_export_from_another_folder_is_the_same_one(words, digits, tmp_path, monkeypatch, capsys):
+    """The first start has relative paths; the second one reads the absolute paths of ``config.yaml``."""
+    run = run_of(words)
+    monkeypatch.chdir(digits)
+    assert main(["export", *words[:2], "data.train=train", "data.val=val"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run.path)]) == 0
+    assert "export: done already" in capsys.readouterr().out
+
+
 def test_second_export_keeps_earlier_files(words, capsys):
     words = [*words, f"export.model={run_of(words).retrain_model}", "run.name=blind", 'data.val=""']
     run = RunDir(run_of(words).path.with_name("blind"))
