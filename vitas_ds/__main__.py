@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -70,8 +71,11 @@ def run_stage(args: argparse.Namespace) -> int:
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is not None:
         stage.replay_step(config, args.replay)
-    elif args.command == "export":
-        stage.run(config, args.push_to_hub, args.private)
+        return 0
+    more = (args.push_to_hub, args.private) if args.command == "export" else ()
+    run = partial(stage.run, config, *more)
+    if args.redo:
+        import_module("vitas_ds.stages.redo").redoing(args.command, run)
     else:
         stage.run(config)
     return 0

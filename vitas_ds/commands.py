@@ -55,6 +55,11 @@ RECIPE: tuple[Argument, ...] = (
     ("overrides", {"nargs": "*", "metavar": "section.key=value", "help": "override values of the recipe"}),
 )
 FORCE: Argument = ("--force", {"action": "store_true", "help": "replace an existing file or folder"})
+STAGE: tuple[Argument, ...] = (
+    *RECIPE,
+    ("--redo", {"action": "store_true",
+                "help": "if its settings or inputs have changed: move the old results aside, run the stage again"}),
+)  # fmt: skip
 REPLAY: tuple[Argument, ...] = (
     ("--replay", {
         "nargs": "?", "const": "", "metavar": "FILE",
@@ -65,28 +70,28 @@ STAGES = {
     "train-supernet": Command(
         "train the weight-sharing supernet, one sampled subnet per step",
         "train-supernet vitas_1g_bcnet data.train=/data/imagenet/train", "runs/NAME/supernet/",
-        RECIPE + REPLAY, "deepspeed --module",
+        STAGE + REPLAY, "deepspeed --module",
     ),
     "search": Command(
         "search for the best subnets within a budget, scored with the supernet's weights",
         "search vitas_1g_bcnet data.train=/data/imagenet/train 'search.macs=[1.2e9, 1.3e9]'",
-        "runs/NAME/search/ (best.json, pareto.json, ledger.jsonl)", RECIPE, "deepspeed --module",
+        "runs/NAME/search/ (best.json, pareto.json, ledger.jsonl)", STAGE, "deepspeed --module",
     ),
     "retrain": Command(
         "train one network: the search's best, a published one, or a spec.json",
         "retrain vitas_1g_bcnet data.train=/data/imagenet/train retrain.spec=search:best", "runs/NAME/retrain/model/",
-        RECIPE + REPLAY, "deepspeed --module",
+        STAGE + REPLAY, "deepspeed --module",
     ),
     "evaluate": Command(
         "measure top-1 and top-5 accuracy on the validation images",
         "evaluate vitas_1g_bcnet data.val=/data/imagenet/val", "the console and runs/NAME/summary.json",
-        RECIPE, "deepspeed --module",
+        STAGE, "deepspeed --module",
     ),
     "export": Command(
         "write the trained network as safetensors, spec.json and a model card; optionally for timm, ONNX, torch.export",
         "export vitas_1g_bcnet export.onnx=true", "runs/NAME/export/",
         (
-            *RECIPE,
+            *STAGE,
             ("--push-to-hub", {"metavar": "USER/NAME", "help": "also send the folder to the Hugging Face hub"}),
             ("--private", {"action": "store_true", "help": "if the hub has no such model, create it as a private one"}),
         ),

@@ -15,6 +15,25 @@ class UserError(Exception):
     """
 
 
+class Stale(UserError):
+    """Results of a stage were made from other settings or inputs than this start has.
+
+    The option ``--redo`` moves them aside and runs the stage again (stages/redo.py). Without it, this is a user error.
+
+    Attributes:
+        run: Folder of the run.
+        stage: The stage whose results they are.
+        reason: What has changed, for one line on the console.
+    """
+
+    def __init__(self, run: object, stage: str, reason: str, problem: str) -> None:
+        super().__init__(str(run), stage, reason, problem)
+        self.run, self.stage, self.reason, self.problem = str(run), stage, reason, problem
+
+    def __str__(self) -> str:
+        return f"{self.problem}; or start {self.stage} with --redo: old results stay, in {self.run}/old"
+
+
 LIMIT = 300  # characters of a message
 
 

@@ -19,7 +19,7 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.engine.ds_config import zero_stage
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Stale, UserError
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
@@ -114,10 +114,11 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
     check_spec(spec, "retrain.spec")
     if run_dir.retrain_spec.exists() and read_spec(run_dir.retrain_spec) != spec:
-        raise UserError(
+        raise Stale(
+            run_dir.path, "retrain", f"{choice} is another network now",
             f"retrain.spec: {choice} is not the network in {run_dir.retrain_spec}, which this run trains; "
-            f"move {run_dir.retrain.path} away, or give another run.name"
-        )
+            "give another run.name",
+        )  # fmt: skip
     return spec
 
 

@@ -75,7 +75,7 @@ def test_a_different_recipe_gives_one_error_line(tmp_path, change, field):
     with pytest.raises(UserError) as error:
         open_run(make(tmp_path, **change), True)
     text = str(error.value)
-    assert field in text and "run.name" in text and f"remove {run.path}" in text and "\n" not in text
+    assert field in text and "run.name" in text and "start search with --redo" in text and "\n" not in text
     assert snapshot(run.path) == before
 
 
