@@ -77,7 +77,7 @@ def run_stage(args: argparse.Namespace) -> int:
     if args.redo:
         import_module("vitas_ds.stages.redo").redoing(args.command, run)
     else:
-        stage.run(config)
+        run()
     return 0
 
 
