@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, environment, run_stage, stage_command, start_process
+from tests.helpers.launching import ROOT, environment, run_commands, run_stage, stage_command, start_process
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -146,6 +146,26 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
     assert status == 75 and "Traceback" not in output, output
     assert "stopped after step 10 of 20" in output
     assert checkpoints(uninterrupted / "runs" / name) == ["step-00000010"]
+
+
+def test_a_second_job_names_the_first_and_a_killed_one_does_not_block_the_next(uninterrupted: Path) -> None:
+    args = stage_args(uninterrupted, "locked", "supernet.epochs=500", "supernet.warmup_epochs=0")
+    line = stage_command("train-supernet", args, "alone", 1)
+    seen = []
+
+    def second(job: subprocess.Popen[str]) -> int:
+        run = str(uninterrupted / "runs" / "locked")
+        seen.extend(run_commands(["train-supernet", *args], ["status", run], ["report", run]))
+        return job.pid
+
+    status, output = start_and_hit(line, r"train-supernet +5/", signal.SIGKILL, target=second)
+    refused, shown, reported = seen
+    assert refused.returncode == 2 and shown.returncode == reported.returncode == 0
+    named = r"runs/locked: in use by process \d+ on \S+ \(train-supernet, since "
+    assert re.search(named, refused.stderr), refused.stderr
+    assert "running" in shown.stdout and status == -signal.SIGKILL and "Traceback" not in output
+    status, output = start_and_hit(line, r"train-supernet +\d+/", signal.SIGTERM, target=lambda job: job.pid)
+    assert status == 75 and "resuming at step" in output, output
 
 
 def test_killed_search_scores_nothing_twice_and_finds_the_same(uninterrupted: Path) -> None:

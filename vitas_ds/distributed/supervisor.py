@@ -43,6 +43,7 @@ BUSY = b"B"  # it does not
 CLAIM = b"C"  # followed by a path (see console.share_claim) and a zero byte
 
 _link: int | None = None  # the rank's end of the pipe
+_parents: list[tuple[int, int]] = []
 
 
 def report(message: bytes) -> None:
@@ -68,9 +69,17 @@ def active() -> bool:
     return _link is not None
 
 
+def parents() -> list[tuple[int, int]]:
+    """Return this rank's supervisor and the processes of its launcher: (pid, parent) of each; empty without them.
+
+    If one of them gets another parent, the supervisor ends the rank.
+    """
+    return _parents
+
+
 def supervise(command: str) -> None:
     """Fork the rank, if a launcher started this process. Returns in the rank; the supervisor exits."""
-    global _link
+    global _link, _parents
     if not launcher.started_by() or not hasattr(os, "fork"):
         return
     parents = _launcher_processes()
@@ -80,7 +89,7 @@ def supervise(command: str) -> None:
     pid = os.fork()
     if pid == 0:
         os.close(read_end)
-        _link = write_end
+        _link, _parents = write_end, parents
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)  # works while the rank is inside a collective
         _die_with_parent()
@@ -237,6 +246,15 @@ def state_of(pid: int) -> tuple[str, int]:
         return state, int(parent)
     except (OSError, ValueError):
         return "", 0
+
+
+def process_start(pid: int) -> int:
+    """Return the start time of a process in clock ticks since the start of the machine; 0 if it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _launcher_processes() -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitas_ds.errors import UserError, reading
 from vitas_ds.errors.exits import naming
+from vitas_ds.run import lock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; flush it and rename it to ``path`` at the end of the block."""
+    """Yield a temporary path in the same folder; flush it and rename it to ``path`` at the end of the block.
+
+    Raises:
+        UserError: The file belongs to a run that another job has taken over.
+    """
+    lock.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     start = os.fsdecode(os.fsencode(path.name)[:200])  # a name has at most 255 bytes
     aside = path.with_name(f".{start}.{os.getpid()}.tmp")
@@ -78,6 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with naming(path):
             yield aside
             sync_file(aside)
+            lock.check(path)
             os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -87,7 +94,11 @@ def append_line(path: Path, text: str) -> None:
     """Append one line and flush it to disk. The file and its folder are created if needed.
 
     If the last line has no newline (its writer was killed), the new line starts with one.
+
+    Raises:
+        UserError: The file belongs to a run that another job has taken over.
     """
+    lock.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path), path.open("ab+") as file:
         torn = False

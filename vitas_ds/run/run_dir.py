@@ -6,6 +6,7 @@ runs/NAME/
   manifest.json               one entry per start: command, git commit, versions, world size, machine, time
   metrics.jsonl               one object per line: stage, step, time, values
   summary.json                headline numbers of each stage
+  writer-N.json               the job that writes to the run, or was the last one (lock.py)
   classes.json                class names and their indices
   search_images.txt           images held out of supernet training
   wandb_ids.json, wandb/      W&B run id, and W&B's files

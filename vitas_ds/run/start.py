@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vitas_ds.config import RANDOM_IMAGES, Config, dump
 from vitas_ds.config.absolute import with_absolute_paths
+from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
 from vitas_ds.errors.exits import DISK
+from vitas_ds.run import lock
 from vitas_ds.run.compatibility import check_same_recipe, describe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import start_entry
@@ -24,17 +26,22 @@ def find_run(config: Config) -> RunDir:
 
 
 def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int = 1) -> RunDir:
-    """Create or reopen the run folder. Rank 0 writes ``config.yaml`` and adds an entry to ``manifest.json``.
+    """Create or reopen the run folder, and lock it until the command ends (lock.py).
 
-    It prints the settings that differ from those of the latest start; the entry records them.
+    Rank 0 writes ``config.yaml`` and adds an entry to ``manifest.json``. It prints the settings that differ from those
+    of the latest start; the entry records them. If ``world_size`` is above 1, all ranks must call this.
 
     Raises:
-        UserError: See ``check_same_recipe``; or the folder is not writable. Nothing is overwritten.
+        UserError: See ``check_same_recipe``; another job uses the folder; or it is not writable.
     """
     run = find_run(config)
+    if world_size > 1:
+        comm.from_main(lambda: _lock(run, stage))
+    elif is_main:
+        _lock(run, stage)
+    find_run(config)  # the job that had the lock may have changed its settings
     if is_main:
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
             changes = differences(read_config(run), config) if run.config.exists() else {}
             if changes:
                 since = f"settings changed since the last start of {run.path}"
@@ -45,7 +52,17 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
             entry |= {"images": RANDOM_IMAGES} if config.data.synthetic else {}
             write_json(run.manifest, {"run": run.name, "starts": [*starts, entry]})
         except OSError as error:
-            if error.errno in DISK:
-                raise
-            raise UserError(f"run.dir: {run.path} cannot be written ({error.strerror})") from None
+            raise _not_writable(run, error) from None
     return run
+
+
+def _lock(run: RunDir, stage: str) -> None:
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(run.path, stage)
+    except OSError as error:
+        raise _not_writable(run, error) from None
+
+
+def _not_writable(run: RunDir, error: OSError) -> Exception:
+    return error if error.errno in DISK else UserError(f"run.dir: {run.path} cannot be written ({error.strerror})")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitas_ds.errors import UserError
+from vitas_ds.run import lock
 from vitas_ds.run.overview import folder_size, format_size, overview
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.tools.status import find
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not _confirmed(f"remove {len(paths)} paths, {format_size(sum(sizes))}? [y/N] "):
         print("nothing removed")
         return 0
+    lock.acquire(run_dir.path, "clean")
     for path in paths:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     print(f"{run_dir.path}: removed {format_size(sum(sizes))}")

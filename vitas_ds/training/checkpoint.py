@@ -19,6 +19,7 @@ from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import SaveFailed, UserError
 from vitas_ds.models.shapes import check_shapes
+from vitas_ds.run import lock
 from vitas_ds.training.checkpoint_files import DEEPSPEED, FORMAT
 from vitas_ds.training.checkpoint_reader import open_checkpoint
 from vitas_ds.training.checkpoint_shard import write_pickle, write_shard
@@ -150,6 +151,7 @@ def _fail(step: int, rank: int, error: Exception) -> NoReturn:
 
 def _make_room(target: Path) -> str:
     """Create the temporary folder of a save, and remove those of killed jobs. Return a token for the save."""
+    lock.check(target)
     for left in target.parent.glob("saving-*"):
         shutil.rmtree(left, ignore_errors=True)
     target.with_name(f"saving-{target.name}").mkdir(parents=True)

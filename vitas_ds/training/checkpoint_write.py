@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.errors import UserError
+from vitas_ds.run import lock
 from vitas_ds.run.files import file_digest, sync_folder, write_text
 from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, forget_latest, manifest_digest
 
@@ -176,6 +177,7 @@ class Write:
         for rank in range(1, len(markers)):
             (folder / _marker_name(rank)).unlink()
         sync_folder(folder)
+        lock.check(folder)
         forget_latest(plan.target)
         _rename(folder, plan.target)
         if manifest["format"] == DEEPSPEED:

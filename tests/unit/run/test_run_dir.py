@@ -39,7 +39,7 @@ def test_start_writes_config_and_manifest(tmp_path):
     first = manifest["starts"][0]
     assert first["world_size"] == 2
     assert first["versions"]["torch"] and first["versions"]["deepspeed"] and first["versions"]["python"]
-    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "manifest.json"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "manifest.json", "writer-1.json"]
 
 
 def test_other_ranks_write_nothing(tmp_path):
@@ -130,7 +130,7 @@ def test_free_fields_may_always_change(tmp_path):
         "supernet": {"log_every": 1, "save_every": 5, "keep": 9, "grad_accum_steps": 2},
         "search": {"generations": 99},
         "retrain": {"log_every": 1, "save_minutes": 2},
-        "evaluate": {"model": "elsewhere"},
+        "evaluate": {"model": "/elsewhere"},
         "tracking": {"wandb": "disabled"},
     }
     config = make(tmp_path, **free)
