@@ -207,6 +207,9 @@ def run(args: argparse.Namespace) -> int:
         if line:
             console.print_once(shorten(f"vitas {args.command}: {line}"))
         return status
+    finally:
+        if lock := sys.modules.get("vitas_ds.run.lock"):
+            lock.release()
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:

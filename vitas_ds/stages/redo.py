@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vitas_ds.distributed import comm, console
 from vitas_ds.errors import Stale
+from vitas_ds.run import lock
 from vitas_ds.run.aside import ORDER, dependents, set_aside
 from vitas_ds.run.run_dir import RunDir
 
@@ -42,6 +43,7 @@ def _attempt(stage: str, run: Callable[[], None]) -> Stale | None:
 def _move(stale: Stale) -> str:
     """Move the results aside. Return what to print."""
     run = RunDir(Path(stale.run))
+    lock.acquire(run.path, f"{stale.stage} --redo")
     stages = dependents(run, stale.stage)
     old = set_aside(run, stages)
     if old is None:
