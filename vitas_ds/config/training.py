@@ -22,7 +22,7 @@ class Teacher(Section):
     )
     kind: Literal["soft", "hard"] = Field(
         "soft", description="soft: learn the probabilities (arXiv 1503.02531); hard: learn the most likely class "
-        "(arXiv 2012.12877, without its token)",
+        "(arXiv 2012.12877; its token is `distill_token`)",
     )  # fmt: skip
     weight: float = Field(0.5, gt=0, le=1, description="weight of this loss; that of the labels has 1 - weight")
     temperature: float = Field(
@@ -167,9 +167,9 @@ class Retrain(Training):
     )
     init: FilePath = Field(
         "scratch",
-        description="initial weights: scratch (random), supernet (inherited), or those of an exported model, of a run "
-        "or of a checkpoint; with other classes, the head is new; for another image size, position embeddings are "
-        "resized",
+        description="initial weights: scratch (random), supernet (inherited), or those of an exported model (a folder "
+        "or hf://USER/NAME), of a run or of a checkpoint; with other classes, the head is new; for another image size, "
+        "position embeddings are resized",
     )
     drop_path_rate: float = Field(
         0.1, ge=0, lt=1, description="stochastic depth rate of the last layer, increasing linearly (arXiv 1603.09382)"
@@ -181,6 +181,10 @@ class Retrain(Training):
     freeze: int | Literal["backbone"] = Field(
         0, description="weights that stay unchanged: those of the patch embedding and the first N layers, or backbone: "
         "all but the head; 0: none",
+    )  # fmt: skip
+    distill_token: bool = Field(
+        False, description="add a distillation token with a classifier of its own, which learns from `teacher`, while "
+        "that of the class token learns the labels (arXiv 2012.12877); the result averages both",
     )  # fmt: skip
     eval_every: float | None = Field(
         None, ge=0, le=1_000_000,
@@ -207,6 +211,10 @@ class Retrain(Training):
             raise ValueError(f"freeze must be a number of layers, 0 or more, or backbone (given: {self.freeze})")
         if self.spec == "init" and self.init in ("scratch", "supernet"):
             raise ValueError(f"spec is init, but init is {self.init}, not a model; give the network to train")
+        if self.distill_token and self.teacher.model is None:
+            raise ValueError("distill_token learns from a teacher; set teacher.model")
+        if self.distill_token and self.init == "supernet":
+            raise ValueError("distill_token: a supernet has no such token; use init=scratch")
         for name in ("init_weights", "resume_from"):
             if self.init != "scratch" and getattr(self, name):
                 raise ValueError(f"{name} and init both give the initial weights; set one of them")

@@ -98,7 +98,7 @@ def _pretrained(tensors: dict[str, Tensor], spec: SubnetSpec) -> tuple[dict[str,
     tensors |= {name: x.clone() for name, x in zip(names, tensors["cls_token"].split(sizes, 1), strict=True)}
     if registers:
         kwargs["reg_tokens"] = registers
-    if not tensors["pos_embed"][:, : spec.prefix_tokens].any():
+    if spec.classifiers == 1 and not tensors["pos_embed"][:, : spec.prefix_tokens].any():
         tensors["pos_embed"] = tensors["pos_embed"][:, spec.prefix_tokens :].clone()
         kwargs["no_embed_class"] = True
     if spec.pool == "patches":

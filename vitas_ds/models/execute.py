@@ -60,7 +60,7 @@ def pad_multiple(device: torch.device) -> int:
 
 def execute(
     images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], stored: Sequence[Stored], dtype: torch.dtype,
-    recompute: bool = False, block: Callable[..., Any] = net.block,
+    recompute: bool = False, block: Callable[..., Any] = net.block, separate: bool = False,
 ) -> Tensor:  # fmt: skip
     """Compute the logits [S, B, classes] of images [B, 3, H, W].
 
@@ -72,25 +72,26 @@ def execute(
         dtype: Compute dtype.
         recompute: Keep only the inputs of blocks for the backward pass (gradient checkpointing).
         block: ``net.block``, or the compiled ``net.closed_block``.
+        separate: See ``net.forward``; for networks of one side.
     """
     if hasattr(stored[0].sources()[0], "ds_id"):  # ZeRO 3
 
         def call(i: int, function: Callable[..., Any], *args: Any) -> Any:
             return stored[i].owner(partial(_pack_and_call, stored[i], dtype, function), *args)
 
-        return run(images, spec, layers, call, recompute, block)
-    return prepare(spec, layers, stored, dtype, recompute, block)(images)
+        return run(images, spec, layers, call, recompute, block, separate)
+    return prepare(spec, layers, stored, dtype, recompute, block, separate)(images)
 
 
 def prepare(
     spec: SubnetSpec, layers: list[LayerOptions], stored: Sequence[Stored], dtype: torch.dtype,
-    recompute: bool = False, block: Callable[..., Any] = net.block,
+    recompute: bool = False, block: Callable[..., Any] = net.block, separate: bool = False,
 ) -> Callable[[Tensor], Tensor]:  # fmt: skip
     """Pack a network and return its forward pass, see ``execute``. The parameters must not be partitioned."""
     sides = _pack_all([s.part for s in stored], [s.sources() for s in stored], dtype)
 
     def forward(images: Tensor) -> Tensor:
-        logits = [run(images, spec, layers, partial(_call, packed), recompute, block) for packed in sides]
+        logits = [run(images, spec, layers, partial(_call, packed), recompute, block, separate) for packed in sides]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     return forward
@@ -112,7 +113,7 @@ def _pack_all(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype:
 
 def run(
     images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], call: net.Apply, recompute: bool = False,
-    block: Callable[..., Any] = net.block,
+    block: Callable[..., Any] = net.block, separate: bool = False,
 ) -> Tensor:  # fmt: skip
     """Call the plain net outside of autocast: packed tensors have the compute dtype. See ``execute``."""
 
@@ -126,9 +127,9 @@ def run(
         return checkpoint(call, i, block, x, None, *options, use_reentrant=False)
 
     if not _autocast_enabled(images.device):
-        return net.forward(images, spec, layers, apply)
+        return net.forward(images, spec, layers, apply, separate)
     with torch.autocast(images.device.type, enabled=False):
-        return net.forward(images, spec, layers, apply)
+        return net.forward(images, spec, layers, apply, separate)
 
 
 def _call(packed: list[Packed], i: int, function: Callable[..., Any], *args: Any) -> Any:

@@ -54,7 +54,9 @@ def layer_options(
     return LayerOptions(layer.num_heads, scale, spec.embed_dim, class_token_only, drop_path_rate, spec.norm_eps)
 
 
-def forward(images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply: Apply) -> Tensor:
+def forward(
+    images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply: Apply, separate: bool = False
+) -> Tensor:
     """Compute the logits [S, B, classes] of images [B, 3, H, W].
 
     Args:
@@ -63,12 +65,13 @@ def forward(images: Tensor, spec: SubnetSpec, layers: list[LayerOptions], apply:
         layers: Options of the active layers.
         apply: ``apply(i, function, *args)`` calls ``function(packed, *args)`` with the packed tensors of part i: 0 is
             the stem, -1 the head, the layers are in between.
+        separate: Return the logits of both classifiers [2, S, B, classes], instead of their mean.
     """
     x, branch = apply(0, stem, images, spec.patch_size), None
     for i, options in enumerate(layers):
         x, branch = apply(i + 1, block, x, branch, *options)
     patches = slice(spec.prefix_tokens, None) if spec.pool == "patches" else None
-    logits = apply(-1, head, x, branch, spec.embed_dim, spec.final_norm_eps, patches)
+    logits = apply(-1, head, x, branch, spec.embed_dim, spec.final_norm_eps, patches, separate)
     return logits[..., : spec.num_classes]
 
 
@@ -133,11 +136,12 @@ def closed_block(packed: Packed, x: Tensor, branch: None, *options: Any) -> tupl
 
 
 def head(
-    packed: Packed, x: Tensor, branch: Tensor | None, embed_dim: int, eps: float, patches: slice | None = None
-) -> Tensor:
+    packed: Packed, x: Tensor, branch: Tensor | None, embed_dim: int, eps: float, patches: slice | None = None,
+    separate: bool = False,
+) -> Tensor:  # fmt: skip
     """[S, B, N, D] -> [S, B, classes]: classify the class token, or the mean of these patches.
 
-    A second classifier reads the second token; the result is the mean of both.
+    A second classifier reads the second token; the result is the mean of both, or, if ``separate``, [2, S, B, classes].
     """
     if patches is not None:
         x = x if branch is None else x + branch
@@ -147,6 +151,8 @@ def head(
         _classify(packed, name, x[:, :, i], None if branch is None else branch[:, :, i], embed_dim, eps)
         for i, name in enumerate(names)
     ]
+    if separate:
+        return torch.stack(logits)
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 

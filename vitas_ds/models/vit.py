@@ -89,7 +89,8 @@ class VisionTransformer(nn.Module):
     ``class_token_only``, the last layer computes only the class token, as in ``Supernet``: fewer MACs than the cost of
     the spec, and equal logits up to rounding. It does nothing if the classifier reads other tokens.
 
-    ``cls_token`` [1, P, D] contains all prefix tokens: class token, then distillation token or registers.
+    ``cls_token`` [1, P, D] contains all prefix tokens: class token, then distillation token or registers. With two
+    classifiers and ``separate``, training returns the logits of each, [2, B, classes], instead of their mean.
 
     Raises:
         UserError: The spec does not describe a valid network.
@@ -114,16 +115,19 @@ class VisionTransformer(nn.Module):
         for name in CLASSIFIERS[: spec.classifiers]:
             self.add_module(name, nn.Linear(D, spec.num_classes))
         self._parts: dict[tuple[int, int], list[Part]] = {}  # by padding and number of classes
+        self.separate = False
         self.frozen: frozenset[str] = frozenset()  # names of tensors that get no gradient
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, classes]."""
+        """[B, 3, H, W] -> [B, classes]; [2, B, classes] in training if ``separate``."""
         dtype, multiple = compute_dtype(self.cls_token), pad_multiple(self.cls_token.device)
         recompute = self.grad_checkpointing and self.training
-        arguments = images, self._spec(), self._options()
+        arguments, separate = (images, self._spec(), self._options()), self.separate and self.training
         if torch.compiler.is_compiling() or (multiple == 1 and dtype == self.cls_token.dtype):
-            return run(*arguments, partial(self._call_unpacked, dtype), recompute)[0]
-        return execute(*arguments, self._stored(multiple), dtype, recompute)[0]
+            logits = run(*arguments, partial(self._call_unpacked, dtype), recompute, separate=separate)
+        else:
+            logits = execute(*arguments, self._stored(multiple), dtype, recompute, separate=separate)
+        return logits[:, 0] if separate else logits[0]
 
     def bind(self) -> Callable[[Tensor], Tensor]:
         """Return the forward pass with the weights packed once, for many batches without gradients."""

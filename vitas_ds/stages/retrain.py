@@ -126,6 +126,8 @@ def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
     """Return the spec of a search result of this or another run; None if ``choice`` does not name one."""
     source = find_source(choice)
     if source is None:
+    if config.retrain.distill_token:
+        spec = _with_token(spec, config.retrain.init)
         return None
     other = RunDir(Path(source.run)) if source.run else run_dir
     if source.run and not other.config.is_file():
@@ -135,6 +137,21 @@ def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
 
 def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> Task:
     """Return the training task with a newly initialized network.
+
+def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
+    """Return the network with a distillation token and its classifier.
+
+    Raises:
+        UserError: It has registers or no class token, or ``retrain.init`` has no weights of such a token.
+    """
+    if spec.classifiers == 2:
+        return spec
+    if spec.prefix_tokens > 1 or spec.pool != "class":
+        raise UserError("retrain.distill_token: the network has registers, or its classifier reads no class token")
+    if init != "scratch":
+        raise UserError(f"retrain.distill_token: {init} has no distillation token; use retrain.init=scratch")
+    return replace(spec, prefix_tokens=2, classifiers=2)
+
 
     Raises:
         UserError: ``retrain.init`` or the teacher is missing, or does not fit.
@@ -156,9 +173,11 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
         if teacher is None:
             yield cross_entropy(net(images)[None], targets, "loss_mean")
         else:
-            expected = teacher(images)
-            yield loss_with_teacher(net(images)[None], targets, expected, "loss_mean", config.retrain.teacher)
+            expected, outputs = teacher(images), net(images)
+            logits, token = outputs.split(1) if model.separate else (outputs[None], None)
+            yield loss_with_teacher(logits, targets, expected, "loss_mean", config.retrain.teacher, token)
 
+    model.separate = config.retrain.distill_token
     return Task(
         "retrain", config, config.retrain, run_dir.retrain, model, units, images, losses,
         units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,

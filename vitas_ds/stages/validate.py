@@ -160,7 +160,7 @@ def _check_finalists(config: Config, ranks: int) -> None:
             f"search.finalists.count: {cfg.count}, but the search has only {candidates} candidates; all are trained",
             stacklevel=2,
         )
-    for name in ("layer_decay", "freeze"):
+    for name in ("layer_decay", "freeze", "distill_token"):
         if getattr(config.retrain, name) != getattr(Retrain(), name):
             warnings.warn(f"retrain.{name} is ignored in the trainings of finalists", stacklevel=2)
     rungs = make_rungs(cfg, candidates)

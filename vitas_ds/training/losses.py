@@ -40,7 +40,10 @@ def distill_loss(logits: Tensor, teacher: Tensor, objective: str) -> Tensor:
     return F.cross_entropy(_combine(logits, objective).flatten(0, 1), probs.flatten(0, 1))
 
 
-def loss_with_teacher(logits: Tensor, targets: Tensor, teacher: Tensor, objective: str, settings: Teacher) -> Tensor:
+def loss_with_teacher(
+    logits: Tensor, targets: Tensor, teacher: Tensor, objective: str, settings: Teacher,
+    token: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return ``(1 - weight) * cross entropy + weight * loss of the teacher's outputs``, a scalar.
 
     ``soft`` (arXiv 1503.02531) is ``T^2 * KL(teacher || student)`` of the probabilities at temperature T; T^2 keeps the
@@ -52,8 +55,10 @@ def loss_with_teacher(logits: Tensor, targets: Tensor, teacher: Tensor, objectiv
         teacher: Logits [B, C] of the teacher for the same images. It gets no gradient.
         objective: See ``cross_entropy``; ``loss_mean`` compares each side with the teacher.
         settings: Kind, weight and temperature.
+        token: Logits [S, B, C] of the classifier that reads the distillation token, and learns from the teacher alone
+            (arXiv 2012.12877, section 4); None: ``logits`` learn from both.
     """
-    student = _combine(logits, objective)
+    student = _combine(logits if token is None else token, objective)
     expected = teacher.detach().float().expand_as(student).flatten(0, 1)
     if settings.kind == "hard":
         taught = F.cross_entropy(student.flatten(0, 1), expected.argmax(-1))

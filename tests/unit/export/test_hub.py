@@ -14,6 +14,7 @@ import torch
 import vitas_ds
 from tests.helpers.hub import serve_hub
 from tests.helpers.networks import random_network
+from tests.helpers.paths import ROOT
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, write_model
@@ -21,6 +22,20 @@ from vitas_ds.export.hub import is_hub_name, local_folder, push
 
 SPEC = SubnetSpec(16, 8, 10, 4, (LayerSpec(2, 12, 7), LayerSpec(1, 9, 5)))
 IMAGES = "torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(5))"
+FINE_TUNE = """
+import numpy as np
+from vitas_ds.data.sources import ImageSet
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.stages import retrain
+
+words = ["retrain.init=hf://me/net", "space.image_size=16", "space.patch_sizes=[8]", "space.num_classes=6"]
+config, images = load("tests/fixtures/tiny.yaml", words), ImageSet("", ("a",), np.zeros(1, int), tuple("abcdef"))
+run, ranks = run_of(config), retrain.Ranks(0, 1, 0, torch.device("cpu"))
+task = retrain.make_task(config, run, ranks, retrain.chosen_spec(config, run), images)
+print(task.init())
+print(sum(float(x.double().sum()) for name, x in task.model.state_dict().items() if not name.startswith("head")))
+"""
 
 
 @pytest.fixture
@@ -35,7 +50,7 @@ def python(code: str, hub, home: Path, **variables: str) -> subprocess.Completed
     """Run code in a process: huggingface_hub reads its environment once."""
     code = f"from pathlib import Path\nfrom vitas_ds.export.hub import local_folder, push\n{code}"
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT,
         env=os.environ | hub.environment(home) | variables,
     )  # fmt: skip
 
@@ -63,8 +78,15 @@ def test_push_then_load(folder, tmp_path):
         assert before == 5  # not those of timm/, nor the photo
         done = python(load.replace("hf://me/net", f"hf://me/net@{hub.sha}"), hub, tmp_path / "b")
         assert done.returncode == 0 and hub.downloads == before, done.stderr
-    done = python(load, hub, tmp_path / "b", HF_HUB_OFFLINE="1")  # without the hub
+    (tmp_path / "logits").unlink()
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}  # without the hub
+    done = python(f"{load}\n{FINE_TUNE}", hub, tmp_path / "b", **offline)
     assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.load(tmp_path / "logits"), expected)
+    weights = random_network(SPEC).state_dict()
+    digest = sum(float(value.double().sum()) for name, value in weights.items() if not name.startswith("head"))
+    text, total = done.stdout.splitlines()
+    assert text.endswith(", with a new head for 6 classes") and float(total) == pytest.approx(digest, rel=1e-12)
 
 
 @pytest.mark.slow

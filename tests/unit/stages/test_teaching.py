@@ -5,6 +5,7 @@ References: the exported network itself, and plain torch.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, write_model
+from vitas_ds.export.to_timm import build_timm, to_timm
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages import retrain
@@ -124,6 +126,46 @@ def test_the_loss_of_retraining(tmp_path: Path) -> None:
     assert all(p.grad is not None for p in task.model.parameters())
     assert task.teacher == load_teacher(config, "retrain", IMAGES, CPU).digest
     assert set(task.units) == {"all"} and len(task.units["all"]) == len(list(task.model.parameters()))
+
+
+def test_the_distillation_token(tmp_path: Path) -> None:
+    """Reference: DeiT's loss of the logits of timm's VisionTransformerDistilled, and their mean in evaluation."""
+    net = SubnetSpec(28, 14, 24, 10, (LayerSpec(2, 72, 48), LayerSpec(2, 72, 48)))
+    (tmp_path / "net.json").write_text(json.dumps(net.to_dict()))
+    options = ["retrain.distill_token=true", "retrain.drop_path_rate=0", f"retrain.spec={tmp_path}/net.json"]
+    config = recipe(export(tmp_path / "teacher"), "retrain.teacher.kind=hard", *options)
+    spec = retrain.chosen_spec(config, run_of(config))
+    assert spec == replace(net, prefix_tokens=2, classifiers=2)
+    task = retrain.make_task(config, run_of(config), retrain.Ranks(0, 1, 0, CPU), spec, IMAGES)
+    build_timm(to_timm(task.model))  # all positions are 0, which timm's class does not omit
+    for name, value in random_network(spec).state_dict().items():
+        task.model.state_dict()[name].copy_(value)
+    reference = build_timm(to_timm(task.model))
+    reference.set_distilled_training(True)
+    x, targets = torch.randn(4, 3, 28, 28), torch.randn(4, 10).softmax(-1)
+    (loss,) = task.losses(task.model.train(), x, targets, 0)
+    logits, token = reference.train()(x)
+    best = random_network(SPEC)(x).argmax(-1)
+    torch.testing.assert_close(loss, 0.5 * F.cross_entropy(logits, targets) + 0.5 * F.cross_entropy(token, best))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in task.model.parameters())
+    torch.testing.assert_close(task.model.eval()(x), reference.eval()(x))
+    assert task.model(x).shape == (4, 10)
+
+
+def test_networks_without_a_distillation_token_are_one_line(tmp_path: Path) -> None:
+    teacher = f"retrain.teacher.model={export(tmp_path / 'teacher')}"
+    for words, reason in (
+        ([], "retrain: distill_token learns from a teacher; set teacher.model"),
+        ([teacher, "retrain.init=supernet"], "retrain: distill_token: a supernet has no such token; use init=scratch"),
+        (
+            [teacher, f"retrain.init={tmp_path}/teacher"],
+            "retrain.distill_token: .*has no distillation token; use ret",
+        ),
+    ):
+        with pytest.raises(UserError, match=reason):
+            config = load(str(TINY), ["retrain.distill_token=true", *words])
+            retrain.chosen_spec(config, run_of(config))
 
 
 def timm_recipe(file: Path, name: str, *overrides: str) -> Config:

@@ -37,7 +37,7 @@ from vitas_ds.search.trials.store import Outcome, Row, Store, name_of, order_of
 from vitas_ds.search.trials.training import Trial, training_images
 
 # fields of retrain without effect on finalists
-UNUSED = FREE["retrain"] | {"spec", "init", "init_weights", "resume_from", "teacher"}
+UNUSED = FREE["retrain"] | {"spec", "init", "init_weights", "resume_from", "teacher", "distill_token"}
 
 
 @dataclass(frozen=True)
