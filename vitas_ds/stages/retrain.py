@@ -112,6 +112,8 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
     else:
         found = _found_by_search(run_dir, choice) or find_spec(choice)
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
+    if config.retrain.distill_token:
+        spec = _with_token(spec, config.retrain.init)
     check_spec(spec, "retrain.spec")
     if run_dir.retrain_spec.exists() and read_spec(run_dir.retrain_spec) != spec:
         raise Stale(
@@ -121,22 +123,6 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
         )  # fmt: skip
     return spec
 
-
-def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
-    """Return the spec of a search result of this or another run; None if ``choice`` does not name one."""
-    source = find_source(choice)
-    if source is None:
-    if config.retrain.distill_token:
-        spec = _with_token(spec, config.retrain.init)
-        return None
-    other = RunDir(Path(source.run)) if source.run else run_dir
-    if source.run and not other.config.is_file():
-        raise UserError(f"retrain.spec: {source.run}: not a run (there is no config.yaml in it)")
-    return select(other, source.choice)
-
-
-def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> Task:
-    """Return the training task with a newly initialized network.
 
 def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
     """Return the network with a distillation token and its classifier.
@@ -153,6 +139,20 @@ def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
     return replace(spec, prefix_tokens=2, classifiers=2)
 
 
+def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
+    """Return the spec of a search result of this or another run; None if ``choice`` does not name one."""
+    source = find_source(choice)
+    if source is None:
+        return None
+    other = RunDir(Path(source.run)) if source.run else run_dir
+    if source.run and not other.config.is_file():
+        raise UserError(f"retrain.spec: {source.run}: not a run (there is no config.yaml in it)")
+    return select(other, source.choice)
+
+
+def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> Task:
+    """Return the training task with a newly initialized network.
+
     Raises:
         UserError: ``retrain.init`` or the teacher is missing, or does not fit.
     """
@@ -162,6 +162,7 @@ def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
     )
     init_weights(model, config.run.seed, config.retrain.init_std)
     depth, tensors = spec.depth, model.state_dict()
+    model.separate = config.retrain.distill_token
     model.frozen = frozen_names(tensors, depth, config.retrain.freeze)
     units = units_of(model)
     init = make_init(config, run_dir, model, images, ranks)
@@ -177,7 +178,6 @@ def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
             logits, token = outputs.split(1) if model.separate else (outputs[None], None)
             yield loss_with_teacher(logits, targets, expected, "loss_mean", config.retrain.teacher, token)
 
-    model.separate = config.retrain.distill_token
     return Task(
         "retrain", config, config.retrain, run_dir.retrain, model, units, images, losses,
         units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,
