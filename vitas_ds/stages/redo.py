@@ -22,8 +22,13 @@ def redoing(stage: str, run: Callable[[], None]) -> None:
     Raises:
         Stale: The results are those of an earlier stage, which has to run again first.
     """
+    locked = ""
     while (stale := _attempt(stage, run)) is not None:
         comm.barrier()  # all ranks have read the old files
+        if locked != stale.run:  # look again once no other job can change the results
+            comm.from_main(partial(lock.acquire, Path(stale.run), f"{stage} --redo"))
+            locked = stale.run
+            continue
         line = comm.from_main(partial(_move, stale))
         if console.is_main():
             print(line, flush=True)
@@ -43,7 +48,6 @@ def _attempt(stage: str, run: Callable[[], None]) -> Stale | None:
 def _move(stale: Stale) -> str:
     """Move the results aside. Return what to print."""
     run = RunDir(Path(stale.run))
-    lock.acquire(run.path, f"{stale.stage} --redo")
     stages = dependents(run, stale.stage)
     old = set_aside(run, stages)
     if old is None:
