@@ -34,6 +34,30 @@ def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 
 
 
 @st.composite
+def elastic_spaces(draw, max_depth: int = 4) -> SearchSpace:
+    """Draw a space of subnets of a pretrained network, of any shape that a recipe may have."""
+    depth = draw(st.integers(1, max_depth))
+    heads = sorted(draw(st.sets(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=3)))
+    head_dim = draw(st.sampled_from([2, 4, 6]))
+    kept = sorted(draw(st.sets(st.integers(1, head_dim), max_size=2)) | {head_dim})
+    order = draw(st.permutations(range(depth)))
+    tokens = draw(st.integers(1, 3))
+    pool = draw(st.sampled_from(["class", "patches"]))
+    network = {
+        "prefix_tokens": tokens, "classifiers": draw(st.integers(1, min(tokens, 2) if pool == "class" else 1)),
+        "pool": pool, "layer_scale": draw(st.booleans()), "norm_eps": draw(st.sampled_from([1e-6, 1e-3])),
+        "final_norm_eps": draw(st.sampled_from([1e-6, 1e-3])), "softmax_scale": draw(st.sampled_from([None, 0.3])),
+    }  # fmt: skip
+    return SearchSpace(
+        image_size=12, num_classes=draw(st.integers(2, 7)), patch_sizes=(draw(st.sampled_from([4, 6])),),
+        num_heads=heads, depth=depth, identity=draw(st.booleans()), min_depth=draw(st.integers(1, depth)),
+        qkv_dim=3 * heads[-1] * head_dim, qkv_ratios=[k / head_dim for k in kept],
+        elastic=network | {"head_dim": head_dim, "drop_order": draw(st.sampled_from([None, tuple(order)]))},
+        **draw(widths("embed", 1)), **draw(widths("mlp", 1)),
+    )  # fmt: skip
+
+
+@st.composite
 def widths(draw, name: str, unit: int) -> dict:
     """Draw ``{name}_dim`` and ``{name}_ratios``: ascending widths, all multiples of ``unit``, evenly spaced or not."""
     steps = sorted(draw(st.sets(st.integers(1, 12), min_size=1, max_size=5)))

@@ -1,7 +1,8 @@
 """Genomes: networks of a search space encoded as rows of small integers.
 
 Layout ``layer``: patch size, embed_dim, then (operator, q/k/v width, MLP width) of each position. The operator is the
-index of a head count; the index after the last one is the identity. Layout ``cell``: patch size, embed_dim, heads,
+index of a head count; the index after the last one is the identity. In an elastic space, the number of identities
+determines where they are (``canonical``). Layout ``cell``: patch size, embed_dim, heads,
 q/k/v width, MLP width, depth. Each gene is an index into the choices of the space. Importing this module does not
 import torch.
 """
@@ -13,17 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vitas_ds.arch.elastic import NETWORK, swap_into
 from vitas_ds.arch.space import SearchSpace, WidthTable
-from vitas_ds.arch.spec import USUAL, LayerSpec, SubnetSpec
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 
 
 def _layer_genes(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
     """Return a view [K, L, 3] of the genes of each position (layout ``layer`` only)."""
     return genomes[:, 2:].reshape(len(genomes), space.depth, 3)
-
-
-PRETRAINED = ("prefix_tokens", "classifiers", "pool", "layer_scale")  # fields without choices in a space
 
 
 def width_table(space: SearchSpace, genomes: np.ndarray) -> WidthTable:
@@ -38,11 +37,12 @@ def width_table(space: SearchSpace, genomes: np.ndarray) -> WidthTable:
         layers = _layer_genes(space, genomes)
         num_heads = heads_by_gene[layers[..., 0]]
     active = num_heads > 0
-    qkv_dim = np.array(space.qkv_widths)[layers[..., 1]] * active
+    qkv_dim = 3 * space.attn_table[layers[..., 0], layers[..., 1]] * active
     mlp_dim = np.array(space.mlp_widths)[layers[..., 2]] * active
     patch_size = np.array(space.patch_sizes)[genomes[:, 0]]
     embed_dim = np.array(space.embed_widths)[genomes[:, 1]]
-    return WidthTable(space.image_size, space.num_classes, patch_size, embed_dim, num_heads, qkv_dim, mlp_dim)
+    widths = patch_size, embed_dim, num_heads, qkv_dim, mlp_dim
+    return WidthTable(space.image_size, space.num_classes, *widths, **space.elastic.costs)
 
 
 def decode(space: SearchSpace, genome: np.ndarray) -> SubnetSpec:
@@ -60,9 +60,10 @@ def decode_all(space: SearchSpace, genomes: np.ndarray) -> list[SubnetSpec]:
         layers = space.layer_choices[tuple(np.moveaxis(_layer_genes(space, genomes), 2, 0))]
     image_size, num_classes = space.image_size, space.num_classes
     patch_sizes, embed_widths = space.patch_sizes, space.embed_widths
+    network = space.elastic.network
     rows = zip(genomes[:, 0].tolist(), genomes[:, 1].tolist(), layers.tolist(), strict=True)
     return [
-        SubnetSpec(image_size, patch_sizes[patch], embed_widths[embed], num_classes, tuple(row))
+        SubnetSpec(image_size, patch_sizes[patch], embed_widths[embed], num_classes, tuple(row), **network)
         for patch, embed, row in rows
     ]
 
@@ -87,21 +88,17 @@ def encode_all(space: SearchSpace, specs: Sequence[SubnetSpec]) -> np.ndarray:
     return np.concatenate([stems, space.layer_gene_table[layer_ids].reshape(len(specs), 3 * space.depth)], 1)
 
 
-def _positions(space: SearchSpace, spec: SubnetSpec) -> tuple[LayerSpec | None, ...]:
-    return spec.layers if len(spec.layers) <= space.depth else spec.active
-
-
 def _stem_and_layer_ids(space: SearchSpace, spec: SubnetSpec) -> list[int]:
     """Return the genes of patch size and embed_dim, then the ``space.layer_ids`` of all positions."""
     layer_ids = space.layer_ids
     try:
-        ids = [layer_ids[layer] for layer in _positions(space, spec)]
+        ids = [layer_ids[layer] for layer in space.positions(spec.layers)]
         stem = [space.patch_sizes.index(spec.patch_size), space.embed_widths.index(spec.embed_dim)]
     except (KeyError, ValueError):
         raise _misfit(space, spec) from None
     same_task = spec.image_size == space.image_size and spec.num_classes == space.num_classes
-    usual = all(getattr(spec, name) == USUAL[name] for name in PRETRAINED)
-    if not (same_task and usual and space.min_layers <= len(ids) - ids.count(0) <= space.depth):
+    same_network = all(getattr(spec, name) == value for name, value in _network(space).items())
+    if not (same_task and same_network and space.min_layers <= len(ids) - ids.count(0) <= space.depth):
         raise _misfit(space, spec)
     return stem + ids + [0] * (space.depth - len(ids))
 
@@ -114,6 +111,12 @@ def _single_layer_id(layer_ids: np.ndarray) -> int:
     return int(distinct[0])
 
 
+def _network(space: SearchSpace) -> dict[str, object]:
+    """Return the fields of a spec that have no choices. Other spaces do not compare eps: imported networks differ."""
+    names = NETWORK if space.elastic.on else NETWORK[:-2]
+    return {name: getattr(space.elastic, name) for name in names}
+
+
 def _misfit(space: SearchSpace, spec: SubnetSpec) -> UserError:
     """Return the error for the first field of a spec whose value the space does not allow."""
     fields: list[tuple[str, object, Sequence[object]]] = [
@@ -122,14 +125,16 @@ def _misfit(space: SearchSpace, spec: SubnetSpec) -> UserError:
         ("depth", spec.depth, range(space.min_layers, space.depth + 1)),
         ("patch_size", spec.patch_size, space.patch_sizes),
         ("embed_dim", spec.embed_dim, space.embed_widths),
-        *((name, getattr(spec, name), (USUAL[name],)) for name in PRETRAINED),
+        *((name, getattr(spec, name), (value,)) for name, value in _network(space).items()),
     ]
-    for i, layer in enumerate(_positions(space, spec)):
+    for i, layer in enumerate(space.positions(spec.layers)):
         if layer is not None:
-            fields.append((f"layers[{i}].softmax_scale", layer.softmax_scale, (None,)))
+            similar = [x for x in space.layer_genes if x and x.num_heads == layer.num_heads]
+            scales = {x.softmax_scale: None for x in similar if x.qkv_dim == layer.qkv_dim}
             fields.append((f"layers[{i}].num_heads", layer.num_heads, space.num_heads))
-            fields.append((f"layers[{i}].qkv_dim", layer.qkv_dim, space.qkv_widths))
+            fields.append((f"layers[{i}].qkv_dim", layer.qkv_dim, list({x.qkv_dim: None for x in similar})))
             fields.append((f"layers[{i}].mlp_dim", layer.mlp_dim, space.mlp_widths))
+            fields.append((f"layers[{i}].softmax_scale", layer.softmax_scale, list(scales)))
     name, value, allowed = next(field for field in fields if field[1] not in field[2])
     return UserError(f"the spec does not fit the space: {name} {value} is not one of {list(allowed)}")
 
@@ -138,7 +143,8 @@ def canonical(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
     """Move the identities of genomes [K, G] behind the last layer (identity shifting, ViTAS, ECCV 2022; our variant).
 
     The order of the other layers does not change. The unused width genes of an identity become 0, and genomes of the
-    same network become equal rows. The function is idempotent and changes no cost.
+    same network become equal rows. The function is idempotent and changes no cost. In an elastic space, identities move
+    to the layers that networks of their depth lack, and the layers there take the places that become free.
     """
     genomes = np.array(genomes)  # a copy
     if space.layout == "cell" or not space.identity:
@@ -146,6 +152,10 @@ def canonical(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
     layers = _layer_genes(space, genomes)
     identity = layers[..., 0] == len(space.num_heads)
     layers[identity, 1:] = 0
+    if space.elastic.on:
+        swap_into(layers, identity, space.active_positions, (len(space.num_heads), 0, 0))
+        genomes[:, 2:] = layers.reshape(len(genomes), -1)
+        return genomes
     order = np.argsort(identity, axis=1, kind="stable")
     genomes[:, 2:] = np.take_along_axis(layers, order[..., None], axis=1).reshape(len(genomes), -1)
     return genomes
@@ -156,7 +166,7 @@ def sample(space: SearchSpace, rng: np.random.Generator, count: int, identity_pr
 
     All genes are uniform except the identity, which each position takes with probability ``identity_prob`` (None: the
     probability of each head count). If fewer than ``space.min_depth`` layers remain, random positions become layers
-    again. With ``space.identity_shift`` the genomes are canonical. In layout ``cell`` the depth is binomial with the
+    again. If the space is ``nested``, the genomes are canonical. In layout ``cell`` the depth is binomial with the
     same probability (None: uniform).
     """
     genomes = rng.integers(0, space.gene_sizes, (count, len(space.gene_sizes)))
@@ -176,7 +186,7 @@ def sample(space: SearchSpace, rng: np.random.Generator, count: int, identity_pr
     identity = (draw < identity_prob) & (keep_rank >= space.min_depth)
     layers[identity, 0] = len(space.num_heads)
     genomes[:, 2:] = layers.reshape(count, -1)
-    return canonical(space, genomes) if space.identity_shift else genomes
+    return canonical(space, genomes) if space.nested else genomes
 
 
 def smallest(space: SearchSpace) -> np.ndarray:
@@ -191,16 +201,19 @@ def largest(space: SearchSpace) -> np.ndarray:
 
 def _extreme(space: SearchSpace, largest: bool) -> np.ndarray:
     positions = space.depth if largest else space.min_layers
-    choices = (space.num_heads, space.qkv_widths, space.mlp_widths)
-    layer = LayerSpec(*(values[-1 if largest else 0] for values in choices))
-    patch_size = space.patch_sizes[0 if largest else -1]
-    embed_dim = space.embed_widths[-1 if largest else 0]
-    return encode(space, SubnetSpec(space.image_size, patch_size, embed_dim, space.num_classes, (layer,) * positions))
+    heads, width = (len(space.num_heads) - 1, -1) if largest else (0, 0)
+    layer: LayerSpec = space.layer_choices[heads, width, width]
+    patch_size, embed_dim = space.patch_sizes[0 if largest else -1], space.embed_widths[width]
+    layers = (layer,) * positions
+    spec = SubnetSpec(
+        space.image_size, patch_size, embed_dim, space.num_classes, layers, **space.elastic.network
+    )  # fmt: skip
+    return encode(space, spec)
 
 
 def count_subnets(space: SearchSpace) -> int:
     """Count the distinct networks of a space. Genomes with the same canonical form are one network."""
     stem = len(space.patch_sizes) * len(space.embed_widths)
-    layer = len(space.num_heads) * len(space.qkv_widths) * len(space.mlp_widths)
+    layer = len(space.num_heads) * space.attn_table.shape[1] * len(space.mlp_widths)
     depths = range(space.min_layers, space.depth + 1)
     return stem * sum(layer if space.layout == "cell" else layer**depth for depth in depths)

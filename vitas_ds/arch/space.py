@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vitas_ds.arch.elastic import Elastic
 from vitas_ds.arch.spec import MAX_CLASSES, MAX_DEPTH, MAX_IMAGE, MAX_WIDTH, LayerSpec, SubnetSpec, check_costs
 
 DEFAULT_RATIOS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -69,6 +70,9 @@ class SearchSpace(BaseModel):
     With ``layout: layer``, each position has its own heads and widths. Genes: patch size, embed_dim, then operator,
     q/k/v width and MLP width of each position. With ``layout: cell``, all layers are equal. Genes: patch size,
     embed_dim, heads, q/k/v width, MLP width, depth.
+
+    With ``elastic``, the networks are subnets of a pretrained one: heads have fixed channels, the gene of the q/k/v
+    width is the share of them that each head keeps, and the depth determines which positions are identities.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -100,6 +104,7 @@ class SearchSpace(BaseModel):
     min_depth: int = Field(1, gt=0, le=MAX_DEPTH, description="smallest number of layers (if identity is true)")
     identity_shift: bool = Field(False, description="sample canonical networks only: all identities at the end")
     layout: Literal["layer", "cell"] = Field("layer", description="cell: all layers of a network are equal")
+    elastic: Elastic = Elastic()
 
     @model_validator(mode="after")
     def _check_choices(self) -> SearchSpace:
@@ -120,11 +125,17 @@ class SearchSpace(BaseModel):
         for patch_size in self.patch_sizes:
             if self.image_size % patch_size:
                 raise ValueError(f"patch_sizes: {patch_size} does not divide image_size {self.image_size}")
-        for name in ("embed", "qkv", "mlp"):
-            widths = getattr(self, f"{name}_widths")
+        head_dim = self.elastic.head_dim
+        scaled = (
+            ("embed_dim", self.embed_dim, self.embed_ratios), ("mlp_dim", self.mlp_dim, self.mlp_ratios),
+            ("qkv_dim", self.qkv_dim, self.qkv_ratios) if head_dim is None else
+            ("elastic.head_dim", head_dim, self.qkv_ratios),
+        )  # fmt: skip
+        for name, full, ratios in scaled:
+            widths = _scaled(full, ratios or self.ratios)
             if len(set(widths)) != len(widths) or widths[0] < 1:
-                raise ValueError(f"{name}_dim {widths[-1]} is too small for its ratios: widths {list(widths)}")
-        for width, heads in itertools.product(self.qkv_widths, self.num_heads):
+                raise ValueError(f"{name} {widths[-1]} is too small for its ratios: widths {list(widths)}")
+        for width, heads in itertools.product(self.qkv_widths, self.num_heads) if head_dim is None else ():
             if width % (3 * heads):
                 raise ValueError(f"qkv_dim: width {width} is not a multiple of 3 * {heads} heads")
         check_costs(self.image_size // self.patch_sizes[0], self.embed_dim, self.num_classes,
@@ -133,25 +144,71 @@ class SearchSpace(BaseModel):
             raise ValueError(f"min_depth {self.min_depth} is greater than depth {self.depth}")
         return self
 
+    @model_validator(mode="after")
+    def _check_elastic(self) -> SearchSpace:
+        """Check that the largest network has the heads of the pretrained one."""
+        head_dim = self.elastic.head_dim
+        if head_dim is None:
+            return self
+        if self.layout == "cell" or len(self.patch_sizes) > 1:
+            raise ValueError("elastic: a pretrained network has one patch size, and the layout must be layer")
+        if self.qkv_dim != 3 * self.num_heads[-1] * head_dim:
+            raise ValueError(
+                f"qkv_dim: {self.qkv_dim} is not 3 * {self.num_heads[-1]} heads * elastic.head_dim {head_dim}, which "
+                "the pretrained network has"
+            )
+        self.elastic.check_order(self.depth, self.min_layers)
+        return self
+
+    @property
+    def nested(self) -> bool:
+        """Whether the positions of identities follow from the depth in every genome."""
+        return self.identity_shift or self.elastic.on
+
     @cached_property
     def embed_widths(self) -> tuple[int, ...]:
         """Choices of embed_dim, ascending."""
-        return tuple(round(self.embed_dim * r) for r in self.embed_ratios or self.ratios)
+        return _scaled(self.embed_dim, self.embed_ratios or self.ratios)
 
     @cached_property
     def qkv_widths(self) -> tuple[int, ...]:
-        """Choices of the total width of q, k and v, ascending."""
-        return tuple(round(self.qkv_dim * r) for r in self.qkv_ratios or self.ratios)
+        """Possible total widths of q, k and v, ascending."""
+        if self.elastic.on:
+            return tuple(sorted({3 * width for width in self.attn_table[:-1].ravel().tolist()}))
+        return _scaled(self.qkv_dim, self.qkv_ratios or self.ratios)
 
     @cached_property
     def mlp_widths(self) -> tuple[int, ...]:
         """Choices of the MLP width, ascending."""
-        return tuple(round(self.mlp_dim * r) for r in self.mlp_ratios or self.ratios)
+        return _scaled(self.mlp_dim, self.mlp_ratios or self.ratios)
 
     @cached_property
     def attn_widths(self) -> tuple[int, ...]:
         """Choices of the width of q (equal to that of k and v), ascending."""
         return tuple(width // 3 for width in self.qkv_widths)
+
+    @cached_property
+    def attn_table(self) -> np.ndarray:
+        """Width of q [heads + 1, q/k/v] by the genes of heads and q/k/v width; the last row, of identities, is 0."""
+        head_dim = self.elastic.head_dim
+        if head_dim is None:
+            return np.array([self.attn_widths] * len(self.num_heads) + [(0,) * len(self.attn_widths)])
+        return np.outer((*self.num_heads, 0), _scaled(head_dim, self.qkv_ratios or self.ratios))
+
+    @cached_property
+    def active_positions(self) -> np.ndarray:
+        """Positions that hold a layer in a canonical genome, bool [L + 1, L]; row k: networks with k layers."""
+        return self.elastic.active_positions(self.depth)
+
+    def positions(self, layers: Sequence[LayerSpec | None]) -> tuple[LayerSpec | None, ...]:
+        """Return what each position holds in a network with these layers, with or without identities."""
+        active = tuple(layer for layer in layers if layer is not None)
+        if len(active) > self.depth:
+            return active
+        if not self.elastic.on:
+            return tuple(layers) if len(layers) <= self.depth else active
+        remaining = iter(active)
+        return tuple(next(remaining) if is_active else None for is_active in self.active_positions[len(active)])
 
     @property
     def min_layers(self) -> int:
@@ -162,7 +219,7 @@ class SearchSpace(BaseModel):
     def gene_sizes(self) -> np.ndarray:
         """Number of values of each gene [G]; a gene takes the values ``range(size)``."""
         stem = [len(self.patch_sizes), len(self.embed_widths)]
-        layer = [len(self.num_heads), len(self.qkv_widths), len(self.mlp_widths)]
+        layer = [len(self.num_heads), self.attn_table.shape[1], len(self.mlp_widths)]
         if self.layout == "cell":
             return np.array(stem + layer + [self.depth - self.min_layers + 1])
         layer[0] += self.identity
@@ -171,8 +228,7 @@ class SearchSpace(BaseModel):
     @cached_property
     def layer_choices(self) -> np.ndarray:
         """Object array [heads + 1, qkv, mlp] of ``LayerSpec``; the last head index holds None, the identity."""
-        shape = len(self.num_heads) + 1, len(self.qkv_widths), len(self.mlp_widths)
-        choices = np.full(shape, None)
+        choices = np.full((*self.attn_table.shape, len(self.mlp_widths)), None)
         for layer, genes in self.layer_genes.items():
             choices[genes] = layer
         return choices
@@ -181,9 +237,11 @@ class SearchSpace(BaseModel):
     def layer_genes(self) -> dict[LayerSpec | None, tuple[int, ...]]:
         """Genes (operator, q/k/v width, MLP width) of each layer; None is the identity."""
         genes: dict[LayerSpec | None, tuple[int, ...]] = {None: (len(self.num_heads), 0, 0)}
-        choices = (list(enumerate(values)) for values in (self.num_heads, self.qkv_widths, self.mlp_widths))
-        for (head, num_heads), (qkv, qkv_dim), (mlp, mlp_dim) in itertools.product(*choices):
-            genes[LayerSpec(num_heads, qkv_dim, mlp_dim)] = head, qkv, mlp
+        for head, num_heads in enumerate(self.num_heads):
+            for qkv, attn_dim in enumerate(self.attn_table[head].tolist()):
+                scale = self.elastic.scale(attn_dim // num_heads) if self.elastic.on else None
+                for mlp, mlp_dim in enumerate(self.mlp_widths):
+                    genes[LayerSpec(num_heads, 3 * attn_dim, mlp_dim, scale)] = head, qkv, mlp
         return genes
 
     @cached_property
@@ -195,3 +253,7 @@ class SearchSpace(BaseModel):
     def layer_gene_table(self) -> np.ndarray:
         """Values of ``layer_genes`` as an array [layers, 3]."""
         return np.array([*self.layer_genes.values()])
+
+
+def _scaled(full: int, ratios: Sequence[float]) -> tuple[int, ...]:
+    return tuple(round(full * ratio) for ratio in ratios)

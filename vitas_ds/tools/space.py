@@ -60,10 +60,14 @@ def _genes(space: SearchSpace) -> list[str]:
         ("patch size", 1, [str(patch) for patch in space.patch_sizes]),
         ("embed_dim", 1, list(map(str, space.embed_widths))),
         ("heads" if space.layout == "cell" else "heads, or identity", each, operators),
-        ("q/k/v width", each, list(map(str, space.qkv_widths))),
+        (
+            ("channels kept of a head", each, [str(x // space.num_heads[0]) for x in space.attn_table[0].tolist()])
+            if space.elastic.on
+            else ("q/k/v width", each, list(map(str, space.qkv_widths)))
+        ),
         ("MLP width", each, list(map(str, space.mlp_widths))),
     ]
-    if space.layout == "cell":
+    if space.layout == "cell" or space.elastic.on:
         rows.append(("layers", 1, [str(n) for n in range(space.min_layers, space.depth + 1)]))
     width = max(len(name) for name, _, _ in rows)
     lines = [f"  {name.ljust(width)}  {genes:>5}  {' '.join(choices)}" for name, genes, choices in rows]

@@ -24,7 +24,7 @@ from scipy.optimize import brentq
 from vitas_ds import config
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
-from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.search.feasible.operators import stratified_sample
 from vitas_ds.search.feasible.table import FeasibleSet
 
@@ -50,7 +50,7 @@ def draw(
     if within is None:
         return genome.decode(space, genome.sample(space, rng, 1, identity_prob)[0])
     spec = genome.decode(space, stratified_sample(within, 1, rng)[0])
-    return spec if space.identity_shift else _scatter(space, spec, rng)
+    return spec if space.nested else _scatter(space, spec, rng)
 
 
 def _scatter(space: SearchSpace, spec: SubnetSpec, rng: np.random.Generator) -> SubnetSpec:
@@ -85,15 +85,12 @@ def complement(space: SearchSpace, spec: SubnetSpec) -> SubnetSpec:
     For evenly spaced ratios, the two widths add up to the full width plus one step. The function is its own inverse.
     """
 
-    def flip(width: int, widths: tuple[int, ...]) -> int:
-        return widths[-1 - widths.index(width)]
+    def flip(layer: LayerSpec | None) -> LayerSpec | None:
+        heads, qkv, mlp = space.layer_genes[layer]
+        return layer and space.layer_choices[heads, -1 - qkv, -1 - mlp]
 
-    layers = tuple(
-        layer
-        and replace(layer, qkv_dim=flip(layer.qkv_dim, space.qkv_widths), mlp_dim=flip(layer.mlp_dim, space.mlp_widths))
-        for layer in spec.layers
-    )
-    return replace(spec, embed_dim=flip(spec.embed_dim, space.embed_widths), layers=layers)
+    embed_dim = space.embed_widths[-1 - space.embed_widths.index(spec.embed_dim)]
+    return replace(spec, embed_dim=embed_dim, layers=tuple(map(flip, spec.layers)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.helpers.strategies import genomes, spaces, spaces_and_specs
+from tests.helpers.strategies import elastic_spaces, genomes, spaces, spaces_and_specs
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
 from vitas_ds.arch.space import SearchSpace, WidthTable
@@ -69,7 +69,7 @@ def test_macs_are_half_the_flops_of_torch(name):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_batched_costs_equal_single_costs(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     rows = data.draw(genomes(space, 8))
     table = genome.width_table(space, rows)
     single = [WidthTable.from_specs([genome.decode(space, row)]) for row in rows]

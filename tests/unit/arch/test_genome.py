@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.paths import FIXTURES
-from tests.helpers.strategies import genomes, spaces, spaces_and_specs
+from tests.helpers.strategies import elastic_spaces, genomes, spaces, spaces_and_specs
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.published import published
 from vitas_ds.arch.space import SearchSpace, WidthTable
@@ -36,7 +36,7 @@ def test_decode_of_encode_is_the_spec(space_and_spec):
 @EXAMPLES
 @given(st.data())
 def test_encode_of_decode_is_the_canonical_genome(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     for row in data.draw(genomes(space, 5)):
         spec = genome.decode(space, row)
         again = genome.encode(space, spec)
@@ -49,7 +49,7 @@ def test_encode_of_decode_is_the_canonical_genome(data):
 @EXAMPLES
 @given(st.data())
 def test_canonical_is_idempotent_and_keeps_network_and_cost(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     rows = data.draw(genomes(space, 20))
     before = rows.copy()
     canonical = genome.canonical(space, rows)
@@ -74,7 +74,7 @@ def test_genomes_of_the_same_network_have_one_canonical_form():
 @EXAMPLES
 @given(st.data())
 def test_width_table_of_genomes_equals_that_of_their_specs(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     rows = data.draw(genomes(space, 6))
     from_rows, from_specs = (
         genome.width_table(space, rows),
@@ -87,13 +87,13 @@ def test_width_table_of_genomes_equals_that_of_their_specs(data):
 @EXAMPLES
 @given(st.data())
 def test_samples_are_networks_of_the_space(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     rows = data.draw(genomes(space, 30))
     assert rows.shape == (30, len(space.gene_sizes))
     assert ((rows >= 0) & (rows < space.gene_sizes)).all()
     depths = (genome.width_table(space, rows).num_heads > 0).sum(1)
     assert (depths >= space.min_layers).all() and (depths <= space.depth).all()
-    if space.identity_shift:
+    if space.nested:
         assert (genome.canonical(space, rows) == rows).all()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.helpers.strategies import genomes, spaces
+from tests.helpers.strategies import elastic_spaces, genomes, spaces
 from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, check_spec
@@ -35,7 +35,7 @@ def test_number_of_networks_of_the_1g_space():
 
 
 @settings(max_examples=25, deadline=None)
-@given(spaces(max_depth=2))
+@given(st.one_of(spaces(max_depth=2), elastic_spaces(max_depth=2)))
 def test_number_of_networks_equals_that_of_all_enumerated_genomes(space):
     if math.prod(space.gene_sizes.tolist()) > 20_000:
         return
@@ -47,7 +47,7 @@ def test_number_of_networks_equals_that_of_all_enumerated_genomes(space):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_costs_are_between_those_of_the_smallest_and_largest_network(data):
-    space = data.draw(spaces())
+    space = data.draw(st.one_of(spaces(), elastic_spaces()))
     rows = data.draw(genomes(space, 50))
     table = genome.width_table(space, rows)
     for price in (cost.macs, cost.vitas_flops):

@@ -137,7 +137,7 @@ def _add_missing_layers(space: SearchSpace, genomes: np.ndarray, rng: np.random.
         return
     identity = len(space.num_heads)
     layers = genomes[:, 2:].reshape(len(genomes), space.depth, 3)
-    missing = (layers[..., 0] == identity) & (np.arange(space.depth) < space.min_layers)
+    missing = (layers[..., 0] == identity) & space.active_positions[space.min_layers]
     layers[missing] = rng.integers(0, [identity, *space.gene_sizes[3:5]], (int(missing.sum()), 3))
     genomes[:, 2:] = layers.reshape(len(genomes), -1)
 

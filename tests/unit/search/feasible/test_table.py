@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.searches import TIMED
-from tests.helpers.strategies import spaces
+from tests.helpers.strategies import elastic_spaces, spaces
 from vitas_ds import config
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
@@ -32,7 +32,7 @@ def all_genomes(space: SearchSpace) -> np.ndarray:
 @st.composite
 def small_problems(draw):
     """Draw a space of at most 20,000 genomes, with all its networks and a budget on one or more costs."""
-    space = draw(spaces(max_depth=2))
+    space = draw(st.one_of(spaces(max_depth=2), elastic_spaces(max_depth=2)))
     assume(np.prod(space.gene_sizes) <= 20_000)
     genomes = all_genomes(space)
     budget = {}
@@ -77,10 +77,16 @@ def test_an_empty_set_is_an_error_with_the_closest_network(problem):
         feasible_set(space, budget, TIMED)
     closest = genomes[violations == violations.min()]
     costs = budgets.compute_costs(space, closest, costs=TIMED)
+    all_costs = budgets.compute_costs(space, genomes, costs=TIMED)
+    limits = ", ".join(
+        f"{name} {int(all_costs[name].min()):,} to {int(all_costs[name].max()):,}"
+        for name in budget if name != "latency"
+    )  # fmt: skip
+    limits = f"; all networks have {limits}" if limits else ""
     endings = []
     for i, spec in enumerate(genome.decode_all(space, closest)):
         values = ", ".join(f"{name} {budgets.format_cost(name, costs[name][i])}" for name in budget)
-        endings.append(f"{values}: {spec.describe()}")
+        endings.append(f"{values}: {spec.describe()}{limits}")
     assert str(error.value).endswith(tuple(endings)) and "\n" not in str(error.value)
 
 
@@ -100,7 +106,7 @@ def test_repair_returns_feasible_genomes_and_keeps_feasible_ones(problem, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(spaces(), st.integers(0, 2**32), st.sampled_from(list(TIMED)))
+@given(st.one_of(spaces(), elastic_spaces()), st.integers(0, 2**32), st.sampled_from(list(TIMED)))
 def test_costs_are_affine_in_depth_and_width_sums(space, seed, name):
     genomes = genome.sample(space, np.random.default_rng(seed), 50)
     table = genome.width_table(space, genomes)
