@@ -257,6 +257,11 @@ TOOLS = {
             ("--yes", {"action": "store_true", "help": "do not ask"}),
         ),
     ),
+    "completion": Command(
+        "print a script that completes commands, options, recipes, runs and settings in a shell",
+        "completion bash", "the console; the shell reads it with source <(vitas completion bash)",
+        (("shell", {"choices": ("bash", "zsh"), "help": "name of the shell"}),),
+    ),
     "doctor": Command(
         "check what this machine has and what is missing for each stage", "doctor", "the console", (),
     ),

@@ -31,7 +31,7 @@ class Stale(UserError):
         self.run, self.stage, self.reason, self.problem = str(run), stage, reason, problem
 
     def __str__(self) -> str:
-        return f"{self.problem}; or start {self.stage} with --redo: old results stay, in {self.run}/old"
+        return f"{self.problem}; or start {self.stage} with --redo, which keeps old results in old/"
 
 
 LIMIT = 300  # characters of a message

@@ -64,7 +64,7 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
             raise Stale(
                 run.path, stage, ", ".join(describe(changes)),
                 f"{run.path}: belongs to a run with {field}={json.dumps(a)}, this one has {json.dumps(b)}; to keep its "
-                f"settings, give {run.path} instead of a recipe; or set another run.name",
+                "settings, give its folder instead of a recipe; or set another run.name",
             )  # fmt: skip
 
 
