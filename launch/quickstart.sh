@@ -3,7 +3,8 @@
 #
 #   launch/quickstart.sh [--fresh] [section.key=value ...]
 #
-# Creates .venv if it is missing. A second start resumes; --fresh starts over.
+# Creates .venv if it is missing. A second start resumes. With other settings, it runs the stages again whose results
+# depend on them, and keeps the old results in old/ of the run. --fresh starts over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/lib.sh
@@ -14,7 +15,7 @@ overrides=()
 for word in "$@"; do
     case $word in
     -h | --help)
-        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
         ;;
     --fresh) FRESH=1 ;;
@@ -45,19 +46,41 @@ elif ((RANKS > 2)); then
     RANKS=2
 fi
 
+# Whether a stage has ended and has nothing to do: it has a summary, and settings and chosen network are the same.
 ended() {
-    [[ -f $RUN/summary.json ]] &&
-        .venv/bin/python -c 'import json, sys; sys.exit(sys.argv[1] not in json.load(open(sys.argv[2])))' "$1" "$RUN/summary.json"
+    .venv/bin/python - "$1" "$RUN" "${overrides[@]}" 2>/dev/null <<'EOF'
+import json, sys
+from pathlib import Path
+
+from vitas_ds.recipe import load
+from vitas_ds.run.compatibility import differences
+from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+
+stage, run = sys.argv[1], RunDir(Path(sys.argv[2]))
+done = stage in read_summary(run) and not differences(read_config(run), load("quickstart", sys.argv[3:]))
+if done and stage == "retrain":
+    done = json.loads(run.best.read_text())["spec"] == json.loads(run.retrain_spec.read_text())
+sys.exit(not done)
+EOF
 }
 
 for stage in "${STAGES[@]}"; do
     echo
     echo "== $stage"
+    words=("$stage" quickstart "${overrides[@]}")
+    [[ $stage == report ]] || words+=(--redo)
     if [[ $stage == report ]] || ended "$stage"; then # one process is enough
-        start_ranks 0 .venv/bin/python -m vitas_ds "$stage" quickstart "${overrides[@]}"
+        start_ranks 0 .venv/bin/python -m vitas_ds "${words[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")
         start_ranks 2 .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \
-            --module vitas_ds "$stage" quickstart "${overrides[@]}"
+            --module vitas_ds "${words[@]}"
     fi
 done
+cat <<EOF
+
+Next, in the environment of this checkout (docs/manual.md):
+    source .venv/bin/activate
+    vitas status $RUN
+    vitas search $RUN run.name=small search.checkpoint=$RUN "search.macs=[0.5e6, 0.8e6]"
+EOF

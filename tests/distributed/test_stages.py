@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,29 @@ def test_exported_spec_is_in_the_space(done: Path) -> None:
     space: SearchSpace = load(str(TINY), []).space
     spec = read_spec(done / "runs" / "tiny" / "export" / "spec.json")
     assert genome.decode(space, genome.encode(space, spec)).canonical() == spec
+
+
+def test_redo_keeps_old_results(done: Path) -> None:
+    """With other settings, each stage runs again with --redo, and old results are those of the first run."""
+    first, run = done / "runs" / "tiny", done / "runs" / "redone"
+    shutil.copytree(first, run)
+    best = json.loads((first / "search" / "best.json").read_text())
+    macs = "search.macs=[1.5e5, 2.7e5]" if best["macs"] > 2.75e5 else "search.macs=[2.8e5, 4.0e5]"
+    words = words_of(done, "run.name=redone", macs)
+    assert "or start search with --redo" in refused(done, ["search", "run.name=redone", macs])[0]
+    results = run_commands(*([name, *words, "--redo"] for name in STAGES))
+    assert [result.returncode for result in results] == [0] * 5, results
+    supernet, search, retrain, evaluate, export = (result.stdout for result in results)
+    assert "train-supernet: done already" in supernet and "search: search.macs [150000, 400000] -> " in supernet
+    assert f"; running again, old results: {run}/old/1" in supernet
+    assert "retrain: search:best is another network now; running again, old results (with those of evaluate" in retrain
+    assert "done already" not in search + retrain + evaluate + export
+    assert (run / "old" / "1" / "search" / "ledger.jsonl").read_bytes() == (first / "search/ledger.jsonl").read_bytes()
+    weights, exported = Path("retrain/model/model.safetensors"), Path("export/model.safetensors")
+    for file in (weights, exported):
+        assert (run / "old" / "2" / file).read_bytes() == (first / file).read_bytes() != (run / file).read_bytes()
+    assert (run / "supernet/weights.safetensors").read_bytes() == (first / "supernet/weights.safetensors").read_bytes()
+    output = stage("retrain", done, "run.name=redone", macs, "retrain.lr=1e-3", "--redo", launcher="torchrun")
+    assert output.count("retrain: retrain.lr 0.005 -> 0.001; running again") == 1
+    assert (run / "old" / "3" / weights).is_file() and (run / weights).is_file()
+    assert set(json.loads((run / "summary.json").read_text())) == {"train-supernet", "search", "retrain"}
