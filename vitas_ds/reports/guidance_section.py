@@ -10,9 +10,9 @@ from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
-from vitas_ds.search.probe import PREFIX
-from vitas_ds.search.separation import Separation
-from vitas_ds.search.trials.check import describe, read_check
+from vitas_ds.search.curve import PREFIX
+from vitas_ds.search.separation_result import Separation
+from vitas_ds.search.trials.check_result import describe, read_check
 
 Rows = list[dict[str, Any]]
 ACCURACY = Axis("accuracy on the search images", percent=True)

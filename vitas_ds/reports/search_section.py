@@ -10,7 +10,8 @@ from vitas_ds.reports.svg import Axis, Series, bars, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
+from vitas_ds.search.survivors import survivor_shares
 
 Rows = list[dict[str, Any]]
 SEEN, SCORE, MACS = Axis("candidates seen"), Axis("score", percent=True), Axis("MACs")
@@ -108,8 +109,6 @@ def marginals(run: RunDir, config: Config) -> list[str]:
     """Draw for each choice of the space the share of its values, in the first generation and at the end."""
     if not run.best.exists():
         return []
-    from vitas_ds.search.plots import survivor_shares  # imports matplotlib
-
     shares = survivor_shares(config.space, own_candidates(run), config.search.population)
     return [
         bars(name[0].upper() + name[1:], values, [("first generation", share[0], 4), ("best at the end", share[-1], 1)])

@@ -15,8 +15,8 @@ from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger import read_ledger
-from vitas_ds.search.trials.store import read_rows
+from vitas_ds.search.scoring.ledger_reader import read_ledger
+from vitas_ds.search.trials.rows import read_rows
 
 Rows = list[dict[str, Any]]
 
@@ -94,14 +94,14 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
         mirror.image("images", pictures[stage])
     if stage == "search":
         from vitas_ds.search.plots import COLUMNS, FRONT_COLUMNS, front_rows, table_rows
-        from vitas_ds.search.trials import check, finalists_plot  # import matplotlib
+        from vitas_ds.search.trials import check_result, finalists_plot  # import matplotlib
 
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
         mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
         mirror.table("search/pareto", FRONT_COLUMNS, front_rows(read_json(run.pareto, [])))
         if run.check.exists():
-            mirror.table("search/check", check.COLUMNS, check.table_rows(check.read_check(run)))
+            mirror.table("search/check", check_result.COLUMNS, check_result.table_rows(check_result.read_check(run)))
         if rows := read_rows(run):
             mirror.table("search/finalists", finalists_plot.COLUMNS, finalists_plot.table_rows(rows))
         if run.best.exists():

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vitas_ds.search.probe import PREFIX
-
+PREFIX = "accuracy/"  # of the metrics of subnets, see probe.py
 START = 0.25  # ignored share of the training: its curve depends on the warm-up
 MIN_POINTS = 4
 MIN_GAIN = 0.01  # a training is long enough if twice the length adds less accuracy

@@ -17,12 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.run.files import replacing
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.problem import SearchProblem
-from vitas_ds.search.ranking import hypervolume, make_result, ranked
+from vitas_ds.search.ranking import hypervolume, make_result
 from vitas_ds.search.scoring.candidate import Candidate
+from vitas_ds.search.survivors import survivor_shares
 
 COLUMNS = (
     "generation", "score", "stderr", "images", "macs", "vitas_flops", "params", "activations", "predicted_latency",
@@ -129,37 +130,3 @@ def survivors_figure(space: SearchSpace, candidates: list[Candidate], population
         figure.colorbar(image).ax.tick_params(labelsize=7)
     figure.suptitle(f"Share of each choice among the {population} best candidates so far")
     return figure
-
-
-def survivor_shares(
-    space: SearchSpace, candidates: list[Candidate], population: int
-) -> dict[str, tuple[tuple[int, ...], np.ndarray]]:
-    """Return the values of each choice and their shares among the ``population`` best candidates so far.
-
-    Returns:
-        For each choice, its values and an array [generations, values].
-    """
-    choices: dict[str, tuple[int, ...]] = {
-        "patch size": space.patch_sizes,
-        "embedding width": space.embed_widths,
-        "layers": tuple(range(space.min_layers, space.depth + 1)),
-        "heads of a layer": space.num_heads,
-        "q/k/v width of a layer": space.qkv_widths,
-        "MLP width of a layer": space.mlp_widths,
-    }
-    shares: dict[str, list[np.ndarray]] = {name: [] for name in choices}
-    for generation in sorted({c.generation for c in candidates}):
-        best = ranked([c for c in candidates if c.generation <= generation])[:population]
-        chosen = [_chosen_values(c.spec) for c in best]
-        for i, (name, allowed) in enumerate(choices.items()):
-            values = np.array([value for choice in chosen for value in choice[i]])
-            counts = (values[:, None] == np.array(allowed)).sum(0)
-            shares[name].append(counts / max(counts.sum(), 1))
-    return {name: (choices[name], np.array(share)) for name, share in shares.items()}
-
-
-def _chosen_values(spec: SubnetSpec) -> tuple[list[int], ...]:
-    """Return the values of each choice, in the order of ``survivor_shares``."""
-    layers = spec.active
-    heads, qkv, mlp = ([getattr(x, name) for x in layers] for name in ("num_heads", "qkv_dim", "mlp_dim"))
-    return [spec.patch_size], [spec.embed_dim], [spec.depth], heads, qkv, mlp

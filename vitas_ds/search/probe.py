@@ -22,6 +22,7 @@ from vitas_ds.distributed import watchdog
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.engine import Engine
 from vitas_ds.models import net
+from vitas_ds.search.curve import PREFIX
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.candidate import score_from_counts
@@ -31,7 +32,6 @@ from vitas_ds.training.accuracy import BACKWARD, Schedule, Share, decode_share, 
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
 RANDOM = 4  # random subnets within the budget
-PREFIX = "accuracy/"  # of the metrics
 
 
 def probed_subnets(config: Config) -> dict[str, SubnetSpec]:

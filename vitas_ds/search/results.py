@@ -14,7 +14,7 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible.budget import format_cost
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
 from vitas_ds.search.trials.finalists import FinalistsResult
 

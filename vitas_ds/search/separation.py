@@ -14,76 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from vitas_ds.search.ranking import fully_scored, ranked
 from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.scorer import Scorer
+from vitas_ds.search.separation_result import LIKELY, Separation
 
-LIKELY = 0.5
 FEWEST = 12  # candidates; a spread of fewer says little
 AGAIN = 8  # candidates scored again, image by image
 DRAWS, CHUNK = 2000, 100
-MOST_FINALISTS = 0.25  # share of the candidates; training more is not a search
 FACTORS = (2, 4, 8, 16, 32)  # numbers of images to consider, relative to today's
 NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
-
-
-@dataclass(frozen=True)
-class Separation:
-    """Noise and spread of the scores.
-
-    Attributes:
-        candidates: Number of candidates K.
-        images: Search images of a score.
-        stderr: Standard error of a score, as if alone (binomial).
-        noise: Standard error of a score relative to other candidates, which see the same images.
-        spread: Standard deviation of the scores, from the better half.
-        top: Number of top candidates k.
-        probability: Probability that the best candidate is among the top k.
-        needed: Smallest k for which this probability is at least ``LIKELY``.
-        needed_images: Search images for which it would be at least ``LIKELY`` with the same k; None if even 32 times as
-            many are too few.
-    """
-
-    candidates: int
-    images: int
-    stderr: float
-    noise: float
-    spread: float
-    top: int
-    probability: float
-    needed: int
-    needed_images: int | None
-
-    @property
-    def enough(self) -> bool:
-        """Whether the scores separate the candidates. They do not if they spread less than their noise."""
-        return self.probability >= LIKELY and self.spread >= self.noise
-
-    def describe(self) -> str:
-        """Return noise, spread and probability as one clause."""
-        return (
-            f"a score has a standard error of {self.stderr:.2%} ({self.noise:.2%} relative to other candidates on the "
-            f"same {self.images:,} images), the last {self.candidates:,} candidates spread by {self.spread:.2%}; the "
-            f"best of them is among the top {self.top} with a probability of {self.probability:.0%}"
-        )
-
-    def remedies(self, finalists: bool) -> list[str]:
-        """Return what would help, apart from a longer training of the supernet."""
-        found = []
-        if self.needed <= MOST_FINALISTS * self.candidates:
-            found.append(f"train {self.needed} " + ("finalists" if finalists else "candidates (search.finalists)"))
-        if self.needed_images:
-            found.append(f"score on {self.needed_images:,} search images (search.images, data.search_per_class)")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values for ``summary.json``."""
-        return asdict(self)
 
 
 def recent(candidates: list[Candidate]) -> list[Candidate]:

@@ -1,4 +1,7 @@
-"""Stage report: write the HTML page of a run or of several runs, and print the results. It reads files only."""
+"""Stage report: write the HTML page of a run or of several runs, and print the results.
+
+It reads files only, and rank 0 does all of it. Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitas_ds.config import Config
-from vitas_ds.distributed import comm
+from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
@@ -25,17 +28,16 @@ def run(config: Config, to_wandb: bool = False) -> None:
     Raises:
         UserError: The run does not exist.
     """
-    ranks = comm.init("cpu", config.run.timeout)
-    if ranks.is_main:
-        run_dir = run_of(config)
-        with as_written():
-            write_text(run_dir.report, run_page.render(run_dir))
-            print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
-        if to_wandb:
-            from vitas_ds.reports.wandb_upload import send
+    if launcher.read().rank:
+        return
+    run_dir = run_of(config)
+    with as_written():
+        write_text(run_dir.report, run_page.render(run_dir))
+        print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
+    if to_wandb:
+        from vitas_ds.reports.wandb_upload import send
 
-            send(config, run_dir)
-    comm.barrier()
+        send(config, run_dir)
 
 
 def compare(*configs: Config) -> None:
@@ -44,18 +46,17 @@ def compare(*configs: Config) -> None:
     Raises:
         UserError: A run does not exist, or is given twice.
     """
-    ranks = comm.init("cpu", configs[0].run.timeout)
-    if ranks.is_main:
-        runs = [run_of(config) for config in configs]
-        places = [run.path.resolve() for run in runs]
-        for i, place in enumerate(places):
-            if place in places[:i]:
-                raise UserError(f"{runs[i].path}: given twice; give two different runs to compare")
-        path = runs[0].comparison(*runs[1:])
-        with as_written():
-            write_text(path, comparison.render(*runs))
-            print_columns([("", *comparison.names_of(runs)), *comparison.results(runs), ("report", str(path), "")])
-    comm.barrier()
+    if launcher.read().rank:
+        return
+    runs = [run_of(config) for config in configs]
+    places = [run.path.resolve() for run in runs]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise UserError(f"{runs[i].path}: given twice; give two different runs to compare")
+    path = runs[0].comparison(*runs[1:])
+    with as_written():
+        write_text(path, comparison.render(*runs))
+        print_columns([("", *comparison.names_of(runs)), *comparison.results(runs), ("report", str(path), "")])
 
 
 def print_columns(lines: Sequence[tuple[str, ...]]) -> None:

@@ -14,7 +14,8 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import update_summary
 from vitas_ds.search.scoring.candidate import Score
-from vitas_ds.search.separation import Separation, warning
+from vitas_ds.search.separation import warning
+from vitas_ds.search.separation_result import Separation
 from vitas_ds.search.trials import check
 from vitas_ds.search.trials.store import Outcome
 

@@ -9,11 +9,12 @@ from PIL import Image
 
 from tests.helpers.searches import BUDGET, SMALL, each, likeness, search
 from vitas_ds.config import Search
-from vitas_ds.search.plots import COLUMNS, save_figures, survivor_shares, table_rows
+from vitas_ds.search.plots import COLUMNS, save_figures, table_rows
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, ranked
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.ledger import in_memory
+from vitas_ds.search.survivors import survivor_shares
 
 CFG = Search(population=20, generations=6, macs=BUDGET)
 

@@ -16,7 +16,8 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.search import separation
 from vitas_ds.search.scoring.ledger import in_memory
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order
-from vitas_ds.search.separation import Separation, among_top, judge, recent, shared_noise, upper_spread
+from vitas_ds.search.separation import among_top, judge, recent, shared_noise, upper_spread
+from vitas_ds.search.separation_result import Separation
 
 
 def test_scores_that_spread_less_than_their_noise_separate_nothing():

@@ -12,7 +12,7 @@ from vitas_ds.run.files import append_line
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import LiveTracker
-from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.search.trials.inputs import ScoringInputs
 

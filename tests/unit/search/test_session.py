@@ -21,7 +21,8 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import LiveTracker
 from vitas_ds.search.ranking import ranked
-from vitas_ds.search.scoring.ledger import in_memory, read_ledger
+from vitas_ds.search.scoring.ledger import in_memory
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.scoring.racing import Race, format_report, report
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
 from vitas_ds.search.session import ScoringInputs, open_session, run_search

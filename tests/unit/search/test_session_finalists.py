@@ -19,9 +19,9 @@ from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import LiveTracker
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select
-from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.session import open_session, run_search
-from vitas_ds.search.trials.store import read_rows
+from vitas_ds.search.trials.rows import read_rows
 
 pytestmark = pytest.mark.slow
 

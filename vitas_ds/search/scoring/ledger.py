@@ -8,16 +8,15 @@ algorithm or seed can reuse the scores of a ledger.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed.comm import from_main
-from vitas_ds.errors import UserError
 from vitas_ds.run.files import append_line, to_json
 from vitas_ds.search.scoring.candidate import Candidate, Score
-from vitas_ds.search.scoring.ledger_digest import add_digest, without_digest
+from vitas_ds.search.scoring.ledger_digest import add_digest
 from vitas_ds.search.scoring.ledger_lines import MOVE, LineParser, Scoring
+from vitas_ds.search.scoring.ledger_reader import lines
 from vitas_ds.search.scoring.score_table import ScoreTable, key
 
 BLOCK = 1 << 20  # bytes
@@ -114,7 +113,7 @@ def _cut_torn_line(path: Path) -> None:
 def _read_scores(path: Path, scoring: Scoring, missing_ok: bool = False, fix: str = MOVE) -> ScoreTable:
     """Return the scores in a ledger. Does not keep its candidates: a million of them would take 4 GB."""
     parser, table = LineParser(path, scoring, fix), ScoreTable()
-    for number, line in _lines(path, missing_ok):
+    for number, line in lines(path, missing_ok):
         if (found := parser.fast(line, number)) is not None:
             found.add_to(table)
             continue
@@ -122,32 +121,3 @@ def _read_scores(path: Path, scoring: Scoring, missing_ok: bool = False, fix: st
         assert candidate.score is not None
         table.add(key(candidate.spec, candidate.images), candidate.score)
     return table
-
-
-def read_ledger(path: Path, scoring: Scoring | None = None, missing_ok: bool = False) -> list[Candidate]:
-    """Return the candidates in a ledger. An incomplete last line is ignored.
-
-    Args:
-        path: The ledger's file.
-        scoring: Settings that each line must have been scored with; None to accept any.
-        missing_ok: Return an empty list if the file does not exist.
-
-    Raises:
-        UserError: The file does not exist, a line is invalid, or was scored with other settings.
-    """
-    parser = LineParser(path, scoring)
-    return [parser.candidate(line, number) for number, line in _lines(path, missing_ok)]
-
-
-def _lines(path: Path, missing_ok: bool) -> Iterator[tuple[int, bytes]]:
-    """Yield the complete lines of a ledger, verified and without their digests, with their numbers, from 1."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        if missing_ok:
-            return
-        raise UserError(f"{path}: no such ledger") from None
-    with file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
-                yield number, without_digest(line[:-1], f"{path}: line {number}")

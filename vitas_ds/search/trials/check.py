@@ -28,23 +28,22 @@ from vitas_ds.distributed import comm, preemption
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.groups import Group, MeetingPoint, largest_divisor, split
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.run.files import read_json, write_json
+from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.feasible.table import FeasibleSet
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.scorer import Scorer
 from vitas_ds.search.trials import plan
-from vitas_ds.search.trials.agreement import Estimate, agreement, tau
+from vitas_ds.search.trials.agreement import agreement, tau
 from vitas_ds.search.trials.check_plot import save_figure
+from vitas_ds.search.trials.check_result import COLUMNS, describe, headline, read_check, table_rows
 from vitas_ds.search.trials.finalists import settings as training_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.spread import spread_subnets
 from vitas_ds.search.trials.store import Outcome, Store, name_of
 from vitas_ds.search.trials.training import Trial, training_images
-
-COLUMNS = ("network", "score", "stderr", "accuracy", "macs", "depth", "patch_size", "embed_dim")
 
 
 @dataclass(frozen=True)
@@ -257,45 +256,3 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
     return {
         "tau": asdict(found), "within_patch_size": within and asdict(within), "steps": outcomes[0].step, "nets": rows,
     }  # fmt: skip
-
-
-def read_check(run: RunDir) -> dict[str, Any]:
-    """Return ``check.json``; empty without one.
-
-    Raises:
-        UserError: The file has another content.
-    """
-    data = read_json(run.check, {})
-    if data and not data.keys() >= {"tau", "within_patch_size", "steps", "nets", "settings"}:
-        raise UserError(f"{run.check}: not a result of the check; remove it, the search writes it again")
-    return data
-
-
-def describe(result: dict[str, Any]) -> str:
-    """Return the result as one clause."""
-    if len({row["accuracy"] for row in result["nets"]}) == 1:
-        return (
-            f"all {len(result['nets'])} networks have the same accuracy after {result['steps']:,} steps alone, so "
-            "their ranking is unknown; increase search.check.steps"
-        )
-    found, within = Estimate(**result["tau"]), result["within_patch_size"]
-    text = (
-        f"Kendall's tau {found} between the scores by the supernet and the accuracy of {len(result['nets'])} networks "
-        f"after {result['steps']:,} steps alone" + (f", {Estimate(**within)} within a patch size" if within else "")
-    )
-    return text if found.low > 0 else f"{text}; the interval includes 0: the ranking may be no better than chance"
-
-
-def headline(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers for ``summary.json``."""
-    numbers = {name: result[name] for name in ("tau", "within_patch_size", "steps")}
-    return numbers | {"nets": len(result["nets"])}
-
-
-def table_rows(result: dict[str, Any]) -> list[list[Any]]:
-    """Return a row of ``COLUMNS`` per network."""
-    rows = []
-    for i, row in enumerate(result["nets"], 1):
-        values = row | row["spec"] | {"network": i, "depth": len(row["spec"]["layers"])}
-        rows.append([values[name] for name in COLUMNS])
-    return rows

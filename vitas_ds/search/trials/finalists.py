@@ -33,7 +33,8 @@ from vitas_ds.search.trials.finalists_plot import COLUMNS, save_figure, table_ro
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.progress import ProgressReport
-from vitas_ds.search.trials.store import Outcome, Row, Store, name_of, order_of
+from vitas_ds.search.trials.rows import Row, order_of
+from vitas_ds.search.trials.store import Outcome, Store, name_of
 from vitas_ds.search.trials.training import Trial, training_images
 
 # fields of retrain without effect on finalists

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitas_ds.run.files import replacing
-from vitas_ds.search.trials.store import Row, curves_of
+from vitas_ds.search.trials.rows import Row, curves_of
 
 COLUMNS = (
     "candidate", "rung", "step", "accuracy", "stderr", "loss", "seconds", "goes_on", "wins", "score", "macs",

@@ -27,12 +27,10 @@ from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import read_json, to_json, write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.search.trials.rows import Row
 from vitas_ds.training.plain import PlainTrainer
 
 VISIBLE = 120  # seconds until another node sees a new file on NFS
-Row = dict[str, Any]
-"""A line of ``finalists.jsonl``."""
-ROW = {"candidate", "rung", "accuracy", "loss", "macs"}  # keys that every line has
 
 
 @dataclass(frozen=True)
@@ -212,35 +210,3 @@ def _short(value: Any) -> str:
 def name_of(spec: SubnetSpec) -> str:
     """Return the name of a candidate in file names."""
     return hashlib.sha256(spec.key().encode()).hexdigest()[:16]
-
-
-def read_rows(run: RunDir) -> list[Row]:
-    """Return the lines of ``finalists.jsonl``; empty without finalists.
-
-    Raises:
-        UserError: A line is not JSON.
-    """
-    if not run.finalists.exists():
-        return []
-    try:
-        rows = [parse_json_line(line) for line in run.finalists.read_text().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{run.finalists}: not JSON ({error}); remove it, the search writes it again") from None
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not row.keys() >= ROW:
-            raise UserError(f"{run.finalists}:{number}: not a finalist; remove the file, the search writes it again")
-    return rows
-
-
-def curves_of(rows: list[Row]) -> dict[int, list[Row]]:
-    """Return the rows of each candidate in the order of the rungs, best candidate first."""
-    curves: dict[int, list[Row]] = {}
-    for row in rows:
-        curves.setdefault(row["candidate"], []).append(row)
-    return dict(sorted(curves.items(), key=lambda item: (-item[1][-1]["rung"], order_of(item[1][-1]))))
-
-
-def order_of(row: Row) -> tuple[float, float, int, int]:
-    """Return the sort key within a rung: accuracy, then loss, MACs, and place in the search."""
-    loss = math.inf if row["loss"] is None or math.isnan(row["loss"]) else row["loss"]
-    return -row["accuracy"], loss, row["macs"], row["candidate"]

@@ -17,7 +17,8 @@ from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select, write_results
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.evaluation import Evaluator
-from vitas_ds.search.scoring.ledger import open_ledger, read_ledger
+from vitas_ds.search.scoring.ledger import open_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 
 SCORING = {"supernet": "a", "search.side_rule": "accuracy_mean"}
 

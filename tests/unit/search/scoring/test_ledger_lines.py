@@ -18,8 +18,9 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import to_json
 from vitas_ds.search.scoring.candidate import Score, price, score_from_counts
-from vitas_ds.search.scoring.ledger import _cut_torn_line, in_memory, open_ledger, read_ledger
+from vitas_ds.search.scoring.ledger import _cut_torn_line, in_memory, open_ledger
 from vitas_ds.search.scoring.ledger_lines import LineParser
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.scoring.score_table import ScoreTable, key
 
 SCORING = {"supernet": "a" * 64, "search.side_rule": "accuracy_mean", "bits": 16}

@@ -19,7 +19,7 @@ from vitas_ds.recipe import load
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import read_summary, run_of
 from vitas_ds.search.scoring.candidate import Score
-from vitas_ds.search.scoring.ledger import read_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.trials import check
 from vitas_ds.search.trials.store import Outcome
 from vitas_ds.stages import search, train_supernet

@@ -21,7 +21,8 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.results import write_results
 from vitas_ds.search.trials.finalists import are_configured, check_inputs, configured
-from vitas_ds.search.trials.store import Store, read_rows
+from vitas_ds.search.trials.rows import read_rows
+from vitas_ds.search.trials.store import Store
 
 CPU = torch.device("cpu")
 FINALISTS = ("search.finalists.count=4", "search.finalists.steps=24", "retrain.save_minutes=1e-9")

@@ -11,7 +11,8 @@ import pytest
 
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.search.trials.store import Outcome, Store, curves_of, order_of, read_rows
+from vitas_ds.search.trials.rows import curves_of, order_of, read_rows
+from vitas_ds.search.trials.store import Outcome, Store
 
 
 def row(candidate: int, rung: int, accuracy: float, loss: float | None = 1.0, macs: int = 10) -> dict:
