@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from vitas_ds.config.limits import normal_form, parse_limit
 from vitas_ds.config.section import COUNT, FilePath, Section, check_pair
 
 
@@ -70,6 +71,11 @@ class Search(Section):
         None, description="budget in seconds per batch, predicted from measured networks"
     )
     throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
+    budgets: tuple[Annotated[str, BeforeValidator(normal_form)], ...] = Field(
+        (), max_length=20, description="several budgets, searched one after the other with the scores of one ledger: "
+        "`[2.4G, 3.2G]` are MACs, of which candidates use at least 90 %; also `[[2.2G, 2.4G]]`, `[params<=5M, "
+        "latency<5m]`",
+    )  # fmt: skip
     latency_batch_size: int = Field(32, gt=0, le=1_000_000, description="batch size of latency measurements")
     latency_also: tuple[int, ...] = Field(
         (), description="further batch sizes, measured for the front and the best candidates"
@@ -155,6 +161,8 @@ class Search(Section):
                 raise ValueError(f"{name} must be two increasing numbers, 0 or above (given: {list(pair)})")
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput contradict each other: no network satisfies both")
+        if len(set(self.budgets)) < len(self.budgets):
+            raise ValueError(f"budgets: the same budget twice (given: {list(self.budgets)})")
         sizes = [self.latency_batch_size, *self.latency_also]
         if min(sizes) < 1 or len(set(sizes)) < len(sizes):
             raise ValueError(f"latency_batch_size and latency_also must be different sizes above 0 (given: {sizes})")
@@ -165,6 +173,24 @@ class Search(Section):
         """The bounds set by the user, by field name."""
         names = ("macs", "vitas_flops", "params", "activations", "latency", "throughput")
         return {name: pair for name in names if (pair := getattr(self, name)) is not None}
+
+    def each_budget(self) -> list[Search]:
+        """Return the section of each of ``budgets``, with its limit as the budget; without any, the section itself."""
+        limits = [parse_limit(text) for text in self.budgets]
+        return [self._with_range(limit.cost, limit.low, limit.high) for limit in limits] or [self]
+
+    def covering(self) -> Search:
+        """Return the section with a budget that contains all of ``budgets``."""
+        limits = [parse_limit(text) for text in self.budgets]
+        found = self.model_copy(update={"budgets": ()})
+        for cost in {limit.cost for limit in limits}:
+            same = [limit for limit in limits if limit.cost == cost]
+            if len(same) == len(limits):  # the others do not bound this cost
+                found = found._with_range(cost, min(x.low for x in same), max(x.high for x in same))
+        return found
+
+    def _with_range(self, cost: str, low: float, high: float) -> Search:
+        return self.model_copy(update={"budgets": (), cost: (low, high)})
 
     @property
     def seconds(self) -> tuple[float, float] | None:
@@ -178,4 +204,5 @@ class Search(Section):
     @property
     def timed(self) -> bool:
         """Whether the search needs a latency predictor."""
-        return self.seconds is not None or (self.algorithm == "nsga2" and "latency" in self.objectives)
+        limited = any(parse_limit(text).cost == "latency" for text in self.budgets)
+        return limited or self.seconds is not None or (self.algorithm == "nsga2" and "latency" in self.objectives)

@@ -124,7 +124,7 @@ def _same_objectives(runs: Runs) -> bool:
 
 
 def _objectives(search: Search) -> tuple[Any, ...]:
-    return search.algorithm, search.objectives, search.budget
+    return search.algorithm, search.objectives, search.budget, search.budgets
 
 
 def _best_networks(runs: Runs, names: Sequence[str]) -> Iterator[nets.Network]:

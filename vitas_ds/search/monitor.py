@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.plots import COLUMNS, save_figures, table_rows
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import fully_scored, hypervolume, ranked
-from vitas_ds.search.scoring.candidate import Score
+from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.evaluation import ScoreFunction
 
 DRAWING_SHARE = 0.1  # maximum share of the time spent on figures
@@ -55,19 +56,26 @@ class Monitor:
 
     Attributes:
         tracker: Receives metrics, figures and tables.
-        problem: The search's problem.
+        problem: The problem that is searched.
         images: Number of images of a full score.
         figures: Folder for the figures; None on all ranks except 0.
+        budgets: Number of budgets, each searched with as many candidates.
         last: Summary of the last generation.
     """
 
-    def __init__(self, tracker: Tracker, problem: SearchProblem, images: int, figures: Path | None) -> None:
+    def __init__(
+        self, tracker: Tracker, problem: SearchProblem, images: int, figures: Path | None, budgets: int = 1
+    ) -> None:
         self.tracker, self.problem, self.images, self.figures = tracker, problem, images, figures
+        self.budgets = budgets
         self.last: GenerationSummary | None = None
         self._best: dict[str, float] = {}  # metric "best" of the last generation
         self._drawn_generation, self._next_drawing = 0, 0.0
         self._computed_images, self._seconds = 0, 0.0  # since this start
         self._computed_share = 1.0  # share of the last generation's images that racing did not save
+        self._before: list[Candidate] = []  # of the budgets before this one
+        self._budget: dict[str, int] = {}  # metric "budget"
+        self._generation = 0
         self._in_progress = 0.0  # candidates scored in this generation; a racing round counts as a fraction
 
     def timed(self, score: ScoreFunction, images: int) -> ScoreFunction:
@@ -88,10 +96,15 @@ class Monitor:
 
         return counted
 
+    def start_budget(self, problem: SearchProblem, index: int) -> None:
+        """Start with the next of several budgets. Candidates and costs include those of the budgets before it."""
+        self.problem, self._budget, self._best, self._generation = problem, {"budget": index}, {}, 0
+        self._before, self._drawn_generation = self.last.candidates if self.last else [], 0
+
     @property
     def _current(self) -> dict[str, Any]:
         """Metrics known in the middle of a generation."""
-        return {"generation": self.last.generation + 1 if self.last else 1} | self._best
+        return {"generation": self._generation + 1} | self._budget | self._best
 
     @property
     def _done(self) -> int:
@@ -102,13 +115,16 @@ class Monitor:
         if not self._computed_images:
             return math.nan
         cfg = self.problem.cfg
-        candidates = max(cfg.population * cfg.generations - self._done - self._in_progress, 0.0)
+        total = cfg.population * cfg.generations * self.budgets
+        candidates = max(total - self._done - self._in_progress, 0.0)
         return candidates * self.images * self._computed_share * self._seconds / self._computed_images
 
     def update(self, summary: GenerationSummary) -> None:
         """Record a generation. The step of the record is the number of candidates so far."""
+        own, summary = summary, self._with_earlier(summary)
         self.last, self._in_progress, self._computed_share = summary, 0.0, 1 - summary.saved
-        metrics = self._metrics(summary)
+        self._generation = summary.generation
+        metrics = self._metrics(summary, own.candidates)
         self._best = {"best": metrics["best"]}
         seconds = {"seconds": summary.seconds}
         self.tracker.log(len(summary.candidates), metrics | seconds, left=self.seconds_left())
@@ -116,10 +132,17 @@ class Monitor:
         if time.monotonic() > self._next_drawing or summary.generation == self.problem.cfg.generations:
             self._draw(summary)
 
-    def _metrics(self, summary: GenerationSummary) -> dict[str, Any]:
+    def _with_earlier(self, summary: GenerationSummary) -> GenerationSummary:
+        """Add the candidates of the budgets before this one."""
+        if not self._before or self.last is None:
+            return summary
+        costs = {name: max(cost, self.last.max_costs.get(name, cost)) for name, cost in summary.max_costs.items()}
+        return replace(summary, candidates=[*self._before, *summary.candidates], max_costs=costs)
+
+    def _metrics(self, summary: GenerationSummary, own: list[Candidate]) -> dict[str, Any]:
         metrics: dict[str, Any] = {
             "generation": summary.generation,
-            "best": ranked(fully_scored(summary.candidates))[0].value,
+            "best": ranked(fully_scored(own))[0].value,
             "mean": np.array([c.value for c in summary.new]).mean(),
             "hypervolume": hypervolume(summary.candidates, summary.max_costs),
             "feasible": summary.feasible_share,
@@ -129,7 +152,7 @@ class Monitor:
             metrics["saved"] = summary.saved
         if summary.correlation is not None:
             metrics["surrogate"] = summary.correlation
-        return metrics
+        return metrics | self._budget
 
     def _draw(self, summary: GenerationSummary) -> None:
         """Draw figures and table of all candidates; delay the next drawing to stay below ``DRAWING_SHARE``."""

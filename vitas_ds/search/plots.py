@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.arch.spec import spec_from_dict
+from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.run.files import replacing
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.problem import SearchProblem
@@ -31,6 +31,8 @@ COLUMNS = (
 )  # fmt: skip
 
 FRONT_COLUMNS = ("index", *COLUMNS)
+
+BUDGET_COLUMNS = ("budget", "score", "stderr", "accuracy", "macs", "vitas_flops", "params", "predicted_latency")
 
 AXES = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}  # label, unit
 
@@ -66,6 +68,15 @@ def front_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
         spec = spec_from_dict(entry["spec"], "pareto.json")
         values = entry | {name: getattr(spec, name) for name in ("depth", "patch_size", "embed_dim")}
         rows.append([values.get(name) for name in FRONT_COLUMNS])
+    return rows
+
+
+def budget_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return one table row of ``BUDGET_COLUMNS`` per entry of ``search.budgets`` in ``summary.json``."""
+    rows = []
+    for entry in entries:
+        trained = {"accuracy": (entry.get("finalist") or {}).get("accuracy")}
+        rows.append([(entry | trained).get(name) for name in BUDGET_COLUMNS])
     return rows
 
 

@@ -23,22 +23,22 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.engine import Engine
 from vitas_ds.models import net
 from vitas_ds.search.curve import PREFIX
-from vitas_ds.search.feasible import budget as budgets
-from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.search.scoring.candidate import score_from_counts
 from vitas_ds.search.scoring.scorer import balanced_order, correct
 from vitas_ds.search.trials.spread import spread_subnets
 from vitas_ds.training.accuracy import BACKWARD, Schedule, Share, decode_share, evaluating, schedule, sum_counts
 from vitas_ds.training.task import Evaluation, Task, count_steps
 
-RANDOM = 4  # random subnets within the budget
+RANDOM = 4  # random subnets within the budget; of several budgets, as many or a few more in all
 
 
 def probed_subnets(config: Config) -> dict[str, SubnetSpec]:
     """Return the subnets by name. The random ones are within the counted budget; they do not depend on a latency."""
     space = config.space
     ends = {"smallest": genome.smallest(space), "largest": genome.largest(space)}
-    inside = spread_subnets(feasible_set(space, budgets.from_config(config.search)), RANDOM, config.run.seed)
+    within = feasible_sets(space, config.search)
+    inside = [spec for one in within for spec in spread_subnets(one, -(-RANDOM // len(within)), config.run.seed)]
     named = {name: genome.decode(space, row).canonical() for name, row in ends.items()}
     return named | {f"random{i}": spec for i, spec in enumerate(inside, 1)}
 

@@ -28,6 +28,7 @@ def write_results(
     latencies: dict[str, dict[str, Any]] | None = None,
     dropped: Sequence[Candidate] = (),
     finalists: FinalistsResult | None = None,
+    within: Sequence[tuple[str, list[Candidate]]] = (),
 ) -> None:
     """Write ``pareto.json`` (the front, cheapest first) and ``best.json`` (the first candidate of ``top``).
 
@@ -43,6 +44,8 @@ def write_results(
         latencies: Measured latencies by subnet, as fields in addition to ``predicted_latency``, see ``confirm.py``.
         dropped: Candidates that measured outside the budget.
         finalists: Result of the trainings.
+        within: Of several budgets, each one and its best candidates. They become the list ``budgets``; ``top`` has the
+            best candidate of each.
     """
 
     def row(candidate: Candidate) -> dict[str, Any]:
@@ -52,8 +55,14 @@ def write_results(
 
     write_json(run.pareto, [row(candidate) | {"index": i} for i, candidate in enumerate(result.pareto)])
     search_scores = {candidate.spec: candidate.value for candidate in result.candidates}
-    rows = [row(c) | {"rank": rank, "search_score": search_scores[c.spec]} for rank, c in enumerate(top, 1)]
-    lists = {"top": rows, "dropped": [row(candidate) for candidate in dropped]}
+
+    def with_ranks(candidates: list[Candidate]) -> list[dict[str, Any]]:
+        return [row(c) | {"rank": rank, "search_score": search_scores[c.spec]} for rank, c in enumerate(candidates, 1)]
+
+    rows = with_ranks(top)
+    lists: dict[str, Any] = {"top": rows, "dropped": [row(candidate) for candidate in dropped]}
+    if within:
+        lists["budgets"] = [{"budget": limit, "top": with_ranks(best)} for limit, best in within]
     write_json(run.best, rows[0] | {"searched_on": result.best.images} | lists)
 
 
@@ -69,7 +78,8 @@ def select(run: RunDir, choice: str) -> SubnetSpec:
     Args:
         run: The run of the search.
         choice: ``search:best`` (``search:best[2]`` is the second best), ``search:pareto[3]`` (counted from 0, cheapest
-            first), or the candidate with the best score within a bound: ``search:macs<1.3G``, ``search:latency<5m``
+            first), ``search:budget[0]`` (the best one within the first of ``search.budgets``), or the candidate with
+            the best score within a bound: ``search:macs<1.3G``, ``search:latency<5m``
             (predicted latency in milliseconds).
 
     Raises:
@@ -80,9 +90,13 @@ def select(run: RunDir, choice: str) -> SubnetSpec:
 
 
 def _select_entry(run: RunDir, choice: str, entry: ListEntry) -> SubnetSpec:
-    path = run.best if entry.name == "best" else run.pareto
+    path = run.pareto if entry.name == "pareto" else run.best
     data = _read(path)
     rows, first = (data["top"], 1) if entry.name == "best" else (data, 0)
+    if entry.name == "budget":
+        rows = [one["top"][0] for one in data.get("budgets", ())]
+        if not rows:
+            raise UserError(f"retrain.spec: {choice}: this search had no search.budgets; use search:best")
     if not first <= entry.index < first + len(rows):
         raise UserError(f"retrain.spec: {choice}: {path} has {_entries(entry.name, rows, first)}")
     return spec_from_dict(rows[entry.index - first]["spec"], f"{path}: {choice}")

@@ -1,7 +1,7 @@
-"""Parse the choice of a search result: ``search:best``, ``search:pareto[3]``, ``search:macs<1.3G``.
+"""Parse the choice of a search result: ``search:best``, ``search:pareto[3]``, ``search:budget[0]``, ``search:macs<1.3G``.
 
 The folder of another run may come first: ``runs/a:search:best``. Several entries are several networks, one run each:
-``search:pareto[0,2,5]``.
+``search:pareto[0,2,5]``; ``search:budgets`` are the best networks of all budgets.
 
 Importing this module does not import torch.
 """
@@ -11,17 +11,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vitas_ds.config.limits import UNITS
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 
-ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], or a bound like search:macs<1.3G"
+ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], search:budget[N], or a bound like search:macs<1.3G"
 MARK = "search:"
-UNITS = {"": 1, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}
+ALL_BUDGETS = "search:budgets"
 
 
 @dataclass(frozen=True)
 class ListEntry:
-    """An entry of ``best`` (counted from 1) or ``pareto`` (counted from 0)."""
+    """An entry of ``best`` (counted from 1), or of ``pareto`` or ``budget`` (counted from 0)."""
 
     name: str
     index: int
@@ -54,9 +55,16 @@ class Source:
     run: str
     choice: str
 
-    def single(self) -> list[tuple[str, str]]:
-        """Return the suffix of the run name and the choice of each network; one with suffix "" if it is only one."""
-        found = re.fullmatch(r"search:(best|pareto)\[\s*(\d+(?:\s*,\s*\d+)+)\s*\]", self.choice)
+    def single(self, budgets: int = 0) -> list[tuple[str, str]]:
+        """Return the suffix of the run name and the choice of each network; one with suffix "" if it is only one.
+
+        Args:
+            budgets: Number of budgets of the search.
+        """
+        if self.choice == ALL_BUDGETS:
+            suffixes = [""] if budgets == 1 else [f"-budget{i}" for i in range(budgets)]
+            return [(suffix, f"search:budget[{i}]") for i, suffix in enumerate(suffixes)]
+        found = re.fullmatch(r"search:(best|pareto|budget)\[\s*(\d+(?:\s*,\s*\d+)+)\s*\]", self.choice)
         if not found:
             return [("", self.choice)]
         indices = dict.fromkeys(int(index) for index in found[2].split(","))
@@ -78,8 +86,8 @@ def parse_choice(text: str) -> ListEntry | Bound:
         UserError: ``text`` is not a valid choice.
     """
     bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", text)
-    entry = re.fullmatch(r"search:(best|pareto)(?:\[(\d+)\])?", text)
-    if entry and text != "search:pareto":
+    entry = re.fullmatch(r"search:(best|pareto|budget)(?:\[(\d+)\])?", text)
+    if entry and text not in ("search:pareto", "search:budget"):
         return ListEntry(entry[1], int(entry[2]) if entry[2] else 1)
     if not bound:
         raise UserError(f"retrain.spec: {text!r} does not name a candidate; {ALLOWED}")

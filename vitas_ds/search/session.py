@@ -15,10 +15,12 @@ from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
 from vitas_ds.search.curve import extrapolate, mean_curve
 from vitas_ds.search.feasible import budget as budgets
+from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.search.latency.calibration import LatencyModel, calibrate
 from vitas_ds.search.latency.facts import describe_row
 from vitas_ds.search.loop import run_loop
 from vitas_ds.search.monitor import Monitor, with_progress
+from vitas_ds.search.outcome import Outcome, combine
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import Result, fully_scored, ranked
 from vitas_ds.search.results import write_baselines, write_results
@@ -30,7 +32,7 @@ from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 from vitas_ds.search.separation import separation, top_count, warning
 from vitas_ds.search.trials.check import Check
-from vitas_ds.search.trials.finalists import FinalistsResult, check_inputs, run_finalists
+from vitas_ds.search.trials.finalists import FinalistsResult, Place, check_inputs, run_finalists
 from vitas_ds.search.trials.inputs import ScoringInputs
 
 
@@ -65,11 +67,16 @@ class Session:
     inputs: ScoringInputs
 
     @property
-    def problem(self) -> SearchProblem:
-        """Space, budget and objectives."""
+    def problems(self) -> list[SearchProblem]:
+        """Space, budget and objectives, one for each of ``search.budgets``."""
         costs = budgets.COSTS if self.timing is None else self.timing.costs
         seed = self.config.run.seed if self.config.search.seed is None else self.config.search.seed
-        return SearchProblem(self.config.space, self.config.search, seed, costs)
+        return [SearchProblem(self.config.space, one, seed, costs) for one in self.config.search.each_budget()]
+
+    @property
+    def limits(self) -> list[str]:
+        """The budgets in their normal form; one empty text if ``search.budgets`` is empty."""
+        return list(self.config.search.budgets) or [""]
 
 
 def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, inputs: ScoringInputs) -> Session:
@@ -84,7 +91,7 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
     scorer = inputs.make_scorer(config, ranks, cfg.images)
     if cfg.timed:
         timing = calibrate(
-            config, run, run.search_latency, open_runtime(config, ranks.device), budgets.from_config(cfg)
+            config, run, run.search_latency, open_runtime(config, ranks.device), budgets.from_config(cfg.covering())
         )
         tracker.print(timing.describe())
     reuse = reused_ledger(cfg.reuse) if cfg.reuse else None
@@ -98,39 +105,67 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
 
 def run_search(session: Session) -> dict[str, Any]:
     """Search, train the finalists, score the baselines, and write the results. Return the headline numbers."""
-    cfg, tracker = session.config.search, session.tracker
-    tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}, "
+    cfg, tracker, problems = session.config.search, session.tracker, session.problems
+    several = f" within each of {', '.join(cfg.budgets)}" if cfg.budgets else ""
+    tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}{several}, "
                 f"{session.scorer.images} search images")  # fmt: skip
-    problem = session.problem
-    guidance = _check_supernet(session, problem) if cfg.check.nets else {}
+    feasible_sets(session.config.space, cfg, problems[0].costs)  # an empty budget is an error before the first score
+    guidance = _check_supernet(session, problems[len(problems) // 2]) if cfg.check.nets else {}
     figures = session.run.figures if session.ranks.is_main else None
-    monitor = Monitor(tracker, problem, session.scorer.images, figures)
-    result = _run_generations(session, problem, monitor)
-    guidance |= _judge_scores(session, result)
-    confirmed = _confirm(session, problem, result)
-    full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
-    best_first = ranked(fully_scored(confirmed.result.candidates))
-    finalists = _train_finalists(session, best_first) if cfg.finalists.count else None
-    if finalists is None:
-        top = rescore(best_first[: cfg.top_k], full)
-    else:
-        others = [candidate for candidate in best_first if candidate.spec not in finalists.outcomes]
-        top = list(full([*finalists.ranking, *others][: max(cfg.top_k, len(finalists.ranking))]))
+    monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems))
+    results = [_run_generations(session, problem, monitor, i) for i, problem in enumerate(problems)]
+    guidance |= _judge_scores(session, results)
+    outcomes = _finish(session, results)
+    combined = combine(outcomes, problems[0].objectives)
     if cfg.baselines:
-        _score_baselines(session, problem)
+        _score_baselines(session)
     if session.ranks.is_main:
-        write_results(session.run, confirmed.result, top, confirmed.latencies, confirmed.dropped, finalists)
-    numbers = _headline_numbers(session, result, confirmed, top[0]) | monitor.summary() | guidance
-    count, best, trained = len(result.candidates), top[0], ""
-    if finalists is not None:
-        numbers["finalists"] = finalists.numbers
-        numbers["best"] |= finalists.entry(best.spec)
-        trained = f", accuracy {finalists.numbers['accuracy']:.4f} after {finalists.numbers['steps']:,} steps"
-    tracker.print(f"search: {count} candidates, best {best.value:.4f} with {best.costs['macs']:,} MACs{trained}")
-    if session.timing is not None:
-        facts = describe_row(numbers["best"], session.timing.cache.setting)
-        tracker.print(f"search: {'; '.join(f'{name}: {text}' for name, text in facts.items())}")
+        within = [(outcome.limit, outcome.top) for outcome in outcomes] if cfg.budgets else []
+        confirmed = combined.confirmed
+        write_results(
+            session.run, confirmed.result, combined.top, confirmed.latencies, confirmed.dropped, combined.finalists,
+            within,
+        )  # fmt: skip
+    numbers = _headline_numbers(session, combined) | monitor.summary() | guidance
+    if cfg.budgets:
+        numbers["budgets"] = [{"budget": outcome.limit} | outcome.row() for outcome in outcomes]
+    for outcome in outcomes:
+        _print_outcome(session, outcome)
     return numbers
+
+
+def _finish(session: Session, results: list[Result]) -> list[Outcome]:
+    """Confirm the latencies, train the finalists, and score the best candidates on all search images."""
+    cfg, found = session.config.search, list[Outcome]()
+    full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
+    for limit, problem, result in zip(session.limits, session.problems, results, strict=True):
+        confirmed = _confirm(session, problem, result)
+        best_first, finalists = ranked(fully_scored(confirmed.result.candidates)), None
+        if cfg.finalists.count:
+            rows = found[-1].finalists.rows if found and found[-1].finalists else ()
+            finalists = _train_finalists(session, best_first, Place(limit, rows, len(found) == len(results) - 1))
+        if finalists is None:
+            top = rescore(best_first[: cfg.top_k], full)
+        else:
+            others = [candidate for candidate in best_first if candidate.spec not in finalists.outcomes]
+            top = list(full([*finalists.ranking, *others][: max(cfg.top_k, len(finalists.ranking))]))
+        found.append(Outcome(limit, result, confirmed, top, finalists))
+    return found
+
+
+def _print_outcome(session: Session, outcome: Outcome) -> None:
+    best, trained = outcome.top[0], ""
+    if outcome.finalists is not None:
+        numbers = outcome.finalists.numbers
+        trained = f", accuracy {numbers['accuracy']:.4f} after {numbers['steps']:,} steps"
+    within = f" within {outcome.limit}" if outcome.limit else ""
+    session.tracker.print(
+        f"search: {len(outcome.result.candidates)} candidates{within}, best {best.value:.4f} with "
+        f"{best.costs['macs']:,} MACs{trained}"
+    )
+    if session.timing is not None:
+        facts = describe_row(outcome.row(), session.timing.cache.setting)
+        session.tracker.print(f"search: {'; '.join(f'{name}: {text}' for name, text in facts.items())}")
 
 
 def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
@@ -141,28 +176,39 @@ def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
     return {"check": check()}
 
 
-def _judge_scores(session: Session, result: Result) -> dict[str, Any]:
-    """Warn if the scores cannot separate the best candidates. A front has no single best one."""
+def _judge_scores(session: Session, results: list[Result]) -> dict[str, Any]:
+    """Warn if the scores cannot separate the best candidates. A front has no single best one.
+
+    The numbers of several budgets are those of the least certain one.
+    """
     cfg, run = session.config.search, session.run
     if cfg.algorithm == "nsga2":
         return {}
-    found = separation(result.candidates, session.scorer, top_count(cfg.finalists.count, cfg.top_k))
-    if found is None:
-        return {}
     longer = None if cfg.checkpoint else extrapolate(*mean_curve(read_metrics(run)))
     advice = [] if longer is None else [longer.describe(session.config.supernet.epochs)]
-    text = warning(found, bool(cfg.finalists.count), advice)
-    if not found.enough:
-        warnings.warn(text, stacklevel=2)
-    return {"separation": found.to_dict() | {"warning": None if found.enough else text}}
+    found = []
+    for limit, result in zip(session.limits, results, strict=True):
+        one = separation(result.candidates, session.scorer, top_count(cfg.finalists.count, cfg.top_k))
+        if one is None:
+            continue
+        text = warning(one, bool(cfg.finalists.count), advice)
+        text = f"search: {limit}: {text.removeprefix('search: ')}" if limit else text
+        if not one.enough:
+            warnings.warn(text, stacklevel=2)
+        found.append((one.enough, one.probability, one.to_dict() | {"warning": None if one.enough else text}))
+    return {"separation": min(found, key=lambda entry: entry[:2])[2]} if found else {}
 
 
-def _train_finalists(session: Session, candidates: list[Candidate]) -> FinalistsResult:
-    return run_finalists(session.config, session.run, session.ranks, session.tracker, session.inputs, candidates)
+def _train_finalists(session: Session, candidates: list[Candidate], place: Place) -> FinalistsResult:
+    return run_finalists(
+        session.config, session.run, session.ranks, session.tracker, session.inputs, candidates, place
+    )  # fmt: skip
 
 
-def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor) -> Result:
+def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor, index: int) -> Result:
     images, race = session.scorer.images, session.race
+    if session.config.search.budgets:
+        monitor.start_budget(problem, index)
     if race is not None:
         rounds = [replace(r, score=monitor.timed(r.score, r.images)) for r in race.rounds]
         race = replace(race, rounds=rounds)
@@ -186,28 +232,33 @@ def _confirm(session: Session, problem: SearchProblem, result: Result) -> Confir
     return confirmed
 
 
-def _score_baselines(session: Session, problem: SearchProblem) -> None:
-    cfg, run = problem.cfg, session.run
+def _score_baselines(session: Session) -> None:
+    cfg, run, problems = session.config.search, session.run, session.problems
     session.tracker.print(f"search: baselines, {cfg.population * cfg.generations} random candidates, "
-                        f"{cfg.population} uniform ones")  # fmt: skip
+                f"{cfg.population} uniform ones")  # fmt: skip
     ledger = open_ledger(run.baseline_scores, session.scoring, run.ledger, session.ranks.is_main)
-    score = with_progress(session.scorer, session.tracker, "baselines", cfg.population * (cfg.generations + 1))
-    baselines = score_baselines(problem, Evaluator(score, ledger, session.scorer.images))
+    total = cfg.population * (cfg.generations + 1) * len(problems)
+    score = with_progress(session.scorer, session.tracker, "baselines", total)
+    evaluator, baselines = Evaluator(score, ledger, session.scorer.images), dict[str, list[Candidate]]()
+    for limit, problem in zip(session.limits, problems, strict=True):
+        found = score_baselines(problem, evaluator)
+        baselines |= {f"{name}, {limit}" if limit else name: best for name, best in found.items()}
     if session.ranks.is_main:
         write_baselines(run, baselines)
 
 
-def _headline_numbers(session: Session, result: Result, confirmed: Confirmed, best: Candidate) -> dict[str, Any]:
-    score = {"score": best.value, "stderr": best.stderr, "spec": best.spec.to_dict()}
-    latency = confirmed.latencies.get(best.spec.key(), {})
+def _headline_numbers(session: Session, outcome: Outcome) -> dict[str, Any]:
+    candidates, confirmed = outcome.result.candidates, outcome.confirmed
     numbers: dict[str, Any] = {
-        "best": {**best.reported_costs(), **latency, **score},
-        "scored": len(result.candidates),
+        "best": outcome.row(),
+        "scored": len(candidates),
         "front": len(confirmed.result.pareto),
     }
     if session.timing is not None:
         numbers["latency"] = session.timing.summary() | {"dropped": len(confirmed.dropped)}
     if session.race is not None and session.config.search.algorithm != "random":
-        numbers["racing"] = racing.report(session.race, result.candidates)
+        numbers["racing"] = racing.report(session.race, candidates)
         session.tracker.print(racing.format_report(numbers["racing"]))
+    if outcome.finalists is not None:
+        numbers["finalists"] = outcome.finalists.numbers
     return numbers

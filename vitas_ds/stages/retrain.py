@@ -23,11 +23,11 @@ from vitas_ds.errors import Stale, UserError
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
-from vitas_ds.search.selector import find_source
+from vitas_ds.search.selector import ALL_BUDGETS, find_source
 from vitas_ds.stages.held_out import held_out_images, with_accuracy
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.model_folders import spec_of_init
@@ -58,9 +58,12 @@ def run(config: Config) -> None:
 def one_network_each(config: Config) -> list[Config]:
     """Return a configuration for each network that ``retrain.spec`` names; of several, with names of their own."""
     source = find_source(config.retrain.spec)
-    if source is None or len(source.single()) == 1:
+    if source is None:
         return [config]
     searched = source.run or str(run_of(config).path)
+    networks = source.single(_count_budgets(searched) if source.choice == ALL_BUDGETS else 0)
+    if len(networks) == 1 and source.choice != ALL_BUDGETS:
+        return [config]
 
     def one(suffix: str, choice: str) -> Config:
         checkpoint = config.search.checkpoint
@@ -73,7 +76,18 @@ def one_network_each(config: Config) -> list[Config]:
         }
         return config.model_copy(update=changes)
 
-    return [one(*pair) for pair in source.single()]
+    return [one(*pair) for pair in networks]
+
+
+def _count_budgets(searched: str) -> int:
+    """Return the number of budgets of a finished search.
+
+    Raises:
+        UserError: It has not finished, or had no ``search.budgets``.
+    """
+    run = RunDir(Path(searched))
+    select(run, "search:budget[0]")
+    return len(read_json(run.best, {})["budgets"])
 
 
 def _run(config: Config, ranks: Ranks) -> None:

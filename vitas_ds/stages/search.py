@@ -16,12 +16,13 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
-from vitas_ds.search.plots import FRONT_COLUMNS, front_rows
+from vitas_ds.search.plots import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.search.trials.finalists import are_configured
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
+from vitas_ds.stages.forecast import after_search, print_search_estimate
 from vitas_ds.stages.source_run import check_classes
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
@@ -44,9 +45,11 @@ def run(config: Config) -> None:
     if config.search.finalists.count or config.search.check.nets:
         training = split_training_images(config)[0]
         teacher = load_teacher(config, "retrain", training, ranks.device)
+    print_search_estimate(config, ranks, sum(p.numel() for p in supernet.parameters()), len(images))
     candidates = config.search.population * config.search.generations
     total = candidates + count_trainings(config.search.finalists, candidates)
-    with running(config, "search", ranks, total) as tracker:
+    total *= max(len(config.search.budgets), 1)
+    with running(config, "search", ranks, total, after_search(config, run_dir)) as tracker:
         watchdog.at("decoding the search images")
         pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
         inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalize(x, config.data), training, teacher)
@@ -55,8 +58,11 @@ def run(config: Config) -> None:
         tracker.artifact("best-spec", "spec", run_dir.best)
         if ranks.is_main:
             tracker.table("search/pareto", FRONT_COLUMNS, front_rows(read_json(run_dir.pareto, [])))
+            if "budgets" in numbers:
+                tracker.table("search/budgets", BUDGET_COLUMNS, budget_rows(numbers["budgets"]))
     if ranks.is_main:
-        without = {"finalists": None} if "finalists" in read_summary(run_dir).get("search", {}) else {}
+        before = read_summary(run_dir).get("search", {})
+        without = {name: None for name in ("finalists", "budgets") if name in before}
         update_summary(run_dir, "search", without | key | numbers)
 
 
@@ -71,6 +77,7 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     check_done = not check.nets or check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
     same = all(previous.get(k) == value for k, value in key.items())
+    same = same and [row["budget"] for row in previous.get("budgets") or ()] == list(config.search.budgets)
     latency = previous.get("latency")  # a table has no further batch sizes
     sizes = set() if latency is None or config.search.latency_table else set(config.search.latency_also)
     latency_done = sizes.issubset((latency or {}).get("also", ()))

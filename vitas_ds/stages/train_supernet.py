@@ -25,9 +25,9 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search import probe
-from vitas_ds.search.feasible import budget
-from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.stages.common import split_training_images
+from vitas_ds.stages.forecast import after_supernet
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
 from vitas_ds.training.checkpoint_files import list_checkpoints
@@ -56,7 +56,7 @@ def run(config: Config) -> None:
     task = make_task(config, run_dir, ranks, images)
     largest = genome.decode(config.space, genome.largest(config.space))
     print_estimate(task, ranks, largest, len(SIDES[config.supernet.sharing]))
-    task = _with_evaluation(task, run_dir, ranks, search_images)
+    task = replace(_with_evaluation(task, run_dir, ranks, search_images), later=after_supernet(task, run_dir))
     numbers = train(task, run_dir, ranks)
     if ranks.is_main:
         write_list(search_images.paths, run_dir.search_images)
@@ -115,11 +115,13 @@ def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: I
 def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
     """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
     in_budget = config.supernet.distribution == "budget"
-    within = feasible_set(config.space, budget.from_config(config.search)) if in_budget else None
+    within = feasible_sets(config.space, config.search) if in_budget else [None]
+    period = 2 if config.supernet.complementary else 1  # a step and its complement have the same budget
 
     @lru_cache(maxsize=4)  # each step asks several times
     def subnets(step: int) -> list[SubnetSpec]:
-        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob, within)
+        one = within[step // period % len(within)]
+        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob, one)
 
     return subnets
 
@@ -132,7 +134,7 @@ def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None
     Returns:
         The probability; None without a budget, without identities in the space, or with another distribution.
     """
-    supernet, search, space = config.supernet, config.search, config.space
+    supernet, search, space = config.supernet, config.search.covering(), config.space
     if not space.identity or supernet.distribution == "budget":
         return None
     macs = None if supernet.throughput else supernet.macs or search.macs

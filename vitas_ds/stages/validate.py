@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitas_ds.arch.published import find_spec
 from vitas_ds.config import Config, Data, Finalists, Retrain, Search, Supernet, Teacher, Training
+from vitas_ds.config.limits import parse_limit
 from vitas_ds.data.resized import check_complete
 from vitas_ds.data.shards import class_names
 from vitas_ds.data.sources import check_class_count
@@ -19,11 +20,11 @@ from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import reused_ledger, run_of
 from vitas_ds.run.tracking import check_tracking
 from vitas_ds.search.feasible import budget
-from vitas_ds.search.feasible.table import feasible_set
+from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.search.latency.limits import choose_runtime
 from vitas_ds.search.latency.table import read_table
 from vitas_ds.search.scoring.limits import check_group_size, check_image_count
-from vitas_ds.search.selector import Bound, ListEntry, find_source, parse_choice
+from vitas_ds.search.selector import ALL_BUDGETS, Bound, ListEntry, find_source, parse_choice
 from vitas_ds.search.trials.plan import make_rungs
 from vitas_ds.stages.model_folders import (
     TIMM,
@@ -59,7 +60,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
     if stage in (*NEEDS_TRAIN, "config"):
         config.data.check_resize(config.space.image_size)
     if stage in ("train-supernet", "search", "config"):
-        feasible_set(config.space, budget.from_config(config.search))
+        feasible_sets(config.space, config.search)
         _check_distribution(config)
         check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
         _check_finalists(config, ranks)
@@ -124,7 +125,7 @@ def _check_latency(config: Config, stage: str) -> None:
         return
     if search.latency_table:
         if stage != "config":
-            read_table(search, config.space, budget.from_config(search) if search.timed else {})
+            read_table(search, config.space, budget.from_config(search.covering()) if search.timed else {})
         if search.latency_also:
             warnings.warn("search.latency_also is ignored: search.latency_table replaces measurements", stacklevel=2)
         return
@@ -137,7 +138,7 @@ def _check_distribution(config: Config) -> None:
     """Check that ``supernet.distribution: budget`` has a budget whose networks are known without measurements."""
     if config.supernet.distribution == "uniform":
         return
-    if not budget.from_config(config.search):
+    if not all(budget.from_config(one) for one in config.search.each_budget()):
         raise UserError(
             "supernet.distribution: budget needs a budget that needs no measurement; set search.macs, or use "
             "supernet.distribution=uniform"
@@ -176,6 +177,7 @@ def _check_finalists(config: Config, ranks: int) -> None:
 def _check_choice(config: Config) -> None:
     """Check that ``retrain.spec`` is a valid spec, or a valid choice of a search result of this or another run."""
     spec, top_k = config.retrain.spec, max(config.search.top_k, config.search.finalists.count)
+    top_k = len(config.search.budgets) or top_k  # the best one of each
     source = find_source(spec)
     if spec == "init":
         return
@@ -184,7 +186,9 @@ def _check_choice(config: Config) -> None:
         if config.retrain.init == "supernet":
             check_inherits(found, config.space)
         return
-    for _, text in source.single():
+    if source.choice == ALL_BUDGETS and not source.run and not config.search.budgets:
+        raise UserError(f"retrain.spec: {spec}: search.budgets is empty")
+    for _, text in source.single(len(config.search.budgets)):
         choice = parse_choice(text)
         if not source.run:
             _check_own_choice(config, text, choice, top_k)
@@ -192,6 +196,10 @@ def _check_choice(config: Config) -> None:
 
 def _check_own_choice(config: Config, spec: str, choice: ListEntry | Bound, top_k: int) -> None:
     """Check that the search of this run will have an entry."""
+    budgets = len(config.search.budgets)
+    if isinstance(choice, ListEntry) and choice.name == "budget" and choice.index >= budgets:
+        known = f"it has search:budget[0] to search:budget[{budgets - 1}]" if budgets else "search.budgets is empty"
+        raise UserError(f"retrain.spec: {spec}: {known}")
     if isinstance(choice, ListEntry) and choice.name == "best" and not 1 <= choice.index <= top_k:
         raise UserError(
             f"retrain.spec: {spec}: the search keeps search:best[1] to search:best[{top_k}]; increase search.top_k"
@@ -308,6 +316,10 @@ def _warn_ignored(supernet: Supernet, search: Search) -> None:
         ("supernet.objective", supernet.sharing != "bilateral" and supernet.objective == "loss_mean", one_side),
         ("search.side_rule", supernet.sharing != "bilateral" and search.side_rule != "accuracy_mean", one_side),
         ("search.objectives", search.objectives and search.algorithm != "nsga2", "search.algorithm is not nsga2"),
+        *(
+            (f"search.{name}", getattr(search, name) is not None, "search.budgets has its limits")
+            for name in sorted({parse_limit(text).cost for text in search.budgets})
+        ),
         ("search.racing", search.racing and search.algorithm == "random", "random search selects no survivors"),
         ("search.surrogate", search.surrogate and search.algorithm == "random", "random search draws every candidate"),
     ]

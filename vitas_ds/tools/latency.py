@@ -45,7 +45,7 @@ def measure(config: Config, runtime: Runtime, nets: int, out: Path) -> None:
     """Measure networks within the budget, except those in the file, and print how well a predictor fits them."""
     size, seconds = config.search.latency_batch_size, np.zeros(0)
     cache = LatencyCache(out, current_setting(runtime, size), measurer(runtime, size))
-    specs = sample_networks(config, budgets.from_config(config.search), nets)
+    specs = sample_networks(config, budgets.from_config(config.search.covering()), nets)
     print(f"latency: {len(specs)} networks, {describe_setting(cache.setting)}", flush=True)
     printed = time.monotonic()
     for count, spec in enumerate(specs, 1):

@@ -49,11 +49,13 @@ class FinalistsResult:
         ranking: The finalists, best first: by rung, then by accuracy, loss and MACs.
         outcomes: Last result of each finalist.
         numbers: Headline numbers.
+        rows: Lines of ``finalists.jsonl``, those of earlier budgets included.
     """
 
     ranking: list[Candidate]
     outcomes: dict[SubnetSpec, Outcome]
     numbers: dict[str, Any]
+    rows: tuple[Row, ...] = ()
 
     def entry(self, spec: SubnetSpec) -> Row:
         """Return the entry ``finalist`` of a candidate in ``best.json``; empty if it was not trained."""
@@ -62,6 +64,26 @@ class FinalistsResult:
             return {}
         entry = {"accuracy": outcome.accuracy, "stderr": outcome.stderr, "steps": outcome.step}
         return {"finalist": entry | ({"side": outcome.side} if outcome.side else {})}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of the finalists of one of several budgets among all finalists.
+
+    Attributes:
+        limit: The budget; empty if there is only one.
+        earlier: Lines of ``finalists.jsonl`` of the budgets before it.
+        last: Whether no other budget follows.
+    """
+
+    limit: str = ""
+    earlier: tuple[Row, ...] = ()
+    last: bool = True
+
+    @property
+    def first(self) -> int:
+        """Number of finalists of the budgets before it."""
+        return max((row["candidate"] for row in self.earlier), default=0)
 
 
 def check_inputs(config: Config, inputs: ScoringInputs, device: torch.device) -> None:
@@ -107,8 +129,9 @@ def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:
 
 
 def run_finalists(
-    config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, inputs: ScoringInputs, candidates: list[Candidate]
-) -> FinalistsResult:
+    config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, inputs: ScoringInputs, candidates: list[Candidate],
+    place: Place = Place(),
+) -> FinalistsResult:  # fmt: skip
     """Train candidates by successive halving. All ranks must call this.
 
     Args:
@@ -118,6 +141,7 @@ def run_finalists(
         tracker: Gets progress and results.
         inputs: Supernet and images.
         candidates: Distinct candidates, best score first.
+        place: Their place among the finalists of several budgets.
 
     Raises:
         Preempted: A rank was asked to stop; the states are saved.
@@ -127,7 +151,7 @@ def run_finalists(
     comm.from_main(lambda: store.open(wanted))
     rungs = plan.make_rungs(config.search.finalists, len(candidates))
     candidates = candidates[: rungs[0].nets]
-    halving = Halving(config, ranks, tracker, inputs, store, rungs, candidates)
+    halving = Halving(config, ranks, tracker, inputs, store, rungs, candidates, place, [*place.earlier])
     return halving.run()
 
 
@@ -143,6 +167,7 @@ class Halving:
         store: Files.
         rungs: The rungs.
         candidates: The finalists, best score first.
+        place: Their place among the finalists of several budgets.
         rows: Lines of ``finalists.jsonl`` so far.
     """
 
@@ -153,18 +178,22 @@ class Halving:
     store: Store
     rungs: list[Rung]
     candidates: list[Candidate]
+    place: Place = Place()
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         macs = {i: candidate.costs["macs"] for i, candidate in enumerate(self.candidates)}
-        self._report = ProgressReport(self.config.search, self.tracker, self.rungs, macs, self.ranks.world_size)
+        self._report = ProgressReport(
+            self.config.search, self.tracker, self.rungs, macs, self.ranks.world_size, self.place.first, len(self.rows)
+        )
         self._meeting = MeetingPoint(self.ranks, self.config.run.timeout)
         self._groups: dict[int, Group] = {}
 
     def run(self) -> FinalistsResult:
         """Train all rungs, and return the ranking."""
         total, share = self._cost()
-        self.tracker.print(f"search: finalists, {plan.describe(self.rungs, total, share)}")
+        within = f" within {self.place.limit}" if self.place.limit else ""
+        self.tracker.print(f"search: finalists{within}, {plan.describe(self.rungs, total, share)}")
         alive, ranking = list(range(len(self.candidates))), list[int]()
         outcomes: dict[int, Outcome] = {}
         for number in range(len(self.rungs)):
@@ -195,7 +224,7 @@ class Halving:
         stopped = False
         for task in plan.deal(costs, group.count)[group.index]:
             i = list(remaining)[task]
-            spec, label = self.candidates[i].spec, f"finalist {i + 1}"
+            spec, label = self.candidates[i].spec, f"finalist {self.place.first + i + 1}"
             trial = Trial(self.config, self.inputs, self.store, self.ranks, group, spec, label)
             stopped = not trial.run(steps, self._report.of(i, steps - remaining[i]))
             if stopped:
@@ -243,12 +272,12 @@ class Halving:
         for place, row in enumerate(rows):
             row |= {"goes_on": place < kept and not last, "wins": place < kept and last}
         self.rows += rows
-        ordered = [row["candidate"] - 1 for row in rows]
+        ordered = [row["candidate"] - 1 - self.place.first for row in rows]
         if self.ranks.is_main:
             self.store.write_rows(self.rows)
             for i in ordered[kept:]:
                 self.store.remove(name_of(self.candidates[i].spec))
-            if last:
+            if last and self.place.last:
                 self.store.remove_all()
             self.tracker.image("search/finalists", save_figure(self.rows, self.store.run.figures))
             self.tracker.table("search/finalists", COLUMNS, table_rows(self.rows))
@@ -257,7 +286,9 @@ class Halving:
 
     def _row(self, i: int, number: int, outcome: Outcome) -> Row:
         candidate = self.candidates[i]
-        row: Row = {"candidate": i + 1, "rung": number + 1, "step": outcome.step, "accuracy": outcome.accuracy}
+        row: Row = {"candidate": self.place.first + i + 1, "rung": number + 1, "step": outcome.step}
+        row |= {"budget": self.place.limit} if self.place.limit else {}
+        row["accuracy"] = outcome.accuracy
         row |= {name: getattr(outcome, name) for name in ("stderr", "loss", "seconds", "skipped", "side")}
         return row | {"score": candidate.value, "macs": candidate.costs["macs"], "spec": candidate.spec.to_dict()}
 
@@ -265,8 +296,8 @@ class Halving:
         best = outcomes[ranking[0]]
         numbers = self.config.search.finalists.model_dump() | {
             "candidates": len(self.candidates), "rungs": len(self.rungs), "accuracy": best.accuracy,
-            "stderr": best.stderr, "winner": ranking[0] + 1, "macs": total, "retrainings": share,
+            "stderr": best.stderr, "winner": self.place.first + ranking[0] + 1, "macs": total, "retrainings": share,
             "seconds": round(sum(outcome.seconds for outcome in outcomes.values()), 1),
         }  # fmt: skip
         by_spec = {self.candidates[i].spec: outcome for i, outcome in outcomes.items()}
-        return FinalistsResult([self.candidates[i] for i in ranking], by_spec, numbers)
+        return FinalistsResult([self.candidates[i] for i in ranking], by_spec, numbers, tuple(self.rows))

@@ -27,13 +27,17 @@ class ProgressReport:
         rungs: The rungs.
         macs: MACs of each finalist.
         world_size: Number of ranks.
+        first: Number of finalists of the budgets before this one.
+        finished: Number of trainings of these.
     """
 
     def __init__(
-        self, cfg: Search, tracker: Tracker, rungs: Sequence[Rung], macs: Mapping[int, int], world_size: int
-    ) -> None:
+        self, cfg: Search, tracker: Tracker, rungs: Sequence[Rung], macs: Mapping[int, int], world_size: int,
+        first: int = 0, finished: int = 0,
+    ) -> None:  # fmt: skip
         self.tracker, self.rungs, self.macs, self.world_size = tracker, rungs, macs, world_size
-        self.finished = cfg.population * cfg.generations
+        self.first = first
+        self.finished = cfg.population * cfg.generations * max(len(cfg.budgets), 1) + finished
         self._start, self._done = 0.0, 0.0  # since this start
         self._left, self._later = 0.0, 0.0  # work in this rung and in later ones
 
@@ -59,7 +63,7 @@ class ProgressReport:
             nonlocal step
             work = self.macs[i] * (now - step) / self._size
             step, self._done, self._left = now, self._done + work, self._left - work
-            values = {"loss": loss, "finalist": i + 1, "finalist_step": now}
+            values = {"loss": loss, "finalist": self.first + i + 1, "finalist_step": now}
             self.tracker.progress(self.finished, values, self.seconds_left())
 
         return report
