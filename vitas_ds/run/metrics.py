@@ -59,7 +59,9 @@ SHOWN: dict[str, Callable[[float], str]] = {
 RECORDED_ONLY = ("step_seconds", "grad_norm", "net_")  # prefixes of values not printed
 
 
-def progress_line(stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float) -> str:
+def progress_line(
+    stage: str, step: int, total: int, values: dict[str, Any], seconds_left: float, run_left: float = math.nan
+) -> str:
     """Format a progress line: ``train-supernet  120/400  loss 1.2345  lr 9.9e-04  ...  ETA 1:05``.
 
     Args:
@@ -67,7 +69,8 @@ def progress_line(stage: str, step: int, total: int, values: dict[str, Any], sec
         step: Number of finished steps.
         total: Steps of the whole stage; 0 if unknown.
         values: Metrics by name.
-        seconds_left: Remaining seconds; nan if unknown.
+        seconds_left: Remaining seconds of the stage; nan if unknown.
+        run_left: Remaining seconds of the stage and of those after it; nan if unknown.
     """
     parts = [stage, f"{step:>{len(str(total))}}/{total}" if total else str(step)]
     parts += [show(values[name]) for name, show in SHOWN.items() if values.get(name) is not None]
@@ -75,6 +78,7 @@ def progress_line(stage: str, step: int, total: int, values: dict[str, Any], sec
     parts += [f"{name} {values[name]:.4g}" for name in others if isinstance(values[name], int | float)]
     if total and math.isfinite(seconds_left):
         parts.append(f"ETA {clock(seconds_left)}")
+        parts += [f"all stages about {clock(run_left)}"] if math.isfinite(run_left) else []
     return "  ".join(parts)
 
 

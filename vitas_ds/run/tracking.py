@@ -9,6 +9,7 @@ in ``metrics.jsonl``; the evaluation of a step is a second record, with ``evalua
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,13 +37,15 @@ class LiveTracker(Tracker):
         start_step: Steps finished before this start.
         mirrors: Trackers that receive everything too.
         every: Smallest number of seconds between progress lines. The last step always prints one.
+        later: Computation of the later stages, relative to that of this one; nan if unknown.
     """
 
     def __init__(
-        self, run: RunDir, stage: str, total: int, start_step: int, mirrors: Sequence[Tracker], every: float
-    ) -> None:
+        self, run: RunDir, stage: str, total: int, start_step: int, mirrors: Sequence[Tracker], every: float,
+        later: float = math.nan,
+    ) -> None:  # fmt: skip
         self.run, self.stage, self.total, self.first = run, stage, total, start_step
-        self.mirrors, self.every = mirrors, every
+        self.mirrors, self.every, self.later = mirrors, every, later
         cut_metrics(run.metrics, stage, start_step)
         self.file = run.metrics.open("a")
         write_json(run.total, {"stage": stage, "total": total})
@@ -104,8 +107,13 @@ class LiveTracker(Tracker):
     def progress(self, step: int, values: dict[str, Any], left: float) -> None:
         now = time.perf_counter()
         if now - self.printed >= self.every:
-            self.print(progress_line(self.stage, step, self.total, values, left))
+            self.print(progress_line(self.stage, step, self.total, values, left, self._run_left(step, left, now)))
             self.printed = now
+
+    def _run_left(self, step: int, left: float, now: float) -> float:
+        """Return the remaining seconds of this and the later stages, at the speed of this one."""
+        done = step - self.first
+        return left + (now - self.start) / done * self.total * self.later if done else math.nan
 
     @override
     @contextmanager
@@ -155,7 +163,7 @@ class LiveTracker(Tracker):
 
 def open_tracker(
     config: Config, run: RunDir, stage: str, is_main: bool, *,
-    total: int = 0, start_step: int = 0, every: float = 2.0,
+    total: int = 0, start_step: int = 0, every: float = 2.0, later: float = math.nan,
 ) -> Tracker:  # fmt: skip
     """Return the tracker of a stage for this rank. For the arguments, see ``LiveTracker``."""
     if not is_main:
@@ -164,7 +172,7 @@ def open_tracker(
     mirrors = [open_mirror(config, run, stage)]
     if config.tracking.tensorboard:
         mirrors.append(open_writer(run, stage, start_step))
-    return LiveTracker(run, stage, total, start_step, mirrors, every)
+    return LiveTracker(run, stage, total, start_step, mirrors, every, later)
 
 
 def check_tracking(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +25,16 @@ from vitas_ds.run.tracking import open_tracker
 
 
 @contextmanager
-def running(config: Config, stage: str, ranks: Ranks, total: int) -> Iterator[Tracker]:
-    """Open the run folder, catch signals, watch the ranks, and track ``total`` steps of a stage."""
+def running(config: Config, stage: str, ranks: Ranks, total: int, later: float = math.nan) -> Iterator[Tracker]:
+    """Open the run folder, catch signals, watch the ranks, and track ``total`` steps of a stage.
+
+    ``later`` is the computation of the later stages, relative to that of this one.
+    """
     run = open_run(config, ranks.is_main, stage=stage, world_size=ranks.world_size)
     with (
         preemption.catch_signals(),
         Watchdog(run.life, stage, ranks, config.run.timeout),
-        open_tracker(config, run, stage, ranks.is_main, total=total) as tracker,
+        open_tracker(config, run, stage, ranks.is_main, total=total, later=later) as tracker,
     ):
         yield tracker
 

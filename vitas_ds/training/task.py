@@ -7,6 +7,7 @@ time, and a bitwise resume needs only weights and optimizer state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,7 @@ class Task:
             training that starts at step 0 calls it.
         teacher: Digest of the teacher that the losses use, or "".
         evaluation: What to measure during training.
+        later: Computation of the later stages of the run, relative to this one; nan if unknown.
         lr_scales: Factor of the learning rate by name of the tensor; 1 for others.
     """
 
@@ -83,6 +85,7 @@ class Task:
     init: Callable[[], str] | None = None
     teacher: str = ""
     evaluation: Evaluation | None = None
+    later: float = math.nan
     lr_scales: Mapping[str, float] = field(default_factory=dict)
 
 

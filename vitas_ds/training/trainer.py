@@ -57,7 +57,9 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
     with preemption.catch_signals(), Watchdog(run.life, task.stage, ranks, task.config.run.timeout) as watchdog:
         _, total = count_steps(task)
         engine, state, origin = _start(task, ranks)
-        with open_tracker(task.config, run, task.stage, ranks.is_main, total=total, start_step=state.step) as tracker:
+        with open_tracker(
+            task.config, run, task.stage, ranks.is_main, total=total, start_step=state.step, later=task.later
+        ) as tracker:
             tracker.print(f"{task.stage}: {origin.describe(state.step, total)}")
             trainer = Trainer(task, ranks, engine, state, tracker, watchdog)
             if origin.own and not trainer.evaluate(again=False):  # the last start was stopped in this evaluation

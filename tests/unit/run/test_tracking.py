@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_metrics_and_console(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[1].startswith("retrain  2/3  loss 0.2500  lr 1.00e-03") and "ETA" in lines[1]
     assert sorted(p.name for p in run.path.iterdir()) == ["life", "metrics.jsonl"]
+
+
+def test_the_time_of_the_later_stages(tmp_path, capsys):
+    """6 of 20 steps took 0.2 s: the next 6 take as long, and the later stages three times the 20 steps."""
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True, total=20, start_step=8, every=0, later=3) as tracker:
+        time.sleep(0.2)
+        before = tracker.start
+        tracker.log(14, {})
+        took = tracker.last - before
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(f"all stages about {clock(took + took / 6 * 20 * 3)}")
 
 
 def test_console_is_throttled_but_prints_the_last_step(tmp_path, capsys):
@@ -267,6 +280,7 @@ def test_other_variables_of_wandb(tmp_path, monkeypatch):
 
 OFFLINE = """
 import sys
+import time
 from pathlib import Path
 from vitas_ds.config import Config
 from vitas_ds.run.run_dir import RunDir
