@@ -7,20 +7,20 @@ repeats only the incomplete ones. The result does not depend on the number of wo
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -30,6 +30,7 @@ from vitas_ds.data.processing import size_problem
 from vitas_ds.data.resized import NAME, read_settings
 from vitas_ds.data.sources import ImageSet, fingerprint, read_folder, write_classes, write_list
 from vitas_ds.distributed import host
+from vitas_ds.distributed.workers import pool as worker_pool
 from vitas_ds.errors import UserError
 from vitas_ds.errors.exits import DISK, naming
 from vitas_ds.errors.reading import parse_json, read_text
@@ -90,6 +91,7 @@ def resize_data(
     done = _read_journal(target)
     _check_disk(images, [i for n, chunk in enumerate(chunks) if n not in done for i in chunk], target, settings)
     with naming(target), open(target / JOURNAL, "a", encoding="utf-8") as journal:
+        _lock(journal, target)
         for number, bad in _run(images, target, settings, chunks, done, workers):
             journal.write(json.dumps({"chunk": number, "unreadable": bad}) + "\n")
             journal.flush()
@@ -123,7 +125,8 @@ def _is_complete(source: Path, target: Path, about: dict[str, Any]) -> bool:
         raise UserError(f"{target}: is inside of {source}; choose another folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        found = read_settings(target) if any(target.iterdir()) else about | {"complete": False}
+        empty = all(path.name == f".{NAME}.tmp" for path in target.iterdir())  # a kill may leave that file
+        found = about | {"complete": False} if empty else read_settings(target)
     except OSError as error:
         if error.errno in DISK:
             raise
@@ -135,6 +138,19 @@ def _is_complete(source: Path, target: Path, about: dict[str, Any]) -> bool:
         raise UserError(f"{target}: is not empty: it has the images of resize-data with another {different[0]} "
                         f"({found.get(different[0])}, now {about[different[0]]}); choose a new folder")  # fmt: skip
     return bool(found["complete"])
+
+
+def _lock(journal: TextIO, target: Path) -> None:
+    """Keep other processes of this machine out of the folder until the journal is closed.
+
+    Raises:
+        UserError: One is at work there.
+    """
+    with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{target}: another resize-data writes to it; wait for its end") from None
 
 
 def _read_journal(target: Path) -> dict[int, Unreadable]:
@@ -187,24 +203,15 @@ def _run(images: ImageSet, target: Path, settings: Settings, chunks: list[range]
 
 
 def _run_in_processes(jobs: Iterator[Job], count: int) -> Iterator[tuple[int, Unreadable]]:
-    # spawn: a forked child would inherit the locks of this process's threads
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _ignore_interrupt) as pool:
+    with worker_pool(count) as pool:
         running: dict[Future[Unreadable], int] = {}
-        try:
-            while True:
-                for job in islice(jobs, 2 * count - len(running)):
-                    running[pool.submit(_write_chunk, *job)] = job[1]
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the main process, which waits for the chunks in work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        while True:
+            for job in islice(jobs, 2 * count - len(running)):
+                running[pool.submit(_write_chunk, *job)] = job[1]
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
 
 
 def _write_chunk(images: ImageSet, number: int, first: int, target: Path, settings: Settings) -> Unreadable:
@@ -277,7 +284,9 @@ def shrink(content: bytes, settings: Settings) -> bytes:
                 raise BadImageError(problem)
             size = _new_size(image.size, settings.short_side)
             small = _read_small(image, content, size)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its text is an address in memory
+        raise BadImageError("unknown format" if content else "empty") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadImageError(" ".join(str(error).split())) from None
     if size is None:
         return content

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import errno
 import io
-import multiprocessing
 import os
 import re
 import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ from vitas_ds.data.lazy import load_dali
 from vitas_ds.data.processing import Recipe, size_problem
 from vitas_ds.data.shards import read_shard
 from vitas_ds.data.walk import SUFFIXES, list_folder, shards_of, walk, warn_hidden
-from vitas_ds.distributed import host
+from vitas_ds.distributed import host, workers
 from vitas_ds.errors import UserError
 
 CHUNK = 500  # files per task of a worker
@@ -70,10 +68,8 @@ def scan(root: str | os.PathLike[str], threads: int = 0, decode: bool = False,
     if not files and not bad:
         raise UserError(f"{os.fspath(root)}: no file in {' '.join(SUFFIXES)}")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    workers = min(threads or host.workers(), len(chunks) or 1)
     done = 0
-    # spawn: a forked child would inherit the locks of this process's threads
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with workers.pool(min(threads or host.workers(), len(chunks) or 1)) as pool:
         for chunk, found in zip(chunks, pool.map(_check_files, chunks, [decode] * len(chunks)), strict=True):
             bad += found
             done += len(chunk)

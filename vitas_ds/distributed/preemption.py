@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vitas_ds.distributed import console, supervisor
+from vitas_ds.errors import Preempted
 
 _requested = threading.Event()
 _time = 0.0  # of the first request
@@ -58,6 +59,17 @@ def catch_signals() -> Iterator[None]:
 def leave_on_signals() -> Iterator[None]:
     """End the process on a stop request: before a stage has computed anything, and after it has saved everything."""
     with _handlers(lambda *_: _leave("stopped; start it again to resume")):
+        yield
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Raise ``Preempted`` on a stop request: for a command of one process, which resumes from its files."""
+
+    def stop(*_: object) -> None:
+        raise Preempted("stopped; start it again to resume")
+
+    with _handlers(stop):
         yield
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from vitas_ds.data.resize import UNREADABLE, Settings, resize_data
+from vitas_ds.distributed import preemption
 from vitas_ds.errors import UserError
 from vitas_ds.tools.progress import Progress
 
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--quality: must be 1 to 100 (given: {args.quality})")
     progress = Progress("resize-data")
     settings = Settings(args.short_side, args.quality, args.format)
-    images, bad = resize_data(args.source, args.dest, settings, args.workers, progress.show)
+    with preemption.raise_on_signals():
+        images, bad = resize_data(args.source, args.dest, settings, args.workers, progress.show)
     for path, reason in bad:
         print(f"{path.encode(errors='surrogateescape').decode(errors='replace')}: {reason}")
     listed = f"; {len(bad)} are unreadable and left out, see {args.dest / UNREADABLE}" if bad else ""

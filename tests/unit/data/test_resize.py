@@ -1,9 +1,16 @@
 """Shrinking a data set: the result equals Pillow's, DALI's and an uninterrupted run's."""
 
+import fcntl
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +166,77 @@ def test_unreadable_files_are_listed_and_left_out(source, tmp_path):
     target = tmp_path / "out"
     images, bad = resize_data(source, target, SETTINGS, workers=1)
     assert [path for path, _ in bad] == [str(source / name) for name in ("a/0.jpg", "b/1.JPEG", "b/4.png")]
-    assert all(reason for _, reason in bad) and len(read_folder(target)) == images - 3
+    assert bad[0][1].startswith("image file is truncated")
+    assert [reason for _, reason in bad[1:]] == ["empty", "unknown format"]
+    assert len(read_folder(target)) == images - 3
     assert (target / "unreadable.txt").read_text().splitlines() == [path for path, _ in bad]
     assert resize_data(source, target, SETTINGS)[1] == bad
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+def test_a_stopped_command_leaves_no_process_and_can_go_on(source, tmp_path, number, status):
+    target, large = tmp_path / "out", tmp_path / "large"
+    for i in range(2000):  # two chunks
+        path = large / "a" / f"{i:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(source / "a/0.jpg")
+    words = ["resize-data", str(large), str(target), "--short-side", "40", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vitas_ds", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_until(lambda: len(list(target.glob("a/*"))) > 20)
+        process.send_signal(number)
+        text = process.communicate(timeout=60)[1]
+        assert process.returncode == status
+        if status == 75:  # otherwise, Python prints how many semaphores the killed process left
+            assert text == "vitas resize-data: stopped; start it again to resume\n"
+        wait_until(lambda: not processes_of(process.pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    resize_data(large, target, SETTINGS, workers=1)
+    assert len(read_folder(target)) == 2000 and not list(target.rglob("*.tmp"))
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session that run."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _session(path) == session]
+
+
+def _session(path: Path) -> int:
+    try:
+        state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):  # it has ended
+        return 0
+    return 0 if state == "Z" else int(session)
+
+
+def test_two_commands_do_not_write_to_one_folder(source, tmp_path):
+    target = tmp_path / "out"
+    resize_data(source, target, SETTINGS, workers=1)
+    (target / "data.json").write_text(
+        (target / "data.json").read_text().replace('"complete": true', '"complete": false')
+    )
+    with open(target / ".resize.jsonl", "w") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)  # as the other command does
+        with pytest.raises(UserError, match="out: another resize-data writes to it; wait for its end"):
+            resize_data(source, target, SETTINGS, workers=1)
+    assert resize_data(source, target, SETTINGS, workers=1) == (9, [])
+
+
+def test_a_kill_before_the_first_chunk_leaves_a_usable_folder(source, tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / ".data.json.tmp").write_text("{")
+    assert resize_data(source, target, SETTINGS, workers=1) == (9, [])
 
 
 def test_other_targets_are_refused(source, tmp_path):

@@ -1,0 +1,43 @@
+"""Worker processes of a tool. They end with the process that started them, even if it is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+WATCH = 0.5  # seconds between checks of the parent
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes on demand. They leave signals to this process; an error in the block kills them."""
+    others = set(multiprocessing.active_children())
+    # spawn: a forked child would inherit the locks of this process's threads
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (os.getpid(),))
+    try:
+        yield executor
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start(parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal and Slurm send them to all processes
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Poll: a worker that waits for a task does not notice the end of its parent."""
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(1)
