@@ -8,7 +8,7 @@ from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.config import Config
 from vitas_ds.reports.svg import Axis, Series, bars, chart, short
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.run_dir import RunDir, read_summary
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.survivors import survivor_shares
@@ -23,6 +23,7 @@ def section(run: RunDir, config: Config, metrics: Rows) -> dict[str, Any]:
         "charts": [candidates_chart(run, config), progress_chart(metrics), hypervolume_chart(metrics)],
         "marginals": marginals(run, config),
         "baselines": baselines(run),
+        "budgets": budgets(run),
     }
 
 
@@ -34,10 +35,13 @@ def values_of(metrics: Rows, stage: str, name: str) -> tuple[list[float], list[f
 
 def progress_chart(metrics: Rows) -> str:
     """Draw the best and the mean score over the candidates seen."""
-    series = [
-        Series("best so far", *values_of(metrics, "search", "best"), 1, dots=True),
-        Series("mean of the generation", *values_of(metrics, "search", "mean"), 2, dots=True),
-    ]
+    rows = [row for row in metrics if row["stage"] == "search" and row.get("best") is not None]
+    series = []
+    for index in sorted({row.get("budget", 0) for row in rows}):
+        own, first = [row for row in rows if row.get("budget", 0) == index], not series
+        for name, key, color in (("best so far", "best", 1), ("mean of the generation", "mean", 2)):
+            x, y = values_of(own, "search", key)
+            series.append(Series(name if first else "", x, y, color, dots=True))
     return chart("Search progress", series, SEEN, SCORE)
 
 
@@ -80,7 +84,8 @@ def budget_lines(config: Config, candidates: list[Candidate]) -> list[Series]:
     """Return a vertical line at each limit of ``search.macs`` that is near the candidates."""
     macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
     low, high = min(macs) / 1.5, max(macs) * 1.5
-    limits = [limit for limit in config.search.macs or () if low <= limit <= high]
+    pairs = [one.macs or () for one in config.search.each_budget()]
+    limits = [limit for pair in pairs for limit in pair if low <= limit <= high]
     names = ["budget", *[""] * len(limits)]  # one entry in the legend
     ends = [min(scores), max(scores)]
     return [
@@ -115,6 +120,20 @@ def marginals(run: RunDir, config: Config) -> list[str]:
         for name, (values, share) in shares.items()
         if len(values) > 1
     ]
+
+
+def budgets(run: RunDir) -> list[tuple[str, ...]]:
+    """Return the best network of each of ``search.budgets`` as rows; empty if there is only one budget."""
+    rows = []
+    for i, entry in enumerate(read_json(run.best, {}).get("budgets", ())):
+        best, trained = entry["top"][0], RunDir(run.path.with_name(f"{run.name}-budget{i}"))
+        top1 = read_summary(trained).get("evaluate", {}).get("top1")
+        finalist = best.get("finalist")
+        accuracies = [f"{best['score']:.2%}", f"{finalist['accuracy']:.2%}" if finalist else ""]
+        accuracies.append("" if top1 is None else f"{top1:.2%}")
+        costs = [short(best[name]) for name in ("macs", "params")]
+        rows.append((entry["budget"], *costs, *accuracies, trained.name if trained.config.is_file() else ""))
+    return rows
 
 
 def baselines(run: RunDir) -> list[tuple[str, ...]]:

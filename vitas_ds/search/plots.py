@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.run.files import replacing
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.problem import SearchProblem

@@ -1,4 +1,4 @@
-"""Parse the choice of a search result: ``search:best``, ``search:pareto[3]``, ``search:budget[0]``, ``search:macs<1.3G``.
+"""Parse the choice of a search result, such as ``search:best``, ``search:pareto[3]`` or ``search:macs<1.3G``.
 
 The folder of another run may come first: ``runs/a:search:best``. Several entries are several networks, one run each:
 ``search:pareto[0,2,5]``; ``search:budgets`` are the best networks of all budgets.

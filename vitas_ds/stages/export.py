@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vitas_ds.config import RANDOM_IMAGES, Config
+from vitas_ds.config import RANDOM_IMAGES, Config, Search
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
@@ -145,11 +146,20 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
     if training.teacher.model:
         facts["teacher"] = f"{_two_names(training.teacher.model)}, {training.teacher.kind} labels"
     if source := find_source(choice):
-        limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in config.search.budget.items()]
-        facts["architecture"] = f"found by a search ({source.choice}); budget: {', '.join(limits) or 'none'}"
+        facts["architecture"] = f"found by a search ({source.choice}); budget: {_budget(config.search, source.choice)}"
     else:
         facts["architecture"] = f"given: {Path(choice).name}"
     return facts
+
+
+def _budget(search: Search, choice: str) -> str:
+    """Return the budget within which a choice was found."""
+    entry, sections = re.fullmatch(r"search:budget\[(\d+)\]", choice), search.each_budget()
+    index = int(entry[1]) if entry else 0
+    if search.budgets and not (entry and index < len(sections)):
+        return " or ".join(search.budgets)
+    limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in sections[index].budget.items()]
+    return ", ".join(limits) or "none"
 
 
 def _training_time(run_dir: RunDir) -> Facts:

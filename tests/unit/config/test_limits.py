@@ -39,8 +39,9 @@ def test_below_excludes_the_limit_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["2.4", "[", "x", "[x]", "[2.4T]", "[0]", "[-1]", "[true]", "[2G<=3G]", "[[3, 2]]", "[1, 1.0]", "[.]", "[flops<2G]"]
-)  # fmt: skip
+    "wrong",
+    ["2.4", "[", "x", "[x]", "[2T]", "[0]", "[-1]", "[true]", "[2G<=3G]", "[[3, 2]]", "[1, 1.0]", "[.]", "[flops<2G]"],
+)
 def test_wrong_budgets_are_one_line(wrong: str) -> None:
     with pytest.raises(UserError, match=r"search\.budgets") as error:
         load("quickstart", [f"search.budgets={wrong}"])
