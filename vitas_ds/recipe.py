@@ -44,6 +44,7 @@ def load(recipe: str, overrides: list[str]) -> Config:
         if not sep or "." not in key:
             raise UserError(f"{override}: an override has the form section.key=value")
         keys = key.split(".")
+        _check_nesting(keys, override)
         _put(data, keys, parse_value(value, keys, override), override)
     try:
         config = Config.model_validate(data)
@@ -124,6 +125,13 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe must be a mapping of sections")
     return str(path), {name: section for name, section in data.items() if section is not None}
+
+
+def _check_nesting(keys: list[str], override: str) -> None:
+    """Refuse ``search.latency.runtime`` for ``search.latency_runtime``: ``search.latency`` is another key."""
+    section, joined = Config.model_fields.get(keys[0]), "_".join(keys[1:])
+    if len(keys) > 2 and section and joined in getattr(section.annotation, "model_fields", ()):
+        raise UserError(f"{override}: no such key; did you mean {keys[0]}.{joined}?")
 
 
 def _put(data: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

@@ -189,6 +189,7 @@ def test_configurations_are_immutable_and_overrides_do_not_change_the_recipe(rec
         ("supernet.augment.views=3", "renamed it to aug_repeats"),
         ("search.predictor=0.5", "renamed it to surrogate"),
         ("search.populaton=5", "did you mean population"),
+        ("search.latency.runtime=torch", r"did you mean search\.latency_runtime\?"),
         ("serch.population=5", "did you mean search"),
     ],
 )
