@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,33 @@ class StepProfiler:
         trace: File of the chrome trace; its name ends with .json.gz.
         total: Steps of the training.
         cuda: Whether to record kernels.
+        records: Whether this rank records. All ranks check the settings, so all stop if they are wrong.
+        done: Steps done by earlier starts.
 
     Raises:
         UserError: A step is after the end of the training.
     """
 
-    def __init__(self, settings: Profile, trace: Path, total: int, cuda: bool) -> None:
+    def __init__(
+        self, settings: Profile, trace: Path, total: int, cuda: bool, records: bool = True, done: int = 0
+    ) -> None:
+        self.records = records
         self.first, self.last, self.trace = settings.start, settings.start + settings.steps - 1, trace
         if settings.steps and self.last > total:
             raise UserError(
                 f"engine.profile: step {self.last:,} is after the end of the training, which has {total:,} steps; "
                 "set engine.profile.start and engine.profile.steps to fewer"
             )
+        if not settings.steps and settings.start != Profile().start:
+            warnings.warn("engine.profile.start is ignored: engine.profile.steps is 0", stacklevel=2)
+        if settings.steps and done >= self.last:
+            warnings.warn(f"engine.profile is ignored: step {self.last:,} is done already", stacklevel=2)
         self.activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
         self.running: profile | None = None
 
     def before(self, step: int) -> None:
         """Start to record if ``step``, counted from 1, is the first one left to profile."""
-        if self.running is None and self.first <= step <= self.last:
+        if self.records and self.running is None and self.first <= step <= self.last:
             self.running = profile(activities=self.activities)
             self.running.start()
 

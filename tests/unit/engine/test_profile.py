@@ -42,7 +42,8 @@ def test_a_resumed_run_profiles_the_steps_that_are_left(tmp_path: Path) -> None:
     settings = Profile(start=2, steps=4)
     assert train(StepProfiler(settings, trace, 6, cuda=False), 4, 6) == [5]
     assert "aten::linalg_matrix_exp" in operators(trace) and "aten::mm" not in operators(trace)
-    assert train(StepProfiler(settings, trace, 6, cuda=False), 6, 6) == []
+    with pytest.warns(UserWarning, match="engine.profile is ignored: step 5 is done already"):
+        assert train(StepProfiler(settings, trace, 6, cuda=False, done=5), 6, 6) == []
 
 
 def test_the_most_expensive_operators_come_first(tmp_path: Path) -> None:
@@ -62,7 +63,19 @@ def test_off_by_default(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_start_without_steps_is_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="engine.profile.start is ignored: engine.profile.steps is 0"):
+        StepProfiler(Profile(start=3), tmp_path / "trace.json.gz", 9, cuda=False)
+
+
 def test_a_step_after_the_end_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"engine.profile: step 1,001 is after the end .* 1,000 steps"):
         StepProfiler(Profile(start=1000, steps=2), tmp_path / "t.json.gz", 1000, cuda=False)
     StepProfiler(Profile(start=1000, steps=1), tmp_path / "t.json.gz", 1000, cuda=False)
+    with pytest.raises(UserError):  # all ranks end, not only the one that records
+        StepProfiler(Profile(start=1000, steps=2), tmp_path / "t.json.gz", 1000, cuda=False, records=False)
+
+
+def test_one_rank_records(tmp_path: Path) -> None:
+    profiler = StepProfiler(Profile(start=1, steps=1), tmp_path / "trace.json.gz", 3, cuda=False, records=False)
+    assert train(profiler, 1, 3) == [] and not list(tmp_path.iterdir())
