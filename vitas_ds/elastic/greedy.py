@@ -1,0 +1,159 @@
+"""Build subnets of a pretrained network from the importance of its units, as seeds of a search.
+
+Greedy networks start from the widest one of a depth and an embed_dim. The step that costs the least importance per
+saved cost, one choice narrower in one layer, is taken until the network is within the budget. The importance of heads,
+channels and MLP units is the expected change in loss and adds up; that of layers and of the residual stream has other
+units. So depth and embed_dim are not traded against the others: each combination gives one network.
+
+Importing this module does not import torch.
+"""
+# L positions, h choices of heads, q of channels of a head, m of MLP widths, k depth, G genes, K networks
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.elastic.scores import LayerScores, Scores
+from vitas_ds.search.feasible.table import AffineCost, FeasibleSet
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Expected change in loss for every choice of a layer: heads and channels [L, h, q], MLP width [L, m]."""
+
+    attn: np.ndarray
+    mlp: np.ndarray
+
+
+def expected_losses(space: SearchSpace, scores: Scores) -> Losses:
+    """Return the importance that each choice removes from a layer. Units are removed from the least important on."""
+    attn = np.array([_attn_losses(space, layer) for layer in scores.layers])
+    mlp = np.array([[sum(_sorted(x.mlp)[width:]) for width in space.mlp_widths] for x in scores.layers])
+    return Losses(attn, mlp)
+
+
+def _attn_losses(space: SearchSpace, scores: LayerScores) -> np.ndarray:
+    """Return the losses [h, q] of keeping some heads, and the first channels of each."""
+    order = np.argsort(-np.array(scores.heads), kind="stable")
+    channels = [np.reshape(x, (len(order), -1))[order] for x in (scores.qk, scores.v)]  # [heads, head_dim]
+    channels = [-np.sort(-x, axis=1) for x in channels]
+    found = np.zeros((len(space.num_heads), space.attn_table.shape[1]))
+    for h, kept in enumerate(space.num_heads):
+        for q, width in enumerate(space.attn_table[h].tolist()):
+            narrow = sum(x[:kept, width // kept :].sum() for x in channels)
+            found[h, q] = np.array(scores.heads)[order[kept:]].sum() + narrow
+    return found
+
+
+def _sorted(values: Sequence[float]) -> list[float]:
+    return sorted(values, reverse=True)
+
+
+def seeds(space: SearchSpace, scores: Scores, feasible: FeasibleSet, count: int) -> np.ndarray:
+    """Return up to ``count`` networks within a budget, [K, G]: the uniform one, then greedy ones.
+
+    Of these, the first ones lack the fewest layers and the least of the embed_dim.
+    """
+    losses, found = expected_losses(space, scores), dict[bytes, np.ndarray]()
+    rows = [uniform(space, losses, feasible)]
+    steps = itertools.product(range(space.depth - space.min_layers + 1), range(len(space.embed_widths)))
+    for dropped, narrower in sorted(steps, key=sum):
+        embed = len(space.embed_widths) - 1 - narrower
+        rows.append(greedy(space, losses, feasible, embed, space.depth - dropped))
+    for row in rows:
+        if row is not None and not feasible.violation(row[None])[0]:
+            found.setdefault(row.tobytes(), row)
+    return np.array([*found.values()][:count], np.int64).reshape(-1, len(space.gene_sizes))
+
+
+def greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet, embed: int, depth: int) -> np.ndarray | None:
+    """Return the greedy network [G] of an index of embed_dim and a depth; None if even the narrowest is too large.
+
+    The network may be below the budget: all those of this depth and embed_dim may be.
+    """
+    layers = np.flatnonzero(space.active_positions[depth])
+    widest = [size - 1 for size in (len(space.num_heads), space.attn_table.shape[1], len(space.mlp_widths))]
+    genes = np.tile(np.array(widest), (len(layers), 1))  # [k, 3]
+    while (name := _exceeded(space, feasible, genes, embed)) is not None:
+        moves = _moves(space, losses, feasible, name, genes, layers, embed)
+        if not np.isfinite(moves).any():
+            return None
+        layer, gene = np.unravel_index(int(np.argmin(moves)), moves.shape)
+        genes[layer, gene] -= 1
+    row = np.full((space.depth, 3), (len(space.num_heads), 0, 0))
+    row[layers] = genes
+    return np.array([0, embed, *row.ravel()], np.int64)
+
+
+def _exceeded(space: SearchSpace, feasible: FeasibleSet, genes: np.ndarray, embed: int) -> str | None:
+    """Return the first cost of the network that is above the budget."""
+    heads, attn, mlp = _widths(space, genes)
+    rows = np.array([embed]), np.array([len(genes)]), attn.sum()[None], heads.sum()[None]
+    for name, (_, high) in feasible.budget.items():
+        if feasible.costs[name].evaluate(rows, int(mlp.sum()))[0] > high:
+            return name
+    return None
+
+
+def _widths(space: SearchSpace, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return heads, width of q and MLP width of genes [..., 3]."""
+    h, q, m = np.moveaxis(genes, -1, 0)
+    return np.array(space.num_heads)[h], space.attn_table[h, q], np.array(space.mlp_widths)[m]
+
+
+def _moves(
+    space: SearchSpace, losses: Losses, feasible: FeasibleSet, name: str, genes: np.ndarray, layers: np.ndarray,
+    embed: int,
+) -> np.ndarray:  # fmt: skip
+    """Return the lost importance per saved cost of narrowing each gene by one choice, [k, 3]; infinite at the end."""
+    cost, stem = feasible.costs[name], embed  # these spaces have one patch size
+    found = np.full(genes.shape, np.inf)
+    before = _loss(losses, genes, layers), _price(space, cost, stem, genes)
+    for gene in range(3):
+        narrower = genes.copy()
+        narrower[:, gene] = np.maximum(narrower[:, gene] - 1, 0)
+        lost, saved = _loss(losses, narrower, layers) - before[0], before[1] - _price(space, cost, stem, narrower)
+        allowed = saved > 0
+        found[allowed, gene] = lost[allowed] / saved[allowed]
+    return found
+
+
+def _loss(losses: Losses, genes: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """Return the expected loss of each layer [k]."""
+    h, q, m = genes.T
+    return losses.attn[layers, h, q] + losses.mlp[layers, m]
+
+
+def _price(space: SearchSpace, cost: AffineCost, stem: int, genes: np.ndarray) -> np.ndarray:
+    """Return the cost of each layer [k]."""
+    heads, attn, mlp = _widths(space, genes)
+    return cost.attn[stem] * attn + cost.heads[stem] * heads + cost.mlp[stem] * mlp
+
+
+def uniform(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> np.ndarray | None:
+    """Return the network [G] within the budget whose layers are all equal; None if there is none.
+
+    Of several, it is one with the most layers, then with the largest embed_dim, then with the smallest expected loss.
+    """
+    for depth in range(space.depth, space.min_layers - 1, -1):
+        layers, rows = np.flatnonzero(space.active_positions[depth]), uniform_networks(space, feasible, depth)
+        if len(rows):
+            h, q, m = rows[:, 2:].reshape(len(rows), space.depth, 3)[:, layers[0]].T
+            loss = losses.attn[layers][:, h, q].sum(0) + losses.mlp[layers][:, m].sum(0)
+            return rows[np.lexsort((loss, -rows[:, 1]))[0]]
+    return None
+
+
+def uniform_networks(space: SearchSpace, feasible: FeasibleSet, depth: int) -> np.ndarray:
+    """Return all networks [K, G] of a depth within the budget whose layers are all equal."""
+    sizes = [len(space.embed_widths), len(space.num_heads), space.attn_table.shape[1], len(space.mlp_widths)]
+    embed, *layer = (a.ravel() for a in np.meshgrid(*map(np.arange, sizes), indexing="ij"))
+    rows = np.tile(np.array((len(space.num_heads), 0, 0)), (len(embed), space.depth, 1))
+    rows[:, space.active_positions[depth]] = np.stack(layer, 1)[:, None]
+    genomes = np.column_stack([np.zeros_like(embed), embed, rows.reshape(len(embed), -1)])
+    return genomes[feasible.violation(genomes) == 0]
