@@ -14,8 +14,8 @@ FLOPS_PER_MAC = 6  # of a training step: 2 in the forward pass, 4 in the backwar
 # Dense bf16 FLOPs per second with fp32 accumulation, from the vendor's data sheets. The first name that matches counts.
 PEAKS = (
     ("RTX 4090 Laptop", None), ("RTX 4090 D", None),
-    ("A100", 312e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989.4e12), ("H200", 989.4e12),
-    ("B200", 2250e12), ("L40S", 362e12), ("RTX 4090", 165.2e12),
+    ("A100", 312e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989.4e12),
+    ("H200 NVL", 835e12), ("H200", 989.4e12), ("B200", 2250e12), ("L40S", 362e12), ("RTX 4090", 165.2e12),
 )  # fmt: skip
 
 
