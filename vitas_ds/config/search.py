@@ -105,6 +105,10 @@ class Search(Section):
         0.25, ge=0, lt=1, description="fraction of each generation sampled uniformly from the space within the budget. "
         "With 0 (as in the first release), a search may converge to a single embed_dim",
     )  # fmt: skip
+    seeds: float = Field(
+        0.25, ge=0, le=1, description="elastic spaces: largest fraction of the first generation built from the "
+        "importance of the units, not sampled; 0: none",
+    )  # fmt: skip
     mutation_eta: float = Field(3.0, gt=0, le=1000, description="eta of polynomial mutation (3 in the first release)")
     top_k: int = Field(
         5, gt=0, le=100_000, description="best candidates to score again on all search images at the end"

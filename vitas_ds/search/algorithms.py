@@ -105,7 +105,7 @@ class Evolution:
 
     def __init__(self, problem: SearchProblem) -> None:
         cfg = problem.cfg
-        self.problem = GenomeProblem(problem.feasible, 1 + len(problem.objectives))
+        self.problem = GenomeProblem(problem.feasible, 1 + len(problem.objectives), problem.seeds)
         repair, duplicates = RepairGenomes(), DropSeen(self.problem.seen)
         algorithm = GA if cfg.algorithm == "ga" else NSGA2
         self.algorithm = algorithm(
@@ -159,14 +159,16 @@ class GenomeProblem(Problem):
 
     Attributes:
         feasible: Subnets within the budget.
+        seeds: Genomes of the initial population, [K, G]; the others are sampled.
         seen: Keys of all genomes returned by ``ask``.
         predict: Surrogate, if there is one.
         proposed: Number of proposals in this generation, duplicates included.
         unrepaired: Number of these that needed no repair.
     """
 
-    def __init__(self, feasible: FeasibleSet, n_obj: int) -> None:
+    def __init__(self, feasible: FeasibleSet, n_obj: int, seeds: np.ndarray | None = None) -> None:
         sizes = feasible.space.gene_sizes
+        self.seeds = np.zeros((0, len(sizes)), np.int64) if seeds is None else seeds
         super().__init__(n_var=len(sizes), n_obj=n_obj, xl=np.full(len(sizes), -HALF), xu=sizes - 1 + HALF)
         self.feasible = feasible
         self.seen: set[bytes] = set()
@@ -175,8 +177,11 @@ class GenomeProblem(Problem):
 
 
 def sample_genomes(problem: GenomeProblem, count: int, random_state: np.random.Generator, **_: Any) -> Population:
-    """Return the initial population."""
-    return Population.new("X", operators.sample_distinct(problem.feasible, count, random_state, problem.seen))
+    """Return the initial population: the seeds, and random networks."""
+    seeds = problem.seeds[operators.new_rows(problem.seeds, problem.seen)][:count]
+    known = problem.seen.union(map(operators.key, seeds))
+    sampled = operators.sample_distinct(problem.feasible, count - len(seeds), random_state, known)
+    return Population.new("X", np.concatenate([seeds, sampled]))
 
 
 class RepairGenomes(Repair):

@@ -9,6 +9,7 @@ import numpy as np
 
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
+from vitas_ds.elastic.greedy import uniform_networks
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.loop import run_loop
@@ -42,10 +43,15 @@ def uniform_genomes(problem: SearchProblem) -> np.ndarray:
     space, none = problem.space, np.zeros((0, len(problem.space.gene_sizes)), np.int64)
     if space.layout == "cell":
         return none
+    rng = np.random.default_rng([problem.seed, 0xCE])
+    if space.elastic.on:
+        depths = range(space.min_layers, space.depth + 1)
+        rows = np.concatenate([uniform_networks(space, problem.feasible, depth) for depth in depths])
+        return rng.permutation(rows)[: problem.cfg.population]
     cell_space = SearchSpace(**space.model_dump() | {"layout": "cell"})
     try:
         feasible = replace(problem, space=cell_space).feasible
     except UserError:
         return none
-    genomes = operators.sample_distinct(feasible, problem.cfg.population, np.random.default_rng([problem.seed, 0xCE]))
+    genomes = operators.sample_distinct(feasible, problem.cfg.population, rng)
     return np.array([genome.encode(space, genome.decode(cell_space, row)) for row in genomes])

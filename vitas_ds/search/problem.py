@@ -25,12 +25,14 @@ class SearchProblem:
         cfg: The section ``search`` of the configuration.
         seed: Seed of the search.
         costs: Cost functions; they include the latency if the budget or an objective needs it.
+        seeds: Canonical genomes within the budget that the first generation contains, [K, G].
     """
 
     space: SearchSpace
     cfg: config.Search
     seed: int
     costs: Costs = field(default_factory=lambda: COSTS)
+    seeds: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def budget(self) -> Budget:

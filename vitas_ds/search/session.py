@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitas_ds.config import Config
-from vitas_ds.distributed.comm import Ranks
+from vitas_ds.distributed.comm import Ranks, from_main
+from vitas_ds.elastic.greedy import seeds
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, reused_ledger
 from vitas_ds.run.tracker import Tracker
@@ -132,6 +133,16 @@ def run_search(session: Session) -> dict[str, Any]:
     for outcome in outcomes:
         _print_outcome(session, outcome)
     return numbers
+
+
+def _with_seeds(session: Session, problem: SearchProblem) -> SearchProblem:
+    """Add networks built from the importance of the units to the first generation."""
+    count, scores = round(problem.cfg.seeds * problem.cfg.population), session.inputs.importance
+    if scores is None or not count or problem.cfg.algorithm == "random":
+        return problem
+    found = from_main(lambda: seeds(problem.space, scores, problem.feasible, count))
+    session.tracker.print(f"search: {len(found)} seeds by importance")
+    return replace(problem, seeds=found)
 
 
 def _finish(session: Session, results: list[Result]) -> list[Outcome]:

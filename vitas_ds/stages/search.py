@@ -11,6 +11,7 @@ from vitas_ds.data.cache import decode_cached
 from vitas_ds.data.loader import normalize
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
+from vitas_ds.elastic.scores import Scores, read_scores
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json
@@ -23,7 +24,7 @@ from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
 from vitas_ds.stages.forecast import after_search, print_search_estimate
-from vitas_ds.stages.source_run import check_classes
+from vitas_ds.stages.source_run import check_classes, source_run
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 
@@ -52,7 +53,10 @@ def run(config: Config) -> None:
     with running(config, "search", ranks, total, after_search(config, run_dir)) as tracker:
         watchdog.at("decoding the search images")
         pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
-        inputs = ScoringInputs(supernet, digest, images, pixels, lambda x: normalize(x, config.data), training, teacher)
+        inputs = ScoringInputs(
+            supernet, digest, images, pixels, lambda x: normalize(x, config.data), training, teacher,
+            comm.from_main(lambda: _importance(config, run_dir)),
+        )  # fmt: skip
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", run_dir.best)
@@ -64,6 +68,17 @@ def run(config: Config) -> None:
         before = read_summary(run_dir).get("search", {})
         without = {name: None for name in ("finalists", "budgets") if name in before}
         update_summary(run_dir, "search", without | key | numbers)
+
+
+def _importance(config: Config, run_dir: RunDir) -> Scores | None:
+    """Return the importance of the units of the pretrained network from which the supernet started, for the seeds."""
+    if not (config.space.elastic.on and config.search.seeds):
+        return None
+    path = (source_run(config) or run_dir).supernet.path / "importance.json"
+    if path.is_file():
+        return read_scores(path)
+    warnings.warn(f"search.seeds is ignored: {path} does not exist; all first candidates are random", stacklevel=2)
+    return None
 
 
 def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:

@@ -68,7 +68,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
         if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
             _check_search(config.search, ranks)
             check_source(config)
-        _warn_ignored(config.supernet, config.search)
+        _warn_ignored(config.supernet, config.search, config.space.elastic.on)
         _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
     if stage in NEEDS_TRAIN:
         _check_models(config, stage)
@@ -295,7 +295,7 @@ def _warn_ignored_teacher(teacher: Teacher, section: str) -> None:
         warnings.warn(f"{section}.teacher.temperature is ignored: {section}.teacher.kind is hard", stacklevel=2)
 
 
-def _warn_ignored(supernet: Supernet, search: Search) -> None:
+def _warn_ignored(supernet: Supernet, search: Search, elastic: bool) -> None:
     """Warn about settings without effect."""
     one_subnet = "supernet.sampling is single, it needs sandwich"
     one_side = "supernet.sharing has one side"
@@ -315,6 +315,7 @@ def _warn_ignored(supernet: Supernet, search: Search) -> None:
         ),
         ("supernet.objective", supernet.sharing != "bilateral" and supernet.objective == "loss_mean", one_side),
         ("search.side_rule", supernet.sharing != "bilateral" and search.side_rule != "accuracy_mean", one_side),
+        ("search.seeds", search.seeds != Search().seeds and not elastic, "the space has no pretrained network"),
         ("search.objectives", search.objectives and search.algorithm != "nsga2", "search.algorithm is not nsga2"),
         *(
             (f"search.{name}", getattr(search, name) is not None, "search.budgets has its limits")

@@ -11,6 +11,7 @@ from torch import Tensor
 from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.elastic.scores import Scores
 from vitas_ds.engine.precision import DTYPES, fast_precision
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.search.scoring import racing
@@ -36,6 +37,7 @@ class ScoringInputs:
         prepare: Converts a uint8 batch to the supernet's input.
         training: Training images of the supernet. Only finalists need them.
         teacher: Teacher of the stage retrain, which the finalists have as well.
+        importance: Importance of the units of the pretrained network from which the supernet started.
     """
 
     supernet: Supernet
@@ -45,6 +47,7 @@ class ScoringInputs:
     prepare: Callable[[Tensor], Tensor]
     training: ImageSet | None = None
     teacher: TeacherNetwork | None = None
+    importance: Scores | None = None
 
     def make_scorer(self, config: Config, ranks: Ranks, count: int) -> Scorer:
         """Return a scorer on ``count`` search images (0 for all). Raises ``UserError`` if there are fewer."""
