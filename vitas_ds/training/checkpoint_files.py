@@ -49,7 +49,22 @@ def newest(directory: Path) -> Path | None:
     """Return the newest intact checkpoint, or None. All ranks must call this.
 
     Warns about each newer one that is damaged, with the name of the file.
+
+    Raises:
+        UserError: There are checkpoints, and none is intact.
     """
+    path, problems = find_newest(directory)
+    if path is None and problems:
+        raise UserError(
+            f"{directory}: no checkpoint is intact: {problems[0]}; restore the file, or move the folder to start from "
+            "scratch"
+        )
+    warn_about_skipped(problems)
+    return path
+
+
+def find_newest(directory: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest intact checkpoint, or None, and what is wrong with each newer one. All ranks must call this."""
 
     def search() -> tuple[Path | None, list[str]]:
         problems: list[str] = []
@@ -60,10 +75,13 @@ def newest(directory: Path) -> Path | None:
             problems.append(problem)
         return None, problems
 
-    path, problems = comm.from_main(search)
+    return comm.from_main(search)
+
+
+def warn_about_skipped(problems: list[str]) -> None:
+    """Warn about each damaged checkpoint that is newer than the one in use."""
     for problem in problems:
-        warnings.warn(f"checkpoint skipped: {problem}", stacklevel=2)
-    return path
+        warnings.warn(f"checkpoint skipped: {problem}", stacklevel=3)
 
 
 def best(directory: Path) -> Path | None:

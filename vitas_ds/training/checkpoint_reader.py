@@ -18,7 +18,7 @@ from vitas_ds.run import tensor_digests
 from vitas_ds.run.files import write_tensors
 from vitas_ds.training import checkpoint_deepspeed
 from vitas_ds.training.checkpoint_deepspeed import DeepSpeedReader
-from vitas_ds.training.checkpoint_files import newest, uses_deepspeed, verify
+from vitas_ds.training.checkpoint_files import find_newest, uses_deepspeed, verify, warn_about_skipped
 
 
 class Reader:
@@ -79,13 +79,21 @@ def find_checkpoint(path: Path, field: str = "") -> Path | None:
         UserError: The checkpoint is damaged.
     """
     own = (path / "manifest.json").is_file()
-    found = None if own else newest(path)
+    found, problems = (None, []) if own else find_newest(path)
     if found:
+        warn_about_skipped(problems)
         return found
     tag = path if own else checkpoint_deepspeed.find(path)
-    if tag and (tag / "manifest.json").is_file() and (problem := comm.from_main(lambda: verify(tag))):
-        raise UserError(f"{field}: damaged checkpoint: {problem}" if field else f"damaged checkpoint: {problem}")
+    if tag and not (tag / "manifest.json").is_file():  # written by another program
+        return tag
+    problem = comm.from_main(lambda: verify(tag)) if tag else next(iter(problems), None)
+    if problem:
+        raise UserError(f"{field}: {_damaged(problem)}" if field else _damaged(problem))
     return tag
+
+
+def _damaged(problem: str) -> str:
+    return f"damaged checkpoint: {problem}; restore the file, or use another checkpoint"
 
 
 def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
@@ -102,7 +110,7 @@ def consolidate(path: Path, ema: bool = False) -> dict[str, Tensor]:
     tag = None if (path / "manifest.json").is_file() else checkpoint_deepspeed.find(path)
     path = tag or path
     if (tag is None or (tag / "manifest.json").is_file()) and (problem := verify(path)):
-        raise UserError(f"damaged checkpoint: {problem}")
+        raise UserError(_damaged(problem))
     reader = open_checkpoint(path)
     if ema and "ema" not in reader.kinds:
         foreign = isinstance(reader, DeepSpeedReader) and (reader.universal or reader.state is None)

@@ -70,8 +70,6 @@ def find_origin(checkpoints: Path, training: Training, section: str) -> Origin:
     own = checkpoint_files.newest(checkpoints)
     if own:
         return Origin(own, own=True)
-    if checkpoint_files.list_checkpoints(checkpoints):
-        raise UserError(f"{checkpoints}: no checkpoint is intact, see above; move the folder to start from scratch")
     if training.resume_from:
         return Origin(_find_state(Path(training.resume_from), section))
     if training.init_weights:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from vitas_ds.config import Profile
 from vitas_ds.data.loader import train_batches
 from vitas_ds.data.preview import save_grid
 from vitas_ds.data.reader import Batch
@@ -113,8 +112,8 @@ class Trainer:
         self.tracker, self.watchdog = tracker, watchdog
         self.steps_per_epoch, self.total_steps = count_steps(task)
         self.profiler = StepProfiler(
-            task.config.engine.profile if ranks.is_main else Profile(), task.folder.trace, self.total_steps,
-            ranks.device.type == "cuda",
+            task.config.engine.profile, task.folder.trace, self.total_steps, ranks.device.type == "cuda",
+            ranks.is_main, state.step,
         )  # fmt: skip
         self.peak, self.flops = device_peak(ranks.device), 0.0  # of this rank, since the last metrics record
 

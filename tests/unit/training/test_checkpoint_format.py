@@ -6,6 +6,7 @@ References: the tensors of the engine that saved. tests/distributed/test_deepspe
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_the_newest_of_either_format(saved: tuple[Path, list[dict[str, torch.Ten
     file.unlink()
     with pytest.warns(UserWarning, match=rf"checkpoint skipped: {file} is missing"):
         assert checkpoint_files.newest(folder) == folder / "step-00000003"
+    for path in checkpoint_files.list_checkpoints(folder)[1:]:
+        checkpoint_files.remove(path)
+    with (
+        warnings.catch_warnings(action="error"),  # one line for one problem
+        pytest.raises(UserError, match=rf"^retrain.init: damaged checkpoint: {file} is missing; restore the file"),
+    ):
+        find_checkpoint(folder, "retrain.init")
+
+
+def test_a_tag_of_another_program_may_be_named_like_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(start(), tmp_path, 5, {}, deepspeed=True)
+    (tmp_path / "step-00000005" / "manifest.json").unlink()
+    with warnings.catch_warnings(action="error"):
+        assert find_checkpoint(tmp_path) == tmp_path / "step-00000005"
 
 
 def test_latest_never_names_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
