@@ -126,7 +126,10 @@ def _eval_recipe(data: Data, image_size: int, uint8: bool = False) -> Recipe:
     return Recipe(image_size, data.mean, data.std, resize=data.resize, uint8=uint8, decoder=data.decoder)
 
 
-def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out: Tensor | None = None) -> Tensor:
+def decode_all(
+    images: ImageSet, data: Data, image_size: int, ranks: Ranks, out: Tensor | None = None,
+    fewer: str = "search images: lower data.search_per_class",
+) -> Tensor:  # fmt: skip
     """Decode, resize and crop all images as in evaluation, without normalization.
 
     ``normalize`` of the result is bitwise equal to the images of ``eval_batches``.
@@ -137,6 +140,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
         image_size: Side of the result in pixels.
         ranks: Device that decodes, and number of ranks per node.
         out: Tensor for the result, for example memory-mapped and shared by the ranks of a node; allocated by default.
+        fewer: Name of the images, and the setting that makes them fewer, for the error message.
 
     Returns:
         Pixels [n, 3, H, W] uint8 on the CPU.
@@ -145,7 +149,7 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
         UserError: There is not enough memory, or an image cannot be read.
     """
     if out is None:
-        _check_memory(len(images) * 3 * image_size**2, local_ranks(ranks))
+        _check_memory(len(images) * 3 * image_size**2, local_ranks(ranks), fewer)
         out = torch.empty(len(images), 3, image_size, image_size, dtype=torch.uint8)
     reader = Reader(images, data, _eval_recipe(data, image_size, uint8=True), ranks, f"{REPLACE}, or {EXCLUDE}")
     for ids, pixels in reader.run_once(np.arange(len(images)), data.eval_batch_size):
@@ -154,15 +158,13 @@ def decode_all(images: ImageSet, data: Data, image_size: int, ranks: Ranks, out:
     return out
 
 
-def _check_memory(needed: int, copies: int) -> None:
+def _check_memory(needed: int, copies: int, fewer: str) -> None:
     """Check that ``copies`` ranks of this node have ``needed`` bytes of memory each."""
+    name, fix = fewer.split(": ")
     free = host.free_memory()
     if copies * needed > free:
         each = f" in each of {copies} ranks" if copies > 1 else ""
-        raise UserError(
-            f"search images: {needed / 2**30:.1f} GiB decoded{each}, {free / 2**30:.1f} GiB of memory free; "
-            "lower data.search_per_class"
-        )
+        raise UserError(f"{name}: {needed / 2**30:.1f} GiB decoded{each}, {free / 2**30:.1f} GiB of memory free; {fix}")
 
 
 def normalize(pixels: Tensor, data: Data) -> Tensor:

@@ -19,6 +19,7 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
+from vitas_ds.models.hits import top_hits
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
 from vitas_ds.run.tracker import Tracker
@@ -94,8 +95,7 @@ def _count(net: nn.Module, batches: Iterator[Batch], ranks: Ranks, dtype: str) -
         watchdog.at("computing")
         with torch.inference_mode(), precision.autocast(dtype, ranks.device):
             logits = net(batch.images)
-        top_classes = logits.topk(min(5, logits.shape[1])).indices
-        hits = top_classes == batch.labels[:, None]
+        hits = top_hits(logits, batch.labels, 5)
         counts[:3] += torch.stack([torch.tensor(len(hits), device=ranks.device), hits[:, 0].sum(), hits.sum()])
         if preemption.requested():
             counts[3] = 1

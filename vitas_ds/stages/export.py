@@ -33,6 +33,7 @@ from vitas_ds.export.folder import (
 )
 from vitas_ds.export.to_onnx import Forward
 from vitas_ds.export.to_timm import add_to_config, build_timm, to_timm, write_timm
+from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_text
 from vitas_ds.run.metrics import clock
@@ -258,6 +259,6 @@ def _compare_accuracy(config: Config, model: VisionTransformer, net: Forward, pr
     for batch in eval_batches(images, data, size, config.data.eval_batch_size, ranks):
         with torch.inference_mode():
             for name, network in (("top1", model), ("int8_top1", net)):
-                hits[name] += int((network(batch.images).argmax(1) == batch.labels).sum())
+                hits[name] += int(top_hits(network(batch.images), batch.labels).sum())
     shares = {name: count / len(images) for name, count in hits.items()}
     return {"images": len(images), "val": config.data.val, **shares, "change": shares["int8_top1"] - shares["top1"]}

@@ -22,6 +22,7 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess
 from vitas_ds.models.extract import extract
+from vitas_ds.models.hits import top_hits
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.transfer import shapes_after_transfer, transfer
 from vitas_ds.models.vit import VisionTransformer
@@ -82,7 +83,7 @@ def _count_hits(nets: Sequence[VisionTransformer], images: ImageSet, config: Con
     for batch in eval_batches(images, data, config.space.image_size, data.eval_batch_size, ranks):
         watchdog.at("comparing the sides of the supernet")
         with torch.inference_mode(), precision.autocast(config.engine.precision, ranks.device):
-            hits += torch.stack([(net(batch.images).argmax(1) == batch.labels).sum() for net in nets])
+            hits += torch.stack([top_hits(net(batch.images), batch.labels).sum() for net in nets])
     watchdog.at(watchdog.WAITING)
     return comm.all_sum(hits).tolist()
 

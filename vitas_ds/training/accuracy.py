@@ -24,6 +24,7 @@ from vitas_ds.distributed import preemption, watchdog
 from vitas_ds.distributed.comm import Ranks, all_sum
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import Preempted
+from vitas_ds.models.hits import top_hits
 from vitas_ds.training.task import Evaluation
 
 # Share of the MACs of the training, unless eval_every is set. Large networks take more time per MAC: on CIFAR-10, 2.5 %
@@ -103,11 +104,16 @@ class Share:
             yield normalize(pixels, self.data), labels, max(self.own - first, 0)
 
 
-def decode_share(images: ImageSet, order: np.ndarray, data: Data, image_size: int, ranks: Ranks) -> Share:
-    """Decode this rank's share of the images with the indices ``order``. All ranks must call this."""
+def decode_share(
+    images: ImageSet, order: np.ndarray, data: Data, image_size: int, ranks: Ranks, fewer: str
+) -> Share:  # fmt: skip
+    """Decode this rank's share of the images with the indices ``order`` (``fewer`` as for ``decode_all``).
+
+    All ranks must call this.
+    """
     own, count = order[ranks.rank :: ranks.world_size], -(-len(order) // ranks.world_size)
     padded = images.subset(np.concatenate([own, order[: count - len(own)]]))
-    pixels = decode_all(padded, data, image_size, ranks)
+    pixels = decode_all(padded, data, image_size, ranks, fewer=fewer)
     return Share(data, ranks.device, pixels, torch.from_numpy(padded.labels), len(own), len(order))
 
 
@@ -161,7 +167,7 @@ class Accuracy:
         with engine.averaged(), evaluating(engine.model, "_compiled_call_impl", None), torch.no_grad():
             for images, labels, own in self.share.batches():
                 logits = engine(images)
-                right = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None])[:own]
+                right = top_hits(logits, labels, 5)[:own]
                 hits += torch.stack([right[:, 0].sum(), right.sum()])
         top1, top5 = sum_counts(hits)
         return {TOP1: top1 / self.share.total, "top5": top5 / self.share.total}
@@ -185,6 +191,7 @@ def measure_accuracy(
         every: Steps between two evaluations.
         averaged: Whether the weights are averaged ones.
     """
-    share = decode_share(images, np.arange(len(images)), data, image_size, ranks)
+    fewer = "held-out images: lower retrain.eval_images"
+    share = decode_share(images, np.arange(len(images)), data, image_size, ranks, fewer)
     accuracy = Accuracy(share, averaged)
     return Evaluation(every, accuracy, accuracy.describe, score=TOP1)

@@ -17,6 +17,7 @@ from vitas_ds.config import Augment, Data
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
 from vitas_ds.errors import UserError
+from vitas_ds.training.accuracy import measure_accuracy
 
 DEIT = Augment(color_jitter=0.3, rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5, aug_repeats=3)
 
@@ -110,9 +111,12 @@ def test_resize_below_the_image_size_is_refused(tree):
 
 @pytest.mark.slow
 def test_too_little_memory_is_refused(tree, data):
-    with pytest.raises(UserError, match=r"search images: .* GiB decoded, .* GiB of memory free"):
-        images = read_folder(tree)
-        loader.decode_all(images.subset(np.zeros(10**8, dtype=int)), data, 224, cpu_rank())
+    images = read_folder(tree)
+    many = images.subset(np.zeros(10**7, dtype=int))
+    with pytest.raises(UserError, match=r"^search images: .* GiB decoded, .* GiB of memory free; lower data\.search"):
+        loader.decode_all(many, data, 224, cpu_rank())
+    with pytest.raises(UserError, match=r"^held-out images: .* GiB decoded, .*; lower retrain\.eval_images$"):
+        measure_accuracy(many, data, 224, cpu_rank(), every=1, averaged=False)
 
 
 @pytest.mark.slow

@@ -42,6 +42,13 @@ def test_hits_equal_scikit_learn(net: nn.Module) -> None:
     assert _count(net, batches(), ranks, "fp32") == [43, *hits]
 
 
+def test_a_network_without_finite_outputs_classifies_nothing(net: nn.Module) -> None:
+    """The three classes of NaN that come first are the labels of some images."""
+    ranks = comm.init("cpu", timeout=60)
+    net[1].weight.data.fill_(float("nan"))
+    assert _count(net, batches(), ranks, "fp32") == [43, 0, 0]
+
+
 def test_stop_request(net: nn.Module) -> None:
     """SIGTERM arrives while the second batch is read."""
     ranks, seen = comm.init("cpu", timeout=60), []
