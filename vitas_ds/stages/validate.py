@@ -151,6 +151,10 @@ def _check_distribution(config: Config) -> None:
 def _check_finalists(config: Config, ranks: int) -> None:
     """Check the trainings of finalists, and warn about settings that weaken them."""
     cfg, candidates = config.search.finalists, config.search.population * config.search.generations
+    if cfg.count or config.search.check.nets:
+        for name in ("layer_decay", "freeze", "distill_token"):
+            if getattr(config.retrain, name) != getattr(Retrain(), name):
+                warnings.warn(f"retrain.{name} is ignored in the short trainings of the search", stacklevel=2)
     changed = [name for name in ("keep", "init") if getattr(cfg, name) != getattr(Finalists(), name)]
     if not cfg.count:
         if changed:
@@ -161,9 +165,6 @@ def _check_finalists(config: Config, ranks: int) -> None:
             f"search.finalists.count: {cfg.count}, but the search has only {candidates} candidates; all are trained",
             stacklevel=2,
         )
-    for name in ("layer_decay", "freeze", "distill_token"):
-        if getattr(config.retrain, name) != getattr(Retrain(), name):
-            warnings.warn(f"retrain.{name} is ignored in the trainings of finalists", stacklevel=2)
     rungs = make_rungs(cfg, candidates)
     micro_batch_size(config.retrain, ranks, "retrain")
     initial = config.retrain.ema_decay ** rungs[0].steps

@@ -204,7 +204,9 @@ def test_settings_of_fine_tuning_without_effect_are_warnings() -> None:
     for words, message in (
         (["retrain.freeze=backbone"], "retrain.freeze: retrain.init is scratch: the frozen weights are random"),
         (["retrain.layer_decay=0.9", "search.finalists.count=2", "search.finalists.steps=20"],
-         "retrain.layer_decay is ignored in the trainings of finalists"),
+         "retrain.layer_decay is ignored in the short trainings of the search"),
+        (["retrain.freeze=1", "retrain.init=supernet", "search.check.nets=4", "search.check.steps=20"],
+         "retrain.freeze is ignored in the short trainings of the search"),
     ):  # fmt: skip
         with pytest.warns(UserWarning, match=rf"^{message}$"):
             validate.check(recipe(*words), "config", 1)

@@ -17,6 +17,7 @@ import torch
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
+from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.sampler import steps_per_epoch
 from vitas_ds.data.sources import fingerprint
 from vitas_ds.distributed import comm, preemption
@@ -38,7 +39,9 @@ from vitas_ds.search.trials.store import Outcome, Store, name_of
 from vitas_ds.search.trials.training import Trial, training_images
 
 # fields of retrain without effect on finalists
-UNUSED = FREE["retrain"] | {"spec", "init", "init_weights", "resume_from", "teacher", "distill_token"}
+UNUSED = FREE["retrain"] | {
+    "spec", "init", "init_weights", "resume_from", "teacher", "distill_token", "freeze", "layer_decay", "eval_images",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def are_configured(config: Config, run: RunDir) -> bool:
     """Return whether the finalists of a run were trained as configured; a teacher counts if it is another folder."""
     saved = Store(run).settings()
     teacher = (saved.get("retrain.teacher") or {}).get("model")
-    return configured(config).items() <= saved.items() and teacher == config.retrain.teacher.model
+    wanted = with_absolute_paths(config).retrain.teacher.model
+    return configured(config).items() <= saved.items() and teacher == wanted
 
 
 def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:
@@ -124,7 +128,8 @@ def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:
     if config.search.finalists.init == "supernet":
         found["supernet"] = inputs.digest
     if inputs.teacher is not None:
-        found["retrain.teacher"] = config.retrain.teacher.model_dump(mode="json") | {"digest": inputs.teacher.digest}
+        teacher = with_absolute_paths(config).retrain.teacher.model_dump(mode="json")
+        found["retrain.teacher"] = teacher | {"digest": inputs.teacher.digest}
     return found
 
 

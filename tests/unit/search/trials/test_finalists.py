@@ -188,7 +188,8 @@ def test_a_damaged_state_is_one_line(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        ((), True), (("retrain.keep=5",), True), (("retrain.lr=1e-4",), False), (("search.finalists.steps=9",), False),
+        ((), True), (("retrain.keep=5",), True), (("retrain.freeze=1", "retrain.layer_decay=0.7"), True),
+        (("retrain.eval_images=9",), True), (("retrain.lr=1e-4",), False), (("search.finalists.steps=9",), False),
         (("retrain.teacher.model=elsewhere",), False), (("engine.precision=bf16",), False),
     ],
 )  # fmt: skip
