@@ -96,6 +96,7 @@ def test_an_error_in_the_recipe_is_found_before_a_launcher_starts(script, args, 
         ("multi_node.sh", ["--hostfile", "hosts"], {}, {f"n{i}": (8 * i, 8 * i + 7) for i in range(8)}),
         ("torchrun.sh", ["--gpus", "32"], {"NODES": "2", "MASTER_ADDR": "n0"}, {"n0": (0, 31), "node 1": (32, 63)}),
         ("slurm.sbatch", ["--nodes=4", "--ntasks-per-node", "16"], {}, {"node 1": (0, 15), "node 4": (48, 63)}),
+        ("slurm.sbatch", ["--nodes=8", "--ntasks-per-node=1"], {}, {"node 1": (0, 7), "node 8": (56, 63)}),
     ],
 )
 def test_a_dry_run_prints_the_plan_of_64_gpus(tmp_path, script, args, env, hosts):
