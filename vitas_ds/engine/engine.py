@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import traceback
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -277,7 +278,15 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
         try:
             return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
         except (ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
+            if not _is_of_settings(error):
+                raise  # a bug of this program
             raise UserError(f"engine.zero: DeepSpeed rejects the settings: {shorten(str(error), 200)}") from error
+
+
+def _is_of_settings(error: BaseException) -> bool:
+    """Return whether DeepSpeed raised an error while it read its configuration."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "deepspeed.runtime.config" for frame, _ in frames)
 
 
 @contextmanager

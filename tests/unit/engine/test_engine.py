@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from vitas_ds import config
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm
-from vitas_ds.engine.engine import Engine
+from vitas_ds.engine.ds_config import ds_config
+from vitas_ds.engine.engine import Engine, _initialize
+from vitas_ds.engine.optimizer import UnitAdamW
 from vitas_ds.errors import UserError
 from vitas_ds.models.flat import tensor_places
 from vitas_ds.models.layers import init_weights
@@ -65,6 +68,23 @@ def test_units_must_cover_the_network(ranks: comm.Ranks) -> None:
     del units["head"]
     with pytest.raises(AssertionError, match="not the network's"):
         Engine(model, units, case.engine(), case.training(), ranks)
+
+
+def test_settings_that_deepspeed_rejects_are_one_line(ranks: comm.Ranks, tmp_path: Path) -> None:
+    path = tmp_path / "zero.json"
+    path.write_text('{"zero_optimization": {"stage": 1}, "communication_data_type": "fp13"}')
+    with pytest.raises(UserError, match=r"^engine\.zero: DeepSpeed rejects the settings: .*data_type") as error:
+        toy.start(toy.Case(str(path)), ranks)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bug_is_not_an_error_in_the_settings(ranks: comm.Ranks) -> None:
+    """DeepSpeed checks more than its settings, such as an optimizer that holds a parameter twice."""
+    net, case = nn.Linear(6, 3), toy.Case("zero1")
+    optimizer = UnitAdamW(list(net.parameters()), {"all": list(net.parameters())}, case.training())
+    optimizer.param_groups.append(optimizer.param_groups[0])
+    with pytest.raises(AssertionError, match="occurs multiple times"):
+        _initialize(net, optimizer, ds_config(case.engine(), case.training(), 1), ranks)
 
 
 def test_a_fixed_network_is_one_unit(ranks: comm.Ranks) -> None:
