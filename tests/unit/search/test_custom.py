@@ -45,6 +45,40 @@ def test_an_impossible_budget_is_refused():
         search_nets(searches.SMALL, searches.likeness, macs=(1, 2))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latency": (0, 1)}, "^search_nets: latency: latencies are measured by the stage search only; use a budget"),
+        ({"throughput": (1, 9)}, "^search_nets: throughput: latencies are measured"),
+        ({"algorithm": "nsga2", "objectives": ("macs", "latency")}, "^search_nets: objectives: latencies are measured"),
+    ],
+)
+def test_settings_that_need_measurements_are_one_line(settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        search_nets(searches.SMALL, searches.likeness, **SETTINGS | settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"racing": 0.9}, {"images": 7}, {"checkpoint": "runs/a"}, {"finalists": {"count": 2, "steps": 4}},
+        {"objectives": ("macs",)}, {"latency_nets": 12}, {"baselines": True},
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_warnings(settings):
+    (name,) = settings
+    with pytest.warns(UserWarning, match=f"^search_nets: {name} is ignored: ") as found:
+        search_nets(searches.SMALL, searches.likeness, **SETTINGS | settings | {"generations": 1})
+    assert len(found) == 1 and found[0].filename == __file__
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_one_line(value):
+    with pytest.raises(UserError, match=rf"^the score of a candidate is {value}; scores must be finite \(.*layers"):
+        search_nets(searches.SMALL, lambda spec: value, **SETTINGS)
+
+
 def test_an_unknown_setting_is_refused():
     with pytest.raises(pydantic.ValidationError, match="generation"):
         search_nets(searches.SMALL, searches.likeness, macs=searches.BUDGET, generation=3)

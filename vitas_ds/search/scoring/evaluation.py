@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.errors import UserError
 from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.ledger import Ledger
 
@@ -40,16 +41,16 @@ class Evaluator:
             seconds = 0.0
             if score is None:
                 start = time.perf_counter()
-                score = self._checked(next(new_scores))
+                score = self._checked(next(new_scores), candidate.spec)
                 seconds = time.perf_counter() - start
             scored = replace(candidate, score=score, seconds=seconds, predicted=None)
             self.ledger.add(scored)
             yield scored
         assert next(new_scores, None) is None, "more scores than candidates"
 
-    def _checked(self, value: float | Score) -> Score:
+    def _checked(self, value: float | Score, spec: SubnetSpec) -> Score:
         score = value if isinstance(value, Score) else Score(float(value), None, self.images)
         if not math.isfinite(score.value):
-            raise ValueError(f"the score of a candidate is {score.value}: the supernet's output is not finite")
+            raise UserError(f"the score of a candidate is {score.value}; scores must be finite ({spec.describe()})")
         assert score.images == self.images, f"scored on {score.images} images, expected {self.images}"
         return score
