@@ -50,9 +50,10 @@ def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
             steps = sorted(stage.checkpoints.glob(STEPS))
             best = checkpoint_files.best(stage.checkpoints) if keep_best else None
             yield from (path for path in steps if path != best and (path / "manifest.json").is_file())
-        for path in (stage.trace, stage.path / "divergence"):
-            if path.exists():
-                yield path
+            if (divergence := stage.path / "divergence").exists():  # before, --replay of the divergence needs it
+                yield divergence
+        if stage.trace.exists():
+            yield stage.trace
     if run.best.is_file():
         yield from (path for path in (run.finalist_states, run.check_states) if path.is_dir())
         yield from sorted(run.search.glob("images-*.u8"))

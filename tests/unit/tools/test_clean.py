@@ -40,6 +40,15 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
+def test_only_a_finished_training_does_not_need_its_divergence(run: RunDir) -> None:
+    """Without its weights, ``retrain --replay`` could not compute the diverged step again."""
+    for stage in (run.supernet, run.retrain):
+        write_json(stage.path / "divergence" / "step-00000003" / "manifest.json", {})
+    assert main(["clean", str(run.path), "--yes"]) == 0
+    assert (run.retrain.path / "divergence" / "step-00000003" / "manifest.json").is_file()
+    assert not (run.supernet.path / "divergence").exists()
+
+
 def files(run: RunDir) -> set[str]:
     return {str(path.relative_to(run.path)) for path in run.path.rglob("*")}
 
