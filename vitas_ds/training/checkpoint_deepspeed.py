@@ -154,7 +154,8 @@ class DeepSpeedReader:
         groups = self._model["param_shapes"]
         if self.stage == 3:
             return _split_parameters(groups, self.ranks), self._flat_stage3
-        return _split_groups(groups, self._shard(0), self.ranks), self._flat_stage12
+        file = _file_of(self.path, 0, OPTIMIZER, self.ranks)
+        return _split_groups(groups, self._shard(0), self.ranks, file), self._flat_stage12
 
     def _shard(self, rank: int) -> State:
         return self._open(_file_of(self.path, rank, OPTIMIZER, self.ranks))["optimizer_state_dict"]
@@ -223,13 +224,14 @@ def _file_of(path: Path, rank: int, kind: str, ranks: int) -> Path:
     raise UserError(f"{path / name} is missing: {ranks} ranks saved this checkpoint; copy the files of all ranks")
 
 
-def _split_groups(groups: list[Mapping[str, Any]], first: State, ranks: int) -> Parts:
+def _split_groups(groups: list[Mapping[str, Any]], first: State, ranks: int, file: Path) -> Parts:
     """Stages 1 and 2: each group is flattened, padded, and split into one equal part per rank.
 
     Args:
         groups: Shapes of the parameters in each group.
         first: State of rank 0.
         ranks: Number of ranks.
+        file: File of rank 0, for the error message.
     """
     parts: Parts = {}
     for i, shapes in enumerate(groups):
@@ -246,7 +248,9 @@ def _split_groups(groups: list[Mapping[str, Any]], first: State, ranks: int) -> 
             ]
             start = end + padding
         if ranks * size < start:
-            raise UserError(f"rank 0 has {size} elements of group {i}, too few for {ranks} ranks")
+            raise UserError(
+                f"{file}: {size} elements of group {i}, too few for {ranks} ranks; copy the files of one checkpoint"
+            )
     return parts
 
 

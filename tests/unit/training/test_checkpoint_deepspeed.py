@@ -62,6 +62,20 @@ def test_a_flipped_byte_is_found_without_a_manifest(tmp_path: Path) -> None:
         consolidate(tmp_path)
 
 
+def test_a_part_that_is_too_small_names_the_file_of_rank_0(tmp_path: Path) -> None:
+    """As if the file came from a checkpoint of four ranks: half of the elements that each of two ranks has."""
+    model = {
+        "module": {"a": torch.zeros(8)}, "ds_config": {"zero_optimization": {"stage": 1}}, "dp_world_size": 2,
+        "buffer_names": [], "param_shapes": [{"a": torch.Size([8])}],
+    }  # fmt: skip
+    torch.save(model, tmp_path / "mp_rank_00_model_states.pt")
+    files = [tmp_path / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(2)]
+    for file in files:
+        torch.save({"optimizer_state_dict": {"single_partition_of_fp32_groups": [torch.zeros(2)]}}, file)
+    with pytest.raises(UserError, match=rf"^{files[0]}: 2 elements of group 0, too few for 2 ranks; "):
+        consolidate(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content",
     [
