@@ -36,12 +36,13 @@ def share_first(first: Callable[[], bool] | None) -> None:
 
 def first_of_node() -> bool:
     """Return whether this rank is the first of its node to report: a node may fail alone, before the ranks meet."""
-    name = f".vitas-{os.getuid()}-{os.environ.get('MASTER_PORT', '')}-{launcher.launcher_process()}"
-    path = Path(tempfile.gettempdir(), name)
-    with suppress(OSError):
-        if time.time() - path.stat().st_mtime > FRESH:  # of an earlier job with the same process id
-            path.unlink()
-    return _create(path)
+    own = f".vitas-{os.getuid()}-"
+    folder = Path(tempfile.gettempdir())
+    for path in folder.glob(f"{own}*"):  # one of an earlier job may have the same process id
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > FRESH:
+                path.unlink()
+    return _create(folder / f"{own}{os.environ.get('MASTER_PORT', '')}-{launcher.launcher_process()}")
 
 
 def is_main() -> bool:

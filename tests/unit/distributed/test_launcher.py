@@ -5,6 +5,10 @@ Reference: the variables that the documentation of each launcher names, with ran
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from vitas_ds.distributed import console, launcher
@@ -20,6 +24,18 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
 }  # fmt: skip
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+
+
+def test_the_first_report_of_a_node_removes_the_files_of_earlier_jobs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, others = tmp_path / f".vitas-{os.getuid()}-29500-7", tmp_path / ".vitas-4294967294-29500-7"
+    for path in (old, others):
+        path.touch()
+        os.utime(path, (0, 0))
+    assert console.first_of_node() and not console.first_of_node()
+    assert not old.exists() and others.exists() and len(list(tmp_path.iterdir())) == 2
 
 
 def test_no_launcher() -> None:
