@@ -12,7 +12,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.export.weights import load_torch
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.torch_files import check_tensors
+from vitas_ds.run.torch_files import check_sizes
 
 STEM, BLOCK = "module.net.backbone_init_stem_Patch_init_0.0.", "module.net.backbone_Block_Block_{}.0."
 NORM, HEAD = "module.net.backbone_Norm_Norm_0.0.", "module.net.backbone_FC_FC_0.0.module.0."
@@ -58,6 +58,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
         raise UserError(f"{path}: no dict of tensors under the key 'model'; expected a checkpoint of the first release")
-    check_tensors(path, model)
+    check_sizes(path, model)
     check_finite(str(path), model)
     return {name: value.float() for name, value in model.items()}

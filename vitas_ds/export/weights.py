@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import Shapes, check_finite
-from vitas_ds.run.torch_files import check_tensors, check_zip
+from vitas_ds.run.torch_files import check_sizes, check_zip
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys of training checkpoints; averages first
 MAX_NAMES = 3  # tensors that an error names
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     tensors = content[key] if key else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"{path}: not a state dict: expected tensors by name, or such a dict under the key 'model'")
-    check_tensors(path, tensors)
+    check_sizes(path, tensors)
     for name, tensor in tensors.items():
         if tensor.dtype not in (torch.float32, torch.float64) and not name.endswith("num_batches_tracked"):
             kind = str(tensor.dtype).removeprefix("torch.")

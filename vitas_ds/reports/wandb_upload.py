@@ -73,18 +73,19 @@ def _with_mode(config: Config, mode: str) -> Config:
 
 def _send_stage(mirror: WandbMirror, run: RunDir, stage: str, rows: Rows) -> None:
     mirror.begin(stage)
-    scores = _scores(run) if stage == "search" else {}
+    candidates = read_ledger(run.ledger, missing_ok=True) if stage == "search" else []
+    scores = _scores(candidates)
     for row in rows:
         mirror.log(
             row["step"], {name: value for name, value in row.items() if name not in ("stage", "step", "evaluation")}
         )
         if row.get("generation") in scores:
             mirror.histogram("scores", scores[row["generation"]])
-    _send_files(mirror, run, stage)
+    _send_files(mirror, run, stage, candidates)
     mirror.summary(read_summary(run).get(stage, {}))
 
 
-def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
+def _send_files(mirror: Tracker, run: RunDir, stage: str, candidates: list[Candidate]) -> None:
     """Send pictures, the table of candidates, and the files to keep as artifacts."""
     pictures = {
         "train-supernet": run.supernet.images, "retrain": run.retrain.images,
@@ -98,7 +99,7 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
 
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
-        mirror.table("search/candidates", COLUMNS, table_rows(_candidates(run)))
+        mirror.table("search/candidates", COLUMNS, table_rows(candidates))
         mirror.table("search/pareto", FRONT_COLUMNS, front_rows(read_json(run.pareto, [])))
         if run.check.exists():
             mirror.table("search/check", check_result.COLUMNS, check_result.table_rows(check_result.read_check(run)))
@@ -110,13 +111,9 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str) -> None:
         mirror.artifact(f"{run.name}-model", "model", run.export)
 
 
-def _candidates(run: RunDir) -> list[Candidate]:
-    return read_ledger(run.ledger, missing_ok=True)
-
-
-def _scores(run: RunDir) -> dict[int, list[float]]:
+def _scores(candidates: list[Candidate]) -> dict[int, list[float]]:
     """Return the scores by generation; a final score belongs to the generation that proposed the candidate."""
     scores: dict[int, list[float]] = {}
-    for candidate in _candidates(run):
+    for candidate in candidates:
         scores.setdefault(candidate.generation, []).append(candidate.value)
     return scores

@@ -24,7 +24,7 @@ def metadata_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {KEY: _digest(tensors)}
 
 
-def check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_digest(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Compare the tensors of a file with its digest. A file without one, from another program, is not verified.
 
     Raises:

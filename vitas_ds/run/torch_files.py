@@ -44,7 +44,7 @@ def check_zip(file: Path, checksums: bool = False) -> None:
         raise UserError(f"{file}: damaged, the checksum of {damaged[:100]} does not match")
 
 
-def check_tensors(file: Path, content: Any) -> None:
+def check_sizes(file: Path, content: Any) -> None:
     """Check that the file has the elements of every tensor in it: a stride of 0 repeats elements any number of times.
 
     Raises:

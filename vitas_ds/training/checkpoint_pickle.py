@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vitas_ds.errors import UserError
-from vitas_ds.run.torch_files import check_tensors, check_zip
+from vitas_ds.run.torch_files import check_sizes, check_zip
 
 
 class _Ignored:
@@ -50,7 +50,7 @@ def read_pickle(file: Path, verified: bool = False) -> Any:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{file}: damaged or unreadable ({reason})") from None
-    check_tensors(file, content)
+    check_sizes(file, content)
     if not isinstance(content, dict | torch.Tensor):
         raise UserError(f"{file}: not a file of DeepSpeed")
     return content

@@ -143,5 +143,5 @@ def read_consolidated(file: Path) -> dict[str, Tensor]:
         OSError, SafetensorError: It cannot be read.
     """
     tensors = load_file(file)
-    tensor_digests.check_tensors(file, tensors)
+    tensor_digests.check_digest(file, tensors)
     return tensors

@@ -11,7 +11,7 @@ import torch
 
 from vitas_ds.errors import UserError
 from vitas_ds.export.first_release import import_first_release
-from vitas_ds.run.torch_files import check_tensors, check_zip
+from vitas_ds.run.torch_files import check_sizes, check_zip
 
 
 def repack(source: Path, target: Path, compression: int, **other: bytes) -> Path:
@@ -29,7 +29,7 @@ def test_files_of_torch_pass(tmp_path: Path) -> None:
         content = {"a": tensor, "view": tensor[10:20], "row": tensor.view(10, 100).t(), "empty": torch.empty(0)}
         torch.save({"model": content, "list": [content]}, file, _use_new_zipfile_serialization=not legacy)
         check_zip(file, checksums=True)
-        check_tensors(file, torch.load(file, weights_only=True))
+        check_sizes(file, torch.load(file, weights_only=True))
 
 
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_tensor_that_repeats_its_elements_is_refused(tmp_path: Path, shape: tu
 def test_a_sparse_tensor_is_refused(tmp_path: Path) -> None:
     sparse = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**12,))
     with pytest.raises(UserError, match="a tensor of shape 1000000000000 is sparse"):
-        check_tensors(tmp_path / "a.pt", [{"x": (sparse,)}])
+        check_sizes(tmp_path / "a.pt", [{"x": (sparse,)}])
 
 
 def test_a_truncated_archive(tmp_path: Path) -> None:
