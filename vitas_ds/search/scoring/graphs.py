@@ -14,6 +14,11 @@ MIN_BATCHES = 6  # batches of one shape for which a capture pays: it costs about
 Function = Callable[[Tensor, Tensor], Tensor]
 
 
+def pays(setting: str | bool, batches: int) -> bool:
+    """Return whether to capture a candidate: with ``auto`` from ``MIN_BATCHES`` on, with True from the second one."""
+    return bool(setting) and batches >= (MIN_BATCHES if setting == "auto" else 2)
+
+
 class Graph(Protocol):
     """A captured function: reads and writes fixed tensors."""
 

@@ -50,7 +50,7 @@ class Scorer:
         ranks_per_candidate: Ranks per group; 0 for one group of all ranks.
         autocast: Data type of autocast; None for fp32.
         keep_points: Whether scores include the points of each image.
-        cuda_graphs: Replay the batches of a candidate as a CUDA graph if there are enough of them.
+        cuda_graphs: ``search.cuda_graphs``: replay the batches of a candidate as a CUDA graph. Without effect on a CPU.
     """
 
     supernet: Supernet
@@ -64,7 +64,7 @@ class Scorer:
     ranks_per_candidate: int = 1
     autocast: torch.dtype | None = None
     keep_points: bool = False
-    cuda_graphs: bool = False
+    cuda_graphs: str | bool = False
 
     def __post_init__(self) -> None:
         if not len(self.order):
@@ -129,7 +129,7 @@ class Scorer:
         def points(images: Tensor, labels: Tensor) -> Tensor:
             return correct(forward(self.prepare(images)), labels, self.side_rule).sum(0)
 
-        if not self.cuda_graphs or self.ranks.device.type != "cuda" or batches < graphs.MIN_BATCHES:
+        if self.ranks.device.type != "cuda" or not graphs.pays(self.cuda_graphs, batches):
             return points
         return graphs.Replayed(points, graphs.cuda_capture(_graph_pool()))
 

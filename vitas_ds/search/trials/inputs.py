@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,11 +54,13 @@ class ScoringInputs:
         """Return a scorer on ``count`` search images (0 for all). Raises ``UserError`` if there are fewer."""
         cfg, precision = config.search, scoring_precision(config, ranks.device)
         order = balanced_order(self.images.labels, count, config.run.seed)
+        if cfg.cuda_graphs is True and ranks.device.type != "cuda":
+            warnings.warn("search.cuda_graphs is ignored: the candidates are scored on a CPU", stacklevel=2)
         return Scorer(
             self.supernet.to(ranks.device), self.pixels, torch.from_numpy(self.images.labels), self.prepare, order,
             ranks, min(config.data.eval_batch_size, -(-len(order) // racing.MIN_BATCHES)), cfg.side_rule,
             cfg.ranks_per_candidate, autocast=None if precision == "fp32" else DTYPES[precision],
-            cuda_graphs=bool(cfg.cuda_graphs),
+            cuda_graphs=cfg.cuda_graphs,
         )  # fmt: skip
 
     def settings(self, config: Config, device: torch.device) -> Scoring:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vitas_ds.search.scoring.graphs import Graph, Replayed
+from vitas_ds.search.scoring.graphs import MIN_BATCHES, Graph, Replayed, pays
 
 
 @dataclass
@@ -60,3 +60,10 @@ def test_the_inputs_are_copied() -> None:
     assert replayed(images, labels).tolist() == [1, 0]
     images.zero_()
     assert replayed(torch.ones(2, 3, dtype=torch.long), labels).tolist() == [1, 0]
+
+
+def test_when_a_capture_pays() -> None:
+    """``auto`` needs enough batches; ``true`` captures whenever there is a second batch."""
+    assert [pays("auto", n) for n in (1, 2, MIN_BATCHES - 1, MIN_BATCHES)] == [False, False, False, True]
+    assert [pays(True, n) for n in (1, 2, MIN_BATCHES)] == [False, True, True]
+    assert not pays(False, 100)
