@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.elastic.scores import LayerScores, Scores, Values
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.models.channels import centered_ranks
 from vitas_ds.run.files import write_json
 
 NAME = "order.json"  # in the folder of a reordered model
@@ -72,6 +74,25 @@ def by_importance(scores: Scores, spec: SubnetSpec) -> Order:
     """
     layers = (_layer_order(x, layer) for x, layer in zip(scores.layers, spec.active, strict=True))
     return Order(tuple(_sorted(scores.embedding)), tuple(layers))
+
+
+def drop_order(scores: Scores) -> tuple[int, ...]:
+    """Return the layers from the one that changes its input least."""
+    return tuple(np.argsort([layer.change for layer in scores.layers], kind="stable").tolist())
+
+
+def centered(order: Order, space: SearchSpace) -> Order:
+    """Return an order from the most to the least important unit as one for centered sides, see ``channels``.
+
+    The channels of a head stay sorted: both sides use the first ones.
+    """
+
+    def layer(x: LayerOrder) -> LayerOrder:
+        ranks = np.array(centered_ranks(space.num_heads))
+        qk, v = (tuple(np.reshape(p, (len(ranks), -1))[ranks].ravel().tolist()) for p in (x.qk, x.v))
+        return LayerOrder(qk, v, _compose(x.mlp, centered_ranks(space.mlp_widths)))
+
+    return Order(_compose(order.embedding, centered_ranks(space.embed_widths)), tuple(map(layer, order.layers)))
 
 
 def _layer_order(scores: LayerScores, layer: LayerSpec) -> LayerOrder:

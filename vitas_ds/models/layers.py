@@ -84,7 +84,7 @@ def init_weights(model: nn.Module, seed: int, std: float | None = 0.02) -> None:
             elif weight.ndim == 2:
                 values = torch.empty(weight.shape)
                 nn.init.trunc_normal_(values, std=weight.shape[1] ** -0.5 if std is None else std, generator=generator)
-            elif name == "cls_token" and weight.shape[1] > 1:
+            elif name.endswith("cls_token") and weight.shape[1] > 1:
                 values = torch.zeros(weight.shape)
                 nn.init.trunc_normal_(values[:, 1:], std=0.02, generator=generator)
             elif name.endswith("gamma"):

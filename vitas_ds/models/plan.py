@@ -50,7 +50,9 @@ def padded(width: int, multiple: int) -> int:
 
 
 @lru_cache(maxsize=65536)
-def axis(sides: tuple[Side, ...], width: int, widths: tuple[int, ...], head_dim: int, multiple: int) -> Axis:
+def axis(
+    sides: tuple[Side, ...], width: int, widths: tuple[int, ...], head_dim: int, multiple: int, centered: bool = False
+) -> Axis:
     """Return the axis of a width on each side, padded to a multiple.
 
     Args:
@@ -59,11 +61,41 @@ def axis(sides: tuple[Side, ...], width: int, widths: tuple[int, ...], head_dim:
         widths: All choices of the width.
         head_dim: Pad every group of this many channels instead of the whole axis; 0: no heads.
         multiple: The padded size is a multiple of this.
+        centered: See ``channel_slices``.
     """
     period, size = (head_dim, padded(head_dim, multiple)) if head_dim else (WHOLE, 0)
     gap = size - period if head_dim else 0
-    runs = tuple(_runs(channel_slices(side, width, widths), period, gap) for side in sides)
+    runs = tuple(_runs(channel_slices(side, width, widths, centered), period, gap) for side in sides)
     return Axis(width // head_dim * size if head_dim else padded(width, multiple), runs)
+
+
+@lru_cache(maxsize=65536)
+def head_axis(
+    sides: tuple[Side, ...], num_heads: int, head_counts: tuple[int, ...], kept: int, head_dim: int, multiple: int,
+    centered: bool = False,
+) -> Axis:  # fmt: skip
+    """Return the axis of q of whole or narrower heads of a pretrained network: the first channels of some heads.
+
+    Args:
+        sides: Sides of the sharing rule.
+        num_heads: Heads used, one of ``head_counts``.
+        head_counts: All choices.
+        kept: Channels used of each head.
+        head_dim: Channels of a head.
+        multiple: The padded size of a head is a multiple of this.
+        centered: See ``channel_slices``.
+    """
+    size = padded(kept, multiple)
+    runs = []
+    for side in sides:
+        found = channel_slices(side, num_heads, head_counts, centered)
+        if kept == head_dim:
+            slices = tuple(slice(s.start * kept, s.stop * kept) for s in found)
+        else:
+            heads = (head for s in found for head in range(s.start, s.stop))
+            slices = tuple(slice(head * head_dim, head * head_dim + kept) for head in heads)
+        runs.append(_runs(slices, kept, size - kept))
+    return Axis(num_heads * size, tuple(runs))
 
 
 def whole_axis(length: int, sides: int, multiple: int = 1) -> Axis:

@@ -18,7 +18,7 @@ from vitas_ds.models.channels import SIDES, Rule, Side
 from vitas_ds.models.execute import Stored, compute_dtype, execute, pad_multiple, prepare
 from vitas_ds.models.flat import FlatModule
 from vitas_ds.models.net import layer_options
-from vitas_ds.models.plan import Axis, Part, Source, axis, head_part, layer_part, stem_part
+from vitas_ds.models.plan import CLASSIFIERS, Axis, Part, Source, axis, head_axis, head_part, layer_part, stem_part
 
 PRIVATE = {0: "", 1: "v", 2: "qk"}  # projections with separate weights for each head count, by private_attention
 MAX_PARTS = 2000  # parts kept for later steps; about 13 kB each
@@ -29,9 +29,10 @@ class Stem(FlatModule):
 
     def __init__(self, space: SearchSpace, patch_size: int) -> None:
         super().__init__()
-        D, tokens = space.embed_dim, (space.image_size // patch_size) ** 2 + 1
+        D, prefix = space.embed_dim, space.elastic.prefix_tokens
+        tokens = (space.image_size // patch_size) ** 2 + prefix
         tensors = {"weight": (D, 3, patch_size, patch_size), "bias": (D,)}
-        self.add_flat("flat", tensors | {"cls_token": (1, 1, D), "pos_embed": (1, tokens, D)})
+        self.add_flat("flat", tensors | {"cls_token": (1, prefix, D), "pos_embed": (1, tokens, D)})
 
 
 class Block(FlatModule):
@@ -53,6 +54,7 @@ class Block(FlatModule):
             f"{norm}.{kind}": (D,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")
         }
         shapes |= {} if norm_keys else norms
+        shapes |= {"ls1.gamma": (D,), "ls2.gamma": (D,)} if space.elastic.layer_scale else {}
         for x in "qkv":
             if x not in self.private:
                 shapes |= {f"attn.{x}_weight": (a, D), f"attn.{x}_bias": (a,)}
@@ -92,6 +94,9 @@ class Supernet(FlatModule):
     cost model (on GPUs, plus those of the padding).
 
     With ``private_norms``, each pair of patch size and embed_dim has its own norms.
+
+    In an elastic space, a subnet uses the first channels of some heads, and the layers that its depth determines.
+    Bilateral sides are centered there (``channels.centered_ranks``).
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class Supernet(FlatModule):
         class_token_only: bool = False, private_norms: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.private_norms = private_norms
+        self.private_norms, self.centered = private_norms, space.elastic.on and sharing == "bilateral"
         self.space, self.sides, self.grad_checkpointing = space, SIDES[sharing], grad_checkpointing
         self.class_token_only, self.private = class_token_only, private_attention > 0
         self.pad_multiple: int | None = None  # None: by device
@@ -109,7 +114,9 @@ class Supernet(FlatModule):
         self.blocks = nn.ModuleList(Block(space, private_attention, keys) for _ in range(space.depth))
         D, classes = space.embed_dim, space.num_classes
         norm = {"norm.weight": (D,), "norm.bias": (D,)}
-        self.add_flat("flat", {"head.weight": (classes, D), "head.bias": (classes,)} | ({} if keys else norm))
+        heads = CLASSIFIERS[: space.elastic.classifiers]
+        shapes = {f"{name}.{kind}": (classes, D)[:n] for name in heads for kind, n in (("weight", 2), ("bias", 1))}
+        self.add_flat("flat", shapes | ({} if keys else norm))
         _add_norms(self, keys, norm)
         self._parts: dict[tuple[Any, ...], Part] = {}
 
@@ -127,11 +134,10 @@ class Supernet(FlatModule):
     def _network(
         self, spec: SubnetSpec, sides: Sequence[Side] | None = None
     ) -> tuple[SubnetSpec, list[net.LayerOptions], list[Stored], torch.dtype]:
-        stored = self.stored(spec, tuple(sides or self.sides), self.class_token_only)
+        short = self.class_token_only and spec.reads_class_token_only
+        stored = self.stored(spec, tuple(sides or self.sides), short)
         last = spec.depth - 1
-        layers = [
-            layer_options(layer, spec, self.class_token_only and i == last) for i, layer in enumerate(spec.active)
-        ]
+        layers = [layer_options(layer, spec, short and i == last) for i, layer in enumerate(spec.active)]
         return spec, layers, stored, compute_dtype(cast(Tensor, self.flat))
 
     def compile_blocks(self, **options: Any) -> None:
@@ -152,10 +158,12 @@ class Supernet(FlatModule):
             multiple: Pad widths to a multiple of this; 0: the one that suits the device.
         """
         multiple = multiple or self.pad_multiple or pad_multiple(cast(Tensor, self.flat).device)
-        embed = axis(sides, spec.embed_dim, self.space.embed_widths, 0, multiple)
+        embed = axis(sides, spec.embed_dim, self.space.embed_widths, 0, multiple, self.centered)
         stem, blocks, norm_key = self.stem(spec), self.active_blocks(spec), self._norm_key(spec)
         part = self._cached(
-            lambda: stem_part(_sources(stem, "flat", 0), embed, spec.patch_size, spec.num_patches + 1, multiple),
+            lambda: stem_part(
+                _sources(stem, "flat", 0), embed, spec.patch_size, spec.num_tokens, multiple, spec.prefix_tokens
+            ),
             embed, spec.patch_size, multiple,
         )  # fmt: skip
         stored = [Stored(part, stem.flat_parameters, stem)]
@@ -186,12 +194,18 @@ class Supernet(FlatModule):
         """Return the part of a layer; equal for all blocks."""
 
         def make() -> Part:
-            attn = axis(sides, layer.attn_dim, self.space.attn_widths, layer.head_dim, multiple)
-            mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple)
+            mlp = axis(sides, layer.mlp_dim, self.space.mlp_widths, 0, multiple, self.centered)
+            attn = self._attn_axis(layer, sides, multiple)
             sources = cast(Block, self.blocks[0]).sources(layer.num_heads, norm_key)
             return layer_part(sources, embed, attn, mlp, class_token_only)
 
         return self._cached(make, embed, layer, norm_key, sides, multiple, class_token_only)
+
+    def _attn_axis(self, layer: LayerSpec, sides: tuple[Side, ...], multiple: int) -> Axis:
+        space, head_dim = self.space, self.space.elastic.head_dim
+        if head_dim is None:
+            return axis(sides, layer.attn_dim, space.attn_widths, layer.head_dim, multiple)
+        return head_axis(sides, layer.num_heads, space.num_heads, layer.head_dim, head_dim, multiple, self.centered)
 
     def _cached(self, make: Callable[[], Part], *key: Any) -> Part:
         """Return the part of a key, and make it the first time."""
@@ -208,7 +222,8 @@ class Supernet(FlatModule):
     def active_blocks(self, spec: SubnetSpec) -> list[tuple[Block, LayerSpec]]:
         """Return the active blocks of the spec, in order, each with its ``LayerSpec``."""
         blocks = cast(Iterable[Block], self.blocks)
-        return [(block, layer) for block, layer in zip(blocks, spec.layers, strict=False) if layer is not None]
+        layers = self.space.positions(spec.layers)
+        return [(block, layer) for block, layer in zip(blocks, layers, strict=False) if layer is not None]
 
     def units(self) -> dict[str, list[nn.Parameter]]:
         """Return the sampling units: parameters that a step uses together or not at all. Each unit is one parameter.
@@ -228,7 +243,7 @@ class Supernet(FlatModule):
         """Return the names of the sampling units in a forward pass of the spec."""
         norm_key, blocks = self._norm_key(spec), cast(Sequence[Block], self.blocks)
         used = {f"patch{spec.patch_size}", *(_unit("head", name) for name in _names("flat", norm_key))}
-        for i, layer in enumerate(spec.layers):
+        for i, layer in enumerate(self.space.positions(spec.layers)):
             if layer is not None:
                 used |= {_unit(f"layer{i}", name) for name in blocks[i].names_of(layer.num_heads, norm_key)}
         return used

@@ -1,11 +1,12 @@
 """Sharing rules: the channels of each width, and use counts of all channels."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.models.channels import SIDES, Rule, channel_slices
+from vitas_ds.models.channels import SIDES, Rule, centered_ranks, channel_slices
 
 EVEN = tuple(range(7, 71, 7))
 WIDTHS = st.sets(st.integers(1, 60), min_size=1, max_size=12).map(lambda s: tuple(sorted(s)))
@@ -82,3 +83,24 @@ def test_sides_of_the_rules():
 def test_an_unknown_width_is_an_error():
     with pytest.raises(ValueError):
         channel_slices("cycle", 8, EVEN)
+
+
+@pytest.mark.parametrize("widths", [(1, 2, 3), (3, 4, 7), (2, 5, 6, 9), (4,), (48, 96, 192)])
+def test_centered_sides_of_a_pretrained_network(widths):
+    """Both sides contain the most important units, are equal at full width, and mirror each other."""
+    ranks, full, core = centered_ranks(widths), widths[-1], widths[0]
+    assert sorted(ranks) == list(range(full))
+    uses = np.zeros(full, int)
+    for width in widths:
+        left, right = ([i for s in channel_slices(side, width, widths, True) for i in range(s.start, s.stop)]
+                       for side in ("left", "right"))  # fmt: skip
+        assert len(left) == len(right) == width
+        assert {ranks[i] for i in left} & {ranks[i] for i in right} >= set(range(core))
+        uses[left] += 1
+        uses[right] += 1
+    assert left == right == list(range(full))
+    if (full - core) % 2 == 0:
+        assert (uses == uses[::-1]).all()
+    outside = sorted((i for i in range(full) if ranks[i] >= core), key=lambda i: ranks[i])
+    on_the_right = [i >= full // 2 for i in outside]
+    assert on_the_right == [True, False] * (len(outside) // 2) + [True] * (len(outside) % 2)
