@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks: --device cuda: no GPU is available; leave it out to run on the CPU", file=sys.stderr)
+        return 2
+    if find_spec("timm") is None:
+        print("benchmarks: timm, the reference, is not installed; pip install -e '.[dev]'", file=sys.stderr)
         return 2
     args.limit = args.limit or (300 if args.quick else None)
     args.out.mkdir(parents=True, exist_ok=True)

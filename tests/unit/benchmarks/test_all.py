@@ -96,3 +96,10 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "benchmarks: --device cuda: no GPU is available; leave it out to run on the CPU\n"
     )
+
+
+def test_a_missing_reference_is_one_line(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["x", "--quick", "--out", str(tmp_path / "out")])
+    assert benchmarks.main() == 2 and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == "benchmarks: timm, the reference, is not installed; pip install -e '.[dev]'\n"
