@@ -64,9 +64,10 @@ def run_stage(args: argparse.Namespace) -> int:
     """Run one stage of a recipe."""
     from vitas_ds.recipe import load
     from vitas_ds.stages import validate
+    from vitas_ds.stages.elastic_space import with_drop_order
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a lost rank is one line, not a stack trace per rank
-    config = load(args.recipe, args.overrides)
+    config = with_drop_order(load(args.recipe, args.overrides))
     validate.check(config, args.command, launcher.read().world_size)
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is not None:

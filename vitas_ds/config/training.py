@@ -15,7 +15,7 @@ class Teacher(Section):
 
     model: FilePath | None = Field(
         None, description="folder of an exported model, of a run that has retrained one, or timm:NAME; same classes "
-        "and image size",
+        "and image size. supernet: init is the network of supernet.init",
     )  # fmt: skip
     weights: FilePath | None = Field(
         None, description="timm:NAME: local file with its weights, .safetensors or of torch.save"
@@ -108,9 +108,25 @@ class Checkpoint(Section):
 class Supernet(Training):
     """Training of the weight-sharing supernet (stage train-supernet)."""
 
-    sharing: Literal["ordinal", "bilateral", "cyclic"] = Field(
-        "bilateral", description="how widths share channels: ordinal (AutoSlim), bilateral (BCNet), or cyclic (ours)"
+    init: FilePath = Field(
+        "scratch", description="initial weights: scratch (random), or those of a pretrained network, the largest "
+        "subnet (space.elastic): an exported model, a run that has retrained one, or timm:NAME",
+    )  # fmt: skip
+    weights: FilePath | None = Field(
+        None, description="init=timm:NAME: local file with its weights, .safetensors or of torch.save"
     )
+    importance_images: int = Field(
+        1024, ge=0, le=COUNT, description="init: training images on which the importance of units is measured, to sort "
+        "them; 0: keep their order",
+    )  # fmt: skip
+    open: float = Field(
+        0.0, ge=0, le=1, description="share of the training in which smaller choices open one after the other, those "
+        "of embed_dim last; 0: all are open from the start. A third suits a pretrained network",
+    )  # fmt: skip
+    sharing: Literal["ordinal", "bilateral", "cyclic"] = Field(
+        "bilateral", description="how widths share channels: ordinal (AutoSlim), bilateral (BCNet; with supernet.init, "
+        "the most important ones are in the middle), or cyclic (ours)",
+    )  # fmt: skip
     objective: Literal["logit_sum", "loss_mean"] = Field(
         "logit_sum", description="bilateral: loss of the summed logits of both sides (first release), or mean loss"
     )

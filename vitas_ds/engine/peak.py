@@ -34,6 +34,6 @@ def device_peak(device: torch.device) -> float | None:
     return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-def training_flops(specs: Sequence[SubnetSpec], sides: int, images: int) -> float:
-    """Return the FLOPs of a training step: ``sides`` passes of each network for each image."""
-    return float(FLOPS_PER_MAC * sides * images * sum(spec_macs(spec) for spec in specs))
+def training_flops(specs: Sequence[SubnetSpec], sides: int, images: int, teacher_macs: int = 0) -> float:
+    """Return the FLOPs of a training step: ``sides`` passes of each network, and one of the teacher, for each image."""
+    return float(images * (FLOPS_PER_MAC * sides * sum(spec_macs(spec) for spec in specs) + 2 * teacher_macs))

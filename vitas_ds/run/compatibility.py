@@ -20,7 +20,8 @@ ALWAYS = (
 )  # fmt: skip
 FOLDERS = (
     "data.train", "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
-    "retrain.teacher.weights", "retrain.init", "retrain.spec", "search.checkpoint", "search.reuse",
+    "retrain.teacher.weights", "supernet.init", "supernet.weights", "retrain.init", "retrain.spec",
+    "search.checkpoint", "search.reuse",
 )  # fmt: skip
 PLACE = ("run.name", "run.dir")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained

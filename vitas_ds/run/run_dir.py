@@ -18,6 +18,8 @@ runs/NAME/
     images.png                first training batch
     subnets.json              subnets whose accuracy is measured during training
     latency.json              latency predictor (only with supernet.throughput)
+    pretrained/               the network of supernet.init with reordered units, in the format of export/
+    importance.json           importance of its units; importance.png is a plot
     trace.json.gz             steps of engine.profile; operators.json lists the most expensive operators
     divergence.json           latest steps with a non-finite gradient; divergence/ has the weights
   search/
@@ -159,6 +161,16 @@ class RunDir:
     def supernet_latency(self) -> Path:
         """Latency predictor of the stage train-supernet."""
         return self.supernet.path / "latency.json"
+
+    @property
+    def pretrained(self) -> Path:
+        """Folder of the reordered network of ``supernet.init``."""
+        return self.supernet.path / "pretrained"
+
+    @property
+    def importance(self) -> Path:
+        """Importance of the units of the network of ``supernet.init``."""
+        return self.supernet.path / "importance.json"
 
     @property
     def supernet_subnets(self) -> Path:

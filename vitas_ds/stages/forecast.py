@@ -54,7 +54,8 @@ def after_supernet(task: Task, run: RunDir) -> float:
     mean = sum(map(spec_macs, drawn)) / len(drawn)
     images = steps * task.training.batch_size * len(task.subnets(0)) * len(SIDES[config.supernet.sharing])
     later = 0.0 if run.best.exists() else _search_macs(config, mean)
-    return (later + _retrain_macs(config, run, mean, len(task.images))) / (PASSES * mean * images)
+    teacher = steps * task.training.batch_size * task.teacher_macs
+    return (later + _retrain_macs(config, run, mean, len(task.images))) / (PASSES * mean * images + teacher)
 
 
 def after_search(config: Config, run: RunDir) -> float:

@@ -15,6 +15,7 @@ from vitas_ds.export.hub import local_folder
 from vitas_ds.run.run_dir import RunDir
 
 TIMM = "timm:"  # prefix of a network of timm
+INIT = "init"  # as a teacher: the network of supernet.init
 
 
 def find_model(path: str, field: str) -> Path:

@@ -60,6 +60,11 @@ def _settings(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
     for field in SearchSpace.model_fields:
         if field not in NARROWER:
             yield f"space.{field}", getattr(theirs.space, field), getattr(ours.space, field)
+    sharing = ours.supernet.sharing
+    if sharing == "cyclic" or (sharing == "bilateral" and ours.space.elastic.on):  # channels depend on all widths
+        for name in ("embed", "qkv", "mlp"):
+            trained, searched = (getattr(config.space, f"{name}_widths") for config in (theirs, ours))
+            yield f"space.{name}_ratios", trained, searched
     for field in SUPERNET:
         yield f"supernet.{field}", getattr(theirs.supernet, field), getattr(ours.supernet, field)
     for field in ("mean", "std"):

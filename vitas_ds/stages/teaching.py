@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from vitas_ds.arch.cost import spec_macs
 from vitas_ds.config import Config, Teacher, Training
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.engine.precision import compiles_network
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, weights_digest
+from vitas_ds.export.timm_architecture import spec_of
 from vitas_ds.export.weights import read_weights
 from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import file_digest
-from vitas_ds.stages.model_folders import TIMM, check_teacher, find_model
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.stages.model_folders import INIT, TIMM, check_teacher, find_model
+from vitas_ds.stages.source_run import source_run
 from vitas_ds.training.teacher import Normalization, TeacherNetwork, freeze
 
 Found = tuple[nn.Module, Normalization, str]  # network, normalization of its images, digest
@@ -41,14 +46,34 @@ def load_teacher(config: Config, section: str, images: ImageSet, device: torch.d
     training: Training = getattr(config, section)
     if training.teacher.model is None:
         return None
-    check_teacher(training.teacher, section, config.space)
-    is_timm = training.teacher.model.startswith(TIMM)
-    model, normalization, digest = (_timm_network if is_timm else _own_network)(training.teacher, section, images)
+    teacher = _resolved(config, training.teacher)
+    check_teacher(teacher, section, config.space)
+    is_timm = str(teacher.model).startswith(TIMM)
+    model, normalization, digest = (_timm_network if is_timm else _own_network)(teacher, section, images)
     if is_timm:
-        _check_size(training.teacher.model, section, model, config.space.image_size)
+        _check_size(str(teacher.model), section, model, config.space.image_size)
+    macs = _count_macs(model)
     if compiles_network(config.engine, device):
         model.compile()
-    return freeze(model, digest, normalization, config.data, config.engine.precision, device)
+    found = freeze(model, digest, normalization, config.data, config.engine.precision, device)
+    return replace(found, macs=macs)
+
+
+def _resolved(config: Config, teacher: Teacher) -> Teacher:
+    """Replace ``init``, the network of ``supernet.init``, by its folder in the run or in that of the supernet."""
+    if teacher.model != INIT:
+        return teacher
+    return teacher.model_copy(update={"model": str((source_run(config) or run_of(config)).pretrained)})
+
+
+def _count_macs(model: nn.Module) -> int:
+    """Count the multiply-accumulates of an image; 0 for a network that ``SubnetSpec`` does not describe."""
+    if isinstance(model, VisionTransformer):
+        return spec_macs(model.spec)
+    try:
+        return spec_macs(spec_of(model, type(model).__name__))
+    except (UserError, AttributeError):
+        return 0
 
 
 def _own_network(teacher: Teacher, section: str, images: ImageSet) -> Found:

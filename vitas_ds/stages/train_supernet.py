@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -25,15 +24,16 @@ from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir, run_of, update_summary
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search import probe
-from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.forecast import after_supernet
+from vitas_ds.stages.pretrained import is_pretrained, make_init, prepare
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
 from vitas_ds.training.checkpoint_files import list_checkpoints
 from vitas_ds.training.checkpoint_reader import write_consolidated
 from vitas_ds.training.losses import cross_entropy, distill_loss, loss_with_teacher
-from vitas_ds.training.sampling import CostModel, fit_identity_prob, subnets_of_step
+from vitas_ds.training.sampling import CostModel, fit_identity_prob
+from vitas_ds.training.subnets import subnet_sampler
 from vitas_ds.training.task import Task
 from vitas_ds.training.teacher import TeacherNetwork
 from vitas_ds.training.trainer import train
@@ -48,6 +48,8 @@ def run(config: Config) -> None:
     images, search_images = split_training_images(config)
     check_batch_size(images, config.supernet.batch_size, "supernet")
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
+    if is_pretrained(config):
+        config = prepare(config, run_dir, ranks, images)
     if ranks.is_main:
         run_dir.supernet.path.mkdir(parents=True, exist_ok=True)
         write_classes(images.classes, run_dir.classes)
@@ -79,7 +81,7 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
     init_weights(supernet, config.run.seed, config.supernet.init_std)
     if config.engine.compile is True:
         supernet.compile_blocks()
-    subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks))
+    subnets = subnet_sampler(config, identity_prob(config, run_dir, ranks), len(images))
     teacher = load_teacher(config, "supernet", images, ranks.device)
 
     def losses(model: Callable[..., Tensor], images: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
@@ -90,11 +92,13 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -
 
     def metrics(step: int) -> dict[str, Any]:
         spec = subnets(step)[0]
-        return {"net_macs": spec_macs(spec), "net_depth": spec.depth, "net_embed_dim": spec.embed_dim}
+        found = {"net_macs": spec_macs(spec), "net_depth": spec.depth, "net_embed_dim": spec.embed_dim}
+        return found | ({"smallest_macs": spec_macs(subnets(step)[-1])} if config.supernet.open else {})
 
     return Task(
         "train-supernet", config, config.supernet, run_dir.supernet, supernet, supernet.units(), images, losses,
-        units_used, metrics, subnets, teacher=teacher.digest if teacher else "",
+        units_used, metrics, subnets, make_init(supernet, run_dir) if is_pretrained(config) else None,
+        teacher=teacher.digest if teacher else "", teacher_macs=teacher.macs if teacher else 0,
     )  # fmt: skip
 
 
@@ -110,20 +114,6 @@ def _with_evaluation(task: Task, run_dir: RunDir, ranks: Ranks, search_images: I
         print(f"train-supernet: accuracy of {len(specs)} subnets on {when.images:,} search images every {when.every:,} "
               f"steps, {when.share:.1%} of the computation")  # fmt: skip
     return replace(task, evaluation=evaluation)
-
-
-def subnet_sampler(config: Config, prob: float | None) -> Callable[[int], list[SubnetSpec]]:
-    """Return a function from a step to its subnets; each position is an identity with probability ``prob``."""
-    in_budget = config.supernet.distribution == "budget"
-    within = feasible_sets(config.space, config.search) if in_budget else [None]
-    period = 2 if config.supernet.complementary else 1  # a step and its complement have the same budget
-
-    @lru_cache(maxsize=4)  # each step asks several times
-    def subnets(step: int) -> list[SubnetSpec]:
-        one = within[step // period % len(within)]
-        return subnets_of_step(config.space, config.supernet, config.run.seed, step, prob, one)
-
-    return subnets
 
 
 def identity_prob(config: Config, run_dir: RunDir, ranks: Ranks) -> float | None:
@@ -161,14 +151,16 @@ def step_losses(
 ) -> Iterator[Tensor]:  # fmt: skip
     """Yield the loss of each subnet of a step, divided by their number.
 
-    All subnets learn from the teacher, if there is one. Otherwise, with ``supernet.distill``, all subnets but the first
-    learn the outputs of the first one.
+    All subnets learn from the teacher, if there is one, except a largest subnet that started as a pretrained network:
+    it learns the labels. Otherwise, with ``supernet.distill``, all subnets but the first learn the outputs of the first
+    one.
     """
     objective, largest = config.supernet.objective, None
     expected = teacher(images) if teacher else None
-    for spec in subnets:
+    alone = is_pretrained(config) and config.supernet.sampling == "sandwich"
+    for i, spec in enumerate(subnets):
         logits = model(images, spec)
-        if expected is not None:
+        if expected is not None and not (alone and i == 0):
             loss = loss_with_teacher(logits, targets, expected, objective, config.supernet.teacher)
         elif largest is not None:
             loss = distill_loss(logits, largest, objective)

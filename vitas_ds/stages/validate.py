@@ -27,6 +27,7 @@ from vitas_ds.search.scoring.limits import check_group_size, check_image_count
 from vitas_ds.search.selector import ALL_BUDGETS, Bound, ListEntry, find_source, parse_choice
 from vitas_ds.search.trials.plan import make_rungs
 from vitas_ds.stages.model_folders import (
+    INIT,
     TIMM,
     check_inherits,
     check_teacher,
@@ -35,6 +36,7 @@ from vitas_ds.stages.model_folders import (
     is_unfinished,
 )
 from vitas_ds.stages.source_run import check_source
+from vitas_ds.stages.validate_pretrained import check_pretrained
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -69,6 +71,7 @@ def check(config: Config, stage: str, ranks: int) -> None:
             _check_search(config.search, ranks)
             check_source(config)
         _warn_ignored(config.supernet, config.search, config.space.elastic.on)
+        check_pretrained(config, stage)
         _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
     if stage in NEEDS_TRAIN:
         _check_models(config, stage)
@@ -220,7 +223,8 @@ def _check_models(config: Config, stage: str) -> None:
     A later stage may name a run whose network is still in training.
     """
     run = run_of(config)
-    if stage == "train-supernet" and config.supernet.teacher.model and not run.supernet_weights.exists():
+    own_teacher = config.supernet.teacher.model not in (None, INIT)
+    if stage == "train-supernet" and own_teacher and not run.supernet_weights.exists():
         check_teacher(config.supernet.teacher, "supernet", config.space)
     if run.retrain_weights.exists():
         return
@@ -230,7 +234,7 @@ def _check_models(config: Config, stage: str) -> None:
     def must_exist(model: str) -> bool:
         return stage == "retrain" or not is_unfinished(model)
 
-    if teacher.model and must_exist(teacher.model):
+    if teacher.model not in (None, INIT) and must_exist(str(teacher.model)):
         check_teacher(teacher, "retrain", config.space)
     if not known and must_exist(init) and not any(run.retrain.checkpoints.glob("step-*")):
         find_model(init, "retrain.init")  # it may have other classes and another image size

@@ -66,6 +66,7 @@ class Task:
         init: Loads other initial weights than random ones into the network, and returns where they come from. Only a
             training that starts at step 0 calls it.
         teacher: Digest of the teacher that the losses use, or "".
+        teacher_macs: Multiply-accumulates of the teacher for an image; 0 without one, or if they are unknown.
         evaluation: What to measure during training.
         later: Computation of the later stages of the run, relative to this one; nan if unknown.
         lr_scales: Factor of the learning rate by name of the tensor; 1 for others.
@@ -84,6 +85,7 @@ class Task:
     subnets: Callable[[int], list[SubnetSpec]] = lambda step: []
     init: Callable[[], str] | None = None
     teacher: str = ""
+    teacher_macs: int = 0
     evaluation: Evaluation | None = None
     later: float = math.nan
     lr_scales: Mapping[str, float] = field(default_factory=dict)

@@ -27,6 +27,7 @@ class TeacherNetwork:
         precision: ``engine.precision``.
         scale: Factor [3, 1, 1] from the normalization of the images to that of the teacher; None if they are equal.
         shift: Added after scaling, [3, 1, 1].
+        macs: Multiply-accumulates of an image; 0 if unknown.
     """
 
     model: nn.Module
@@ -34,6 +35,7 @@ class TeacherNetwork:
     precision: str
     scale: Tensor | None = None
     shift: Tensor | None = None
+    macs: int = 0
 
     @torch.no_grad()  # inference_mode would forbid to use the logits in a backward pass
     def __call__(self, images: Tensor) -> Tensor:
@@ -62,8 +64,8 @@ def freeze(
     scale, shift = _renormalize((data.mean, data.std), normalization)
     if scale == [1.0] * 3 and shift == [0.0] * 3:
         return TeacherNetwork(model, digest, precision)
-    factors = (torch.tensor(values, device=device).view(3, 1, 1) for values in (scale, shift))
-    return TeacherNetwork(model, digest, precision, *factors)
+    factor, offset = (torch.tensor(values, device=device).view(3, 1, 1) for values in (scale, shift))
+    return TeacherNetwork(model, digest, precision, factor, offset)
 
 
 def _renormalize(given: Normalization, wanted: Normalization) -> tuple[list[float], list[float]]:

@@ -197,7 +197,7 @@ class Trainer:
         task, engine, step = self.task, self.engine, self.state.step
         if self.peak:
             sides = len(getattr(task.model, "sides", "1"))
-            self.flops += training_flops(task.subnets(step), sides, len(batch.labels))
+            self.flops += training_flops(task.subnets(step), sides, len(batch.labels), task.teacher_macs)
         loss = compute_gradients(task, engine, engine.backward, batch, step, self.ranks.rank)
         return engine.step(task.units_used(step), lr, loss)
 

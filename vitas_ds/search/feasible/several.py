@@ -25,6 +25,17 @@ def feasible_sets(space: SearchSpace, search: config.Search, costs: Costs = COST
     return [_within(space, text, one, costs) for text, one in pairs]
 
 
+def reachable(space: SearchSpace, search: config.Search) -> list[FeasibleSet | None]:
+    """Return the networks within each budget as ``feasible_sets`` does; None for a budget without any."""
+    found: list[FeasibleSet | None] = []
+    for one in search.each_budget() if search.budgets else [search]:
+        try:
+            found.append(feasible_set(space, budgets.from_config(one)))
+        except UserError:
+            found.append(None)
+    return found
+
+
 def check_reach(space: SearchSpace, search: config.Search, costs: Costs = COSTS) -> None:
     """Check that every limit of ``search.budgets`` is between the costs of the smallest and the largest network.
 
