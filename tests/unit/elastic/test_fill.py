@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers.timm_networks import FAMILIES, make
 from tests.unit.elastic.test_reorder import random_order
-from vitas_ds.arch import genome
+from vitas_ds.arch import cost, genome
 from vitas_ds.arch.elastic import elastic_fields
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
@@ -161,3 +163,27 @@ def test_each_step_changes_only_the_used_units():
     supernet(IMAGES, spec).sum().backward()
     with_gradient = {unit for unit, (p, *_) in supernet.units().items() if p.grad is not None and p.grad.any()}
     assert with_gradient == {"patch8", "layer1", "head"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_executed_macs_are_those_of_the_genome(family):
+    model, _ = reordered_model(family)
+    supernet = filled(model)
+    rows = genome.sample(supernet.space, np.random.default_rng(1), 4)
+    counted = cost.macs(genome.width_table(supernet.space, rows))
+    for spec, macs in zip(genome.decode_all(supernet.space, rows), counted.tolist(), strict=True):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            supernet(IMAGES, spec)
+        assert counter.get_total_flops() / 2 / len(IMAGES) == macs == cost.spec_macs(spec)
+
+
+@pytest.mark.parametrize("rule", ["ordinal", "bilateral"])
+def test_padding_to_the_widths_of_gpus_changes_no_logit(rule):
+    model, _ = reordered_model("registers, averaged patches")
+    supernet = filled(model, rule)
+    for spec in genome.decode_all(supernet.space, genome.sample(supernet.space, np.random.default_rng(2), 4)):
+        with torch.no_grad():
+            supernet.pad_multiple = 1
+            expected = supernet(IMAGES, spec)
+            supernet.pad_multiple = 8
+            assert (supernet(IMAGES, spec) - expected).abs().max() < 1e-12
