@@ -120,16 +120,22 @@ def _prepare(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) ->
     if not len(chosen):
         _write(config, run_dir, found, None)
         return config.space.elastic.drop_order
-    wanted = found.digest, fingerprint(chosen)
-    if known is not None and (known.weights, known.data) != wanted:  # of another network or of other images
-        config = ordered(config, None) if config.space.elastic.drop_order == drop_order(known) else config
+    if known is not None and (known.weights, known.data) != (found.digest, fingerprint(chosen)):
         known = None
+    if known is None and config.space.elastic.drop_order in _measured_orders(run_dir):
+        config = ordered(config, None)  # of another network or of other images
     scores = known or _measure(config, found, chosen, ranks)
     if known is None:
         write_scores(run_dir.importance, scores)
         plot_scores(scores, run_dir.importance.with_suffix(".png"))
     _write(config, run_dir, found, scores)
     return _order(config, scores)
+
+
+def _measured_orders(run_dir: RunDir) -> set[tuple[int, ...]]:
+    """Return the orders of dropped layers that this run has measured, now or before a start with ``--redo``."""
+    old = run_dir.path.glob(f"old/*/{run_dir.importance.relative_to(run_dir.path)}")
+    return {drop_order(read_scores(path)) for path in (run_dir.importance, *old) if path.is_file()}
 
 
 def _order(config: Config, scores: Scores | None) -> tuple[int, ...] | None:

@@ -36,7 +36,9 @@ def check_pretrained(config: Config, stage: str) -> None:
             "supernet.init: the space has no pretrained network as its largest subnet; set space.elastic.head_dim and "
             "the sizes of the network, as in the recipes elastic_*"
         )
-    if stage == "train-supernet" and not run_of(config).supernet_weights.exists():
+    run = run_of(config)
+    started = run.supernet_weights.exists() or any(run.supernet.checkpoints.glob("step-*"))
+    if stage == "train-supernet" and not started:
         _check_network(config)
 
 
@@ -63,6 +65,8 @@ def check_largest(config: Config, spec: SubnetSpec) -> None:
     Raises:
         UserError: The message names the first setting to change.
     """
+    if len(set(spec.active)) > 1:
+        raise UserError(f"supernet.init: {config.supernet.init}: its layers differ; the layers must be equal")
     largest = genome.decode(config.space, genome.largest(config.space)).canonical()
     for name, ours, theirs in _settings(largest, spec):
         if ours != theirs:
@@ -78,10 +82,10 @@ def _settings(ours: SubnetSpec, theirs: SubnetSpec) -> list[tuple[str, object, o
         (f"space.{name}", getattr(ours, name), getattr(theirs, name))
         for name in ("image_size", "num_classes", "patch_size", "embed_dim", "depth")
     ]
-    for layer in theirs.active:
-        rows += [
-            (f"space.{name}", getattr(ours.active[0], name), getattr(layer, name))
-            for name in ("num_heads", "qkv_dim", "mlp_dim")
-        ]
-        rows.append(("space.elastic.softmax_scale", ours.active[0].softmax_scale, layer.softmax_scale))
+    our_layer, their_layer = ours.active[0], theirs.active[0]
+    rows += [
+        (f"space.{name}", getattr(our_layer, name), getattr(their_layer, name))
+        for name in ("num_heads", "qkv_dim", "mlp_dim")
+    ]
+    rows.append(("space.elastic.softmax_scale", our_layer.softmax_scale, their_layer.softmax_scale))
     return rows + [(f"space.elastic.{name}", getattr(ours, name), getattr(theirs, name)) for name in NETWORK]
