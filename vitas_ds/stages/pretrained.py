@@ -8,6 +8,7 @@ remains valid for these weights and images.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -185,6 +186,11 @@ def _check_normalization(config: Config, found: Pretrained) -> None:
                 f"supernet.init: {found.where} was trained with {name} {list(wanted)}, data.{name} is {list(ours)}; "
                 f"set data.{name}='{list(wanted)}'"
             )
+    if data.resize != theirs.resize:
+        warnings.warn(
+            f"supernet.init: {found.where} was evaluated with resize {theirs.resize}, data.resize is {data.resize}",
+            stacklevel=2,
+        )
 
 
 def _choose(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -16,11 +16,13 @@ from tests.helpers.networks import random_network
 from tests.helpers.paths import FIXTURES
 from tests.helpers.timm_networks import randomize
 from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.distributed import comm
 from vitas_ds.elastic.order import read_order
 from vitas_ds.elastic.scores import read_scores
+from vitas_ds.engine.peak import training_flops
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_model, write_model
 from vitas_ds.models.extract import extract
@@ -136,6 +138,8 @@ def test_the_smallest_subnet_shrinks_and_the_cost_of_the_teacher_counts(trained)
     patches, tokens, D = 16, 18, 16
     layer = tokens * D * 36 + 2 * tokens**2 * 12 + tokens * 12 * D + 2 * tokens * D * 24
     assert task.teacher_macs == patches * 3 * 49 * D + 3 * layer + 2 * D * 10
+    macs = sum(spec_macs(spec) for spec in task.subnets(0))
+    assert training_flops(task.subnets(0), 1, 8, task.teacher_macs) == 8 * (6 * macs + 2 * task.teacher_macs)
 
 
 def test_a_found_subnet_can_be_retrained_with_its_weights(trained):
