@@ -147,11 +147,21 @@ def run_tool(args: argparse.Namespace) -> int:
     return import_module(f"vitas_ds.tools.{module}").run(args)
 
 
+def run_completion(args: argparse.Namespace) -> int:
+    """Print the script with which a shell completes commands."""
+    from vitas_ds.tools import completion
+
+    print(completion.script(args.shell, {name: command.arguments for name, command in COMMANDS.items()}), end="")
+    return 0
+
+
 def runner_of(command: str) -> Callable[[argparse.Namespace], int]:
     """Return the function that runs a command."""
     if command in STAGES:
         return run_report if command == "report" else run_stage
-    return run_config if command == "config" else run_tool
+    if command == "elastic":
+        return run_elastic
+    return {"config": run_config, "completion": run_completion}.get(command, run_tool)
 
 
 def main(argv: list[str] | None = None) -> int:

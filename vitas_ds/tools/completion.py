@@ -5,14 +5,16 @@ The script has all words but the runs, so a completion starts no Python.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping, Sequence
 from string import Template
+from typing import Any
 
-from vitas_ds.commands import COMMANDS, Command
 from vitas_ds.config import Config
 from vitas_ds.recipe import RECIPES
 from vitas_ds.run.compatibility import leaves
 
+Arguments = Sequence[tuple[str, dict[str, Any]]]
+Commands = Mapping[str, Arguments]
 SCRIPT = Template("""\
 # Completion of vitas. bash: source <(vitas completion bash); zsh: source <(vitas completion zsh)
 _vitas() {
@@ -69,20 +71,20 @@ compdef _vitas_zsh vitas
 """
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the script."""
-    print(script(args.shell), end="")
-    return 0
+def script(shell: str, commands: Commands) -> str:
+    """Return the script.
 
-
-def script(shell: str) -> str:
-    """Return the script for ``bash`` or ``zsh``."""
+    Args:
+        shell: ``bash`` or ``zsh``.
+        commands: The arguments of each command: name, and keyword arguments of ``add_argument``.
+    """
     settings = [name for name, _ in leaves(Config().model_dump(mode="json"))]
-    takes_recipe = [name for name, command in COMMANDS.items() if "recipe" in _positional(command)]
-    takes_run = [name for name, command in COMMANDS.items() if {"recipe", "run"} & _positional(command)]
+    words = {name: {word for word, _ in arguments} for name, arguments in commands.items()}
+    takes_recipe = [name for name, found in words.items() if "recipe" in found]
+    takes_run = [name for name, found in words.items() if found & {"recipe", "run"}]
     return SCRIPT.substitute(
-        commands=" ".join(COMMANDS),
-        cases="\n".join(_case(name, command) for name, command in COMMANDS.items()),
+        commands=" ".join(commands),
+        cases="\n".join(_case(name, arguments) for name, arguments in commands.items()),
         with_recipe="|".join(takes_recipe),
         with_run="|".join(takes_run),
         recipes=" ".join(sorted(path.stem for path in RECIPES.glob("*.yaml"))),
@@ -92,13 +94,9 @@ def script(shell: str) -> str:
     )
 
 
-def _positional(command: Command) -> set[str]:
-    return {name for name, _ in command.arguments if not name.startswith("-")}
-
-
-def _case(name: str, command: Command) -> str:
+def _case(name: str, arguments: Arguments) -> str:
     """Return the options of a command. After one with a value, the shell completes files."""
-    options = {option: settings for option, settings in command.arguments if option.startswith("-")}
+    options = {option: settings for option, settings in arguments if option.startswith("-")}
     valued = [option for option, settings in options.items() if settings.get("action") != "store_true"]
     lines = [f"        [[ $before != @({'|'.join(valued)}) ]] || return 0"] if valued else []
     lines += [f'        [[ $word != -* ]] || words="{" ".join(options)}"'] if options else []
