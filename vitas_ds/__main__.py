@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=command.purpose, description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
-            epilog=f"example:\n  {command.launcher} vitas_ds {command.example}\n\noutput:\n  {command.output}",
+            epilog=f"example:\n  {command.examples}\n\noutput:\n  {command.output}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         for argument, options in command.arguments:

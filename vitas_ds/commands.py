@@ -40,14 +40,20 @@ class Command:
         example: Its arguments in an example.
         output: Where the results go.
         arguments: Its arguments.
-        launcher: How the example starts.
+        launcher: Launcher that starts several ranks of it; "" if there is always one.
     """
 
     purpose: str
     example: str
     output: str
     arguments: tuple[Argument, ...]
-    launcher: str = "python -m"
+    launcher: str = ""
+
+    @property
+    def examples(self) -> str:
+        """The example, and how several ranks of the command start."""
+        several = f"\n  {self.launcher} vitas_ds {self.example.split()[0]} ...  # several ranks" if self.launcher else ""
+        return f"vitas {self.example}{several}"
 
 
 RECIPE: tuple[Argument, ...] = (
@@ -69,27 +75,27 @@ REPLAY: tuple[Argument, ...] = (
 STAGES = {
     "train-supernet": Command(
         "train the weight-sharing supernet, one sampled subnet per step",
-        "train-supernet vitas_1g_bcnet data.train=/data/imagenet/train", "runs/NAME/supernet/",
+        "train-supernet quickstart", "runs/NAME/supernet/",
         STAGE + REPLAY, "deepspeed --module",
     ),
     "search": Command(
         "search for the best subnets within a budget, scored with the supernet's weights",
-        "search vitas_1g_bcnet data.train=/data/imagenet/train 'search.macs=[1.2e9, 1.3e9]'",
+        "search runs/quickstart run.name=small search.checkpoint=runs/quickstart 'search.macs=[0.5e6, 0.8e6]'",
         "runs/NAME/search/ (best.json, pareto.json, ledger.jsonl)", STAGE, "deepspeed --module",
     ),
     "retrain": Command(
         "train one network: the search's best, a published one, or a spec.json",
-        "retrain vitas_1g_bcnet data.train=/data/imagenet/train retrain.spec=search:best", "runs/NAME/retrain/model/",
+        "retrain runs/quickstart run.name=second 'retrain.spec=runs/quickstart:search:best[2]'", "runs/NAME/retrain/model/",
         STAGE + REPLAY, "deepspeed --module",
     ),
     "evaluate": Command(
         "measure top-1 and top-5 accuracy on the validation images",
-        "evaluate vitas_1g_bcnet data.val=/data/imagenet/val", "the console and runs/NAME/summary.json",
+        "evaluate runs/quickstart data.val=data/digits/val", "the console and runs/NAME/summary.json",
         STAGE, "deepspeed --module",
     ),
     "export": Command(
         "write the trained network as safetensors, spec.json and a model card; optionally for timm, ONNX, torch.export",
-        "export vitas_1g_bcnet export.onnx=true", "runs/NAME/export/",
+        "export runs/quickstart export.onnx=true", "runs/NAME/export/",
         (
             *STAGE,
             ("--push-to-hub", {"metavar": "USER/NAME", "help": "also send the folder to the Hugging Face hub"}),
@@ -98,7 +104,7 @@ STAGES = {
     ),
     "report": Command(
         "write an HTML page about a run, or one that compares several, and print the results",
-        "report runs/NAME", "runs/NAME/report/",
+        "report runs/quickstart", "runs/NAME/report/",
         (
             ("recipe", {"help": "folder or name of a run, or its recipe"}),
             ("overrides", {"nargs": "*", "metavar": "section.key=value",
@@ -110,7 +116,7 @@ STAGES = {
 TOOLS = {
     "config": Command(
         "check a recipe and print the resolved configuration without starting anything",
-        "config vitas_1g_bcnet --world-size 8", "the console",
+        "config quickstart --world-size 8", "the console",
         (
             ("recipe", RECIPE[0][1] | {"nargs": "?"}), *RECIPE[1:],
             ("--world-size", {"type": int, "metavar": "N",
@@ -120,7 +126,7 @@ TOOLS = {
     ),
     "space": Command(
         "print the size, the smallest and the largest network of a recipe's search space",
-        "space vitas_1g_bcnet", "the console", RECIPE,
+        "space quickstart", "the console", RECIPE,
     ),
     "cost": Command(
         "print MACs, ViTAS FLOPs, parameters and memory of networks",
@@ -153,7 +159,7 @@ TOOLS = {
     ),
     "importance": Command(
         "measure how important every head, channel and layer of an exported model is, with a plot",
-        "importance models/deit_small --data /data/imagenet/train --out deit_small.json", "FILE.json and FILE.png",
+        "importance runs/quickstart/export --data data/digits/train --out importance.json", "FILE.json and FILE.png",
         (
             ("model", {"type": path, "help": "folder of an exported model"}),
             ("--data", {"required": True, "type": path, "metavar": "DIR", "help": "training images"}),
@@ -166,7 +172,7 @@ TOOLS = {
     ),
     "reorder": Command(
         "sort heads, channels and MLP units of an exported model by importance; its logits do not change",
-        "reorder models/deit_small --importance deit_small.json --out models/deit_small-sorted",
+        "reorder runs/quickstart/export --importance importance.json --out sorted",
         "the folder DIR, with the permutations and their inverses in order.json",
         (
             ("model", {"type": path, "help": "folder of an exported model"}),
@@ -177,7 +183,7 @@ TOOLS = {
     ),
     "consolidate": Command(
         "convert a training checkpoint of any ZeRO stage to one safetensors file",
-        "consolidate runs/NAME/supernet/checkpoints --best --out supernet.safetensors", "the file FILE.safetensors",
+        "consolidate runs/quickstart/supernet/checkpoints --best --out supernet.safetensors", "the file FILE.safetensors",
         (
             ("checkpoint", {"type": path, "help": "a checkpoint, or a folder of checkpoints: its newest intact one"}),
             ("--out", {"required": True, "type": path, "metavar": "FILE.safetensors"}),
@@ -188,7 +194,7 @@ TOOLS = {
     ),
     "predict": Command(
         "classify images with an exported model",
-        "predict runs/NAME/export cat.jpg dog.jpg --top 3", "the console",
+        "predict runs/quickstart/export data/digits/val/3/1503.jpg --top 3", "the console",
         (
             ("model", {"type": path, "help": "folder of an exported model, an .onnx file in one, or hf://USER/NAME"}),
             ("images", {"nargs": "+", "type": path, "metavar": "IMAGE", "help": "image file"}),
@@ -199,7 +205,7 @@ TOOLS = {
     ),
     "scan": Command(
         "list the unreadable images of a folder; exit status 1 if there are any",
-        "scan /data/imagenet/train --write unreadable.txt", "the console, and FILE",
+        "scan data/digits/train --write unreadable.txt", "the console, and FILE",
         (
             ("data", {"type": path, "help": "folder of images"}),
             ("--write", {"type": path, "metavar": "FILE", "help": "write the list that data.exclude reads"}),
@@ -210,12 +216,12 @@ TOOLS = {
     ),
     "index": Command(
         "list the images of a folder once, so that starts on millions of images need not list it",
-        "index /data/imagenet/train", "the file DATA/index.vitas",
+        "index data/digits/train", "the file DATA/index.vitas",
         (("data", {"type": path, "metavar": "DATA", "help": "folder of images, one folder per class"}),),
     ),
     "resize-data": Command(
         "shrink images in advance, which makes decoding faster; start it again to continue",
-        "resize-data /data/imagenet/train /fast/train --short-side 256",
+        "resize-data data/digits/train data/small/train --short-side 14",
         "the folder DEST, with its settings in data.json",
         (
             ("source", {"type": path, "metavar": "SOURCE", "help": "folder of images or of tar shards"}),
@@ -229,7 +235,7 @@ TOOLS = {
     ),
     "latency": Command(
         "measure networks of a recipe's search space, as a table for search.latency_table",
-        "latency vitas_1g_bcnet --nets 48 --out phone.jsonl", "the file FILE.jsonl",
+        "latency quickstart --nets 12 --out phone.jsonl", "the file FILE.jsonl",
         (
             *RECIPE,
             ("--out", {"required": True, "type": path, "metavar": "FILE.jsonl",
@@ -242,7 +248,7 @@ TOOLS = {
         (("folder", {"nargs": "?", "metavar": "DIR", "help": "folder of the runs (default: runs)"}),),
     ),
     "status": Command(
-        "print what a run is doing, its results, and the command to resume it", "status runs/NAME", "the console",
+        "print what a run is doing, its results, and the command to resume it", "status runs/quickstart", "the console",
         (
             ("run", {"metavar": "RUN", "help": "folder or name of a run, or its recipe"}),
             ("--follow", {"action": "store_true", "help": "print a line per record until the stage ends"}),
@@ -250,7 +256,7 @@ TOOLS = {
     ),
     "clean": Command(
         "remove the files of a run that no later stage needs; asks first",
-        "clean runs/NAME --keep best", "the console",
+        "clean runs/quickstart --keep best", "the console",
         (
             ("run", {"metavar": "RUN", "help": "folder or name of a run, or its recipe"}),
             ("--keep", {"choices": ("best",), "help": "keep the best checkpoint of each training"}),

@@ -290,7 +290,7 @@ def test_redo_keeps_old_results(done: Path) -> None:
     for file in (weights, exported):
         assert (run / "old" / "2" / file).read_bytes() == (first / file).read_bytes() != (run / file).read_bytes()
     assert (run / "supernet/weights.safetensors").read_bytes() == (first / "supernet/weights.safetensors").read_bytes()
-    output = stage("retrain", done, "run.name=redone", macs, "retrain.lr=1e-3", "--redo", launcher="torchrun")
+    output = stage("retrain", done, "run.name=redone", macs, "retrain.lr=1e-3", "--redo", launcher="vitas")
     assert output.count("retrain: retrain.lr 0.005 -> 0.001; running again") == 1
     assert (run / "old" / "3" / weights).is_file() and (run / weights).is_file()
     assert set(json.loads((run / "summary.json").read_text())) == {"train-supernet", "search", "retrain"}

@@ -123,7 +123,9 @@ def run_commands(*commands: list[str], limit: float = 240) -> list[subprocess.Co
 
 
 def stage_command(name: str, args: list[str], launcher: str = "deepspeed", ranks: int = 2) -> list[str]:
-    """Return the command line of a stage under a launcher."""
+    """Return the command line of a stage under a launcher. With ``vitas``, torchrun starts the console script."""
+    if launcher == "vitas":
+        return [*command("torchrun", ranks), "--no-python", str(BIN / "vitas"), name, *args]
     start = command(launcher, ranks)
     start += ["--log_level", "error", "--module"] if launcher == "deepspeed" else ["-m"]
     return [*start, "vitas_ds", name, *args]
