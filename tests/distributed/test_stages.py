@@ -127,6 +127,38 @@ def test_restarted_stages_change_no_file(done: Path) -> None:
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in watched} == before
 
 
+def test_changed_images_are_named_and_moved_ones_are_the_same(done: Path, tmp_path: Path) -> None:
+    """A copy of the run and its images: moved, without the training images, then with one other image in each set."""
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    shutil.copytree(done / "digits", tmp_path / "digits")
+    run = tmp_path / "runs" / "tiny"
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").unlink()
+    for output in run_commands(*([name, *words_of(tmp_path)] for name in STAGES), limit=60):
+        assert output.returncode == 0, output  # the search reads its scores again
+        assert "done already" in output.stdout or output.args[0] == "search", output
+    found = json.loads((run / "summary.json").read_text())
+    assert found.keys() == summary.keys() and found["search"]["best"] == summary["search"]["best"]
+    assert all(found[name] == summary[name] for name in STAGES if name != "search")
+    (tmp_path / "digits" / "train").rename(tmp_path / "away")
+    for output in run_commands(*([name, *words_of(tmp_path)] for name in STAGES if name != "search"), limit=60):
+        assert output.returncode == 0 and "done already" in output.stdout, output
+    (tmp_path / "away").rename(tmp_path / "digits" / "train")
+    for name in ("train", "val"):
+        first, *_, last = sorted((tmp_path / "digits" / name).rglob("*.jpg"))
+        first.write_bytes(last.read_bytes())
+    training, retraining, evaluation = run_commands(
+        *([name, *words_of(tmp_path)] for name in ("train-supernet", "retrain", "evaluate")), limit=60
+    )
+    for output in (training, retraining):
+        assert output.returncode == 2 and "train images: 1 file differs, e.g. 0/" in output.stderr, output
+        assert "--redo" in output.stderr
+    assert evaluation.returncode == 0 and "data.val: 1 file differs, e.g. 0/" in evaluation.stdout, evaluation
+    old = json.loads((run / "old" / "1" / "summary.json").read_text())
+    assert old["evaluate"] == summary["evaluate"]
+    assert json.loads((run / "summary.json").read_text())["evaluate"]["images"] == 100
+
+
 def test_training_equals_plain_torch_on_the_same_batches(done: Path) -> None:
     """Two ranks with ZeRO 1 and DALI equal one process with torch's AdamW, which skips weights without a gradient."""
     resolved = load(str(TINY), [f"data.train={done}/digits/train"])

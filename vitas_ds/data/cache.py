@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vitas_ds.config import Data
+from vitas_ds.data import contents
 from vitas_ds.data.loader import decode_all
-from vitas_ds.data.sources import ImageSet, fingerprint
+from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
@@ -40,7 +41,8 @@ def decode_cached(images: ImageSet, data: Data, image_size: int, ranks: Ranks, f
         pixels = decode_all(images, data, image_size, ranks)
         fits = pixels.numel() <= free * DEVICE_SHARE
         return pixels.to(ranks.device) if data.cache == "device" or (data.cache == "auto" and fits) else pixels
-    path = folder / f"images-{fingerprint(images)[:16]}-{data.resize}-{image_size}.u8"
+    digest = comm.from_main(lambda: contents.digest(images))
+    path = folder / f"images-{digest[:16]}-{data.resize}-{image_size}.u8"
     comm.from_main(lambda: _write(path, shape, images, data, ranks))
     return _map(path, shape)
 

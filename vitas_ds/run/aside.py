@@ -54,10 +54,10 @@ def set_aside(run: RunDir, stages: Iterable[str]) -> RunDir | None:
 def _paths(run: RunDir, stage: str) -> list[Path]:
     """Return the results of a stage. Of a training or a search, the first one has all that decides where it resumes."""
     results = {
-        "train-supernet": run.supernet.path, "search": run.search, "retrain": run.retrain.path,
-        "evaluate": run.evaluation_images, "export": run.export,
+        "train-supernet": [run.supernet.path], "search": [run.search], "retrain": [run.retrain.path],
+        "evaluate": [run.evaluation, run.evaluation_images], "export": [run.export, run.export_result],
     }  # fmt: skip
-    return [results[stage], run.tensorboard / stage]
+    return [*results[stage], run.tensorboard / stage]
 
 
 def _new_folder(run: RunDir) -> RunDir:

@@ -14,12 +14,13 @@ from vitas_ds.errors import Stale, UserError
 from vitas_ds.run.run_dir import RunDir, read_config
 
 # Fixed once any stage has results. A checkpoint fits any ZeRO stage and any number of ranks, so those may change.
+# The stages compare the images of data.train with those they started with (stages/inputs.py); their folder may change.
 ALWAYS = (
-    "space", "run.seed", "data.train", "data.search_per_class", "data.exclude", "data.resize",
+    "space", "run.seed", "data.search_per_class", "data.exclude", "data.resize",
     "data.mean", "data.std", "data.decoder", "data.synthetic",
 )  # fmt: skip
 FOLDERS = (
-    "data.train", "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
+    "supernet.teacher.model", "retrain.teacher.model", "supernet.teacher.weights",
     "retrain.teacher.weights", "supernet.init", "supernet.weights", "retrain.init", "retrain.spec",
     "search.checkpoint", "search.reuse",
 )  # fmt: skip

@@ -147,6 +147,12 @@ def check(path: Path) -> None:
         )
 
 
+def is_free(folder: Path) -> bool:
+    """Return whether no other job writes to the run, as far as its files say."""
+    last = max(_numbers(folder), default=0)
+    return not last or (_held is not None and _held.number == last) or _has_ended(*_look(folder, last), folder)
+
+
 def _take(folder: Path, writer: Writer) -> tuple[int, int] | None:
     """Create the next file if the last writer has ended. Return number and handle; None if another job was faster."""
     last = max(_numbers(folder), default=0)
@@ -155,7 +161,9 @@ def _take(folder: Path, writer: Writer) -> tuple[int, int] | None:
     path = _path(folder, last + 1)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
+    except FileExistsError:  # on NFS, the list of files may be a minute old
+        _wait_for_end(folder, last + 1)
+        time.sleep(POLL)
         return None
     try:
         _write(handle, writer)

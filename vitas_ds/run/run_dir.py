@@ -8,6 +8,7 @@ runs/NAME/
   summary.json                headline numbers of each stage
   writer-N.json               the job that writes to the run, or was the last one (lock.py)
   classes.json                class names and their indices
+  contents/                   sizes, times and digests of the images that results were made from
   search_images.txt           images held out of supernet training
   wandb_ids.json, wandb/      W&B run id, and W&B's files
   tensorboard/                event files of each stage (only with tracking.tensorboard)
@@ -15,6 +16,8 @@ runs/NAME/
   supernet/
     checkpoints/              ZeRO checkpoints to resume from
     weights.safetensors       the trained supernet, consolidated
+    result.json               numbers for summary.json
+    inputs.json               what the results were made from; also in search/ and retrain/
     images.png                first training batch
     subnets.json              subnets whose accuracy is measured during training
     latency.json              latency predictor (only with supernet.throughput)
@@ -32,15 +35,18 @@ runs/NAME/
     figures/
   retrain/
     spec.json                 the network to retrain
-    checkpoints/, images.png, divergence.json
+    checkpoints/, result.json, images.png, divergence.json
     model/                    the retrained network, in the format of export/
+  evaluation.json             result of the stage evaluate
   evaluation_images.png       first validation batch
+  export.json                 numbers of the stage export
   export/                     model.safetensors, spec.json, preprocess.json, README.md, ...
   report/                     index.html and comparisons, readable offline
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,40 +56,17 @@ from pydantic import ValidationError
 from vitas_ds.config import Config
 from vitas_ds.config.parse import parse_config
 from vitas_ds.errors import UserError, explain, is_version_01
-from vitas_ds.errors.reading import MAX_RECIPE, read_text
-from vitas_ds.run.files import read_json, write_json
+from vitas_ds.errors.reading import MAX_RECIPE, as_written, read_text
+from vitas_ds.run import lock
+from vitas_ds.run.files import file_digest, read_json, write_json
+from vitas_ds.run.training_dir import TrainingDir
+
+OF_CANDIDATE = (  # fields of best.json that are not headline numbers
+    "top", "dropped", "budgets", "images", "generation", "seconds", "rank", "search_score", "searched_on",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TrainingDir:
-    """Paths of one training stage: ``supernet/`` or ``retrain/``."""
-
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the ZeRO checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def images(self) -> Path:
-        """Picture of the first training batch."""
-        return self.path / "images.png"
-
-    @property
-    def trace(self) -> Path:
-        """Chrome trace of the steps of ``engine.profile``."""
-        return self.path / "trace.json.gz"
-
-    @property
-    def operators(self) -> Path:
-        """Most expensive operators of these steps."""
-        return self.path / "operators.json"
-
-    @property
-    def divergence(self) -> Path:
-        """Record of the latest steps with a non-finite gradient; ``--replay`` reads it."""
-        return self.path / "divergence.json"
+DIGEST = "sha256 of the product"
 
 
 @dataclass(frozen=True)
@@ -176,6 +159,11 @@ class RunDir:
     def supernet_subnets(self) -> Path:
         """Subnets whose accuracy is measured during the training of the supernet."""
         return self.supernet.path / "subnets.json"
+
+    @property
+    def contents(self) -> Path:
+        """Folder of the records of images that results were made from, see ``data/contents.py``."""
+        return self.path / "contents"
 
     @property
     def search_images(self) -> Path:
@@ -273,9 +261,19 @@ class RunDir:
         return self.path / "evaluation_images.png"
 
     @property
+    def evaluation(self) -> Path:
+        """Result of the stage evaluate, with everything that it depends on."""
+        return self.path / "evaluation.json"
+
+    @property
     def export(self) -> Path:
         """Folder of the exported model."""
         return self.path / "export"
+
+    @property
+    def export_result(self) -> Path:
+        """Numbers of the stage export."""
+        return self.path / "export.json"
 
     @property
     def export_weights(self) -> Path:
@@ -323,11 +321,61 @@ def read_config(run: RunDir) -> Config:
 
 
 def read_summary(run: RunDir) -> dict[str, Any]:
-    """Return the contents of ``summary.json``; empty before the first stage has ended."""
-    return read_json(run.summary, {})
+    """Return the headline numbers of the finished stages: ``summary.json``, and what a killed job did not add to it.
+
+    A training and an export write their numbers before their product, an evaluation writes them to a file of its own,
+    and ``best.json`` has those of a search.
+    """
+    summary = read_json(run.summary, {})
+    with as_written():
+        for stage, (record, product) in _records(run).items():
+            numbers = read_json(record, {})
+            digest = numbers.pop(DIGEST, None)
+            if numbers and product.exists() and (digest is None or digest == file_digest(product)):
+                summary[stage] = summary.get(stage, {}) | numbers
+        best = read_json(run.best, {})
+        if best.get("spec") != summary.get("search", {}).get("best", {}).get("spec"):
+            found = {name: value for name, value in best.items() if name not in OF_CANDIDATE}
+            summary["search"] = summary.get("search", {}) | {"best": found}
+        evaluated = summary.get("evaluate", {})
+        if evaluated.get("model") == "retrain" and "retrain" in summary:
+            summary["retrain"] |= {name: evaluated[name] for name in ("top1", "top5")}
+    return summary
+
+
+def _records(run: RunDir) -> dict[str, tuple[Path, Path]]:
+    """Return the file with the numbers of each stage, and the product that exists once it has ended."""
+    return {
+        "train-supernet": (run.supernet.result, run.supernet_weights),
+        "retrain": (run.retrain.result, run.retrain_weights),
+        "evaluate": (run.evaluation, run.evaluation),
+        "export": (run.export_result, run.export / "README.md"),
+    }
+
+
+def write_result(run: RunDir, stage: str, numbers: dict[str, Any], product: Path | None = None) -> None:
+    """Write the headline numbers of a stage (rank 0 only) before its product gets its name.
+
+    Args:
+        run: The run.
+        stage: The stage.
+        numbers: The numbers.
+        product: The product, if an earlier one has its name: the numbers belong to this one only.
+    """
+    write_json(_records(run)[stage][0], numbers | ({DIGEST: file_digest(product)} if product else {}))
 
 
 def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:
     """Merge a stage's headline numbers into ``summary.json`` (rank 0 only)."""
     summary = read_summary(run)
     write_json(run.summary, summary | {stage: summary.get(stage, {}) | values})
+
+
+def complete_summary(run: RunDir) -> None:
+    """Add to ``summary.json`` what a killed job did not (rank 0 only), unless another job writes to the run."""
+    if not run.path.is_dir() or not lock.is_free(run.path):
+        return
+    summary = read_summary(run)
+    with suppress(OSError):  # read_summary has the same numbers, also if the folder is not writable
+        if summary != read_json(run.summary, {}):
+            write_json(run.summary, summary)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from vitas_ds.config import RANDOM_IMAGES, Config, dump
 from vitas_ds.config.absolute import with_absolute_paths
-from vitas_ds.distributed import comm
+from vitas_ds.distributed import comm, console
 from vitas_ds.errors import UserError
 from vitas_ds.errors.exits import DISK
 from vitas_ds.run import lock
 from vitas_ds.run.compatibility import check_same_recipe, describe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import start_entry
-from vitas_ds.run.run_dir import RunDir, read_config, run_of
+from vitas_ds.run.run_dir import RunDir, complete_summary, read_config, run_of
 
 
 def find_run(config: Config) -> RunDir:
-    """Return the run folder without writing to it; a stage calls this before it reads its inputs.
+    """Return the run folder; a stage calls this before it reads its inputs.
+
+    It writes nothing but ``summary.json``, on rank 0, if a killed job has not.
 
     Raises:
         UserError: See ``check_same_recipe``.
     """
     run = run_of(config)
     check_same_recipe(config, run)
+    if console.is_main():
+        complete_summary(run)
     return run
 
 

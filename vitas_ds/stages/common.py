@@ -51,13 +51,18 @@ def split_training_images(config: Config) -> tuple[ImageSet, ImageSet]:
     return hold_out(training_images(config), config.data.search_per_class, config.run.seed)
 
 
+def read_val(config: Config) -> ImageSet:
+    """Read all images of ``data.val``, or return random ones."""
+    return synthetic.validation_images(config) if config.data.synthetic else read_folder(config.data.val)
+
+
 def validation_images(config: Config, model: VisionTransformer, preprocess: Preprocess, source: str) -> ImageSet:
     """Read ``data.val``, or return random images.
 
     Raises:
         UserError: The classes differ from those of the model, which was read from ``source``.
     """
-    images = synthetic.validation_images(config) if config.data.synthetic else read_folder(config.data.val)
+    images = read_val(config)
     if len(images.classes) != model.spec.num_classes or preprocess.classes not in ((), images.classes):
         raise UserError(f"data.val: {config.data.val} has other classes than {source} was trained on")
     return images

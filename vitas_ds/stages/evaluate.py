@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +22,13 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
 from vitas_ds.models.hits import top_hits
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run import lock
+from vitas_ds.run.aside import set_aside
+from vitas_ds.run.run_dir import RunDir, complete_summary, read_summary, write_result
 from vitas_ds.run.start import find_run
 from vitas_ds.run.tracker import Tracker
-from vitas_ds.stages.common import model_folder, running, validation_images
+from vitas_ds.stages.common import model_folder, read_val, running, validation_images
+from vitas_ds.stages.inputs import difference, version_of
 
 
 def run(config: Config) -> None:
@@ -36,15 +41,39 @@ def run(config: Config) -> None:
     model, sha256 = config.evaluate.model, weights_digest(source)
     key = {"model": model, "sha256": sha256, "val": val, "precision": _precision(config, ranks)}
     previous = read_summary(run_dir).get("evaluate", {})
-    if all(previous.get(name) == value for name, value in key.items()):
+    changed = comm.from_main(lambda: _changed(config, run_dir, previous, key))
+    if not changed:
         if ranks.is_main:
             print(f"evaluate: done already, top-1 {previous['top1']:.4f} on {previous['images']} images")
         return
+    if previous:
+        comm.from_main(lambda: _move_aside(run_dir, changed))
     numbers = _evaluate(config, run_dir, ranks, source)
     if ranks.is_main:
-        update_summary(run_dir, "evaluate", key | numbers)
-        if model == "retrain":
-            update_summary(run_dir, "retrain", {"top1": numbers["top1"], "top5": numbers["top5"]})
+        write_result(run_dir, "evaluate", key | numbers | {"contents": version_of(run_dir, "val", read_val(config))})
+        complete_summary(run_dir)
+
+
+def _changed(config: Config, run_dir: RunDir, previous: dict[str, Any], key: dict[str, Any]) -> str:
+    """Return what has changed since the last evaluation; "" if nothing has.
+
+    The same images in another folder are the same. Without the folder, they cannot be compared.
+    """
+    for name, text in (("model", "evaluate.model"), ("sha256", "the weights"), ("precision", "evaluate.precision")):
+        if previous.get(name) != key[name]:
+            return text
+    version, moved = previous.get("contents"), previous.get("val") != key["val"]
+    if config.data.synthetic or version is None or not os.path.isdir(config.data.val):
+        return "data.val" if moved else ""
+    text = difference(run_dir, version, read_val(config))
+    return f"data.val: {text}" if text else ""
+
+
+def _move_aside(run_dir: RunDir, changed: str) -> None:
+    lock.acquire(run_dir.path, "evaluate")
+    old = set_aside(run_dir, ["evaluate"])
+    if old is not None:
+        print(f"evaluate: {changed}, unlike last time; evaluating again, old result: {old.path}", flush=True)
 
 
 def _evaluate(config: Config, run_dir: RunDir, ranks: Ranks, source: Path) -> dict[str, float]:

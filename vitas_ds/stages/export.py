@@ -37,7 +37,7 @@ from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_text
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir, read_summary, update_summary, write_result
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
@@ -88,14 +88,14 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
     if made == previous:
         print(f"export: done already, {run_dir.export}")
         return
-    files, checks = _write_folder(config, run_dir, model, preprocess, facts, accuracy)
-    size = run_dir.export_weights.stat().st_size
-    numbers = {"dir": str(run_dir.export), "model": str(source), "bytes": size, "checks": checks, "made": made}
+    numbers: dict[str, Any] = {"dir": str(run_dir.export), "model": str(source), "made": made}
+    files, numbers = _write_folder(config, run_dir, model, preprocess, accuracy, numbers)
     update_summary(run_dir, "export", numbers)
     with open_tracker(config, run_dir, "export", True) as tracker:
         tracker.artifact(f"{run_dir.name}-model", "model", run_dir.export)
         tracker.summary(numbers)
-    print(f"export: {run_dir.export} ({size / 1e6:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
+    size = numbers["bytes"] / 1e6
+    print(f"export: {run_dir.export} ({size:.1f} MB{''.join(f', {name}' for name in files)})".replace("`", ""))
 
 
 def _read_original(source: Path) -> VisionTransformer:
@@ -112,10 +112,11 @@ def _source_facts(source: Path) -> Facts:
 
 
 def _write_folder(
-    config: Config, run_dir: RunDir, model: VisionTransformer, preprocess: Preprocess, facts: Facts,
-    accuracy: Accuracy | None,
+    config: Config, run_dir: RunDir, model: VisionTransformer, preprocess: Preprocess, accuracy: Accuracy | None,
+    numbers: dict[str, Any],
 ) -> Checks:  # fmt: skip
-    """Write and check the files, and replace ``export/`` once all are complete."""
+    """Write and check the files, and replace ``export/`` once all are complete. Return lines and headline numbers."""
+    facts: Facts = numbers["made"]["facts"]
     open_run(config, True, stage="export")
     with atomic_folder(run_dir.export) as folder:
         write_model_files(model, folder, preprocess, facts)
@@ -125,7 +126,9 @@ def _write_folder(
         digests = file_digests(folder)
         card = model_card(model.spec, run_dir.name, facts, accuracy, files, config.export.license, digests)
         write_text(folder / "README.md", card)
-    return files, checks
+        numbers |= {"bytes": (folder / "model.safetensors").stat().st_size, "checks": checks}
+        write_result(run_dir, "export", numbers, folder / "README.md")
+    return files, numbers
 
 
 def _keep_files(config: Config, options: dict[str, Any]) -> Config:

@@ -25,13 +25,13 @@ FEWEST = 100  # by default: the standard error of an accuracy of 90 % is then 3 
 FEWEST_TRAINED = 2000  # of fewer images, none are held out by default: they would be missed in the training
 
 
-def held_out_images(config: Config) -> tuple[ImageSet, ImageSet]:
-    """Split ``data.train`` into the images to retrain on, and those to measure the accuracy on.
+def held_out_images(config: Config, images: ImageSet | None = None) -> tuple[ImageSet, ImageSet]:
+    """Split ``data.train``, or ``images``, into the images to retrain on, and those to measure the accuracy on.
 
     Raises:
         UserError: There are fewer search images than ``retrain.eval_images``, or a class has too few images.
     """
-    images = training_images(config)
+    images = training_images(config) if images is None else images
     count = held_out_count(config, len(images))
     if not count:
         return images, images.subset(np.array([], np.int64))

@@ -15,7 +15,7 @@ from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
 from vitas_ds.reports import comparison, run_page
 from vitas_ds.run.files import write_text
-from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.run_dir import complete_summary, run_of
 
 
 def run(config: Config, to_wandb: bool = False) -> None:
@@ -31,6 +31,7 @@ def run(config: Config, to_wandb: bool = False) -> None:
     if launcher.read().rank:
         return
     run_dir = run_of(config)
+    complete_summary(run_dir)
     with as_written():
         write_text(run_dir.report, run_page.render(run_dir))
         print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])

@@ -24,12 +24,20 @@ from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_json
-from vitas_ds.run.run_dir import RunDir, run_of, update_summary
+from vitas_ds.run.run_dir import RunDir, complete_summary, run_of, write_result
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
 from vitas_ds.search.selector import ALL_BUDGETS, find_source
+from vitas_ds.stages.common import training_images
 from vitas_ds.stages.held_out import held_out_images, with_accuracy
 from vitas_ds.stages.initial_weights import make_init
+from vitas_ds.stages.inputs import (
+    check_inputs,
+    check_training_images,
+    initial_weights_id,
+    record_inputs,
+    train_if_present,
+)
 from vitas_ds.stages.model_folders import spec_of_init
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
@@ -93,18 +101,30 @@ def _count_budgets(searched: str) -> int:
 def _run(config: Config, ranks: Ranks) -> None:
     run_dir = find_run(config)
     spec = chosen_spec(config, run_dir)
+    if run_dir.retrain_weights.exists():
+        comm.from_main(lambda: _check(config, run_dir, train_if_present(config)))
     if is_trained("retrain", run_dir.retrain_weights, run_dir, ranks):
         return
-    images, held_out = held_out_images(config)
+    all_images = training_images(config)
+    images, held_out = held_out_images(config, all_images)
     check_batch_size(images, config.retrain.batch_size, "retrain")
     task = make_task(config, run_dir, ranks, spec, images)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
+    comm.from_main(lambda: _check(config, run_dir, all_images, locked=True))
     print_estimate(task, ranks, spec)
     task = with_accuracy(task, ranks, held_out)
     if ranks.is_main and not run_dir.retrain_spec.exists():
         write_json(run_dir.retrain_spec, spec.to_dict())
     numbers = train(task, run_dir, ranks)
     _finish(config, run_dir, ranks, spec, images, numbers)
+
+
+def _check(config: Config, run_dir: RunDir, images: ImageSet | None, locked: bool = False) -> None:
+    """Compare the inputs with those of earlier results; once the run is locked, record them."""
+    if locked and images is not None:
+        check_training_images(config, run_dir, images)
+    digests = {"weights": initial_weights_id(config, run_dir)}
+    (record_inputs if locked else check_inputs)(run_dir, "retrain", run_dir.retrain.path, {"train": images}, digests)
 
 
 def replay_step(config: Config, file: str) -> None:
@@ -219,7 +239,8 @@ def _finish(
         data = config.data
         preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
         facts: dict[str, object] = {"training images": RANDOM_IMAGES} if data.synthetic else {}
+        write_result(run_dir, "retrain", numbers | {"macs": spec_macs(spec)})
         write_model(model, run_dir.retrain_model, preprocess, run_dir.name, facts | {"accuracy": "not evaluated"})
-        update_summary(run_dir, "retrain", numbers | {"macs": spec_macs(spec)})
+        complete_summary(run_dir)
         print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.retrain_model}")
     comm.barrier()

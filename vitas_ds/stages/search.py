@@ -7,13 +7,14 @@ import warnings
 from typing import Any
 
 from vitas_ds.config import Config
+from vitas_ds.data import contents
 from vitas_ds.data.cache import decode_cached
 from vitas_ds.data.loader import normalize
-from vitas_ds.data.sources import ImageSet
+from vitas_ds.data.sources import ImageSet, hold_out
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.elastic.scores import Scores, read_scores
 from vitas_ds.engine import precision
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
@@ -24,6 +25,13 @@ from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
 from vitas_ds.stages.common import running, split_training_images
 from vitas_ds.stages.forecast import after_search, print_search_estimate
+from vitas_ds.stages.inputs import (
+    check_inputs,
+    check_training_images,
+    record_inputs,
+    train_if_present,
+    weights_id,
+)
 from vitas_ds.stages.source_run import check_classes, source_run
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
@@ -35,6 +43,7 @@ def run(config: Config) -> None:
     run_dir = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     if _is_done(config, run_dir, key):
+        comm.from_main(lambda: _check(config, run_dir))
         if ranks.is_main:
             previous = read_summary(run_dir)["search"]
             print(f"search: done already, {previous['scored']} candidates scored, best {previous['best']['score']:.4f}")
@@ -51,11 +60,12 @@ def run(config: Config) -> None:
     total = candidates + count_trainings(config.search.finalists, candidates)
     total *= max(len(config.search.budgets), 1)
     with running(config, "search", ranks, total, after_search(config, run_dir)) as tracker:
+        comm.from_main(lambda: _check(config, run_dir, locked=True))
         watchdog.at("decoding the search images")
         pixels = decode_cached(images, config.data, config.space.image_size, ranks, run_dir.search)
         inputs = ScoringInputs(
             supernet, digest, images, pixels, lambda x: normalize(x, config.data), training, teacher,
-            comm.from_main(lambda: _importance(config, run_dir)),
+            comm.from_main(lambda: contents.digest(images)), comm.from_main(lambda: _importance(config, run_dir)),
         )  # fmt: skip
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
         tracker.summary(numbers)
@@ -70,11 +80,24 @@ def run(config: Config) -> None:
         update_summary(run_dir, "search", without | key | numbers)
 
 
+def _check(config: Config, run_dir: RunDir, locked: bool = False) -> None:
+    """Compare the inputs with those of earlier scores; once the run is locked, record them."""
+    images = train_if_present(config)
+    if locked and images is not None:
+        check_training_images(config, run_dir, images)
+    split = None if images is None else hold_out(images, config.data.search_per_class, config.run.seed)
+    sets = {"search": split[1] if split else None}
+    if config.search.finalists.count or config.search.check.nets:
+        sets["train"] = split[0] if split else None
+    digests = {"weights": weights_id(supernet_path(config, run_dir))}
+    (record_inputs if locked else check_inputs)(run_dir, "search", run_dir.search, sets, digests)
+
+
 def _importance(config: Config, run_dir: RunDir) -> Scores | None:
     """Return the importance of the units of the pretrained network from which the supernet started, for the seeds."""
     if not (config.space.elastic.on and config.search.seeds):
         return None
-    path = (source_run(config) or run_dir).supernet.path / "importance.json"
+    path = (source_run(config) or run_dir).importance
     if path.is_file():
         return read_scores(path)
     warnings.warn(f"search.seeds is ignored: {path} does not exist; all first candidates are random", stacklevel=2)
@@ -120,8 +143,8 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
     learned = [name for name in images.paths if not held_out.issuperset(name.split("\n"))]
     if learned:
         raise UserError(
-            f"data.train: {len(learned)} of {len(images)} search images, such as {learned[0]}, are not in {path}: the "
-            "supernet may have learned them; restore the files, data.exclude, data.search_per_class and run.seed of "
-            "its training (search.seed is the seed of a search alone), or train again"
+            f"data.train: {len(learned)} search images, such as {shorten(learned[0], 60)}, are not in {path}: the "
+            "supernet may have learned them; restore files, data.exclude, data.search_per_class and run.seed of its "
+            "training, or train again"
         )
     return images

@@ -13,7 +13,7 @@ from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
-from vitas_ds.data.sources import ImageSet, check_batch_size, write_classes, write_list
+from vitas_ds.data.sources import ImageSet, check_batch_size, hold_out, write_classes, write_list
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
@@ -21,11 +21,12 @@ from vitas_ds.models.channels import SIDES
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.files import write_json
-from vitas_ds.run.run_dir import RunDir, run_of, update_summary
+from vitas_ds.run.run_dir import RunDir, complete_summary, run_of, write_result
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search import probe
-from vitas_ds.stages.common import split_training_images
+from vitas_ds.stages.common import split_training_images, training_images
 from vitas_ds.stages.forecast import after_supernet
+from vitas_ds.stages.inputs import check_inputs, record_inputs, train_if_present
 from vitas_ds.stages.pretrained import is_pretrained, make_init, prepare
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
@@ -43,11 +44,15 @@ def run(config: Config) -> None:
     """Train the supernet of ``config.space`` on the training images without the search images."""
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
+    if run_dir.supernet_weights.exists():
+        comm.from_main(lambda: _check(run_dir, train_if_present(config)))
     if is_trained("train-supernet", run_dir.supernet_weights, run_dir, ranks):
         return
-    images, search_images = split_training_images(config)
+    all_images = training_images(config)
+    images, search_images = hold_out(all_images, config.data.search_per_class, config.run.seed)
     check_batch_size(images, config.supernet.batch_size, "supernet")
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
+    comm.from_main(lambda: record_inputs(run_dir, "train-supernet", run_dir.supernet.path, {"train": all_images}, {}))
     if is_pretrained(config):
         config = prepare(config, run_dir, ranks, images)
     if ranks.is_main:
@@ -63,6 +68,10 @@ def run(config: Config) -> None:
     if ranks.is_main:
         write_list(search_images.paths, run_dir.search_images)
     _finish(config, run_dir, ranks, numbers)
+
+
+def _check(run_dir: RunDir, images: ImageSet | None) -> None:
+    check_inputs(run_dir, "train-supernet", run_dir.supernet.path, {"train": images}, {})
 
 
 def replay_step(config: Config, file: str) -> None:
@@ -174,7 +183,8 @@ def _finish(config: Config, run_dir: RunDir, ranks: Ranks, numbers: dict[str, An
     """Consolidate the last checkpoint (its averaged weights, if any): the search needs no engine to read it."""
     checkpoint = last_checkpoint(run_dir.supernet)
     if ranks.is_main:
+        write_result(run_dir, "train-supernet", numbers)
         write_consolidated(checkpoint, run_dir.supernet_weights, ema=config.supernet.ema_decay > 0)
-        update_summary(run_dir, "train-supernet", numbers)
+        complete_summary(run_dir)
         print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.supernet_weights}")
     comm.barrier()

@@ -81,7 +81,9 @@ def check(config: Config, stage: str, ranks: int) -> None:
 
 
 def _check_training(config: Config, training: Training, section: str, ranks: int) -> None:
-    if training.warmup_epochs > training.epochs:
+    if section == "retrain" and not training.epochs:
+        _check_untrained(config)
+    elif training.warmup_epochs > training.epochs:
         raise UserError(
             f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}: the "
             "learning rate would never reach its peak"
@@ -97,6 +99,17 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
     micro_batch_size(training, ranks, section)
     ds_config(config.engine, training, ranks)
     _warn_ignored_teacher(training.teacher, section)
+
+
+def _check_untrained(config: Config) -> None:
+    """Check settings of a network that keeps its initial weights."""
+    if config.retrain.init == "scratch":
+        raise UserError("retrain.epochs: 0 keeps the initial weights, which are random; set retrain.init")
+    if config.search.finalists.count or config.search.check.nets:
+        raise UserError(
+            "retrain.epochs: 0, but finalists and check train networks with the settings of retrain; set it for the "
+            "stage retrain only"
+        )
 
 
 def _starts_elsewhere(training: Training) -> bool:
@@ -252,11 +265,20 @@ def _check_data(data: Data, device: str) -> None:
 
 
 def _check_folders(config: Config, stage: str) -> None:
-    """Check that the image folders exist and have the same classes, ``space.num_classes`` of them."""
-    required = {"data.train": stage in NEEDS_TRAIN, "data.val": stage == "evaluate"}
+    """Check that the image folders have the same classes, ``space.num_classes`` of them.
+
+    Only the folder that the stage reads must exist, and only while the stage has no results.
+    """
+    run = run_of(config)
+    results = {"train-supernet": run.supernet_weights, "search": run.best, "retrain": run.retrain_weights}
+    required = {"data.train": stage in NEEDS_TRAIN and not results[stage].exists(), "data.val": stage == "evaluate"}
+    required["data.val"] = required["data.val"] and not run.evaluation.exists()
     classes = {}
     for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
-        if folder:
+        if folder and not required[field] and not Path(folder).is_dir():
+            if (field, stage) != ("data.train", "evaluate"):
+                warnings.warn(f"{field}: {folder}: no such folder", stacklevel=2)
+        elif folder:
             classes[field] = _classes(field, folder, config.space.num_classes)
             _check_resized(field, folder, config.data.resize)
         elif required[field]:

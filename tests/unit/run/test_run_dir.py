@@ -14,8 +14,9 @@ import yaml
 from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
+from vitas_ds.run.files import write_json
 from vitas_ds.run.manifest import git_commit
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, update_summary, write_result
 from vitas_ds.run.start import open_run
 
 
@@ -61,7 +62,6 @@ def test_git_commit():
     [
         ({"space": {"embed_dim": 192}}, "space.embed_dim"),
         ({"run": {"seed": 1}}, "run.seed"),
-        ({"data": {"train": "/other"}}, "data.train"),
         ({"data": {"mean": [0.5, 0.5, 0.5]}}, "data.mean"),
     ],
 )
@@ -79,14 +79,22 @@ def test_a_different_recipe_gives_one_error_line(tmp_path, change, field):
     assert snapshot(run.path) == before
 
 
-def test_two_paths_of_the_same_image_folder_are_equal(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run = open_run(make(tmp_path, data={"train": "images/train"}), True)
+def test_the_folder_of_the_images_may_change(tmp_path):
+    """The stages compare the images."""
+    run = open_run(make(tmp_path, data={"train": "/images/train"}), True)
     (run.path / "search").mkdir()
     run.ledger.touch()
-    open_run(make(tmp_path, data={"train": f"{tmp_path}/images/train"}), True)
-    with pytest.raises(UserError, match=r"data\.train"):
-        open_run(make(tmp_path, data={"train": f"{tmp_path}/train"}), True)
+    open_run(make(tmp_path, data={"train": "/elsewhere/train"}), True)
+
+
+def test_two_paths_of_the_same_folder_are_equal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run(make(tmp_path, search={"checkpoint": "runs/a"}), True)
+    (run.path / "search").mkdir()
+    run.ledger.touch()
+    open_run(make(tmp_path, search={"checkpoint": f"{tmp_path}/runs/a"}), True)
+    with pytest.raises(UserError, match=r"search\.checkpoint"):
+        open_run(make(tmp_path, search={"checkpoint": f"{tmp_path}/runs/b"}), True)
 
 
 def test_the_error_names_both_values(tmp_path):
@@ -169,6 +177,41 @@ def test_summary_merges(tmp_path):
     run.summary.write_text("{")
     with pytest.raises(UserError, match=r"summary\.json"):
         read_summary(run)
+
+
+def test_summary_has_every_finished_stage_after_a_kill(tmp_path):
+    """A kill before ``summary.json`` is written; a stage without its product has not ended."""
+    run = open_run(make(tmp_path), True)
+    write_result(run, "train-supernet", {"steps": 20})
+    write_result(run, "retrain", {"steps": 30, "loss": 1.5})
+    assert read_summary(run) == {}
+    for path in (run.supernet_weights, run.retrain_weights):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    best = {"spec": {"depth": 3}, "macs": 5, "score": 0.5, "stderr": 0.1}
+    write_json(run.best, best | {"seconds": 1.0, "rank": 1, "top": [], "searched_on": 80})
+    expected = {"train-supernet": {"steps": 20}, "retrain": {"steps": 30, "loss": 1.5}, "search": {"best": best}}
+    assert read_summary(run) == expected
+    update_summary(run, "search", {"best": best, "scored": 12})
+    expected["search"]["scored"] = 12
+    write_result(run, "evaluate", {"model": "retrain", "top1": 0.25, "top5": 0.5})
+    expected["evaluate"] = {"model": "retrain", "top1": 0.25, "top5": 0.5}
+    expected["retrain"] |= {"top1": 0.25, "top5": 0.5}
+    assert read_summary(run) == expected
+    card = tmp_path / "README.md"
+    card.write_text("new")
+    write_result(run, "export", {"bytes": 9}, card)
+    for old in ("", "old"):  # killed before the folder got its name
+        if old:
+            run.export.mkdir()
+            (run.export / "README.md").write_text(old)
+        assert read_summary(run) == expected
+    card.rename(run.export / "README.md")
+    run.summary.unlink()
+    expected["export"] = {"bytes": 9}
+    del expected["search"]["scored"]  # the search itself finds its scores in the ledger
+    open_run(make(tmp_path), True)
+    assert json.loads(run.summary.read_text()) == expected
 
 
 def paths_of(owner: RunDir | TrainingDir) -> list[Path]:

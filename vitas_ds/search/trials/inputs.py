@@ -38,6 +38,7 @@ class ScoringInputs:
         prepare: Converts a uint8 batch to the supernet's input.
         training: Training images of the supernet. Only finalists need them.
         teacher: Teacher of the stage retrain, which the finalists have as well.
+        contents: Digest of names and contents of the search images.
         importance: Importance of the units of the pretrained network from which the supernet started.
     """
 
@@ -48,6 +49,7 @@ class ScoringInputs:
     prepare: Callable[[Tensor], Tensor]
     training: ImageSet | None = None
     teacher: TeacherNetwork | None = None
+    contents: str = ""
     importance: Scores | None = None
 
     def make_scorer(self, config: Config, ranks: Ranks, count: int) -> Scorer:
@@ -66,7 +68,7 @@ class ScoringInputs:
     def settings(self, config: Config, device: torch.device) -> Scoring:
         """Return the settings that scores depend on, for the ledger."""
         return {
-            "supernet": self.digest, "search images": fingerprint(self.images),
+            "supernet": self.digest, "search images": self.contents or fingerprint(self.images),
             "search.side_rule": config.search.side_rule, "search.precision": scoring_precision(config, device),
             "data.eval_batch_size": config.data.eval_batch_size,
         }  # fmt: skip
