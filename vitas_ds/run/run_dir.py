@@ -42,6 +42,7 @@ runs/NAME/
   export.json                 numbers of the stage export
   export/                     model.safetensors, spec.json, preprocess.json, README.md, ...
   report/                     index.html and comparisons, readable offline
+  old/N/                      results that --redo moved aside (aside.py), a run of its own
 """
 
 from __future__ import annotations
