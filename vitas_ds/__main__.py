@@ -129,6 +129,13 @@ def run_config(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_elastic(args: argparse.Namespace) -> int:
+    """Run all stages from a pretrained network to exported networks."""
+    from vitas_ds.stages import elastic
+
+    return elastic.run(args)
+
+
 def _check_overwriting(args: argparse.Namespace) -> None:
     """Refuse to replace what the user has, without ``--force``. Commands without this option do not replace files."""
     writes_folder = args.command in ("import", "reorder")

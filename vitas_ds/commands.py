@@ -113,7 +113,20 @@ STAGES = {
         ),
     ),
 }  # fmt: skip
+ELASTIC = Command(
+    "run all stages from a pretrained ViT to exported networks for several budgets; start it again to continue",
+    "elastic elastic_deit_small model=models/deit_small data.train=DIR data.val=DIR 'search.budgets=[2.4G, 3.2G]'",
+    "runs/NAME/, and runs/NAME-budget0/export/, runs/NAME-budget1/export/, ...",
+    (
+        RECIPE[0],
+        ("overrides", {"nargs": "*", "metavar": "section.key=value",
+                       "help": "override values of the recipe; also model=DIR, or model=timm:NAME weights=FILE"}),
+        ("--launcher", {"metavar": "TEXT", "help": "launcher of the stages: 'deepspeed --num_gpus 8 --module'"}),
+        ("--direct", {"action": "store_true", "help": "export the networks with inherited weights, not fine-tuned"}),
+    ),
+)  # fmt: skip
 TOOLS = {
+    "elastic": ELASTIC,
     "config": Command(
         "check a recipe and print the resolved configuration without starting anything",
         "config quickstart --world-size 8", "the console",

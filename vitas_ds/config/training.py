@@ -176,6 +176,7 @@ class Supernet(Training):
 class Retrain(Training):
     """Training of one network (stage retrain)."""
 
+    epochs: int = Field(300, ge=0, le=1_000_000, description="epochs; 0: keep the weights of `init` as they are")
     spec: FilePath = Field(
         "search:best",
         description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published "

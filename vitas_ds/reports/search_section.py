@@ -36,7 +36,7 @@ def values_of(metrics: Rows, stage: str, name: str) -> tuple[list[float], list[f
 def progress_chart(metrics: Rows) -> str:
     """Draw the best and the mean score over the candidates seen."""
     rows = [row for row in metrics if row["stage"] == "search" and row.get("best") is not None]
-    series = []
+    series: list[Series] = []
     for index in sorted({row.get("budget", 0) for row in rows}):
         own, first = [row for row in rows if row.get("budget", 0) == index], not series
         for name, key, color in (("best so far", "best", 1), ("mean of the generation", "mean", 2)):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from vitas_ds.config import RANDOM_IMAGES, Config, Search
+from vitas_ds.arch.spec import read_spec
+from vitas_ds.config import RANDOM_IMAGES, Config, Export, Search
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
@@ -31,6 +32,7 @@ from vitas_ds.export.folder import (
     weights_digest,
     write_model_files,
 )
+from vitas_ds.export.kept import origin_facts
 from vitas_ds.export.to_onnx import Forward
 from vitas_ds.export.to_timm import add_to_config, build_timm, to_timm, write_timm
 from vitas_ds.models.hits import top_hits
@@ -43,6 +45,7 @@ from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
 from vitas_ds.search.selector import find_source
 from vitas_ds.stages.common import model_folder, validation_images
+from vitas_ds.stages.source_run import source_run
 
 TOP1_TOP5 = "top-1 / top-5"
 UNITS = {  # of the search budget, for the model card
@@ -124,7 +127,7 @@ def _write_folder(
         for more in (_graphs(config, model, folder), _int8(config, model, folder, preprocess)):
             files, checks = files | more[0], checks | more[1]
         digests = file_digests(folder)
-        card = model_card(model.spec, run_dir.name, facts, accuracy, files, config.export.license, digests)
+        card = model_card(model.spec, run_dir.name, facts, accuracy, files, _license(config, facts), digests)
         write_text(folder / "README.md", card)
         numbers |= {"bytes": (folder / "model.safetensors").stat().st_size, "checks": checks}
         write_result(run_dir, "export", numbers, folder / "README.md")
@@ -143,6 +146,8 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
     facts: Facts = {"training images": RANDOM_IMAGES if config.data.synthetic else _two_names(config.data.train)}
     facts["training"] = (
         f"{training.epochs} epochs in batches of {training.batch_size:,}, AdamW, peak learning rate {training.lr:g}"
+        if training.epochs
+        else "none: the initial weights"
     )
     facts |= _training_time(run_dir)
     if training.init != "scratch":
@@ -153,7 +158,20 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
         facts["architecture"] = f"found by a search ({source.choice}); budget: {_budget(config.search, source.choice)}"
     else:
         facts["architecture"] = f"given: {Path(choice).name}"
-    return facts
+    return facts | _origin(config, run_dir)
+
+
+def _origin(config: Config, run_dir: RunDir) -> Facts:
+    """Return where the weights of a subnet of a pretrained network come from, and what it kept."""
+    folder = (source_run(config) or run_dir).pretrained
+    inherited = config.retrain.init == "supernet" and (folder / "spec.json").is_file()
+    return origin_facts(folder, read_spec(run_dir.retrain_spec)) if inherited else {}
+
+
+def _license(config: Config, facts: Facts) -> str:
+    """Return the license: of weights from elsewhere, theirs, unless ``export.license`` is set."""
+    usual = config.export.license == Export().license
+    return str(facts.get("origin, license", config.export.license)) if usual else config.export.license
 
 
 def _budget(search: Search, choice: str) -> str:

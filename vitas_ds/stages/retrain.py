@@ -30,6 +30,7 @@ from vitas_ds.search.results import select
 from vitas_ds.search.selector import ALL_BUDGETS, find_source
 from vitas_ds.stages.common import training_images
 from vitas_ds.stages.held_out import held_out_images, with_accuracy
+from vitas_ds.stages.inherit import keep_initial_weights
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.inputs import (
     check_inputs,
@@ -107,6 +108,11 @@ def _run(config: Config, ranks: Ranks) -> None:
         return
     all_images = training_images(config)
     images, held_out = held_out_images(config, all_images)
+    if not config.retrain.epochs:
+        open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)
+        comm.from_main(lambda: _check(config, run_dir, all_images, locked=True))
+        keep_initial_weights(config, run_dir, ranks, spec, images)
+        return
     check_batch_size(images, config.retrain.batch_size, "retrain")
     task = make_task(config, run_dir, ranks, spec, images)
     open_run(config, ranks.is_main, stage="retrain", world_size=ranks.world_size)

@@ -1,0 +1,135 @@
+"""``vitas elastic``: run all stages from a pretrained network to exported networks for several budgets.
+
+Every stage is a process of its own, as if the user had started it, and may have a launcher. Finished stages return at
+once, so starting the command again resumes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from vitas_ds.config import Config
+from vitas_ds.distributed import launcher
+from vitas_ds.errors import Preempted, UserError
+from vitas_ds.errors.exits import STATUS
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import RunDir, read_summary, run_of
+from vitas_ds.search.feasible.several import feasible_sets
+from vitas_ds.stages.network_words import network_words
+
+SHORT = {"model": "supernet.init", "weights": "supernet.weights"}  # words of this command, and the settings they set
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage to run: its name, recipe or run folder, and settings. ``launched``: it may have several ranks."""
+
+    stage: str
+    recipe: str
+    words: tuple[str, ...] = ()
+    launched: bool = True
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vitas elastic RECIPE [model=...] [weights=FILE] [section.key=value ...] [--launcher TEXT] [--direct]``."""
+    if launcher.read().world_size > 1:
+        raise UserError("elastic starts the stages itself; give it the launcher: --launcher 'deepspeed --module'")
+    words = long_words(args.overrides)
+    words += network_words(args.recipe, words)
+    config = load(args.recipe, words)
+    check(config)
+    steps = plan(config, args.recipe, words, args.direct)
+    for number, step in enumerate(steps, 1):
+        print(f"elastic: step {number} of {len(steps)}: {step.stage} {step.recipe}", flush=True)
+        status = _start(step, args.launcher)
+        if status:
+            print(
+                f"elastic: step {number} of {len(steps)}, {step.stage}, ended with exit status {status}; start the "
+                "same command again to continue there", file=sys.stderr,
+            )  # fmt: skip
+            return status
+    for line in results(run_of(config), config):
+        print(line)
+    return 0
+
+
+def long_words(words: list[str]) -> list[str]:
+    """Return settings with their full names: ``model`` and ``weights`` belong to the supernet."""
+    pairs = (word.partition("=") for word in words)
+    return [f"{SHORT.get(name, name)}={value}" for name, _, value in pairs]
+
+
+def check(config: Config) -> None:
+    """Check what the stages would only find one after the other.
+
+    Raises:
+        UserError: There is no pretrained network or no budget, or a budget is out of the range of the space.
+    """
+    if not config.space.elastic.on:
+        raise UserError("space.elastic: the recipe has no space of a pretrained network; use one of the recipes elastic_*")
+    if config.supernet.init == "scratch":
+        raise UserError("supernet.init: scratch: no pretrained network; set model=DIR, or model=timm:NAME weights=FILE")
+    if not config.search.budgets:
+        raise UserError("search.budgets: empty; give one or more, such as 'search.budgets=[2.4G, 3.2G]'")
+    feasible_sets(config.space, config.search)
+
+
+def plan(config: Config, recipe: str, words: list[str], direct: bool) -> list[Step]:
+    """Return the stages in order: supernet, search, then training, evaluation and export of every network."""
+    trained = ["retrain.spec=search:budgets", "retrain.init=supernet", *(["retrain.epochs=0"] if direct else [])]
+    steps = [
+        Step("train-supernet", recipe, tuple(words)),
+        Step("search", recipe, tuple(words)),
+        Step("retrain", recipe, (*words, *trained)),
+    ]
+    for network in network_runs(config):
+        folder = str(network.path)
+        steps += [Step("evaluate", folder)] if config.data.val or config.data.synthetic else []
+        steps.append(Step("export", folder, launched=False))
+    return [*steps, Step("report", str(run_of(config).path), launched=False)]
+
+
+def network_runs(config: Config) -> list[RunDir]:
+    """Return the run of the network of each budget, named as ``retrain`` does."""
+    run, count = run_of(config), len(config.search.budgets)
+    return [run] if count == 1 else [RunDir(run.path.with_name(f"{run.name}-budget{i}")) for i in range(count)]
+
+
+def _start(step: Step, launch: str | None) -> int:
+    """Run a stage and return its exit status. A request to stop is passed on to it."""
+    prefix = shlex.split(launch) if launch and step.launched else [sys.executable, "-m"]
+    try:
+        process = subprocess.Popen([*prefix, "vitas_ds", step.stage, step.recipe, *step.words])
+    except OSError as error:
+        raise UserError(f"--launcher {launch}: {prefix[0]} does not start ({error.strerror})") from None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return STATUS[Preempted] if status in (-signal.SIGTERM, -signal.SIGINT) else 128 - status if status < 0 else status
+
+
+def results(run: RunDir, config: Config) -> Iterator[str]:
+    """Yield a line per network: budget, cost, scores and folder."""
+    found = read_summary(run).get("search", {}).get("budgets") or []
+    for row, network in zip(found, network_runs(config), strict=False):
+        top1 = read_summary(network).get("evaluate", {}).get("top1")
+        accuracy = "not evaluated (data.val is empty)" if top1 is None else f"top-1 {top1:.2%}"
+        yield (
+            f"elastic: {row['budget']}: {row['macs']:,} MACs, {row['params']:,} parameters, search score "
+            f"{row['score']:.2%}, {accuracy}; {Path(network.export)}"
+        )
