@@ -45,6 +45,7 @@ QUICK = {
     "growth": ["--nets", "4", "--batch", "2", "--rounds", "1", "--batches", "1", "2"],
     "rates": ["--rounds", "1", "--steps", "10"],
     "start": ["--rounds", "1"],
+    "report": ["--candidates", "100", "--records", "10000"],
     "scale": [],
 }  # fmt: skip
 # A GPU needs larger batches: small ones only measure the launches. The most important ones come first.

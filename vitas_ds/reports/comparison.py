@@ -8,8 +8,9 @@ from typing import Any
 
 from vitas_ds.config import Config, Search, format_value
 from vitas_ds.reports import nets, page
+from vitas_ds.reports.candidates import read_candidates
 from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, read_starts
-from vitas_ds.reports.search_section import MACS, SCORE, SEEN, front_of, own_candidates, scatter, values_of
+from vitas_ds.reports.search_section import MACS, SCORE, SEEN, VOLUME, limits, scatter, values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.compatibility import PLACE, leaves
 from vitas_ds.run.metrics import clock
@@ -54,6 +55,7 @@ def results(runs: Runs) -> list[tuple[str, ...]]:
     numbers = [
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
         ("search score of the best candidate", "search.best.score", "{:.2%}".format),
+        ("its standard error", "search.best.stderr", "{:.2%}".format), ("its latency", "search.best.latency", _ms),
         ("its MACs", "search.best.macs", short), ("its parameters", "search.best.params", short),
         ("accuracy of the best finalist", "search.finalists.accuracy", "{:.2%}".format),
         ("candidates scored", "search.scored", "{:,}".format),
@@ -70,6 +72,10 @@ def results(runs: Runs) -> list[tuple[str, ...]]:
         if any(value is not None for value in values):
             rows.append((label, *("" if value is None else text(value) for value in values)))
     return rows
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.4g} ms"
 
 
 def differences(*configs: Config) -> list[tuple[str, ...]]:
@@ -99,21 +105,26 @@ def _training_charts(metrics: Sequence[Rows], names: Sequence[str], stage: str) 
         chart("Training loss", _lines(metrics, names, stage, "loss"), STEP, Axis("loss")),
         chart("Learning rate", _lines(metrics, names, stage, "lr"), STEP, Axis("learning rate")),
         chart("Images per second", _lines(metrics, names, stage, "images_per_s"), STEP, IMAGES),
-        chart("Gradient norm", _lines(metrics, names, stage, "grad_norm"), STEP, Axis("norm")),
+        chart("Gradient norm", _lines(metrics, names, stage, "grad_norm"), STEP, Axis("gradient norm")),
     ]
 
 
 def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) -> list[str]:
+    candidates = [read_candidates(run, read_config(run)) for run in runs]
     fronts = [
-        scatter(f"front of {name}", front_of(run, own_candidates(run)), color, line=True)
-        for run, name, color in zip(runs, names, COLORS, strict=False)
-        if run.best.exists()
+        scatter(f"front of {name}", found.front, color, line=True)
+        for found, name, color in zip(candidates, names, COLORS, strict=False)
+    ]
+    budgets = [
+        limit
+        for run, found, color in zip(runs, candidates, COLORS, strict=False)
+        for limit in limits(read_config(run).search, "macs", found.front, color)
     ]
     volumes = _lines(metrics, names, "search", "hypervolume", dots=True) if _same_objectives(runs) else []
     return [
-        chart("Fronts", fronts, MACS, SCORE),
+        chart("Fronts, with standard errors; dashed: budgets", fronts, MACS, SCORE, budgets),
         chart("Best score so far", _lines(metrics, names, "search", "best", dots=True), SEEN, SCORE),
-        chart("Hypervolume", volumes, SEEN, Axis("hypervolume")),
+        chart("Hypervolume", volumes, SEEN, VOLUME),
     ]
 
 

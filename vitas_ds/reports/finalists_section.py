@@ -41,7 +41,7 @@ def curves_chart(curves: list[list[Row]]) -> str:
         "dropped out", [row["step"] for row in dropped], [row["accuracy"] for row in dropped], 2, line=False, dots=True,
         tips=[f"{_tip(row)}, dropped out" for row in dropped],
     )  # fmt: skip
-    return chart("Accuracy of the finalists", [*lines[1:], *lines[:1], marks], Axis("step"), ACCURACY)
+    return chart("Accuracy of the finalists", [*lines[1:], *lines[:1], marks], Axis("step", whole=True), ACCURACY)
 
 
 def cost(run: RunDir) -> str:

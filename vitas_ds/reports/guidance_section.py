@@ -28,7 +28,7 @@ def accuracy_chart(run: RunDir, metrics: Rows) -> str:
         named = named or name not in COLORS
         series.append(_curve(metrics, name, title, spec_from_dict(spec)))
     images = f" on {saved['images']:,} search images" if saved else ""
-    return chart(f"Accuracy of subnets{images}", series, Axis("step"), ACCURACY)
+    return chart(f"Accuracy of subnets{images}", series, Axis("step", whole=True), ACCURACY)
 
 
 def _curve(metrics: Rows, name: str, title: str, spec: SubnetSpec) -> Series:

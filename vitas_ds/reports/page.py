@@ -13,4 +13,5 @@ def render(template: str, **values: Any) -> str:
         loader=PackageLoader("vitas_ds.reports"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template(template).render(values)

@@ -8,9 +8,10 @@ from typing import Any
 from vitas_ds.config import RANDOM_IMAGES, Config, Data
 from vitas_ds.data.resized import describe
 from vitas_ds.errors import UserError
-from vitas_ds.reports import finalists_section, guidance_section, nets, page, search_section
+from vitas_ds.reports import cost_section, finalists_section, guidance_section, ledger_table, nets, page, search_section
+from vitas_ds.reports.candidates import read_candidates
 from vitas_ds.reports.images import input_images
-from vitas_ds.reports.search_section import values_of
+from vitas_ds.reports.search_section import values_of, with_error
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.metrics import clock
@@ -19,13 +20,15 @@ from vitas_ds.run.thinned_metrics import read_thinned_metrics
 from vitas_ds.search.latency.facts import describe_row
 
 Rows = list[dict[str, Any]]
-STEP, IMAGES, SHARE = Axis("step"), Axis("images/s"), Axis("share of the time", percent=True)
+STEP, IMAGES, SHARE = Axis("step", whole=True), Axis("images/s"), Axis("share of the time", percent=True)
 MAX_POINTS = 300  # of a scatter plot
 
 
 def render(run: RunDir) -> str:
     """Return the page as text; sections without data are omitted."""
     config, starts, metrics = read_config(run), read_starts(run), read_thinned_metrics(run)
+    candidates = read_candidates(run, config)
+    networks = nets.compared_networks(run, config, candidates)
     return page.render(
         "run.html.j2",
         title=run.name,
@@ -33,13 +36,16 @@ def render(run: RunDir) -> str:
         headline_numbers=headline_numbers(run),
         results=headlines(run),
         supernet=[*training_charts(metrics, "train-supernet"), guidance_section.accuracy_chart(run, metrics)],
-        search=search_section.section(run, config, metrics),
+        search=search_section.section(run, config, metrics, candidates),
         check=[guidance_section.check_chart(run)],
+        ledger=ledger_table.section(run, config.search, candidates),
         notes=guidance_section.notes(run),
         finalists=finalists_section.section(run, config),
-        nets=nets.section(nets.compared_networks(run), config),
+        nets=nets.section(networks, config),
+        baseline_command=nets.training_command(run, networks),
         retraining=training_charts(metrics, "retrain"),
         operators=[row for stage in (run.supernet, run.retrain) for row in _operators(stage)],
+        cost=cost_section.section(run, config, metrics, starts, candidates),
         images=input_images(run),
         commands=commands(starts),
         versions=versions(starts),
@@ -93,7 +99,8 @@ def _trained(numbers: dict[str, Any]) -> str:
 
 def _searched(numbers: dict[str, Any]) -> str:
     best = numbers["best"]
-    text = f"{numbers['scored']:,} candidates scored, best {best['score']:.1%} with {short(best['macs'])} MACs"
+    score = with_error(best["score"], best.get("stderr"))
+    text = f"{numbers['scored']:,} candidates scored, best {score} with {short(best['macs'])} MACs"
     trained = best.get("finalist")
     text += f", accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else ""
     latencies = describe_row(best, numbers["latency"]) if "latency" in numbers else {}
@@ -137,12 +144,16 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
         values += [(f"{name[:3]}-{name[3:]} on val", f"{summary['evaluate'][name]:.2%}") for name in ("top1", "top5")]
     if "search" in summary:
         best = summary["search"]["best"]
-        values += [("MACs of the best candidate", short(best["macs"])), ("its search score", f"{best['score']:.1%}")]
+        values += [("MACs of the best candidate", short(best["macs"])), (_score_name(best), f"{best['score']:.1%}")]
         values.append(("candidates scored", f"{summary['search']['scored']:,}"))
         if "latency" in best:
             values.append(("its latency", f"{best['latency'] * 1e3:.4g} ms"))
     seconds = sum(summary.get(stage, {}).get("seconds", 0) for stage in ("train-supernet", "retrain"))
     return [*values, ("training time", clock(seconds))] if seconds else values
+
+
+def _score_name(best: dict[str, Any]) -> str:
+    return "its search score" + ("" if best.get("stderr") is None else f", ± {best['stderr']:.1%}")
 
 
 def training_charts(metrics: Rows, stage: str) -> list[str]:
@@ -155,8 +166,8 @@ def training_charts(metrics: Rows, stage: str) -> list[str]:
         chart("Training loss", line("loss", "loss"), STEP, Axis("loss")),
         chart("Top-1 accuracy on held-out images", line("top1", "top-1", 2), STEP, Axis("top-1", percent=True)),
         chart("Learning rate", line("lr", "learning rate"), STEP, Axis("learning rate")),
-        chart("Gradient norm", line("grad_norm", "norm"), STEP, Axis("norm")),
-        chart("MACs of the subnets trained", _scatter(metrics, stage, "net_macs"), STEP, Axis("MACs")),
+        chart("Gradient norm", line("grad_norm", "norm"), STEP, Axis("gradient norm")),
+        chart("MACs of the subnets trained", _scatter(metrics, stage, "net_macs"), STEP, Axis("MACs per image")),
         chart("Images per second", line("images_per_s", "images/s", 3), STEP, IMAGES),
         chart("Time spent waiting for data", line("data_wait", "waiting", 2), STEP, SHARE),
     ]

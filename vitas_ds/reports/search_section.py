@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitas_ds.arch.spec import spec_from_dict
-from vitas_ds.config import Config
-from vitas_ds.reports.svg import Axis, Series, bars, chart, short
+from vitas_ds.config import Config, Search
+from vitas_ds.reports.candidates import Candidates
+from vitas_ds.reports.svg import Axis, Limit, Series, bars, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.search.feasible.budget import PS_PER_SECOND
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger_reader import read_ledger
-from vitas_ds.search.survivors import survivor_shares
 
 Rows = list[dict[str, Any]]
-SEEN, SCORE, MACS = Axis("candidates seen"), Axis("score", percent=True), Axis("MACs")
+SEEN, SCORE = Axis("candidates seen", whole=True), Axis("score on the search images", percent=True)
+VOLUME = Axis("share of the box of scores and costs")
+MACS = Axis("MACs per image")
+AXES = {
+    "macs": MACS, "vitas_flops": Axis("ViTAS FLOPs per image"), "params": Axis("parameters"),
+    "activations": Axis("activation memory of an image [bytes]"), "latency": Axis("latency of a batch [ms]"),
+}  # fmt: skip
+Budget = dict[str, tuple[float, float]]
+"""Smallest and largest value of each limited cost, in the units of ``AXES``."""
+PS_PER_MS = PS_PER_SECOND / 1000
+MEASURED = 5  # color
+NEAR = 1.5  # a limit farther from all candidates would shrink them
 
 
-def section(run: RunDir, config: Config, metrics: Rows) -> dict[str, Any]:
+def section(run: RunDir, config: Config, metrics: Rows, candidates: Candidates) -> dict[str, Any]:
     """Return the charts, the marginals and the rows of the baselines for the template."""
+    costs = [candidates_chart(candidates, config.search, name) for name in shown_costs(config.search)]
     return {
-        "charts": [candidates_chart(run, config), progress_chart(metrics), hypervolume_chart(metrics)],
-        "marginals": marginals(run, config),
-        "baselines": baselines(run),
+        "charts": [*costs, progress_chart(metrics), hypervolume_chart(metrics)],
+        "marginals": marginals(candidates),
+        "baselines": baselines(run, candidates),
         "budgets": budgets(run),
     }
 
@@ -39,7 +50,7 @@ def progress_chart(metrics: Rows) -> str:
     series: list[Series] = []
     for index in sorted({row.get("budget", 0) for row in rows}):
         own, first = [row for row in rows if row.get("budget", 0) == index], not series
-        for name, key, color in (("best so far", "best", 1), ("mean of the generation", "mean", 2)):
+        for name, key, color in (("best so far", "best", 1), ("mean of the generation", "mean", 4)):
             x, y = values_of(own, "search", key)
             series.append(Series(name if first else "", x, y, color, dots=True))
     return chart("Search progress", series, SEEN, SCORE)
@@ -47,77 +58,109 @@ def progress_chart(metrics: Rows) -> str:
 
 def hypervolume_chart(metrics: Rows) -> str:
     """Draw the hypervolume dominated by the front."""
-    series = [Series("hypervolume", *values_of(metrics, "search", "hypervolume"), 3, dots=True)]
-    return chart("Hypervolume of the front", series, SEEN, Axis("hypervolume"))
+    series = [Series("hypervolume", *values_of(metrics, "search", "hypervolume"), 2, dots=True)]
+    return chart("Hypervolume of the front", series, SEEN, VOLUME)
 
 
-def own_candidates(run: RunDir) -> list[Candidate]:
-    """Return the candidates of the search itself, without their scores on all search images at the end."""
-    images = read_json(run.best, {})["searched_on"]
-    return [candidate for candidate in read_ledger(run.ledger) if candidate.images == images]
+def shown_costs(search: Search) -> list[str]:
+    """Return the costs to draw the candidates over: MACs, those with a budget, and the objectives."""
+    named = {"macs", *search.objectives}.union(*budgets_of(search))
+    return [name for name in AXES if name in named]
 
 
-def front_of(run: RunDir, candidates: list[Candidate]) -> list[Candidate]:
-    """Return the candidates on the front, cheapest first."""
-    front = [spec_from_dict(row["spec"]) for row in read_json(run.pareto, [])]
-    return sorted((c for c in candidates if c.spec in front), key=lambda c: c.costs["macs"])
+def budgets_of(search: Search) -> list[Budget]:
+    """Return the budget of a search, or each of its ``budgets``."""
+    return [_budget_of(one) for one in search.each_budget()]
 
 
-def candidates_chart(run: RunDir, config: Config) -> str:
-    """Draw the score of every candidate over its MACs; mark the front, the best candidate, and the budget."""
-    if not run.best.exists():
-        return ""
-    candidates = own_candidates(run)
-    first = min((c.generation for c in candidates), default=1)
-    best = spec_from_dict(read_json(run.best, {})["spec"])
+def _budget_of(search: Search) -> Budget:
+    found = {name: pair for name, pair in search.budget.items() if name in AXES}
+    if search.seconds is not None:
+        found["latency"] = 1e3 * search.seconds[0], 1e3 * search.seconds[1]
+    return found
+
+
+def candidates_chart(candidates: Candidates, search: Search, cost: str = "macs") -> str:
+    """Draw the scores over a cost; mark the front, the chosen candidate, and the budget."""
+    found, first = [c for c in candidates.sample if cost in c.costs], candidates.first
+    is_front = (search.objectives or ("macs",))[0] == cost
     series = [
-        scatter("first generation", [c for c in candidates if c.generation == first], 4),
-        scatter("later generations", [c for c in candidates if c.generation > first], 1),
-        scatter("front", front_of(run, candidates), 2, line=True),
-        scatter("chosen", [c for c in candidates if c.spec == best], 3, ring=True),
-        *budget_lines(config, candidates),
+        scatter("first generation", [c for c in found if c.generation == first], 4, cost=cost),
+        scatter("later generations", [c for c in found if c.generation > first], 1, cost=cost),
+        *([measured_latencies(candidates)] if cost == "latency" else []),
+        scatter("front", candidates.front, 2, line=is_front, cost=cost),
+        scatter("chosen", candidates.chosen, 3, ring=True, cost=cost),
     ]
-    return chart("Every scored candidate", series, MACS, Axis("score on the search images", percent=True))
+    what = "Every scored candidate"
+    if len(candidates.sample) < candidates.count:
+        what = f"{len(candidates.sample):,} of {candidates.count:,} scored candidates, and the front"
+    return chart(what, series, AXES[cost], SCORE, limits(search, cost, candidates.shown))
 
 
-def budget_lines(config: Config, candidates: list[Candidate]) -> list[Series]:
-    """Return a vertical line at each limit of ``search.macs`` that is near the candidates."""
-    macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
-    low, high = min(macs) / 1.5, max(macs) * 1.5
-    pairs = [one.macs or () for one in config.search.each_budget()]
-    limits = [limit for pair in pairs for limit in pair if low <= limit <= high]
-    names = ["budget", *[""] * len(limits)]  # one entry in the legend
-    ends = [min(scores), max(scores)]
-    return [
-        Series(name, [limit, limit], ends, 6, tips=[f"budget: {short(limit)} MACs"] * 2)
-        for name, limit in zip(names, limits, strict=False)
-    ]
+def limits(search: Search, cost: str, candidates: list[Candidate], color: int = 6) -> list[Limit]:
+    """Return the ends of the budget of a cost that are near the candidates."""
+    values = [value_of(c, cost) for c in candidates if cost in c.costs]
+    ends = sorted({end for budget in budgets_of(search) for end in budget.get(cost, ())})
+    near = [end for end in ends if values and min(values) / NEAR <= end <= max(values) * NEAR]
+    unit = " ms" if cost == "latency" else f" {AXES[cost].name.partition(' per')[0]}"
+    return [Limit(end, f"budget: {short(end)}{unit}", color, "budget" * (i == 0)) for i, end in enumerate(near)]
 
 
-def scatter(name: str, candidates: list[Candidate], color: int, line: bool = False, ring: bool = False) -> Series:
-    """Return scores over MACs; the tooltip of a point describes the candidate."""
-    tips = [
-        f"{c.value:.1%}{_error(c)}, {short(c.costs['macs'])} MACs, {short(c.costs['params'])} parameters, "
-        f"{c.spec.depth} layers, embedding {c.spec.embed_dim}, patch {c.spec.patch_size}, generation {c.generation}"
-        for c in candidates
-    ]
-    macs, scores = [c.costs["macs"] for c in candidates], [c.value for c in candidates]
-    return Series(name, macs, scores, color, line, dots=True, tips=tips, ring=ring)
+def value_of(candidate: Candidate, cost: str) -> float:
+    """Return a cost in the unit of its axis."""
+    return candidate.costs[cost] / PS_PER_MS if cost == "latency" else candidate.costs[cost]
 
 
-def _error(candidate: Candidate) -> str:
-    """Return the standard error of a score, if it is known."""
-    return "" if candidate.stderr is None else f" ± {candidate.stderr:.1%}"
+def measured_latencies(candidates: Candidates) -> Series:
+    """Return the scores over the measured latencies, in ms; other points have the predicted ones."""
+    found = [(c, candidates.measured[c.spec]) for c in _unique(candidates) if c.spec in candidates.measured]
+    points = [(1e3 * row["latency"], c.value, tip(c, f"measured {1e3 * row['latency']:.4g} ms")) for c, row in found]
+    xs, ys, tips = zip(*points, strict=True) if points else ((), (), ())
+    return Series("measured", xs, ys, MEASURED, line=False, dots=True, tips=tips)
 
 
-def marginals(run: RunDir, config: Config) -> list[str]:
+def _unique(candidates: Candidates) -> list[Candidate]:
+    return list({c.spec: c for c in (*candidates.front, *candidates.best)}.values())
+
+
+def scatter(
+    name: str, candidates: list[Candidate], color: int, line: bool = False, ring: bool = False, cost: str = "macs"
+) -> Series:
+    """Return scores over a cost; the tooltip of a point describes the candidate. A line has standard errors."""
+    shown = [c for c in candidates if cost in c.costs]
+    errors = [c.stderr for c in shown] if line else None
+    xs, ys = [value_of(c, cost) for c in shown], [c.value for c in shown]
+    return Series(name, xs, ys, color, line, dots=True, tips=[tip(c) for c in shown], ring=ring, errors=errors)
+
+
+def tip(candidate: Candidate, *more: str) -> str:
+    """Describe a candidate."""
+    c = candidate
+    latency = [f"predicted {value_of(c, 'latency'):.4g} ms"] if "latency" in c.costs and not more else []
+    parts = [
+        with_error(c.value, c.stderr), f"{short(c.costs['macs'])} MACs", f"{short(c.costs['params'])} parameters",
+        *latency, *more, f"{c.spec.depth} layers", f"embedding {c.spec.embed_dim}", f"patch {c.spec.patch_size}",
+        f"generation {c.generation}",
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
+def with_error(value: float, stderr: float | None) -> str:
+    """Format a score with its standard error, if it is known."""
+    return f"{value:.1%}" + ("" if stderr is None else f" ± {stderr:.1%}")
+
+
+def marginals(candidates: Candidates) -> list[str]:
     """Draw for each choice of the space the share of its values, in the first generation and at the end."""
-    if not run.best.exists():
+    if not candidates.count:
         return []
-    shares = survivor_shares(config.space, own_candidates(run), config.search.population)
     return [
-        bars(name[0].upper() + name[1:], values, [("first generation", share[0], 4), ("best at the end", share[-1], 1)])
-        for name, (values, share) in shares.items()
+        bars(
+            name[0].upper() + name[1:],
+            values,
+            [("first generation", first.tolist(), 4), ("best at the end", last.tolist(), 1)],
+        )
+        for name, (values, first, last) in candidates.shares.items()
         if len(values) > 1
     ]
 
@@ -136,15 +179,19 @@ def budgets(run: RunDir) -> list[tuple[str, ...]]:
     return rows
 
 
-def baselines(run: RunDir) -> list[tuple[str, ...]]:
+def baselines(run: RunDir, candidates: Candidates) -> list[tuple[str, ...]]:
     """Return the search and its baselines (random search, uniform sampling) as rows; empty if there are none."""
     if not run.baselines.exists() or not run.best.exists():
         return []
     best = read_json(run.best, {})
-    rows = [("this search", len(own_candidates(run)), best["search_score"], best)]
+    rows = [("this search", candidates.count, best["search_score"], best)]
     found = read_json(run.baselines, {})
     rows += [(name, row["scored"], row["best"]["score"], row["best"]) for name, row in found.items()]
     return [
-        (name, f"{scored:,}", f"{score:.2%}", short(best["macs"]), short(best["params"]))
+        (name, f"{scored:,}", f"{score:.2%}" + _plus(best), short(best["macs"]), short(best["params"]))
         for name, scored, score, best in rows
     ]
+
+
+def _plus(row: dict[str, Any]) -> str:
+    return "" if row.get("stderr") is None else f" ± {row['stderr']:.2%}"

@@ -1,4 +1,4 @@
-"""Draw charts as inline SVG: lines, scatter plots, bars, and networks layer by layer.
+"""Draw charts as inline SVG: lines, scatter plots and bars. ``net_drawing.py`` draws networks.
 
 Colors and fonts come from the CSS of the page. Marks carry a tooltip in ``data-tip``, which the script of the page
 shows near the pointer; without the script the charts are complete.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
-from vitas_ds.arch.spec import SubnetSpec
-
 WIDTH, HEIGHT = 520, 270
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 12, 40
 MAX_POINTS = 400  # per line; more cannot be distinguished
+MANY = 300  # smaller dots in scatter plots of more
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Series:
         dots: Mark every point.
         tips: Tooltips; None for the default ones.
         ring: Draw one large open circle around each point.
+        errors: Standard error of each vertical value, drawn as a bar; None where it is unknown.
     """
 
     name: str
@@ -41,14 +41,33 @@ class Series:
     dots: bool = False
     tips: Sequence[str] | None = None
     ring: bool = False
+    errors: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A vertical dashed line: one end of a budget.
+
+    Attributes:
+        value: Horizontal value.
+        tip: Tooltip.
+        color: Number of the CSS color.
+        name: Name in the legend; "" for none.
+    """
+
+    value: float
+    tip: str
+    color: int = 6
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Name of an axis and its number format: percent, or short with k, M or G."""
+    """Name of an axis and its number format: percent, or short with k, M or G; ``whole``: it counts things."""
 
     name: str
     percent: bool = False
+    whole: bool = False
 
     def text(self, value: float) -> str:
         """Return a value as a tick label."""
@@ -73,18 +92,20 @@ class Frame:
         return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
 
-def chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
+def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, limits: Sequence[Limit] = ()) -> str:
     """Return a figure with title, axes, points, and a legend if there are several series; empty without points."""
     series = [_thin(s) for s in series]
     series = [s for s in series if s.xs]
     if not series:
         return ""
-    frame = _frame(series)
-    body = _axes(frame, x, y) + "".join(_draw(s, frame, x, y) for s in series)
+    frame = _frame(series, limits, x.whole)
+    body = _axes(frame, x, y) + "".join(_draw_limit(limit, frame) for limit in limits)
+    body += "".join(_draw(s, frame, x, y) for s in series)
     svg = (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, True)}">{body}</svg>'
     )
-    return f"<figure><figcaption>{escape(title)}</figcaption>{_legend(series)}{svg}</figure>"
+    legend = _legend([*series, *(Series(limit.name, (), (), limit.color) for limit in limits)])
+    return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}</figure>"
 
 
 def _thin(s: Series) -> Series:
@@ -94,14 +115,17 @@ def _thin(s: Series) -> Series:
         step = -(-len(keep) // MAX_POINTS)
         keep = sorted({*keep[::step], keep[-1]})
     tips = None if s.tips is None else [s.tips[i] for i in keep]
-    xs, ys = [s.xs[i] for i in keep], [s.ys[i] for i in keep]
-    return Series(s.name, xs, ys, s.color, s.line, s.dots, tips, s.ring)
+    errors = None if s.errors is None else [s.errors[i] for i in keep]
+    return replace(s, xs=[s.xs[i] for i in keep], ys=[s.ys[i] for i in keep], tips=tips, errors=errors)
 
 
-def _frame(series: Sequence[Series]) -> Frame:
-    xs = [value for s in series for value in s.xs]
+def _frame(series: Sequence[Series], limits: Sequence[Limit], whole: bool) -> Frame:
+    xs = [value for s in series for value in s.xs] + [limit.value for limit in limits]
     ys = [value for s in series for value in s.ys]
-    return Frame(*_span(xs, 0.02), *_span(ys, 0.06))
+    for s in series:
+        ys += [y + sign * (e or 0.0) for y, e in zip(s.ys, s.errors or (), strict=False) for sign in (-1, 1)]
+    across = (xs[0] - 1, xs[0] + 1) if whole and len(set(xs)) == 1 else _span(xs, 0.02)
+    return Frame(*across, *_span(ys, 0.06))
 
 
 def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
@@ -110,39 +134,61 @@ def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
     return low - (pad if low != 0 else 0), high + pad
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round numbers within [low, high]."""
-    raw = (high - low) / count
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+    """Return about ``count`` round numbers, or ``whole`` numbers, within [low, high]."""
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999 and not (whole and m * power % 1))
     first = math.ceil(low / step)
     return [round(i * step, 12) for i in range(first, math.floor(high / step) + 1)]
 
 
 def _axes(frame: Frame, x: Axis, y: Axis) -> str:
     parts = []
-    for value in ticks(frame.y0, frame.y1):
+    for value in ticks(frame.y0, frame.y1, whole=y.whole):
         at = frame.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{y.text(value)}</text>')
-    for value in ticks(frame.x0, frame.x1):
+    for value in ticks(frame.x0, frame.x1, whole=x.whole):
         at = frame.x(value)
         parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x.text(value)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x.name)}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y.name)}</text>')
     return "".join(parts)
+
+
+def _draw_limit(limit: Limit, frame: Frame) -> str:
+    """Draw the line, and two invisible marks for its tooltip."""
+    x, tip = frame.x(limit.value), escape(limit.tip, True)
+    line = f'<line class="limit c{limit.color}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+    marks = (
+        f'<circle class="hidden c{limit.color}" cx="{x:.1f}" cy="{y}" r="4" data-tip="{tip}"/>'
+        for y in (TOP, HEIGHT - BOTTOM)
+    )
+    return line + "".join(marks)
+
+
+def _draw_errors(s: Series, frame: Frame) -> str:
+    bars = (
+        f"M{frame.x(a):.1f} {frame.y(b - e):.1f}V{frame.y(b + e):.1f}"
+        for a, b, e in zip(s.xs, s.ys, s.errors or (), strict=False) if e
+    )  # fmt: skip
+    path = "".join(bars)
+    return f'<path class="error c{s.color}" d="{path}"/>' if path else ""
 
 
 def _draw(s: Series, frame: Frame, x: Axis, y: Axis) -> str:
     points = [(frame.x(a), frame.y(b)) for a, b in zip(s.xs, s.ys, strict=True)]
     tips = s.tips or [f"{s.name} {y.text(b)}, {x.name} {x.text(a)}" for a, b in zip(s.xs, s.ys, strict=True)]
-    parts = []
+    parts = [_draw_errors(s, frame)]
     if s.line:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         parts.append(f'<polyline class="line c{s.color}" points="{path}"/>')
     kind = "ring" if s.ring else "dot" if s.dots or len(points) == 1 else "hidden"
-    radius = 8 if s.ring else 4
+    radius = 8 if s.ring else 4 if s.line or len(points) <= MANY else 2.5
     for (px, py), tip in zip(points, tips, strict=True):
         parts.append(
             f'<circle class="{kind} c{s.color}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}" '
@@ -167,6 +213,8 @@ def bars(title: str, values: Sequence[object], groups: Sequence[tuple[str, Seque
     bar = min(0.8 * slot / len(groups), 26)
     parts = [
         f'<text x="{left - 7}" y="{top + 9}" text-anchor="end">{most:.0%}</text>'
+        f'<text x="{left - 7}" y="{base}" text-anchor="end">0</text>'
+        f'<text transform="translate(12 {(top + base) / 2}) rotate(-90)" text-anchor="middle">share</text>'
         f'<line class="axis" x1="{left}" x2="{width - 4}" y1="{base}" y2="{base}"/>'
     ]
     every = -(-len(values) // 8)  # at most eight labels fit
@@ -190,48 +238,7 @@ def short(value: float) -> str:
     """Return a number with three significant digits: 1.3G, 42k, 0.05, 2e-04."""
     if value == 0:
         return "0"
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.0e}"
-
-
-def net(title: str, spec: SubnetSpec, qkv_dim: int, mlp_dim: int) -> str:
-    """Draw a network from input to output, one row per layer, with q/k/v and MLP widths to scale.
-
-    Args:
-        title: Caption of the figure.
-        spec: The network.
-        qkv_dim: Width of a full q/k/v bar.
-        mlp_dim: Width of a full MLP bar.
-    """
-    row, top, bar = 24, 44, 190
-    height = top + row * len(spec.active) + 30
-    head = (
-        f'<text x="8" y="16">patches of {spec.patch_size} px, {spec.num_patches} of them, '
-        f"embedding {spec.embed_dim}</text>"
-        f'<text x="96" y="36">q, k, v (heads)</text><text x="{106 + bar}" y="36">MLP</text>'
-    )
-    rows = []
-    for i, layer in enumerate(spec.active):
-        y = top + row * i
-        tip = f"layer {i + 1}: {layer.num_heads} heads of {layer.head_dim}, q/k/v {layer.qkv_dim}, MLP {layer.mlp_dim}"
-        rows.append(
-            f'<g data-tip="{escape(tip, True)}"><text x="8" y="{y + 15}">layer {i + 1}</text>'
-            f"{_width_bar(96, y, bar, layer.qkv_dim / qkv_dim, f'{layer.qkv_dim} ({layer.num_heads})', 1)}"
-            f"{_width_bar(106 + bar, y, bar, layer.mlp_dim / mlp_dim, str(layer.mlp_dim), 2)}</g>"
-        )
-    foot = f'<text x="8" y="{height - 10}">class token, {spec.num_classes} classes</text>'
-    svg = (
-        f'<svg class="net" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, True)}">'
-        f"{head}{''.join(rows)}{foot}</svg>"
-    )
-    return f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>"
-
-
-def _width_bar(x: int, y: int, length: int, share: float, text: str, color: int) -> str:
-    return (
-        f'<rect class="room" x="{x}" y="{y}" width="{length}" height="18"/>'
-        f'<rect class="bar c{color}" x="{x}" y="{y}" width="{length * share:.1f}" height="18"/>'
-        f'<text class="on" x="{x + 5}" y="{y + 14}">{text}</text>'
-    )

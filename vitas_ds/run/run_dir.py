@@ -41,7 +41,7 @@ runs/NAME/
   evaluation_images.png       first validation batch
   export.json                 numbers of the stage export
   export/                     model.safetensors, spec.json, preprocess.json, README.md, ...
-  report/                     index.html and comparisons, readable offline
+  report/                     index.html and comparisons, readable offline; hand_scaled.json
   old/N/                      results that --redo moved aside (aside.py), a run of its own
 """
 

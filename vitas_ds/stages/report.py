@@ -13,9 +13,9 @@ from vitas_ds.distributed import launcher
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
-from vitas_ds.reports import comparison, run_page
+from vitas_ds.reports import comparison, nets, run_page
 from vitas_ds.run.files import write_text
-from vitas_ds.run.run_dir import complete_summary, run_of
+from vitas_ds.run.run_dir import complete_summary, read_config, run_of
 
 
 def run(config: Config, to_wandb: bool = False) -> None:
@@ -34,6 +34,7 @@ def run(config: Config, to_wandb: bool = False) -> None:
     complete_summary(run_dir)
     with as_written():
         write_text(run_dir.report, run_page.render(run_dir))
+        nets.write_baseline(run_dir, read_config(run_dir))
         print_columns([*run_page.headlines(run_dir), ("report", "", str(run_dir.report))])
     if to_wandb:
         from vitas_ds.reports.wandb_upload import send

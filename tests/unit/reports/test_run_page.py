@@ -18,15 +18,15 @@ from vitas_ds.arch import cost
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.reports import comparison, nets, run_page, search_section
-from vitas_ds.reports.svg import Axis, Series, chart, short, ticks
+from vitas_ds.reports import comparison, nets, run_page
+from vitas_ds.reports.candidates import Candidates
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
 from vitas_ds.search.results import write_baselines
 from vitas_ds.stages import report
 
-VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline"}
+VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline", "path"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -91,7 +91,8 @@ def test_page_shows_the_numbers(run, config):
     assert sum("parameters" in tip for tip in tips) == 12 + 1 + 1  # every candidate, the front, the chosen one
     layers = [a["data-tip"] for tag, a in page.elements if tag == "g"]
     layers = [tip for tip in layers if tip.startswith("layer")]
-    assert len(layers) == best.spec.depth
+    (by_hand,) = nets.baseline(config, best.spec, Candidates())
+    assert len(layers) == best.spec.depth + by_hand.spec.depth
     assert layers[0].startswith(f"layer 1: {best.spec.active[0].num_heads} heads")
 
 
@@ -141,7 +142,7 @@ def test_published_neighbors_have_similar_cost(config):
     large = config.model_copy(update={"space": SearchSpace(), "run": config.run.model_copy(update={"name": "large"})})
     run, best = search(large)
     text = run_page.render(run)
-    assert text.count('<svg class="net"') == 1 + 3 and text.count("deit-") == 3 and "% (paper)" in text
+    assert text.count('<svg class="net"') == 1 + 1 + 3 and text.count("deit-") == 3 and "% (paper)" in text
 
 
 def test_comparison_of_two_runs(run, config, tmp_path, capsys):
@@ -186,7 +187,7 @@ def test_page_omits_stages_that_have_not_run(config):
     run = train(config, "train-supernet", steps=3)
     page = Page(run_page.render(run))
     headings = re.findall(r"<h2>(.*?)</h2>", run_page.render(run))
-    assert headings == ["Results", "Supernet", "Reproduce"] and page.open == []
+    assert headings == ["Results", "Supernet", "Cost", "Reproduce"] and page.open == []
 
 
 def test_missing_run_is_an_error(config):
@@ -250,36 +251,9 @@ def test_versions_that_differ_are_listed_per_stage():
     ]  # fmt: skip
 
 
-def test_chart_draws_points_to_scale():
-    text = chart("t", [Series("s", [0, 5, 10], [1.0, 2.0, 3.0], dots=True)], Axis("x"), Axis("y"))
-    points = [(float(a), float(b)) for a, b in re.findall(r'<circle [^>]*cx="([\d.]+)" cy="([\d.]+)"', text)]
-    (x0, y0), (x1, y1), (x2, y2) = points
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
-    assert x0 < x1 and y0 > y1  # larger values are higher up
-
-
-@pytest.mark.parametrize("ys", [[], [None], [5.0], [0.0], [2.0, 2.0, 2.0], [-1e-9, 1e9]])
-def test_chart_of_edge_cases(ys):
-    text = chart("t", [Series("s", list(range(len(ys))), ys)], Axis("x"), Axis("y"))
-    assert ("<svg" in text) == any(y is not None for y in ys)
-    assert "nan" not in text and "inf" not in text
-
-
-def test_chart_thins_a_long_line_and_keeps_its_end():
-    ys = [float(i) for i in range(10_001)]
-    text = chart("t", [Series("s", ys, ys)], Axis("x"), Axis("y"))
-    assert 200 < text.count("<circle") <= 402 and "s 10k" in text
-
-
-def test_ticks_and_short():
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(0.912, 0.958) == pytest.approx([0.92, 0.93, 0.94, 0.95])
-    assert [short(x) for x in (0, 1.3e9, 42_000, 0.05, 2e-5, 170842)] == ["0", "1.3G", "42k", "0.05", "2e-05", "171k"]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-@pytest.mark.parametrize(("kind", "drawn"), [("one", 15 + 6 + 1), ("two", 4 + 3 + 2 + 4)])
+@pytest.mark.parametrize(("kind", "drawn"), [("one", 15 + 6 + 2), ("two", 4 + 3 + 2 + 4)])
 def test_page_in_a_browser(run, config, tmp_path, kind, drawn):
     """Charts have a size, a tooltip appears, the console has no error, and the page fits the width of a phone."""
     text = run_page.render(run)
@@ -306,13 +280,3 @@ def test_page_in_a_browser(run, config, tmp_path, kind, drawn):
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     page = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
     assert "parameters" in page["tooltip"] and page["least"] > 60 and page["count"] == drawn and page["overflow"] <= 0
-
-
-def test_the_chart_of_candidates_has_budget_and_standard_error(run, config):
-    """Candidates cost about 0.1 to 2 million MACs; the limit of a billion is far outside the chart."""
-    macs = sorted(c.costs["macs"] for c in search_section.own_candidates(run))
-    search = config.search.model_copy(update={"macs": (macs[3], 1e9)})
-    chart = search_section.candidates_chart(run, config.model_copy(update={"search": search}))
-    assert chart.count(f"budget: {short(macs[3])} MACs") == 2 and chart.count("budget: ") == 2
-    assert "61.0% ± 1.0%" in chart
-    assert "budget" not in search_section.candidates_chart(run, config)

@@ -1,0 +1,97 @@
+"""The cost of a run: images, MACs and hours.
+
+Reference: counts by hand. 600 steps in 75 seconds, subnets of a million MACs, 12 scores on 40 images, two sides.
+"""
+
+import json
+
+import pytest
+
+from tests.helpers.runs import search, train
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.reports import cost_section
+from vitas_ds.reports.candidates import read_candidates
+from vitas_ds.reports.run_page import read_starts
+from vitas_ds.run.files import write_json
+from vitas_ds.run.run_dir import update_summary
+from vitas_ds.run.thinned_metrics import read_thinned_metrics
+from vitas_ds.search.scoring.ledger_reader import read_ledger
+
+
+def costs(run, config):
+    found = cost_section.costs_of(run, config, read_thinned_metrics(run), read_candidates(run, config))
+    return {cost.name: cost for cost in found if cost.images}
+
+
+def timed(run):
+    """Give each score of the ledger a duration, as scores that were computed have."""
+    lines = [line.partition(', "sha256"')[0] + "}" for line in run.ledger.read_text().splitlines()]
+    run.ledger.write_text("".join(line.replace('"seconds": 0.0', '"seconds": 0.5') + "\n" for line in lines))
+
+
+def test_every_stage(run, config):
+    timed(run)
+    found, batch = costs(run, config), config.supernet.batch_size
+    assert set(found) == {"train-supernet", "search", "retrain", "evaluate"}
+    supernet, scores, retrain = found["train-supernet"], found["search"], found["retrain"]
+    assert (supernet.images, supernet.macs, supernet.seconds) == (600 * batch, 2 * 3 * 1e6 * 600 * batch, 75)
+    every = read_ledger(run.ledger)
+    assert (scores.images, scores.macs) == (480, 2 * 40 * sum(c.costs["macs"] for c in every))
+    macs = spec_macs(every[-1].spec)
+    assert retrain.macs == 3 * macs * 600 * config.retrain.batch_size and retrain.seconds == 75
+    assert found["evaluate"].macs == 1000 * macs
+
+
+def test_one_side_and_sandwich(config):
+    run = train(config, "train-supernet", steps=10)
+    one = config.supernet.model_copy(update={"sharing": "ordinal", "sampling": "sandwich", "random_subnets": 2})
+    changed = config.model_copy(update={"supernet": one})
+    smallest = spec_macs(genome.decode(config.space, genome.smallest(config.space)))
+    step = 1e6 + smallest + 2 * (1e6 + smallest) / 2  # largest, smallest, two random ones in between
+    assert costs(run, changed)["train-supernet"].macs == pytest.approx(3 * step * 10 * one.batch_size)
+
+
+def test_scores_known_before_cost_nothing(config):
+    run, _ = search(config)
+    assert costs(run, config) == {}
+
+
+def test_finalists_and_check(config):
+    run, best = search(config)
+    row = {"rung": 1, "accuracy": 0.5, "loss": 1.0, "macs": 100, "score": 0.5, "goes_on": True, "wins": False}
+    rows = [row | {"candidate": 1, "step": 10}, row | {"candidate": 2, "step": 10}]
+    rows.append(row | {"candidate": 1, "rung": 2, "step": 30})
+    run.finalists.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    update_summary(run, "search", {"finalists": {"seconds": 50}})
+    nets = [{"steps": 7, "macs": 1000, "seconds": 2.0, "spec": best.spec.to_dict()}] * 3
+    write_json(run.check, {"tau": {}, "within_patch_size": None, "steps": 7, "settings": {}, "nets": nets})
+    found, batch = costs(run, config), config.retrain.batch_size
+    finalists, check = found["search: finalists"], found["search: check of the supernet"]
+    assert (finalists.images, finalists.macs, finalists.seconds) == (40 * batch, 3 * 100 * 40 * batch, 50)
+    assert (check.images, check.macs, check.seconds) == (21 * batch, 3 * 1000 * 21 * batch, 6.0)
+    starts = read_starts(run)  # 2 ranks trained two networks at a time
+    assert cost_section.duration(finalists, starts) == 25 and cost_section.duration(check, starts) == 3
+
+
+@pytest.mark.parametrize(("machine", "ranks", "local", "hours", "unit"), [
+    ({"cores": 4}, 2, 2, 4.0, "core"),  # one hour on all cores
+    ({"cores": 4}, 8, 2, 16.0, "core"),  # four machines
+    ({"cores": 4, "gpu": "H100"}, 8, 8, 8.0, "GPU"),
+])  # fmt: skip
+def test_hours(machine, ranks, local, hours, unit):
+    start = {"stage": "retrain", "world_size": ranks, "local_world_size": local, "machine": machine}
+    cost = cost_section.Cost("retrain", "retrain", 1, 1.0, 3600)
+    assert cost_section.hours_of(cost, [start]) == (hours, unit)
+
+
+def test_the_table_adds_up(run, config):
+    timed(run)
+    found = cost_section.section(run, config, read_thinned_metrics(run), read_starts(run), read_candidates(run, config))
+    *rows, total = found["rows"]
+    assert sum(int(row[1].replace(",", "")) for row in rows) == int(total[1].replace(",", ""))
+    assert sum(float(row[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.3)
+    assert total[3] == "2:30" and "times the MACs of the retraining" in found["note"]
+    unfinished = train(config, "train-supernet", steps=600)
+    (unfinished.path / "summary.json").unlink()
+    assert costs(unfinished, config)["train-supernet"].seconds > 0
