@@ -1,6 +1,6 @@
 """Figures of a search: front, progress, and surviving choices.
 
-search/figures/front.png         score of each candidate against its costs, front with standard errors
+search/figures/front.png         score of each candidate against its costs, front with standard errors, budget
 search/figures/progress.png      hypervolume, best and mean score of each generation
 search/figures/survivors.png     share of each choice among the survivors of each generation
 """
@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.run.files import replacing
+from vitas_ds.search.colors import BLUE, DARK, ORANGE, PALE, RED
+from vitas_ds.search.feasible.budget import Budget
 from vitas_ds.search.loop import GenerationSummary
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, make_result
@@ -34,13 +37,20 @@ FRONT_COLUMNS = ("index", *COLUMNS)
 
 BUDGET_COLUMNS = ("budget", "score", "stderr", "accuracy", "macs", "vitas_flops", "params", "predicted_latency")
 
-AXES = {"latency": ("predicted latency [ms]", 1e-9), "activations": ("activations [MB]", 1e-6)}  # label, unit
+AXES = {  # label and unit
+    "latency": ("predicted latency [ms]", 1e-9), "activations": ("activations of an image [MB]", 1e-6),
+    "params": ("parameters [M]", 1e-6), "vitas_flops": ("ViTAS FLOPs per image [M]", 1e-6),
+    "macs": ("MACs per image [M]", 1e-6),
+}  # fmt: skip
+SCORE = "score on the search images"
+GENERATIONS = LinearSegmentedColormap.from_list("generations", [PALE, BLUE, DARK])
+NEAR = 1.5  # a limit farther from all candidates would shrink them
 
 
 def save_figures(summary: GenerationSummary, problem: SearchProblem, folder: Path) -> dict[str, Path]:
     """Draw the search so far and write the figures atomically. Return their paths by name."""
     figures = {
-        "front": front_figure(summary.candidates, summary.max_costs),
+        "front": front_figure(summary.candidates, summary.max_costs, problem.budget),
         "progress": progress_figure(summary.candidates, summary.max_costs),
         "survivors": survivors_figure(problem.space, summary.candidates, problem.cfg.population),
     }
@@ -80,20 +90,23 @@ def budget_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
     return rows
 
 
-def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",)) -> Figure:
-    """Plot the scores against each cost, with the generation as color and the front as a line."""
+def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",), budget: Budget | None = None) -> Figure:
+    """Plot the scores against each cost: generations as colors, the front as a line, the budget as dashed lines."""
     costs = tuple(costs)
-    figure = Figure(figsize=(1 + 5.5 * len(costs), 4.5), layout="constrained")
+    figure = Figure(figsize=(1 + 5.5 * len(costs), 4.8), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, cost in zip(panels, costs, strict=True):
-        label, unit = AXES.get(cost, (f"{cost} [M]".replace("macs", "MACs"), 1e-6))
+        label, unit = AXES[cost]
         xs, ys = ([c.costs[cost] * unit for c in candidates], [c.value for c in candidates])
-        dots = axes.scatter(xs, ys, c=[c.generation for c in candidates], s=12, cmap="viridis_r", linewidths=0)
+        dots = axes.scatter(xs, ys, c=[c.generation for c in candidates], s=14, cmap=GENERATIONS, linewidths=0)
         _plot_front(axes, make_result(candidates, (cost,)).pareto, cost, unit, max(xs))
+        _plot_budget(axes, [limit * unit for limit in (budget or {}).get(cost, ())], min(xs), max(xs))
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("score on the search images")
-    panels[-1].legend(loc="lower right")
+    panels[0].set_ylabel(SCORE)
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+    shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, frameon=False)
     figure.colorbar(dots, ax=panels, label="generation", ticks=MaxNLocator(integer=True))
     figure.suptitle(f"{len(candidates):,} candidates")
     return figure
@@ -102,10 +115,17 @@ def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",)) 
 def _plot_front(axes: Axes, front: list[Candidate], cost: str, unit: float, end: float) -> None:
     """Plot the front as steps: constant from each candidate to the next more expensive one."""
     xs, ys = ([c.costs[cost] * unit for c in front], [c.value for c in front])
-    axes.plot([*xs, end], [*ys, ys[-1]], color="tab:red", lw=1.2, drawstyle="steps-post")
+    axes.plot([*xs, end], [*ys, ys[-1]], color=ORANGE, lw=1.4, drawstyle="steps-post")
     errors = [c.stderr or 0.0 for c in front]
     label = "best up to this cost, standard error"
-    axes.errorbar(xs, ys, yerr=errors, color="tab:red", fmt="o", ms=4, elinewidth=0.7, capsize=2, label=label)
+    axes.errorbar(xs, ys, yerr=errors, color=ORANGE, fmt="o", ms=5, elinewidth=1, capsize=2, label=label)
+
+
+def _plot_budget(axes: Axes, limits: list[float], low: float, high: float) -> None:
+    """Plot the limits that are near the candidates."""
+    for limit in limits:
+        if low / NEAR <= limit <= high * NEAR:
+            axes.axvline(limit, color=RED, lw=1.2, ls="--", label="budget")
 
 
 def progress_figure(candidates: list[Candidate], max_costs: dict[str, float]) -> Figure:
@@ -115,13 +135,15 @@ def progress_figure(candidates: list[Candidate], max_costs: dict[str, float]) ->
     generations = np.array([c.generation for c in candidates])
     values = np.array([c.value for c in candidates])
     steps = np.unique(generations)
-    scores.plot(steps, [values[generations <= g].max() for g in steps], marker=".", label="best so far")
-    scores.plot(steps, [values[generations == g].mean() for g in steps], marker=".", label="mean of the generation")
-    scores.set_ylabel("score on the search images")
+    scores.plot(steps, [values[generations <= g].max() for g in steps], marker=".", color=BLUE, label="best so far")
+    means = [values[generations == g].mean() for g in steps]
+    scores.plot(steps, means, marker=".", color=PALE, label="mean of the generation")
+    scores.set_ylabel(SCORE)
+    scores.yaxis.set_major_formatter(PercentFormatter(1))
     scores.legend(loc="best")
     volumes = [hypervolume([c for c in candidates if c.generation <= g], max_costs) for g in steps]
-    volume.plot(steps, volumes, marker=".")
-    volume.set(xlabel="generation", ylabel=f"hypervolume: score, {', '.join(max_costs)}")
+    volume.plot(steps, volumes, marker=".", color=ORANGE)
+    volume.set(xlabel="generation", ylabel="hypervolume,\nshare of the box")
     volume.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (scores, volume):
         axes.grid(alpha=0.25)
@@ -138,6 +160,7 @@ def survivors_figure(space: SearchSpace, candidates: list[Candidate], population
         axes.set(title=name, xlabel="generation", yticks=range(len(choices)), yticklabels=choices)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
-        figure.colorbar(image).ax.tick_params(labelsize=7)
+        bar = figure.colorbar(image, format=PercentFormatter(1, decimals=0))
+        bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"Share of each choice among the {population} best candidates so far")
     return figure

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from vitas_ds.run.files import replacing
+from vitas_ds.search.colors import BLUE, GREEN
 from vitas_ds.search.trials.rows import Row, curves_of
 
 COLUMNS = (
@@ -35,13 +37,14 @@ def curves_figure(rows: list[Row]) -> Figure:
     for place, curve in enumerate(curves_of(rows).values()):
         steps, values = [row["step"] for row in curve], [row["accuracy"] for row in curve]
         last, best = curve[-1], place == 0
-        color, width = ("tab:red", 2.0) if best else ("tab:blue", 1.0)
+        color, width = (GREEN, 2.0) if best else (BLUE, 1.0)
         label = f"candidate {last['candidate']}, {last['accuracy']:.4f}" if best else None
         axes.errorbar(steps, values, [row["stderr"] for row in curve], color=color, lw=width, marker="o", ms=3,
                       elinewidth=0.7, alpha=1.0 if best else 0.6, label=label)  # fmt: skip
         if not (last["goes_on"] or last["wins"]):
             axes.plot(steps[-1:], values[-1:], "x", color="black", ms=7)
     axes.set(xlabel="step", ylabel="accuracy on the search images", title=f"{len(curves_of(rows))} finalists")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="lower right")
     axes.grid(alpha=0.25)
     return figure
