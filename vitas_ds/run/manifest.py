@@ -34,6 +34,14 @@ def start_entry(stage: str, world_size: int) -> dict[str, Any]:
     }
 
 
+def gpu_of(device: str) -> dict[str, str]:
+    """Return the GPU of a job with this ``run.device``, as a fact of its machine; empty without one."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name()}
+
+
 def overrides(words: list[str]) -> list[str]:
     """Return the overrides, ``section.key=value``, among the words of a command line."""
     return [word for word in words if re.match(r"[a-z_]+(\.[a-z_0-9]+)+=", word)]

@@ -10,7 +10,7 @@ from vitas_ds.errors.exits import DISK
 from vitas_ds.run import lock
 from vitas_ds.run.compatibility import check_same_recipe, describe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
-from vitas_ds.run.manifest import start_entry
+from vitas_ds.run.manifest import gpu_of, start_entry
 from vitas_ds.run.run_dir import RunDir, complete_summary, read_config, run_of
 
 
@@ -53,6 +53,7 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
             write_text(run.config, dump(with_absolute_paths(config)))
             starts = read_json(run.manifest, {}).get("starts", [])
             entry = start_entry(stage, world_size) | {"changes": changes}
+            entry["machine"] |= gpu_of(config.run.device)
             entry |= {"images": RANDOM_IMAGES} if config.data.synthetic else {}
             write_json(run.manifest, {"run": run.name, "starts": [*starts, entry]})
         except OSError as error:
