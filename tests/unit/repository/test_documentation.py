@@ -4,6 +4,7 @@ References: the files of the checkout, the command-line parser, the sources, and
 """
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from vitas_ds import config
 from vitas_ds.__main__ import parser
+from vitas_ds.arch.hand_scaled import hand_scaled
 from vitas_ds.config.parse import parse_value
 from vitas_ds.recipe import load
 from vitas_ds.stages import validate
@@ -87,11 +89,15 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def example_files(tmp_path, monkeypatch):
-    """Write the YAML files that the pages show into the current folder."""
+    """Write the YAML files that the pages show into the current folder, and the spec that a report writes."""
     for page in PAGES:
         for kind, block in BLOCK.findall(page.read_text()):
             if kind == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):
                 (tmp_path / name[1]).write_text(block)
+    config = load("quickstart", [])
+    by_hand = tmp_path / "runs" / "quickstart" / "report" / "hand_scaled.json"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_text(json.dumps(hand_scaled(config.space, config.search.budget, 14).to_dict()))
     monkeypatch.chdir(tmp_path)
 
 
