@@ -26,7 +26,7 @@ for stage in "${STAGES[@]}"; do
         start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")
-        start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" \
+        start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" --log_level error \
             --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
     fi
 done
