@@ -153,7 +153,7 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
 
 
 def _score_name(best: dict[str, Any]) -> str:
-    return "its search score" + ("" if best.get("stderr") is None else f", ± {best['stderr']:.1%}")
+    return "its search score" + ("" if best.get("stderr") is None else f", ±\N{NO-BREAK SPACE}{best['stderr']:.1%}")
 
 
 def training_charts(metrics: Rows, stage: str) -> list[str]:
