@@ -68,6 +68,9 @@ def notes(run: RunDir) -> list[str]:
     lines = [f"Check of the supernet: {describe(result)}."] if result else []
     if found:
         values = {name: found[name] for name in Separation.__dataclass_fields__}
-        text = f"The scores separate the best candidates: {Separation(**values).describe()}"
-        lines.append(f"{found['warning'].replace('search: the scores', 'The scores') if found['warning'] else text}.")
+        text, details = found["warning"], Separation(**values).describe()
+        if text:
+            lines += [f"{text.replace('search: the scores', 'The scores')}.", f"In detail: {details}."]
+        else:
+            lines.append(f"The scores separate the best candidates: {details}.")
     return lines

@@ -33,15 +33,12 @@ class Longer:
     factor: float
 
     def describe(self, epochs: int) -> str:
-        """Return the advice for a training of ``epochs``."""
+        """Return the extrapolated advice for a training of ``epochs``."""
         if math.isinf(self.factor):
             until = f"more than {MOST * epochs:,} epochs"
         else:
             until = f"about {math.ceil(epochs * self.factor):,} epochs"
-        return (
-            f"train the supernet for {until} instead of {epochs:,} (extrapolated; twice the length would add about "
-            f"{self.gain:.1%} accuracy)"
-        )
+        return f"train the supernet for {until} (doubling adds {self.gain:.1%})"
 
 
 def mean_curve(metrics: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:

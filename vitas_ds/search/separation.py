@@ -136,4 +136,4 @@ def warning(found: Separation, finalists: bool, longer: Sequence[str] = ()) -> s
     remedies = [*found.remedies(finalists), *longer]
     *others, last = remedies or ["train the supernet longer, or use many more search images"]
     fix = f"{', '.join(others)} or {last}" if others else last
-    return f"search: the scores do not separate the best candidates: {found.describe()}; {fix}"
+    return f"search: the scores do not separate the best candidates: {found.brief()}; {fix}"

@@ -49,13 +49,20 @@ class Separation:
             f"best of them is among the top {self.top} with a probability of {self.probability:.0%}"
         )
 
+    def brief(self) -> str:
+        """Return the same in fewer words, for a warning of one line."""
+        return (
+            f"the best of {self.candidates:,} is in the top {self.top} with probability {self.probability:.0%} (error "
+            f"{self.noise:.2%}, spread {self.spread:.2%})"
+        )
+
     def remedies(self, finalists: bool) -> list[str]:
         """Return what would help, apart from a longer training of the supernet."""
         found = []
         if self.needed <= MOST_FINALISTS * self.candidates:
             found.append(f"train {self.needed} " + ("finalists" if finalists else "candidates (search.finalists)"))
         if self.needed_images:
-            found.append(f"score on {self.needed_images:,} search images (search.images, data.search_per_class)")
+            found.append(f"use {self.needed_images:,} images (data.search_per_class)")
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -83,7 +83,8 @@ DEEPSPEED_PROBE = (
     "print(json.dumps([deepspeed.__version__, bool(installed_ops.get('fused_adam'))]))"
 )
 OPTIONAL = {  # package -> the options that need it
-    "onnx": "export.onnx, export.int8", "onnxscript": "export.onnx", "onnxruntime": "export.onnx, predict --onnx",
+    "onnx": "export.onnx, export.int8", "onnxscript": "export.onnx",
+    "onnxruntime": "export.onnx, predict --onnx, search.latency_runtime",
     "timm": "checking export/timm/ against timm itself", "wandb-workspaces": "launch/wandb_dashboard.py",
     "huggingface-hub": "export --push-to-hub, hf://NAME", "tensorboard": "tracking.tensorboard",
 }  # fmt: skip

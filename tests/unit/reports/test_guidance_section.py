@@ -57,7 +57,8 @@ def test_curves_check_and_warning_are_on_the_page(guided):
         "accuracy 75.0%, score 70.0%" in t for t in tips
     )
     assert re.search(r"Kendall's tau 0\.67 \[[-\d.]+, 1\.00\] between", page.text)
-    assert "The scores do not separate the best candidates: a score has a standard error of 2.01%" in page.text
+    assert "The scores do not separate the best candidates: the best of " in page.text
+    assert "In detail: a score has a standard error of 2.01%" in page.text
 
 
 def test_a_run_without_guidance_shows_nothing(run):

@@ -13,7 +13,9 @@ from tests.helpers.searches import SMALL, likeness, search
 from tests.helpers.trained import BUDGET, SPACE, prepare, trained
 from vitas_ds.config import Search
 from vitas_ds.distributed.comm import Ranks
+from vitas_ds.errors import LIMIT
 from vitas_ds.search import separation
+from vitas_ds.search.curve import Longer
 from vitas_ds.search.scoring.ledger import in_memory
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order
 from vitas_ds.search.separation import among_top, judge, recent, shared_noise, upper_spread
@@ -88,13 +90,19 @@ def test_the_warning_names_the_numbers_and_the_remedies():
     found = Separation(200, 500, 0.0201, 0.0123, 0.015, 5, 0.31, 14, 2000)
     line = separation.warning(found, False, ["train the supernet for about 90 epochs"])
     assert "\n" not in line and line.startswith("search: the scores do not separate the best candidates: ")
-    numbers = ("2.01%", "1.23%", "500 images", "200 candidates", "1.50%", "top 5", "31%")
-    images = "score on 2,000 search images (search.images, data.search_per_class)"
+    numbers = ("1.23%", "best of 200", "1.50%", "top 5", "31%")
+    images = "use 2,000 images (data.search_per_class)"
     for text in (*numbers, "train 14 candidates", f"{images} or train the supernet for about 90 epochs"):
         assert text in line
     assert "train 14 finalists" in separation.warning(found, True)
     hopeless = replace(found, needed=100, needed_images=None)
-    assert separation.warning(hopeless, True).endswith("31%; train the supernet longer, or use many more search images")
+    text = "1.50%); train the supernet longer, or use many more search images"
+    assert separation.warning(hopeless, True).endswith(text)
+    large = Separation(1_000, 50_000, 0.0201, 0.0123, 0.115, 50, 0.49, 250, 800_000)
+    longest = separation.warning(large, True, [Longer(0.105, 9.5).describe(300)])
+    assert len(f"warning: search: throughput>=10000: {longest.removeprefix('search: ')}") <= LIMIT  # else it is cut
+    for text in ("2.01%", "500 images", "200 candidates"):
+        assert text in found.describe()  # in the report
     assert json.loads(json.dumps(found.to_dict()))["needed_images"] == 2000
 
 
