@@ -102,7 +102,8 @@ def plan(task: Task, available: int) -> Schedule | None:
     macs = [sum(spec_macs(spec) for spec in task.subnets(step)) for step in range(0, steps[1], -(-steps[1] // 256))]
     probed = sum(spec_macs(spec) for spec in probed_subnets(config).values())
     trained = steps[1] * task.training.batch_size * (1 + BACKWARD) * sum(macs) / len(macs) / probed
-    return schedule(config.supernet.eval_every, steps, trained, config.search.images or available)
+    overhead = len(probed_subnets(config)) / (1 + BACKWARD)  # as many operators are launched as in these steps
+    return schedule(config.supernet.eval_every, steps, trained, config.search.images or available, overhead)
 
 
 def evaluation(task: Task, ranks: Ranks, images: ImageSet, when: Schedule) -> tuple[Evaluation, Probe]:

@@ -30,6 +30,10 @@ from vitas_ds.training.task import Evaluation
 # Share of the MACs of the training, unless eval_every is set. Large networks take more time per MAC: on CIFAR-10, 2.5 %
 # of the MACs are 2.8 % of the time of the steps, without the loading of images.
 SHARE = 0.025
+# Steps that an evaluation costs in addition to its MACs, which matter in short trainings of small networks: launching
+# the operators, swapping the averaged weights, and the checkpoint of a network that is the best one so far. On the
+# quickstart, 100 images and a checkpoint take 0.8 steps of 64 images; MACs alone would be 0.5 steps.
+OVERHEAD = 0.5
 FEWEST, MOST = 10, 60  # evaluations: rather fewer images than fewer evaluations, and no more than a curve needs
 MIN_IMAGES = 50  # fewer say nothing
 BACKWARD = 2  # MACs of a backward pass, relative to the forward pass
@@ -43,7 +47,7 @@ class Schedule:
     Attributes:
         every: Steps between evaluations.
         images: Number of images.
-        share: Computation relative to that of the training.
+        share: Computation relative to that of the training, with ``OVERHEAD``.
     """
 
     every: int
@@ -51,7 +55,9 @@ class Schedule:
     share: float
 
 
-def schedule(eval_every: float | None, steps: tuple[int, int], trained: float, available: int) -> Schedule | None:
+def schedule(
+    eval_every: float | None, steps: tuple[int, int], trained: float, available: int, overhead: float = OVERHEAD
+) -> Schedule | None:  # fmt: skip
     """Return the schedule of ``eval_every``; None for no evaluation.
 
     Args:
@@ -59,20 +65,22 @@ def schedule(eval_every: float | None, steps: tuple[int, int], trained: float, a
         steps: Steps per epoch and in total.
         trained: Computation of the whole training, in evaluations of one image.
         available: Number of images.
+        overhead: Steps that an evaluation costs in addition to its images.
     """
     per_epoch, total = steps
+    fixed = overhead * trained / total
     if eval_every is not None:
         if not eval_every:
             return None
         images, every = available, max(1, round(eval_every * per_epoch))
     else:
-        affordable = int(SHARE * trained)
-        images = min(available, max(MIN_IMAGES, affordable // FEWEST))
-        count = min(MOST, affordable // images)
+        affordable = SHARE * trained
+        images = min(available, max(MIN_IMAGES, int(affordable / FEWEST - fixed)))
+        count = min(MOST, int(affordable / (images + fixed)))
         if not count:
             return None
         every = math.ceil(total / count)
-    return Schedule(every, images, math.ceil(total / every) * images / trained)
+    return Schedule(every, images, math.ceil(total / every) * (images + fixed) / trained)
 
 
 @dataclass(frozen=True)

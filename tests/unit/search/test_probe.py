@@ -29,19 +29,23 @@ RANDOM = ["random1", "random2", "random3", "random4"]
 
 
 def test_the_schedule_costs_at_most_three_percent_by_hand():
-    # 2.5 % of 100,000 are 2,500: ten evaluations of 250 images, every 20 of 200 steps
-    assert schedule(None, (50, 200), 100_000, 5000) == Schedule(20, 250, 0.025)
-    # with 90 images, 27 evaluations: every 8 steps, which are 25
-    assert schedule(None, (50, 200), 100_000, 90) == Schedule(8, 90, 0.0225)
-    # 250 evaluations would be more than a curve needs
-    assert schedule(None, (50, 600), 1_000_000, 100) == Schedule(10, 100, 0.006)
-    # 125 evaluations of an image: two of 50 images; 40: none
-    assert schedule(None, (50, 200), 5_000, 5000) == Schedule(100, 50, 0.02)
+    # 2.5 % of 1,000,000 are 25,000, half a step is 250: ten evaluations of 2,250 images, every 200 of 2,000 steps
+    assert schedule(None, (50, 2000), 1_000_000, 5000) == Schedule(200, 2250, 0.025)
+    # with 1,000 images, 20 evaluations
+    assert schedule(None, (50, 2000), 1_000_000, 1000) == Schedule(100, 1000, 0.025)
+    # 73 evaluations would be more than a curve needs: every 34 steps, which are 59
+    assert schedule(None, (50, 2000), 1_000_000, 90) == Schedule(34, 90, 59 * 340 / 1_000_000)
+    # a short training: eight evaluations, each of 50 images and half a step of 500
+    assert schedule(None, (50, 200), 100_000, 5000) == Schedule(25, 50, 0.024)
+    # 125 evaluations of an image: two of 50 images and half a step of 25; 40: none
+    assert schedule(None, (50, 200), 5_000, 5000) == Schedule(100, 50, 0.025)
     assert schedule(None, (50, 200), 1_600, 5000) is None
+    # an evaluation of six subnets launches the operators of two steps
+    assert schedule(None, (50, 2000), 1_000_000, 5000, overhead=2) == Schedule(200, 1500, 0.025)
 
 
 def test_a_chosen_interval_uses_all_images():
-    assert schedule(0.5, (50, 220), 100_000, 5000) == Schedule(25, 5000, 9 * 5000 / 100_000)
+    assert schedule(0.5, (50, 220), 100_000, 5000) == Schedule(25, 5000, 9 * (5000 + 100_000 / 440) / 100_000)
     assert schedule(0, (50, 200), 100_000, 5000) is None
 
 
