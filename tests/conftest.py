@@ -1,4 +1,4 @@
-"""Settings of all tests: every test starts from the same random numbers, so a failure can be repeated.
+"""Settings of all tests: tests and fixtures start from the same random numbers, so a failure can be repeated.
 
 Hypothesis tries the same examples in each run, and has no deadline because other work may share the cores. Set
 ``HYPOTHESIS_PROFILE=explore`` to try new examples.
@@ -15,7 +15,7 @@ from hypothesis import settings
 from torch import nn
 
 settings.register_profile("repeat", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None)
+settings.register_profile("explore", deadline=None, derandomize=False)  # else it repeats them where CI is set
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 # A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,6 +24,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def seeded():
     """Seed the global generators of torch, numpy and Python, which libraries draw from."""
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """Seed them for a fixture of a module or session too: it is set up before ``seeded``."""
+    if fixturedef.scope != "function":
+        _seed()
+
+
+def _seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -174,8 +174,9 @@ def runner_of(command: str) -> Callable[[argparse.Namespace], int]:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0 success, 1 a tool found a problem, 2 user error, 69 a rank or node was lost, 74 a checkpoint could not be written,
-    75 stopped on request, 130 Ctrl-C. After 69, 74, 75 and 130, start the command again to resume.
+    0 success, 1 a tool found a problem, 2 user error, 69 a rank or node was lost, 74 the disk failed or is full, 75 a
+    stage was stopped on request (also by Ctrl-C), 130 Ctrl-C in a tool. A bug raises its error. A stage resumes when it
+    is started again. A process whose ranks failed does not return: it ends with the status.
     """
     if argv is None:
         _use_utf8()

@@ -109,7 +109,7 @@ STAGES = {
             ("recipe", {"help": "folder or name of a run, or its recipe"}),
             ("overrides", {"nargs": "*", "metavar": "section.key=value",
                            "help": "override values of the recipe; or more runs to compare with"}),
-            ("--to-wandb", {"action": "store_true", "help": "also send the metrics to W&B, as new W&B runs"}),
+            ("--to-wandb", {"action": "store_true", "help": "also send the metrics to W&B, as one new W&B run"}),
         ),
     ),
 }  # fmt: skip

@@ -30,7 +30,7 @@ NUMBERS = {
     "stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance",
 }  # fmt: skip
 SWITCHES = {"reduce_scatter", "overlap_comm", "contiguous_gradients"}
-KEYS = {  # other keys of DeepSpeed's file: they print, or choose how gradients are sent
+KEYS = {  # other keys of DeepSpeed's file: ZeRO, logs, monitors, and how gradients are sent
     "zero_optimization", "steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "comms_logger",
     "flops_profiler", "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "tensorboard",
     "csv_monitor", "wandb", "comet", "seed", "disable_allgather", "graph_harvesting",
