@@ -143,8 +143,8 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
     learned = [name for name in images.paths if not held_out.issuperset(name.split("\n"))]
     if learned:
         raise UserError(
-            f"data.train: {len(learned)} of {len(images)} search images, such as {shorten(learned[0], 60)}, are not in {path}: the "
-            "supernet may have learned them; restore files, data.exclude, data.search_per_class and run.seed of its "
-            "training, or train again"
+            f"data.train: {len(learned)} of {len(images)} search images, such as {shorten(learned[0], 60)}, are not in "
+            f"{path}: the supernet may have learned them; restore files, data.exclude, data.search_per_class and "
+            "run.seed of its training, or train again"
         )
     return images
