@@ -12,11 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 WATCH = 0.5  # seconds between checks of the parent
+GRACE = 2.0  # seconds in which this process may notice the signal that a worker received, too
 
 
 @contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes on demand. They leave signals to this process; an error in the block kills them."""
+    """Start processes on demand. They leave stop requests to this process; an error in the block kills them."""
     others = set(multiprocessing.active_children())
     # spawn: a forked child would inherit the locks of this process's threads
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (os.getpid(),))
@@ -31,9 +32,15 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start(parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal and Slurm send them to all processes
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all processes
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)  # Slurm does, too; and the pool ends its workers with it if one died
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_later(*_: object) -> None:
+    time.sleep(GRACE)
+    os._exit(1)
 
 
 def _end_with(parent: int) -> None:

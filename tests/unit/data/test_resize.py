@@ -186,7 +186,10 @@ def test_a_stopped_command_leaves_no_process_and_can_go_on(source, tmp_path, num
     )
     try:
         wait_until(lambda: len(list(target.glob("a/*"))) > 20)
-        process.send_signal(number)
+        if number == signal.SIGTERM:
+            os.killpg(process.pid, number)  # as Slurm and timeout do
+        else:
+            process.kill()
         text = process.communicate(timeout=60)[1]
         assert process.returncode == status
         if status == 75:  # otherwise, Python prints how many semaphores the killed process left
