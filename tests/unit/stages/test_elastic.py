@@ -1,0 +1,119 @@
+"""The command ``vitas elastic``: settings from a network, the order of stages, wrong input, and a whole run.
+
+References: the network itself, and the files of the stages.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.digits import write_digits
+from tests.helpers.networks import random_network
+from vitas_ds import load as load_model
+from vitas_ds.__main__ import main
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec
+from vitas_ds.export.folder import Preprocess, read_model, write_model
+from vitas_ds.recipe import load
+from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.stages.elastic import Step, long_words, plan
+from vitas_ds.stages.network_words import network_words
+
+RECIPE = """
+space: {image_size: 28, num_classes: 10, patch_sizes: [14], embed_dim: 64, depth: 6, num_heads: [1, 2, 4], qkv_dim: 192,
+  mlp_dim: 128, embed_ratios: [0.75, 1.0], qkv_ratios: [0.5, 1.0], mlp_ratios: [0.5, 1.0], min_depth: 4,
+  elastic: {head_dim: 16}}
+data: {search_per_class: 8, resize: 28, threads: 1}
+engine: {precision: fp32}
+supernet: &train {sharing: ordinal, private_attention: 0, sampling: sandwich, random_subnets: 1, importance_images: 20,
+  teacher: {model: init}, epochs: 1, batch_size: 40, lr: 1.0e-3, warmup_epochs: 0.5, eval_every: 0}
+search: {population: 4, generations: 1, top_k: 1}
+retrain: {init: supernet, epochs: 1, batch_size: 40, warmup_epochs: 0.5}
+tracking: {wandb: disabled}
+"""
+SPEC = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 48, 64),) * 3)
+DATA = ["data.train=digits/train", "data.val=digits/val", "run.name=a"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    classes = tuple(map(str, range(10)))
+    write_model(random_network(SPEC), Path("vit"), Preprocess(28, (0.4,) * 3, (0.3,) * 3, classes), "vit", {}, "mit")
+    return tmp_path
+
+
+def test_sizes_and_preprocessing_follow_the_network(folder: Path) -> None:
+    words = ["supernet.init=vit", "space.min_depth=3"]
+    config = load("recipe.yaml", words + network_words("recipe.yaml", words))
+    space = config.space
+    assert (space.patch_sizes, space.embed_dim, space.depth, space.mlp_dim) == ((7,), 32, 3, 64)
+    assert space.num_heads == (1, 2) and space.min_depth == 3 and space.elastic.head_dim == 8
+    assert config.data.mean == (0.4,) * 3 and config.data.std == (0.3,) * 3
+    assert network_words("recipe.yaml", words + network_words("recipe.yaml", words)) == []
+
+
+def test_stages_in_order(folder: Path) -> None:
+    words = ["data.train=t", "data.val=v", "search.budgets=[1M, 2M]", "run.name=a"]
+    steps = plan(load("recipe.yaml", words), "recipe.yaml", words, direct=True)
+    stages = ["train-supernet", "search", "retrain", "evaluate", "export", "evaluate", "export", "report"]
+    assert [step.stage for step in steps] == stages
+    assert steps[2].words[-3:] == ("retrain.spec=search:budgets", "retrain.init=supernet", "retrain.epochs=0")
+    assert [step.recipe for step in steps[3:]] == ["runs/a-budget0"] * 2 + ["runs/a-budget1"] * 2 + ["runs/a"]
+    one = plan(load("recipe.yaml", ["search.budgets=[1M]"]), "recipe.yaml", [], direct=False)
+    assert [step.stage for step in one] == ["train-supernet", "search", "retrain", "export", "report"]
+    assert one[3] == Step("export", "runs/default", launched=False)
+    assert long_words(["model=a", "weights=b", "run.name=c=d"]) == [
+        "supernet.init=a", "supernet.weights=b", "run.name=c=d",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "supernet.init: scratch: no pretrained network; set model=DIR"),
+        (["model=nothing"], "supernet.init: nothing: not the folder of an exported model or of a run"),
+        (["model=timm:vit_tiny_patch16_224"], "give the file of its weights: weights=FILE"),
+        (["model=vit"], "search.budgets: empty; give one or more"),
+        (["model=vit", "search.budgets=[9G]"], "macs<=9G: above the largest network of the space; a budget must be"),
+        (["model=vit", "search.budgets=[9K]"], "macs<=9K: below the smallest network of the space; a budget must be"),
+        (["model=vit", "search.budgets=[400K]", "--launcher", "nothing-here"], "--launcher nothing-here: nothing-here"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    folder: Path, words: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["elastic", "recipe.yaml", *words]) == 2
+    error = capfd.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.long
+def test_from_a_network_to_exports_within_two_budgets(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The second budget allows the whole network, which the direct export returns with its original order of units."""
+    write_digits(folder / "digits")
+    words = ["elastic", "recipe.yaml", "model=vit", *DATA, "search.budgets=[[0, 200K], [416K, 416672]]", "--direct"]
+    words += ["supernet.lr=1e-30", "supernet.weight_decay=0"]  # the subnets keep the weights of the network
+    assert main(words) == 0
+    assert capfd.readouterr().out.count("elastic: step ") == 8
+    run = RunDir(Path("runs/a"))
+    small, whole = (RunDir(Path(f"runs/a-budget{i}")) for i in range(2))
+    images = torch.randn(2, 3, 28, 28)
+    for network in (small, whole):
+        spec = read_spec(network.export / "spec.json")
+        assert load_model(network.export)(images).shape == (2, 10) and spec.num_classes == 10
+        assert "top1" in read_summary(network)["evaluate"]
+        card = (network.export / "README.md").read_text()
+        assert "| kept of the origin | " in card and "license: mit" in card
+    assert read_spec(whole.export / "spec.json") == SPEC
+    original, exported = read_model(Path("vit")).state_dict(), read_model(whole.export).state_dict()
+    assert all(torch.allclose(exported[name], value, atol=1e-6) for name, value in original.items())
+    assert len(json.loads(run.best.read_text())["budgets"]) == 2
+    capfd.readouterr()
+    assert main(words) == 0
+    out = capfd.readouterr().out
+    assert out.count("done already") >= 6 and out.count("elastic: 0<=macs<=200K: ") == 1
