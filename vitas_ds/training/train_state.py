@@ -29,7 +29,7 @@ class TrainState:
     teacher: str = ""  # digest of the teacher; "" without one
     accuracy: float | None = None  # last measured accuracy of the network, see Evaluation.score
     accuracy_step: int = -1  # its step
-    best_accuracy: float | None = None  # of the saved checkpoints
+    best_accuracy: float | None = None  # of the saved checkpoints of this run
 
     @property
     def is_best(self) -> bool:
@@ -37,6 +37,10 @@ class TrainState:
         if self.accuracy is None or self.accuracy_step != self.step:
             return False
         return self.best_accuracy is None or self.accuracy > self.best_accuracy
+
+    def forget_accuracy(self) -> None:
+        """Forget the accuracies that another run measured: its best checkpoint is not in the folder of this run."""
+        self.accuracy, self.accuracy_step, self.best_accuracy = None, -1, None
 
     def update_mean(self, loss: float, window: int) -> None:
         """Update the running mean of the loss over about ``window`` steps.

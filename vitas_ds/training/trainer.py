@@ -80,6 +80,8 @@ def _start(task: Task, ranks: Ranks) -> tuple[Engine, TrainState, Origin]:
     saved = checkpoint.load(engine, origin.checkpoint) if origin.checkpoint else None
     files = fingerprint(task.images)
     state = TrainState.from_dict(saved, ranks, files) if saved else TrainState(files=files, teacher=task.teacher)
+    if not origin.own:
+        state.forget_accuracy()
     if state.teacher != task.teacher:
         raise UserError(
             f"{section}.teacher.model: not the teacher of the training that wrote {origin.checkpoint} (its weights, "
@@ -233,8 +235,7 @@ class Trainer:
         comm.from_main(lambda: checkpoint_files.prune(folder, keep=1))
         raise UserError(
             f"gradient not finite in {count} steps in a row, the last {description}; lower the learning rate, or clip "
-            f"the gradient; good checkpoints are kept in {task.folder.checkpoints}; {task.stage} --replay computes the "
-            f"first of these steps again ({file})"
+            f"the gradient; {task.stage} --replay repeats the first of these steps ({file}); good checkpoints are kept"
         )
 
     def _log(self, lr: float, norm: float) -> None:

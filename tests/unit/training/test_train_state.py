@@ -38,6 +38,14 @@ def test_the_best_accuracy(accuracy: float | None, at: int, best: float | None, 
     assert TrainState(7, accuracy=accuracy, accuracy_step=at, best_accuracy=best).is_best == expected
 
 
+def test_the_accuracy_of_another_run_is_forgotten() -> None:
+    state = TrainState(7, loss=2.0, accuracy=0.5, accuracy_step=7, best_accuracy=0.9)
+    state.forget_accuracy()
+    assert state == TrainState(7, loss=2.0) and not state.is_best
+    state.accuracy, state.accuracy_step = 0.1, 7
+    assert state.is_best
+
+
 def test_another_number_of_ranks() -> None:
     saved = TrainState(files="abc").to_dict() | {"loss_sum": [3.0, 5.0], "mean": [1.0, 2.0], "replaced": [1, 2]}
     two = [TrainState.from_dict(saved, Ranks(r, 2, r, torch.device("cpu")), "abc") for r in range(2)]
