@@ -183,6 +183,29 @@ def test_find_accepts_folder_recipe_and_name(run, config, tmp_path, monkeypatch,
     assert "manifest.json" in errors[3]
 
 
+def test_names_cannot_become_elements(config, tmp_path):
+    """A folder whose name is an element, in a page and in a comparison."""
+    name = '<img src="x" onerror="alert(1)">'
+    runs = []
+    for seed in (0, 1):
+        run = {"name": f"r{seed}", "dir": str(tmp_path / name), "seed": seed}
+        evil = Config.model_validate(config.model_dump() | {"run": run, "data": {"train": f"/{name}/x"}})
+        train(evil, "train-supernet", steps=3)
+        runs.append(search(evil)[0])
+    for text in (run_page.render(runs[0]), comparison.render(*runs)):
+        page = Page(text)
+        assert page.open == [] and not [a for tag, a in page.elements if tag == "img" or "onerror" in a]
+    report.run(evil)
+
+
+def test_a_search_in_progress_has_candidates(config):
+    run, _ = search(config)
+    for path in (run.best, run.pareto, run.summary):
+        path.unlink()
+    page = Page(run_page.render(run))
+    assert "All 12 candidates" in page.text and "Every scored candidate" in page.text and page.open == []
+
+
 def test_page_omits_stages_that_have_not_run(config):
     run = train(config, "train-supernet", steps=3)
     page = Page(run_page.render(run))

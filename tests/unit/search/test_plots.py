@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers.searches import BUDGET, SMALL, each, likeness, search
 from vitas_ds.config import Search
-from vitas_ds.search.plots import COLUMNS, save_figures, table_rows
+from vitas_ds.search.plots import COLUMNS, front_figure, save_figures, table_rows
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, ranked
 from vitas_ds.search.scoring.candidate import Score
@@ -31,6 +31,16 @@ def test_every_figure_is_written(summary, tmp_path):
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["front.png", "progress.png", "survivors.png"]
     for path in paths.values():
         assert len(np.unique(np.asarray(Image.open(path)))) > 20  # not blank
+
+
+def test_the_budget_is_drawn_where_it_is_near(summary):
+    """Only limits within a factor of 1.5 of the candidates, in millions of MACs."""
+    figure = front_figure(summary.candidates, ("macs",), {"macs": (0, BUDGET[1]), "params": (1, 2)})
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert [line.get_xdata()[0] for line in dashed] == [pytest.approx(BUDGET[1] / 1e6)]
+    assert figure.axes[0].get_xlabel() == "MACs per image [M]"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["best up to this cost, standard error", "budget"]
 
 
 def test_the_hypervolume_is_the_area_computed_by_hand(summary):
