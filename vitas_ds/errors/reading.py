@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ MAX_DEPTH, MAX_NODES = 64, 1_000_000  # nested containers; values, where an alia
 MAX_DIGITS = 400  # of a whole number; float64 ends at 1e308
 
 
+WRONG_CALL = re.compile(r"\(\) (takes|got|missing) | is not callable")  # messages of Python
+
 _last: list[Path] = []  # the file that was read last
 
 
@@ -31,15 +34,29 @@ _last: list[Path] = []  # the file that was read last
 def as_written() -> Iterator[None]:
     """Report content of another form than this program writes, for code that does nothing but read such files.
 
+    A bug keeps its error if the content of a file cannot cause it: a wrong call, or an attribute that an object of this
+    program does not have.
+
     Raises:
-        UserError: The block raised an error of a wrong type, key or value; the message names the file read last.
+        UserError: The block raised an error of a wrong type, key or value; the message names the file read last, and
+            the line of code.
     """
     try:
         yield
     except (TypeError, KeyError, IndexError, AttributeError, ValueError, ArithmeticError) as error:
+        if not _is_of_content(error):
+            raise
         path = _last[-1] if _last else "a file of the run"
-        problem = f"{type(error).__name__}: {shorten(str(error), 100)}"
+        code = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{type(error).__name__}: {shorten(str(error), 100)}, {Path(code.filename).name} line {code.lineno}"
         raise UserError(f"{path}: not as this program writes it ({problem}); restore or remove it") from error
+
+
+def _is_of_content(error: Exception) -> bool:
+    """Return whether values of JSON can cause an error."""
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, dict | list | str | int | float | None)
+    return not (isinstance(error, TypeError) and WRONG_CALL.search(str(error)))
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:

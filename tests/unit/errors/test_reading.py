@@ -6,12 +6,15 @@ Reference: values by hand, and Python's json.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.paths import clean_path
-from vitas_ds.errors.reading import parse_json, parse_yaml, read_json, read_text
+from vitas_ds.errors.reading import as_written, parse_json, parse_yaml, read_json, read_text
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,33 @@ def test_paths(monkeypatch, given, path):
 def test_impossible_paths(given, message):
     with pytest.raises(ValueError, match=message):
         clean_path(given)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x["loss"], lambda x: x.get("a").get("b"), lambda x: x["list"]["a"], lambda x: x["list"][3],
+        lambda x: x["a"] + 1, lambda x: float(x["a"]), lambda x: 1 / x["zero"], lambda x: x["zero"].items(),
+    ],
+)  # fmt: skip
+def test_content_of_another_form_names_the_file_and_the_line(tmp_path: Path, read: Callable[[Any], object]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "text", "list": [1], "zero": 0}')
+    with pytest.raises(UserError) as error, as_written():
+        read(read_json(path))
+    text = str(error.value)
+    assert text.startswith(f"{path}: not as this program writes it (") and "\n" not in text
+    assert ", test_reading.py line " in text and text.endswith("); restore or remove it")
+
+
+@pytest.mark.parametrize(
+    ("bug", "kind"),
+    [
+        (clean_path, TypeError), (lambda: clean_path("a", 1), TypeError), (lambda: os.sep("a"), TypeError),
+        (lambda: clean_path(way="a"), TypeError), (lambda: os.no_such_function, AttributeError),
+        (lambda: Path("a").no_such_attribute, AttributeError),
+    ],
+)  # fmt: skip
+def test_a_bug_is_not_an_error_in_a_file(bug: Callable[[], object], kind: type[Exception]) -> None:
+    with pytest.raises(kind), as_written():
+        bug()
