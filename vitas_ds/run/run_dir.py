@@ -334,8 +334,9 @@ def read_summary(run: RunDir) -> dict[str, Any]:
             digest = numbers.pop(DIGEST, None)
             if numbers and product.exists() and (digest is None or digest == file_digest(product)):
                 summary[stage] = summary.get(stage, {}) | numbers
-        best = read_json(run.best, {})
-        if best.get("spec") != summary.get("search", {}).get("best", {}).get("spec"):
+        best, known = read_json(run.best, {}), summary.get("search", {}).get("best")
+        spec = best.get("spec")
+        if spec and (known is None or known.get("spec", spec) != spec):
             found = {name: value for name, value in best.items() if name not in OF_CANDIDATE}
             summary["search"] = summary.get("search", {}) | {"best": found}
         evaluated = summary.get("evaluate", {})

@@ -32,6 +32,7 @@ from vitas_ds.export.to_onnx import open_onnx
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
+from vitas_ds.run import lock
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
@@ -75,6 +76,7 @@ def words(tmp_path, digits):
     write_model(
         trained_model(EQUAL_LAYERS, digits), run.retrain_model, preprocess, "tiny", {"accuracy": "not evaluated"}
     )
+    lock.release()
     return words
 
 
