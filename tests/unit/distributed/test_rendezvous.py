@@ -47,9 +47,9 @@ def test_all_ranks_meet(port: int) -> None:
 
 
 def test_missing_ranks_are_named(port: int) -> None:
-    found = meet(port, 4, {0: "", 2: ""}, timeout=1)
+    found = meet(port, 4, {0: "", 2: ""}, timeout=5)  # a busy machine may start rank 2 late
     assert str(found[0]) == str(found[2])
-    assert "ranks 1, 3 did not start within run.timeout = 1 s (2 of 4 ranks did)" in str(found[0])
+    assert "ranks 1, 3 did not start within run.timeout = 5 s (2 of 4 ranks did)" in str(found[0])
 
 
 def test_without_rank_0(port: int) -> None:

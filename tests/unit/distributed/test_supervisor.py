@@ -63,6 +63,14 @@ def end(job: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
             os.killpg(job.pid, signal.SIGKILL)
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process runs. One that has ended stays as a zombie if nobody waits for it (without an init)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize("status", [0, 1, 2, 74])
 def test_statuses_are_passed_on(tmp_path: Path, status: int) -> None:
     job, _ = start(tmp_path, f"ready(); time.sleep(0.2); os._exit({status})")
@@ -117,7 +125,7 @@ def test_a_rank_saves_when_its_launcher_dies(tmp_path: Path) -> None:
     assert parent_of(supervisor) == job.pid
     job.kill()
     limit = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() or Path(f"/proc/{supervisor}").exists():
+    while is_running(pid) or is_running(supervisor):
         assert time.monotonic() < limit
         time.sleep(0.05)
     assert (tmp_path / "saved").exists()
@@ -128,7 +136,7 @@ def test_a_rank_ends_with_its_supervisor(tmp_path: Path) -> None:
     job, pid = start(tmp_path, SAVES)
     job.kill()
     limit = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists():
+    while is_running(pid):
         assert time.monotonic() < limit
         time.sleep(0.05)
     job.communicate()

@@ -273,17 +273,19 @@ def without(tensors):
         (lambda t: t | {QKV: t[QKV].char()}, f"tensor {QKV} is int8; half-precision"),
         (lambda t: t | {QKV: t[QKV] * float("nan")}, f"tensor {QKV} contains non-finite values"),
         (lambda t: {k: v for k, v in t.items() if "head" not in k}, "has no classifier; give the number of classes"),
-        (lambda t: {"model": t, "more": Code("/data/never")}, "contains objects other than tensors"),
+        (lambda t: {"model": t, "more": Code("ran")}, "contains objects other than tensors"),
         (lambda t: [1, 2], "not a state dict"),
     ],
 )  # fmt: skip
-def test_files_that_do_not_fit_are_one_line(change, message, deit, tmp_path):
+def test_files_that_do_not_fit_are_one_line(change, message, deit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # code in the file would create a folder
     path = tmp_path / "w.pth"
     torch.save(change(dict(deit.state_dict())), path)
     with pytest.raises(UserError) as error:
         import_timm(NAME, path)
     line = str(error.value)
     assert message in line and line.startswith(str(path)) and "\n" not in line and len(line) < 400, line
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_unknown_names_suggest_the_closest():

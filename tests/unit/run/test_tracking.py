@@ -93,13 +93,18 @@ def test_data_wait_is_measured(tmp_path):
 
     config, run = make(tmp_path)
     with open_tracker(config, run, "retrain", True) as tracker:
+        start = time.perf_counter()
         with tracker.waiting():
+            inner = time.perf_counter()
             time.sleep(0.15)
+            inner = time.perf_counter() - inner
+        outer = time.perf_counter() - start
         time.sleep(0.05)
         tracker.log(1, {}, images=10)
         tracker.log(2, {}, images=10)
     first, second = read_metrics(run)
-    assert 0.5 < first["data_wait"] < 0.95 and second["data_wait"] == 0.0
+    waited = first["data_wait"] * first["step_seconds"]
+    assert inner - 0.01 <= waited <= outer + 0.01 and first["data_wait"] < 1 and second["data_wait"] == 0.0
     assert first["images_per_s"] == pytest.approx(10 / first["step_seconds"])
 
 

@@ -187,6 +187,8 @@ def test_results_measure_within_the_budget(tmp_path):
     try:
         run_search(session)
     except UserError as error:  # a busy machine may measure all of them outside
+        if "no candidate measures within it" not in str(error):
+            raise
         pytest.skip(str(error))
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
     assert all(low <= row["latency"] <= high for row in [*best["top"], *front])
