@@ -87,7 +87,7 @@ def test_paths_of_a_run_do_not_depend_on_the_folder_of_its_start(
         "supernet.teacher.model=timm:resnet50.a1_in1k", "retrain.teacher.model=hf://user/name",
         "retrain.init=hf://user/name@v1", "retrain.init=supernet", "retrain.init=scratch", "retrain.spec=deit-s",
         "retrain.spec=search:pareto[0,2]", "engine.zero=zero2", "evaluate.model=retrain", "export.model=hf:/user/name",
-        "evaluate.model=deit-s",
+        "evaluate.model=deit-s", "supernet.teacher.model=init", "retrain.teacher.model=init", "supernet.init=timm:vit",
     ],
 )  # fmt: skip
 def test_names_of_networks_are_no_paths(runs: Path, word: str) -> None:

@@ -12,7 +12,8 @@ MODEL = ("hf:/", "timm:")  # prefixes of networks that are not folders
 PATHS = {  # the words, other than paths, that each field accepts
     "data.train": (), "data.val": (), "data.exclude": (), "engine.zero": (), "supernet.teacher.model": ("init",),
     "supernet.teacher.weights": (), "supernet.resume_from": (), "supernet.init_weights": (), "search.latency_table": (),
-    "supernet.init": ("scratch",), "supernet.weights": (), "search.reuse": (), "search.checkpoint": (), "retrain.teacher.model": (), "retrain.teacher.weights": (),
+    "supernet.init": ("scratch",), "supernet.weights": (), "search.reuse": (), "search.checkpoint": (),
+    "retrain.teacher.model": ("init",), "retrain.teacher.weights": (),
     "retrain.resume_from": (), "retrain.init_weights": (), "retrain.init": ("scratch", "supernet"),
     "retrain.spec": ("init",), "evaluate.model": ("retrain",), "export.model": ("retrain",),
 }  # fmt: skip

@@ -114,7 +114,7 @@ def run_search(session: Session) -> dict[str, Any]:
     guidance = _check_supernet(session, problems[len(problems) // 2]) if cfg.check.nets else {}
     figures = session.run.figures if session.ranks.is_main else None
     monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems))
-    results = [_run_generations(session, problem, monitor, i) for i, problem in enumerate(problems)]
+    results = [_run_generations(session, _with_seeds(session, p), monitor, i) for i, p in enumerate(problems)]
     guidance |= _judge_scores(session, results)
     outcomes = _finish(session, results)
     combined = combine(outcomes, problems[0].objectives)
@@ -141,7 +141,7 @@ def _with_seeds(session: Session, problem: SearchProblem) -> SearchProblem:
     if scores is None or not count or problem.cfg.algorithm == "random":
         return problem
     found = from_main(lambda: seeds(problem.space, scores, problem.feasible, count))
-    session.tracker.print(f"search: {len(found)} seeds by importance")
+    session.tracker.print(f"search: first generation with {len(found)} of {problem.cfg.population} by importance")
     return replace(problem, seeds=found)
 
 
