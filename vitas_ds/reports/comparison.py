@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,7 @@ def names_of(runs: Runs) -> tuple[str, ...]:
 def results(runs: Runs) -> list[tuple[str, ...]]:
     """Return (name, value of each run) of every number that at least one of them has."""
     summaries = [read_summary(run) for run in runs]
-    numbers = [
+    numbers: list[tuple[str, str, Callable[[Any], str]]] = [
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
         ("search score of the best candidate", "search.best.score", "{:.2%}".format),
         ("its standard error", "search.best.stderr", "{:.2%}".format), ("its latency", "search.best.latency", _ms),

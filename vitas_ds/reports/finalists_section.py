@@ -34,6 +34,7 @@ def curves_chart(curves: list[list[Row]]) -> str:
             "" if place else "best finalist" if curve[-1]["wins"] else "best so far",
             [row["step"] for row in curve], [row["accuracy"] for row in curve],
             1 if place else 3, dots=True, tips=[_tip(row) for row in curve],
+            errors=None if place else [row.get("stderr") for row in curve],
         )
         for place, curve in enumerate(curves)
     ]  # fmt: skip
@@ -64,6 +65,6 @@ def _table_row(curve: list[Row], steps: list[int]) -> tuple[str, ...]:
 
 def _tip(row: Row) -> str:
     return (
-        f"candidate {row['candidate']} of the search: {row['accuracy']:.2%} at step {row['step']:,}, loss "
-        f"{row['loss'] or 0:.3f}, {short(row['macs'])} MACs, search score {row['score']:.2%}"
+        f"candidate {row['candidate']} of the search: {row['accuracy']:.2%} ± {row['stderr']:.2%} at step "
+        f"{row['step']:,}, loss {row['loss'] or 0:.3f}, {short(row['macs'])} MACs, search score {row['score']:.2%}"
     )

@@ -69,9 +69,17 @@ class Axis:
     percent: bool = False
     whole: bool = False
 
-    def text(self, value: float) -> str:
-        """Return a value as a tick label."""
-        return f"{100 * value:.4g}%" if self.percent else short(value)
+    def text(self, value: float, digits: int = 3) -> str:
+        """Return a value, as in a tooltip."""
+        return f"{100 * value:.{digits + 1}g}%" if self.percent else short(value, digits)
+
+    def labels(self, values: Sequence[float]) -> list[str]:
+        """Return tick labels with as many digits as make them different."""
+        for digits in range(3, 8):
+            texts = [self.text(value, digits) for value in values]
+            if len(set(texts)) == len(texts):
+                break
+        return texts
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,15 @@ def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[
 
 def _axes(frame: Frame, x: Axis, y: Axis) -> str:
     parts = []
-    for value in ticks(frame.y0, frame.y1, whole=y.whole):
+    marks = ticks(frame.y0, frame.y1, whole=y.whole)
+    for value, text in zip(marks, y.labels(marks), strict=True):
         at = frame.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{y.text(value)}</text>')
-    for value in ticks(frame.x0, frame.x1, whole=x.whole):
+        parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
+    marks = ticks(frame.x0, frame.x1, whole=x.whole)
+    for value, text in zip(marks, x.labels(marks), strict=True):
         at = frame.x(value)
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x.text(value)}</text>')
+        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x.name)}</text>')
@@ -234,11 +244,11 @@ def bars(title: str, values: Sequence[object], groups: Sequence[tuple[str, Seque
     return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}{''.join(parts)}</svg></figure>"
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """Return a number with three significant digits: 1.3G, 42k, 0.05, 2e-04."""
     if value == 0:
         return "0"
     for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}" if abs(value) >= 1e-4 else f"{value:.0e}"
+            return f"{value / unit:.{digits}g}{letter}"
+    return f"{value:.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 3}e}"

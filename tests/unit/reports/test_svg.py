@@ -68,6 +68,13 @@ def test_a_limit_is_a_vertical_line_at_its_value():
     assert "budget</span>" in text
 
 
+def test_tick_labels_differ():
+    values = [0.2755, 0.276, 0.2765, 0.277]
+    assert Axis("y").labels(values) == ["0.2755", "0.276", "0.2765", "0.277"]
+    assert Axis("y", percent=True).labels([0.9, 0.90001]) == ["90%", "90.001%"]
+    assert Axis("y").labels([1e6, 1.0001e6]) == ["1M", "1.0001M"] and Axis("y").labels([]) == []
+
+
 def test_whole_ticks():
     assert ticks(0, 2, whole=True) == [0, 1, 2] and ticks(0.5, 3.2, whole=True) == [1, 2, 3]
     assert all(t % 1 == 0 for high in range(1, 60) for t in ticks(0, high, whole=True))
