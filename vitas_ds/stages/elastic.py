@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
     steps = plan(config, args.recipe, words, args.direct)
     for number, step in enumerate(steps, 1):
         print(f"elastic: step {number} of {len(steps)}: {step.stage} {step.recipe}", flush=True)
-        status = _start(step, args.launcher)
+        status = start_stage(step, args.launcher)
         if status:
-            print(
-                f"elastic: step {number} of {len(steps)}, {step.stage}, ended with exit status {status}; start the "
-                "same command again to continue there", file=sys.stderr,
-            )  # fmt: skip
+            if status != STATUS[UserError]:  # the stage has printed its line
+                print(
+                    f"elastic: {step.stage} ended with exit status {status}; start the same command again to continue"
+                )
             return status
     for line in results(run_of(config), config):
         print(line)
@@ -74,7 +74,9 @@ def check(config: Config) -> None:
         UserError: There is no pretrained network or no budget, or a budget is out of the range of the space.
     """
     if not config.space.elastic.on:
-        raise UserError("space.elastic: the recipe has no space of a pretrained network; use one of the recipes elastic_*")
+        raise UserError(
+            "space.elastic: the recipe has no space of a pretrained network; use one of the recipes elastic_*"
+        )
     if config.supernet.init == "scratch":
         raise UserError("supernet.init: scratch: no pretrained network; set model=DIR, or model=timm:NAME weights=FILE")
     if not config.search.budgets:
@@ -103,7 +105,7 @@ def network_runs(config: Config) -> list[RunDir]:
     return [run] if count == 1 else [RunDir(run.path.with_name(f"{run.name}-budget{i}")) for i in range(count)]
 
 
-def _start(step: Step, launch: str | None) -> int:
+def start_stage(step: Step, launch: str | None) -> int:
     """Run a stage and return its exit status. A request to stop is passed on to it."""
     prefix = shlex.split(launch) if launch and step.launched else [sys.executable, "-m"]
     try:
@@ -112,7 +114,8 @@ def _start(step: Step, launch: str | None) -> int:
         raise UserError(f"--launcher {launch}: {prefix[0]} does not start ({error.strerror})") from None
 
     def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGTERM)
+        if number == signal.SIGTERM:  # Ctrl-C reaches the stage as well: a second request would end it at once
+            process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

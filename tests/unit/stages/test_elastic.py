@@ -6,6 +6,10 @@ References: the network itself, and the files of the stages.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec
 from vitas_ds.export.folder import Preprocess, read_model, write_model
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir, read_summary
-from vitas_ds.stages.elastic import Step, long_words, plan
+from vitas_ds.stages.elastic import Step, long_words, plan, start_stage
 from vitas_ds.stages.network_words import network_words
 
 RECIPE = """
@@ -90,6 +94,26 @@ def test_wrong_input_is_one_line(
     assert main(["elastic", "recipe.yaml", *words]) == 2
     error = capfd.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_request_to_stop_reaches_the_stage_and_its_status_the_user(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); time.sleep(30)"
+    (tmp_path / "stage.py").write_text(f"print(*__import__('sys').argv[1:], flush=True); {script}")
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    assert start_stage(Step("search", "r", ("a.b=c",)), f"{sys.executable} {tmp_path / 'stage.py'}") == 75
+    timer.join()
+    assert capfd.readouterr().out == "vitas_ds search r a.b=c\n"
+
+
+def test_images_of_other_classes_are_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        Path("images", name).mkdir(parents=True)
+    assert main(["elastic", "recipe.yaml", "model=vit", "data.train=images", "search.budgets=[200K]"]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning")]
+    assert len(errors) == 1 and "space.num_classes" in errors[0]
 
 
 @pytest.mark.long
