@@ -20,6 +20,7 @@ AXES = {
     "macs": MACS, "vitas_flops": Axis("ViTAS FLOPs per image"), "params": Axis("parameters"),
     "activations": Axis("activation memory of an image [bytes]"), "latency": Axis("latency of a batch [ms]"),
 }  # fmt: skip
+NAMES = {"vitas_flops": "ViTAS FLOPs", "params": "parameters", "activations": "memory", "latency": "latency"}
 Budget = dict[str, tuple[float, float]]
 """Smallest and largest value of each limited cost, in the units of ``AXES``."""
 PS_PER_MS = PS_PER_SECOND / 1000
@@ -94,6 +95,8 @@ def candidates_chart(candidates: Candidates, search: Search, cost: str = "macs")
     what = "Every scored candidate"
     if len(candidates.sample) < candidates.count:
         what = f"{len(candidates.sample):,} of {candidates.count:,} scored candidates, and the front"
+    if cost != "macs":
+        what += f", by {NAMES[cost]}"
     return chart(what, series, AXES[cost], SCORE, limits(search, cost, candidates.shown))
 
 
