@@ -116,7 +116,7 @@ def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) ->
         for found, name, color in zip(candidates, names, COLORS, strict=False)
     ]
     budgets = [
-        limit
+        replace(limit, name="")  # the caption explains them
         for run, found, color in zip(runs, candidates, COLORS, strict=False)
         for limit in limits(read_config(run).search, "macs", found.front, color)
     ]

@@ -163,6 +163,18 @@ def test_comparison_of_two_runs(run, config, tmp_path, capsys):
         report.compare(config, config)
 
 
+def test_fronts_and_budgets_share_a_chart(run, config, tmp_path):
+    """The budgets have the colors of their runs, and no entry in the legend."""
+    runs = []
+    for seed, most in ((1, 4e6), (2, 8e6)):
+        settings = {"run": {"name": f"s{seed}", "dir": str(tmp_path), "seed": seed}, "search": {"macs": (1.0, most)}}
+        runs.append(search(Config.model_validate(config.model_dump() | settings))[0])
+    text = comparison.render(*runs)
+    chart = re.search(r"<figure><figcaption>Fronts.*?</figure>", text)[0]
+    assert "front of s1" in chart and "front of s2" in chart and "budget</span>" not in chart
+    assert re.findall(r'class="limit (c\d)"', chart) == ["c2"] and chart.count('class="error') == 2
+
+
 def test_find_accepts_folder_recipe_and_name(run, config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for word, overrides in ((str(run.path), []), ("a", ["run.dir=."]), ("a/", [])):
