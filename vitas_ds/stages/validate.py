@@ -279,8 +279,8 @@ def _check_folders(config: Config, stage: str) -> None:
             if (field, stage) != ("data.train", "evaluate"):
                 warnings.warn(f"{field}: {folder}: no such folder", stacklevel=2)
         elif folder:
+            _check_resized(field, folder, config.data.resize)  # first: an unfinished folder lacks classes
             classes[field] = _classes(field, folder, config.space.num_classes)
-            _check_resized(field, folder, config.data.resize)
         elif required[field]:
             raise UserError(f"{field}: empty; give the folder of images, one folder per class")
     if all(classes.get(field) for field in required) and classes["data.train"] != classes["data.val"]:
