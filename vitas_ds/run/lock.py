@@ -150,7 +150,8 @@ def check(path: Path) -> None:
 def is_free(folder: Path) -> bool:
     """Return whether no other job writes to the run, as far as its files say."""
     last = max(_numbers(folder), default=0)
-    return not last or (_held is not None and _held.number == last) or _has_ended(*_look(folder, last), folder)
+    own = _held is not None and (_held.folder, _held.number) == (folder.absolute(), last)
+    return not last or own or _has_ended(*_look(folder, last), folder)
 
 
 def _take(folder: Path, writer: Writer) -> tuple[int, int] | None:

@@ -168,4 +168,6 @@ def test_the_next_run_releases_the_last(tmp_path: Path) -> None:
         lock.acquire(tmp_path / name, "retrain")  # of a stage that starts again
     with start(tmp_path / "a") as other:
         assert first_line(other) == "mine"
+        assert lock.is_free(tmp_path / "b") and not lock.is_free(tmp_path / "a")
         other.communicate("\n")
+    assert lock.is_free(tmp_path / "a") and lock.is_free(tmp_path)
