@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -56,9 +57,14 @@ def processes_of(job: subprocess.Popen[str], mark: bytes = b"") -> list[int]:
 
 
 def random_rank(job: subprocess.Popen[str]) -> int:
-    """Return the process id of some rank of the job."""
+    """Return the process id of some rank of the job.
+
+    Raises:
+        ProcessLookupError: The job has ended.
+    """
     ranks = processes_of(job, b"--local_rank=")
-    assert ranks, "no rank is running"
+    if not ranks:
+        raise ProcessLookupError("no rank is running")
     return random.choice(ranks)
 
 
@@ -78,7 +84,8 @@ def start_and_hit(
             output += text
             if not hit and re.search(line, text):
                 time.sleep(delay)
-                os.kill(target(job), sig)
+                with suppress(ProcessLookupError):  # the status tells that it has ended
+                    os.kill(target(job), sig)
                 hit = True
             assert time.monotonic() - start < 200, output
         assert hit, f"never printed {line}: {output}"
@@ -87,6 +94,22 @@ def start_and_hit(
         for process in processes_of(job):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+
+def start_and_kill(folder: Path, name: str, args: list[str], line: str) -> None:
+    """Start a training and kill a rank after a line of output. If it has ended before the signal, repeat this start."""
+    run, backup = folder / "runs" / name, folder / f"{name}-before"
+    for _ in range(5):
+        shutil.rmtree(backup, ignore_errors=True)
+        if run.exists():
+            shutil.copytree(run, backup)
+        status, _ = start_and_hit(stage_command("train-supernet", args), line, signal.SIGKILL)
+        if status != 0:
+            return
+        shutil.rmtree(run)
+        if backup.exists():
+            backup.rename(run)
+    raise AssertionError("five trainings have ended before the signal")
 
 
 def checkpoints(run: Path) -> list[str]:
@@ -109,11 +132,8 @@ def metrics(run: Path) -> list[tuple[str, int, float]]:
 
 def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) -> None:
     args = stage_args(uninterrupted, "killed", "supernet.ema_decay=0.9")
-    for delay in (0.0, random.random()):
-        line = stage_command("train-supernet", args)
-        status, _ = start_and_hit(line, r"train-supernet +\d+/20" if delay else r"train-supernet +5/20",
-                                  signal.SIGKILL, delay)  # fmt: skip
-        assert status != 0
+    for line in (r"train-supernet +5/20", r"train-supernet +\d+/20"):
+        start_and_kill(uninterrupted, "killed", args, line)
     run_stage("train-supernet", args, launcher="torchrun")
     assert_equal_weights(uninterrupted, "killed")
     assert metrics(uninterrupted / "runs" / "killed") == metrics(uninterrupted / "runs" / "uninterrupted")
