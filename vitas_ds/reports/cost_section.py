@@ -102,9 +102,10 @@ def _scores(name: str, ledger: Path, sides: int) -> Cost:
 
 
 def _search_seconds(metrics: Rows) -> float | None:
-    """Return the duration of all generations. Their records may be thinned."""
+    """Return the duration of the generations of all budgets. Their records may be thinned."""
     rows = [row for row in _steps(metrics, "search") if row.get("seconds") is not None]
-    return sum(row["seconds"] for row in rows) * rows[-1]["generation"] / len(rows) if rows else None
+    last = {row.get("budget", 0): row["generation"] for row in rows}
+    return sum(row["seconds"] for row in rows) * sum(last.values()) / len(rows) if rows else None
 
 
 def _finalists(run: RunDir, config: Config, summary: dict[str, Any]) -> Cost:

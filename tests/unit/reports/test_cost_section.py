@@ -74,6 +74,14 @@ def test_finalists_and_check(config):
     assert cost_section.duration(finalists, starts) == 25 and cost_section.duration(check, starts) == 3
 
 
+def test_the_time_of_thinned_generations_of_two_budgets():
+    """Generations of two seconds: five and three, of which every second one is recorded."""
+    rows = [{"generation": g, "seconds": 2.0} for g in (1, 3, 5)]
+    rows += [{"generation": g, "seconds": 2.0, "budget": 1} for g in (1, 3)]
+    rows = [row | {"stage": "search", "step": i} for i, row in enumerate(rows, 1)]
+    assert cost_section._search_seconds(rows) == 2.0 * (5 + 3) and cost_section._search_seconds([]) is None
+
+
 @pytest.mark.parametrize(("machine", "ranks", "local", "hours", "unit"), [
     ({"cores": 4}, 2, 2, 4.0, "core"),  # one hour on all cores
     ({"cores": 4}, 8, 2, 16.0, "core"),  # four machines
