@@ -48,7 +48,9 @@ def test_weights_equal_those_of_the_engine_and_of_deepspeed(saved: tuple[Path, i
 def test_resume_in_the_format_of_deepspeed(saved: tuple[Path, int, Any]) -> None:
     """A resumed run is bitwise equal; DeepSpeed's loader, zero_to_fp32 and ds_to_universal read its checkpoints."""
     _, ranks, result = saved
-    assert [row["zero"] for row in result["resume"]] == [case.zero for case in CASES] * (ranks == 2)
+    if ranks == 1:
+        pytest.skip("the job of one rank writes no checkpoints of ours: it would repeat that of two")
+    assert [row["zero"] for row in result["resume"]] == [case.zero for case in CASES]
     for row in result["resume"]:
         assert row["state"] == {"epoch": 1} and row["norms"] and row["latest"] == "step-00000004", row
         assert not row["loaded"] and not row["differ"] and not row["native"] and row["weights"] == 0, row
@@ -59,7 +61,9 @@ def test_resume_in_the_format_of_deepspeed(saved: tuple[Path, int, Any]) -> None
 def test_resume_with_another_number_of_ranks(saved: tuple[Path, int, Any]) -> None:
     """The checkpoints of two ranks go on with one, in another ZeRO stage. Reference: plain torch."""
     folder, ranks, _ = saved
-    for index, case in enumerate(CASES if ranks == 2 else ()):
+    if ranks == 1:
+        pytest.skip("the job of one rank writes no checkpoints of ours")
+    for index, case in enumerate(CASES):
         path, other = folder / f"{index}-{case.zero}" / "step-00000004", replace(case, zero="zero1", flat=not case.flat)
         engine = toy.start(other, comm.init("cpu", timeout=60))
         assert checkpoint.load(engine, path) == {"epoch": 1}
