@@ -20,6 +20,7 @@ from tests.helpers.digits import write_digits
 from tests.helpers.launching import ROOT, environment, stage_command, start_process
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.data.sources import write_index
+from vitas_ds.distributed.supervisor import parent_of
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
@@ -41,7 +42,7 @@ def stage_args(folder: Path, digits: Path) -> list[str]:
 
 
 def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
-    """Return the process id of each rank of a job."""
+    """Return the process id of each rank of a job: the process that a supervisor of the same rank has started."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -49,10 +50,12 @@ def rank_pids(job: subprocess.Popen[str]) -> dict[int, int]:
                 args = (entry / "environ").read_bytes().split(b"\0")
                 ranks = [int(word[5:]) for word in args if word.startswith(b"RANK=")]
                 if ranks and b"vitas_ds" in (entry / "cmdline").read_bytes():
-                    found[ranks[0]] = int(entry.name)
+                    found[int(entry.name)] = ranks[0]
         except OSError:
             continue
-    return found
+    # ids may have started again from small ones
+    parents = {pid: parent_of(pid) for pid in found}
+    return {rank: pid for pid, rank in found.items() if parents[pid] in found and parents[parents[pid]] not in found}
 
 
 def harm(
