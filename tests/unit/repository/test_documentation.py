@@ -19,6 +19,7 @@ from vitas_ds.arch.hand_scaled import hand_scaled
 from vitas_ds.config.parse import parse_value
 from vitas_ds.recipe import load
 from vitas_ds.stages import validate
+from vitas_ds.stages.elastic import long_words
 from vitas_ds.tools import document
 
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
@@ -116,7 +117,8 @@ def test_commands_resolve(page, example_files):
             if recipe.startswith("runs/"):  # no such run here: the overrides must fit any recipe
                 recipe = "quickstart"
             if args.command != "report" or recipe != "quickstart":
-                resolved = load(recipe, [word for word in args.overrides if "=" in word and word.isascii()])
+                settings = long_words(args.overrides) if args.command == "elastic" else args.overrides
+                resolved = load(recipe, [word for word in settings if "=" in word and word.isascii()])
                 if args.command in ("config", "train-supernet", "search", "retrain", "evaluate"):
                     validate.check(resolved, "config", 1)  # the checks of a start, except those of files
 
