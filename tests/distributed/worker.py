@@ -19,6 +19,7 @@ from tests.distributed import deepspeed_tasks
 from tests.helpers import toy_supernet as toy
 from tests.helpers.toy_supernet import Case
 from vitas_ds import config
+from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.distributed import comm
@@ -187,11 +188,44 @@ SPECS = [  # with different patch sizes, identities, widths and head counts
 ]
 
 
+ELASTIC = SearchSpace(
+    image_size=16, patch_sizes=(4,), depth=3, num_heads=(1, 2, 3), embed_dim=20, qkv_dim=36, mlp_dim=40, num_classes=4,
+    min_depth=2, ratios=(0.5, 1.0),
+    elastic={"head_dim": 4, "drop_order": (1, 0, 2), "prefix_tokens": 2, "classifiers": 2, "layer_scale": True},
+)  # fmt: skip
+WHOLE = genome.decode(ELASTIC, genome.largest(ELASTIC))
+ELASTIC_SPECS = [  # the pretrained network, one with parts of heads and without a layer, and one without a head
+    WHOLE,
+    replace(WHOLE, embed_dim=10, layers=(LayerSpec(2, 12, 20, 0.5), None, LayerSpec(3, 36, 20))),
+    replace(WHOLE, layers=(LayerSpec(3, 18, 40, 0.5), LayerSpec(1, 12, 40), LayerSpec(2, 24, 20))),
+]
+
+
 def supernet(ranks: Ranks) -> list[dict[str, Any]]:
-    """The real supernet, both sides of bilateral sharing, two subnets in every third step, against plain torch."""
+    """Compare the real supernet of a usual space and that of a pretrained network with plain torch."""
+    return _train_supernet(ranks, SPACE, SPECS, 2) + _train_supernet(ranks, ELASTIC, ELASTIC_SPECS, 0)
+
+
+def _random_supernet(space: SearchSpace, private_attention: int) -> Supernet:
+    """Return a supernet without tiny gradients: with these, AdamW would follow rounding errors."""
+    net = Supernet(space, "bilateral", private_attention)
+    init_weights(net, 2 if space.elastic.on else 0)
+    tokens = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in named_tensors(net).items():
+            p.mul_(1e5 if name.endswith("gamma") else 10 if p.ndim in (2, 4) else 1)
+            if space.elastic.on and p.ndim == 3:  # tokens of zeros have large gradients, beside which others vanish
+                p.add_(torch.randn(p.shape, generator=tokens))
+    return net
+
+
+def _train_supernet(
+    ranks: Ranks, space: SearchSpace, three: list[SubnetSpec], private_attention: int
+) -> list[dict[str, Any]]:
+    """Train both sides of bilateral sharing, two subnets in every third step, in every ZeRO stage."""
 
     def specs(step: int) -> list[SubnetSpec]:
-        return [SPECS[step % 3]] if step % 3 else [SPECS[0], SPECS[1]]
+        return [three[step % 3]] if step % 3 else [three[0], three[1]]
 
     def losses(call: Any, step: int, low: int, high: int) -> list[torch.Tensor]:
         rng = torch.Generator().manual_seed(step)
@@ -201,14 +235,7 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
             for spec in specs(step)
         ]
 
-    def fresh() -> Supernet:
-        net = Supernet(SPACE, "bilateral", 2)
-        init_weights(net, 0)
-        with torch.no_grad():
-            for p in named_tensors(net).values():  # with tiny gradients, AdamW would follow rounding errors
-                p.mul_(10 if p.ndim > 1 else 1)
-        return net
-
+    fresh = partial(_random_supernet, space, private_attention)
     twin, training = fresh(), config.Training(batch_size=4, clip_grad=1.0)
     adamw = toy.TensorAdamW(twin, training, lr=1e-2)
     for step in range(6):
@@ -232,7 +259,8 @@ def supernet(ranks: Ranks) -> list[dict[str, Any]]:
                 expected[name],
             )  # softmax cancels this bias: its gradient is a rounding error, which AdamW amplifies
         worst = max(got, key=lambda name: float((got[name] - expected[name]).abs().max()))
-        rows.append({"zero": zero, "weights": toy.max_difference(got, expected), "worst": worst})
+        row = {"zero": zero, "elastic": space.elastic.on, "worst": worst}
+        rows.append(row | {"weights": toy.max_difference(got, expected)})
     return rows
 
 
