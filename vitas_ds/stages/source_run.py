@@ -64,7 +64,7 @@ def _settings(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
     if sharing == "cyclic" or (sharing == "bilateral" and ours.space.elastic.on):  # channels depend on all widths
         for name in ("embed", "qkv", "mlp"):
             trained, searched = (getattr(config.space, f"{name}_widths") for config in (theirs, ours))
-            yield f"space.{name}_ratios", trained, searched
+            yield f"the widths of space.{name}_ratios", trained, searched
     for field in SUPERNET:
         yield f"supernet.{field}", getattr(theirs.supernet, field), getattr(ours.supernet, field)
     for field in ("mean", "std"):

@@ -85,3 +85,15 @@ def test_other_classes(trained: RunDir) -> None:
     (folder / "3").rename(folder / "three")
     with pytest.raises(UserError, match=r"has other classes \(see 3\)"):
         check_classes(config, training_images(config))
+
+
+def test_cyclic_sharing_needs_all_widths(trained: RunDir) -> None:
+    """Its channels of a width depend on the other widths."""
+    root, cyclic = trained.path.parent, "supernet.sharing=cyclic"
+    run = open_run(load(TINY, [f"run.dir={root}", f"data.train={root}/digits/train", "run.name=c", cyclic]), True)
+    run.supernet.path.mkdir()
+    run.supernet_weights.touch()
+    words = [f"search.checkpoint={run.path}", cyclic]
+    check_source(other(trained, *words, "space.min_depth=2"))
+    with pytest.raises(UserError, match=r"space\.embed_ratios=\[16, 32\], this search has \[32\]"):
+        check_source(other(trained, *words, "space.embed_ratios=[1.0]"))
