@@ -131,5 +131,6 @@ def _count_lines(run: RunDir) -> int:
 
 
 def _measured(run: RunDir) -> dict[SubnetSpec, dict[str, Any]]:
-    rows = [*read_json(run.pareto, []), *read_json(run.best, {}).get("top", ())]
+    results = read_json(run.best, {})
+    rows = [*read_json(run.pareto, []), *results.get("top", ()), *results.get("dropped", ())]
     return {spec_from_dict(row["spec"]): row for row in rows if "latency" in row}

@@ -18,6 +18,7 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.scoring.candidate import Candidate
 
 STATIC = 20  # rows without the script
+DROPPED = "dropped: too slow or too fast"  # measured outside the budget, see search/confirm.py
 DIGITS = 6  # of a number
 
 
@@ -89,7 +90,8 @@ def names_of(run: RunDir) -> dict[SubnetSpec, str]:
         for i, row in enumerate(entries, first):
             spec, name = spec_from_dict(row["spec"]), f"{kind}[{i}]"
             names[spec] = f"{names[spec]}, {name}" if spec in names else name
-    return names
+    dropped = (spec_from_dict(row["spec"]) for row in results.get("dropped", ()))
+    return names | dict.fromkeys(dropped, DROPPED)
 
 
 def text(column: Column, candidate: Candidate) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.runs import search
 from vitas_ds.reports import candidates, ledger_table, run_page
 from vitas_ds.reports.candidates import read_candidates
-from vitas_ds.run.files import read_json
+from vitas_ds.run.files import read_json, write_json
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.scoring.ledger_reader import read_ledger
 
@@ -45,6 +45,16 @@ def test_the_best_ones_of_a_large_search(config, monkeypatch):
     found = ledger_table.section(run, config.search, read_candidates(run, config))
     assert found["note"] == "The best 5 of 12 candidates; ledger.jsonl has all." and len(found["rows"]) == 5
     assert "All 12" in ledger_table._note(candidates.Candidates(12, best=[None] * 12))
+
+
+def test_dropped_candidates_have_their_measured_latency(config):
+    run, _ = search(config)
+    results, last = read_json(run.best, {}), ranked(read_ledger(run.ledger))[-1]
+    dropped = last.to_dict() | {"predicted_latency": 3e-3, "latency": 7e-3}
+    write_json(run.best, results | {"dropped": [dropped]})
+    data = data_of(run_page.render(run))
+    columns = dict(zip((name for name, _ in data["columns"]), data["values"], strict=True))
+    assert columns["measured ms"] == [*[None] * 11, 7.0] and columns["search:"][-1] == ledger_table.DROPPED
 
 
 def test_text_cannot_end_the_script(config, monkeypatch):
