@@ -57,7 +57,8 @@ class ScoringInputs:
         cfg, precision = config.search, scoring_precision(config, ranks.device)
         order = balanced_order(self.images.labels, count, config.run.seed)
         if cfg.cuda_graphs is True and ranks.device.type != "cuda":
-            warnings.warn("search.cuda_graphs is ignored: the candidates are scored on a CPU", stacklevel=2)
+            # stacklevel 1: a search makes several scorers, and the warning is printed once
+            warnings.warn("search.cuda_graphs is ignored: the candidates are scored on a CPU", stacklevel=1)
         return Scorer(
             self.supernet.to(ranks.device), self.pixels, torch.from_numpy(self.images.labels), self.prepare, order,
             ranks, min(config.data.eval_batch_size, -(-len(order) // racing.MIN_BATCHES)), cfg.side_rule,
