@@ -46,15 +46,17 @@ def main() -> int:
     options = parser.parse_args()
     score, place = Score(), SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="attack-", dir=place) as name:
-        attacks = prepare(Path(name), score, options.seed, options.only)
-        end = time.monotonic() + 60 * options.minutes
-        while time.monotonic() < end:
-            for seconds, attack in attacks:
-                until = min(end, time.monotonic() + seconds)
-                while time.monotonic() < until:
-                    attack()
-            print(f"{score.cases.total():,} cases, {score.problems.total():,} problems", flush=True)
-        finished.unmount_disk(Path(name) / "disk")
+        try:
+            attacks = prepare(Path(name), score, options.seed, options.only)
+            end = time.monotonic() + 60 * options.minutes
+            while time.monotonic() < end:
+                for seconds, attack in attacks:
+                    until = min(end, time.monotonic() + seconds)
+                    while time.monotonic() < until:
+                        attack()
+                print(f"{score.cases.total():,} cases, {score.problems.total():,} problems", flush=True)
+        finally:
+            finished.unmount_disk(Path(name) / "disk")
     print(score.table())
     return int(bool(score.problems))
 

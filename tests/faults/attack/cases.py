@@ -179,6 +179,8 @@ def _child(argv: list[str], blow: Blow, ends: tuple[int, int], counter: mmap.mma
             resource.setrlimit(resource.RLIMIT_FSIZE, (blow.file_size, blow.file_size))
         if blow.watched:
             _count_changes(blow, counter)
+        for stream in (sys.stdout, sys.stderr):  # as the command line does
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
         from vitas_ds.__main__ import main
 
         status = main(argv)

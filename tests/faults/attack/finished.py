@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,15 +96,30 @@ def products(run: Path) -> dict[str, Any]:
                              for name in files if (run / name).is_file()}  # fmt: skip
     for name in ("summary.json", "search/best.json", "search/pareto.json"):
         if (run / name).is_file():
-            found[name] = without_times(json.loads((run / name).read_text()))
-    with suppress(FileNotFoundError):
-        lines = [json.loads(line) for line in (run / "search" / "ledger.jsonl").read_text().splitlines()]
-        found["search/ledger.jsonl"] = sorted(json.dumps(without_times(line), sort_keys=True) for line in lines)
-    with suppress(FileNotFoundError):
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        found["metrics.jsonl"] = [(row["stage"], row["step"], row["loss"]) for row in lines if "loss" in row]
+            found[name] = without_times(_parsed((run / name).read_bytes()))
+    ledger, metrics = ([_parsed(line) for line in _content(run / name).splitlines()]
+                       for name in ("search/ledger.jsonl", "metrics.jsonl"))  # fmt: skip
+    if ledger:
+        found["search/ledger.jsonl"] = sorted(json.dumps(without_times(line), sort_keys=True) for line in ledger)
+    if metrics:
+        found["metrics.jsonl"] = [
+            (row.get("stage"), row.get("step"), row["loss"]) if isinstance(row, dict) else row
+            for row in metrics if not isinstance(row, dict) or "loss" in row
+        ]  # fmt: skip
     found["report"] = (run / "report" / "index.html").is_file()
     return found
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _parsed(text: bytes) -> Any:
+    """Return the content of JSON, or the text if the attack has damaged it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text.decode(errors="replace")
 
 
 def without_times(value: Any) -> Any:
