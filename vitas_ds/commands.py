@@ -52,7 +52,9 @@ class Command:
     @property
     def examples(self) -> str:
         """The example, and how several ranks of the command start."""
-        several = f"\n  {self.launcher} vitas_ds {self.example.split()[0]} ...  # several ranks" if self.launcher else ""
+        several = (
+            f"\n  {self.launcher} vitas_ds {self.example.split()[0]} ...  # several ranks" if self.launcher else ""
+        )
         return f"vitas {self.example}{several}"
 
 
@@ -85,7 +87,8 @@ STAGES = {
     ),
     "retrain": Command(
         "train one network: the search's best, a published one, or a spec.json",
-        "retrain runs/quickstart run.name=second 'retrain.spec=runs/quickstart:search:best[2]'", "runs/NAME/retrain/model/",
+        "retrain runs/quickstart run.name=second 'retrain.spec=runs/quickstart:search:best[2]'",
+        "runs/NAME/retrain/model/",
         STAGE + REPLAY, "deepspeed --module",
     ),
     "evaluate": Command(
@@ -196,7 +199,8 @@ TOOLS = {
     ),
     "consolidate": Command(
         "convert a training checkpoint of any ZeRO stage to one safetensors file",
-        "consolidate runs/quickstart/supernet/checkpoints --best --out supernet.safetensors", "the file FILE.safetensors",
+        "consolidate runs/quickstart/supernet/checkpoints --best --out supernet.safetensors",
+        "the file FILE.safetensors",
         (
             ("checkpoint", {"type": path, "help": "a checkpoint, or a folder of checkpoints: its newest intact one"}),
             ("--out", {"required": True, "type": path, "metavar": "FILE.safetensors"}),

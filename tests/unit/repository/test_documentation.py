@@ -62,7 +62,9 @@ def lines_of(page: Path) -> list[str]:
     text = page.read_text()
     lines = [line for kind, block in BLOCK.findall(text) if kind in ("bash", "sh", "console")
              for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
-    inline = re.findall(r"`((?:python -m vitas_ds|deepspeed --module vitas_ds|vitas|launch/[^\s`]+) [^`]+)`", prose(text))
+    inline = re.findall(
+        r"`((?:python -m vitas_ds|deepspeed --module vitas_ds|vitas|launch/[^\s`]+) [^`]+)`", prose(text)
+    )
     return lines + inline
 
 
