@@ -14,6 +14,8 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from vitas_ds.distributed import console
+
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False)  # else it repeats them where CI is set
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
@@ -46,3 +48,11 @@ def original_linear():
     linear = nn.functional.linear
     yield
     nn.functional.linear = linear
+
+
+@pytest.fixture(autouse=True)
+def own_messages():
+    """Forget which rank printed an error: a stage that fails keeps it, and a later test in the process prints none."""
+    yield
+    console.share_claim(None)
+    console.share_first(None)

@@ -266,7 +266,7 @@ def test_random_candidates_escape_a_local_optimum():
 
 
 def test_a_nan_score_is_an_error():
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(UserError, match="nan"):
         search(SMALL, Search(population=4, generations=1), each(lambda spec: float("nan")), in_memory(), 0)
 
 

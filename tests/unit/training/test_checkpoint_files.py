@@ -92,8 +92,8 @@ def test_two_damaged_checkpoints(saved: Path) -> None:
         assert newest(saved) == saved / "step-00000001"
     assert len(warned) == 2
     shutil.rmtree(saved / "step-00000001")
-    with pytest.warns(UserWarning):
-        assert newest(saved) is None
+    with pytest.raises(UserError, match=r"no checkpoint is intact: .*step-00000003/state.json"):
+        newest(saved)
 
 
 def test_other_files_are_ignored(saved: Path) -> None:
