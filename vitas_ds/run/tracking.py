@@ -27,6 +27,9 @@ from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import open_mirror, wandb_mode
 
 
+STEADY = 20  # steps until the speed of a stage is known
+
+
 class LiveTracker(Tracker):
     """Tracker of rank 0: writes to the console, ``metrics.jsonl`` and the mirrors.
 
@@ -111,9 +114,9 @@ class LiveTracker(Tracker):
             self.printed = now
 
     def _run_left(self, step: int, left: float, now: float) -> float:
-        """Return the remaining seconds of this and the later stages, at the speed of this one."""
+        """Return the remaining seconds of this and the later stages, at the speed of this one; nan at its start."""
         done = step - self.first
-        return left + (now - self.start) / done * self.total * self.later if done else math.nan
+        return left + (now - self.start) / done * self.total * self.later if done >= STEADY else math.nan
 
     @override
     @contextmanager
