@@ -26,7 +26,6 @@ from vitas_ds.run.tensorboard_mirror import check_tensorboard, open_writer
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import open_mirror, wandb_mode
 
-
 STEADY = 20  # steps until the speed of a stage is known
 
 
