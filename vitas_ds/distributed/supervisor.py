@@ -92,7 +92,7 @@ def supervise(command: str) -> None:
         _link, _parents = write_end, parents
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)  # works while the rank is inside a collective
-        _die_with_parent()
+        die_with_parent()
         return
     os.close(write_end)
     status = Supervisor(pid, read_end, command, parents).run()
@@ -291,7 +291,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(POLL)
 
 
-def _die_with_parent() -> None:
-    """Let Linux kill this process when the supervisor is killed."""
+def die_with_parent() -> None:
+    """Let Linux kill this process when its parent ends."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

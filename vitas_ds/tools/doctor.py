@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitas_ds.distributed import host
+from vitas_ds.distributed.supervisor import die_with_parent
 
 if TYPE_CHECKING:  # doctor also runs where packaging is not installed
     from packaging.requirements import Requirement
@@ -149,12 +150,16 @@ def stages() -> Iterator[Row]:
 
 
 def probe(code: str, seconds: float = 120, args: Sequence[str] = ()) -> tuple[bool, str]:
-    """Run ``code`` in a Python process of its own; return whether it succeeded and its last line of output."""
+    """Run ``code`` in a Python process of its own; return whether it succeeded and its last line of output.
+
+    The process ends with this one.
+    """
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=seconds, env=env, check=False
-        )
+            [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=seconds, env=env, check=False,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False, f"no answer within {seconds:g} s"
     text = (done.stdout if done.returncode == 0 else done.stderr).strip()

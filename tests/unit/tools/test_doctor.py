@@ -4,9 +4,11 @@ References: the packages of this environment, and a Python without any.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
+from vitas_ds.distributed.supervisor import process_start
 from vitas_ds.tools import doctor
 from vitas_ds.tools.doctor import Row
 
@@ -43,6 +46,30 @@ def test_probe_survives_a_crash():
     assert doctor.probe("import no_such_module") == (False, "ModuleNotFoundError: No module named 'no_such_module'")
     assert doctor.probe("import os; os.abort()")[0] is False
     assert doctor.probe("import time; time.sleep(9)", seconds=0.5) == (False, "no answer within 0.5 s")
+
+
+def test_a_probe_ends_with_its_parent(tmp_path):
+    file = tmp_path / "pid"
+    check = f"import os, time; open({str(file)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"from vitas_ds.tools import doctor; doctor.probe({check!r})"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert wait_until(lambda: file.exists() and file.read_text().endswith("\n"))
+        pid = int(file.read_text())
+        assert process_start(pid)
+    finally:
+        parent.terminate()
+        parent.wait(30)
+    assert wait_until(lambda: not process_start(pid), 10)
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (done := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return done
 
 
 def test_package_versions_out_of_bounds(monkeypatch):
