@@ -32,6 +32,7 @@ FORMAT = 2  # format 1 has no SHA-256 of the manifest; it can be read as well
 DEEPSPEED = 3  # the files of DeepSpeed in place of shards
 LATEST = "latest"  # DeepSpeed's file with the name of the newest checkpoint in its format
 FORMATS = (1, FORMAT, DEEPSPEED)
+STATE = "state.json"
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -79,17 +80,20 @@ def find_newest(directory: Path) -> tuple[Path | None, list[str]]:
 
 
 def warn_about_skipped(problems: list[str]) -> None:
-    """Warn about each damaged checkpoint that is newer than the one in use."""
+    """Warn about each damaged checkpoint that is not used."""
     for problem in problems:
         warnings.warn(f"checkpoint skipped: {problem}", stacklevel=3)
 
 
 def best(directory: Path) -> Path | None:
-    """Return the checkpoint with the highest accuracy (the newest of equal ones), without verifying it.
+    """Return the checkpoint with the highest accuracy (the newest of equal ones). Of its files, it verifies the state.
 
-    Without measured accuracies, it is the one with the lowest loss. None if no checkpoint has one of them.
+    Without measured accuracies, it is the one with the lowest loss. None if no checkpoint has one of them. Warns about
+    each checkpoint with a damaged state, which is skipped.
     """
-    states = {path: _state(path) for path in list_checkpoints(directory)}
+    problems = {path: verify(path, STATE) for path in list_checkpoints(directory)}
+    warn_about_skipped([problem for problem in problems.values() if problem is not None])
+    states = {path: _state(path) for path, problem in problems.items() if problem is None}
     for rate in (_error, _loss):
         rated = {path: rate(state) for path, state in states.items()}
         if found := [path for path in rated if math.isfinite(rated[path])]:
@@ -99,7 +103,7 @@ def best(directory: Path) -> Path | None:
 
 def _state(path: Path) -> Any:
     try:
-        return read_json(path / "state.json")
+        return read_json(path / STATE)
     except (OSError, UserError):
         return {}
 
@@ -153,8 +157,12 @@ def forget_latest(path: Path) -> None:
         latest.unlink()
 
 
-def verify(path: Path) -> str | None:
+def verify(path: Path, only: str | None = None) -> str | None:
     """Compare a checkpoint with the sizes and digests in its manifest.
+
+    Args:
+        path: Folder of the checkpoint.
+        only: The one file to compare; None for all.
 
     Returns:
         The problem, with the name of the file; None if the checkpoint is intact.
@@ -163,7 +171,8 @@ def verify(path: Path) -> str | None:
     try:
         manifest = read_json(file)
         stored = manifest.pop("sha256", None)
-        entries = [(Path(path) / name, size, digest) for name, (size, digest) in manifest["files"].items()]
+        files = manifest["files"] if only is None else {only: manifest["files"][only]}
+        entries = [(Path(path) / name, size, digest) for name, (size, digest) in files.items()]
     except FileNotFoundError:
         return f"{file} is missing"
     except (UserError, ValueError, KeyError, TypeError, AttributeError):

@@ -11,7 +11,7 @@ import pytest
 
 from vitas_ds.__main__ import main
 from vitas_ds.config import Config
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import file_digest, write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
 
@@ -23,8 +23,9 @@ def run(tmp_path: Path) -> RunDir:
     for folder, steps in ((run.supernet, {7: 0.5, 10: 0.7}), (run.retrain, {3: 1.0})):
         for step, loss in steps.items():
             checkpoint = folder.checkpoints / f"step-{step:08d}"
-            write_json(checkpoint / "manifest.json", {})
-            write_json(checkpoint / "state.json", {"loss": loss})
+            write_json(state := checkpoint / "state.json", {"loss": loss})
+            files = {state.name: [state.stat().st_size, file_digest(state)]}
+            write_json(checkpoint / "manifest.json", {"format": 1, "files": files})
     run.supernet_weights.touch()
     for name in (
         "notes.txt",

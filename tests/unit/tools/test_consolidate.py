@@ -5,6 +5,7 @@ Reference: the weights of the engine that wrote the checkpoint.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_file_has_the_weights_of_the_checkpoint(
     assert set(got) == set(toy.Toy().state_dict())
     for name, p in toy.Toy().named_parameters():
         assert torch.equal(got[name], stored[f"{kind}/{name}"].view(p.shape)), name
+
+
+@pytest.mark.parametrize(("damaged", "old", "new", "used"), [(2, "0.7", "0.1", 1), (1, "0.5", "0.9", 2)])
+def test_best_does_not_trust_a_damaged_state(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: int, old: str, new: str, used: int
+) -> None:
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(folder, copy)
+    state = copy / f"step-{damaged:08d}" / "state.json"
+    assert f'"loss": {old}' in state.read_text()
+    state.write_text(state.read_text().replace(f'"loss": {old}', f'"loss": {new}'))
+    assert main(["consolidate", str(copy), "--best", "--out", str(tmp_path / "weights.safetensors")]) == 0
+    printed = capsys.readouterr()
+    assert f"weights of {copy}/step-{used:08d}," in printed.out
+    assert printed.err.startswith(f"warning: checkpoint skipped: {state} was changed") and printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
