@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vitas_ds.errors import UserError, reading
 from vitas_ds.errors.exits import naming
@@ -82,6 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{start}.{os.getpid()}.tmp")
     try:
         with naming(path):
+            aside.unlink(missing_ok=True)  # a link would lead to another file
             yield aside
             sync_file(aside)
             lock.check(path)
@@ -96,11 +97,11 @@ def append_line(path: Path, text: str) -> None:
     If the last line has no newline (its writer was killed), the new line starts with one.
 
     Raises:
-        UserError: The file belongs to a run that another job has taken over.
+        UserError: See ``open_to_append``; or the file belongs to a run that another job has taken over.
     """
     lock.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), path.open("ab+") as file:
+    with naming(path), open_to_append(path) as file:
         torn = False
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
@@ -108,6 +109,20 @@ def append_line(path: Path, text: str) -> None:
         file.write((b"\n" if torn else b"") + text.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file that grows by lines. It is created if needed; its content can be read as well.
+
+    Raises:
+        UserError: It is a symbolic link, which may lead out of the run.
+    """
+    try:
+        return open(path, "ab+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    except OSError:
+        if not path.is_symlink():
+            raise
+        raise UserError(f"{path}: a symbolic link; put the file itself in its place") from None
 
 
 def sync_file(path: Path) -> None:

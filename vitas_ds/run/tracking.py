@@ -19,7 +19,7 @@ from typing import Any
 from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
-from vitas_ds.run.files import to_json, write_json
+from vitas_ds.run.files import open_to_append, to_json, write_json
 from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tensorboard_mirror import check_tensorboard, open_writer
@@ -49,7 +49,7 @@ class LiveTracker(Tracker):
         self.run, self.stage, self.total, self.first = run, stage, total, start_step
         self.mirrors, self.every, self.later = mirrors, every, later
         cut_metrics(run.metrics, stage, start_step)
-        self.file = run.metrics.open("a")
+        self.file = open_to_append(run.metrics)
         write_json(run.total, {"stage": stage, "total": total})
         self.start = self.last = time.perf_counter()
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
@@ -80,7 +80,7 @@ class LiveTracker(Tracker):
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         record = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **values}
-        self.file.write(to_json(record) + "\n")
+        self.file.write(f"{to_json(record)}\n".encode())
         self.file.flush()
 
     @override

@@ -87,6 +87,29 @@ def test_append_line(tmp_path: Path) -> None:
     sync_folder(path.parent)
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_lines_do_not_follow_a_link(tmp_path: Path, exists: bool) -> None:
+    outside, path = tmp_path / "outside", tmp_path / "run" / "x.jsonl"
+    path.parent.mkdir()
+    if exists:
+        outside.write_text("mine\n")
+    path.symlink_to(outside)
+    with pytest.raises(UserError, match=rf"^{path}: a symbolic link; put the file itself in its place$"):
+        append_line(path, "one")
+    assert (outside.read_text() == "mine\n") if exists else not outside.exists()
+
+
+def test_a_replaced_file_does_not_follow_links(tmp_path: Path) -> None:
+    outside, path = tmp_path / "outside", tmp_path / "run" / "x.json"
+    outside.write_text("mine")
+    path.parent.mkdir()
+    for name in (path.name, f".{path.name}.{os.getpid()}.tmp"):
+        (path.parent / name).symlink_to(outside)
+    write_json(path, {"n": 1})
+    assert outside.read_text() == "mine" and json.loads(path.read_text()) == {"n": 1}
+    assert list(path.parent.iterdir()) == [path] and not path.is_symlink()
+
+
 def test_import_without_torch() -> None:
     code = "import sys; import vitas_ds.run.files, vitas_ds.run.run_dir; assert 'torch' not in sys.modules"
     env = os.environ | {"PYTHONPATH": os.getcwd()}

@@ -137,6 +137,15 @@ def test_incomplete_lines_are_dropped(tmp_path):
     assert path.read_text() == "".join(good) and path.stat().st_ino == before  # not rewritten
 
 
+def test_metrics_do_not_follow_a_link(tmp_path):
+    config, run = make(tmp_path)
+    run.path.mkdir()
+    (tmp_path / "outside").write_text('{"stage": "search", "step": 1}\n')
+    run.metrics.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: a symbolic link"):
+        open_tracker(config, run, "retrain", True, total=1)
+
+
 def test_other_ranks_write_nothing(tmp_path, capsys):
     config, run = make(tmp_path, "offline")
     with open_tracker(config, run, "retrain", False, total=1) as tracker:
