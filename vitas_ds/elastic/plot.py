@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from vitas_ds.elastic.scores import Scores
 from vitas_ds.errors import UserError
+from vitas_ds.run.files import replacing
 
 
 def plot_scores(scores: Scores, path: Path) -> None:
-    """Plot heads, MLP units, channels and layers to an image file.
+    """Plot heads, MLP units, channels and layers to a PNG file.
 
     Raises:
         UserError: The file cannot be written.
@@ -28,7 +29,8 @@ def plot_scores(scores: Scores, path: Path) -> None:
     _plot_layers(layers, scores)
     figure.suptitle(f"importance on {scores.images} images, loss: {scores.loss}", fontsize=11)
     try:
-        figure.savefig(path, dpi=150)
+        with replacing(path) as aside:
+            figure.savefig(aside, format="png", dpi=150)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from None
 

@@ -59,6 +59,7 @@ class StepProfiler:
         recorded, self.running = self.running, None
         recorded.stop()
         self.trace.parent.mkdir(parents=True, exist_ok=True)
+        self.trace.unlink(missing_ok=True)  # a link would lead to another file
         recorded.export_chrome_trace(str(self.trace))
         return expensive_operators(recorded, ProfilerActivity.CUDA in self.activities)
 

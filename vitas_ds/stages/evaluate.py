@@ -24,6 +24,7 @@ from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
 from vitas_ds.models.hits import top_hits
 from vitas_ds.run import lock
 from vitas_ds.run.aside import set_aside
+from vitas_ds.run.files import replacing
 from vitas_ds.run.run_dir import RunDir, complete_summary, read_summary, write_result
 from vitas_ds.run.start import find_run
 from vitas_ds.run.tracker import Tracker
@@ -104,7 +105,8 @@ def _save_first(
     """Yield the batches; save a picture of the first one."""
     for i, batch in enumerate(batches):
         if i == 0:
-            save_grid(batch.images[:32], batch.labels[:32], images.classes, picture, data)
+            with replacing(picture) as aside:
+                save_grid(batch.images[:32], batch.labels[:32], images.classes, aside, data)
             tracker.image("images", picture)
         yield batch
 

@@ -20,7 +20,7 @@ from vitas_ds.engine import precision
 from vitas_ds.models.channels import SIDES
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import replacing, write_json
 from vitas_ds.run.run_dir import RunDir, complete_summary, run_of, write_result
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search import probe
@@ -57,17 +57,23 @@ def run(config: Config) -> None:
         config = prepare(config, run_dir, ranks, images)
     if ranks.is_main:
         run_dir.supernet.path.mkdir(parents=True, exist_ok=True)
-        write_classes(images.classes, run_dir.classes)
+        with replacing(run_dir.classes) as aside:
+            write_classes(images.classes, aside)
         if not list_checkpoints(run_dir.supernet.checkpoints):  # else keep the list of the training that wrote them
-            write_list(search_images.paths, run_dir.search_images)
+            _write_search_images(run_dir, search_images)
     task = make_task(config, run_dir, ranks, images)
     largest = genome.decode(config.space, genome.largest(config.space))
     print_estimate(task, ranks, largest, len(SIDES[config.supernet.sharing]))
     task = replace(_with_evaluation(task, run_dir, ranks, search_images), later=after_supernet(task, run_dir))
     numbers = train(task, run_dir, ranks)
     if ranks.is_main:
-        write_list(search_images.paths, run_dir.search_images)
+        _write_search_images(run_dir, search_images)
     _finish(config, run_dir, ranks, numbers)
+
+
+def _write_search_images(run_dir: RunDir, images: ImageSet) -> None:
+    with replacing(run_dir.search_images) as aside:
+        write_list(images.paths, aside)
 
 
 def _check(run_dir: RunDir, images: ImageSet | None) -> None:

@@ -26,7 +26,7 @@ from vitas_ds.engine.engine import Engine, Result
 from vitas_ds.engine.peak import device_peak, training_flops
 from vitas_ds.engine.profile import StepProfiler
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import replacing, write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.tracking import open_tracker
@@ -183,8 +183,8 @@ class Trainer:
         images, labels = (values[:PREVIEW_IMAGES].clone() for values in mixed_batch(self.task, batch, 0, 0))
         yield batch
         path = self.task.folder.images
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_grid(images, labels, self.task.images.classes, path, self.task.config.data)
+        with replacing(path) as aside:
+            save_grid(images, labels, self.task.images.classes, aside, self.task.config.data)
         self.tracker.image("images", path)
         yield from batches
 

@@ -38,10 +38,12 @@ def test_the_trace_has_the_steps_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_profiles_the_steps_that_are_left(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.json.gz"
+    trace, outside = tmp_path / "trace.json.gz", tmp_path / "outside"
+    trace.symlink_to(outside)
     settings = Profile(start=2, steps=4)
     assert train(StepProfiler(settings, trace, 6, cuda=False), 4, 6) == [5]
     assert "aten::linalg_matrix_exp" in operators(trace) and "aten::mm" not in operators(trace)
+    assert not outside.exists()  # the trace replaces the link
     with pytest.warns(UserWarning, match="engine.profile is ignored: step 5 is done already"):
         assert train(StepProfiler(settings, trace, 6, cuda=False, done=5), 6, 6) == []
 
