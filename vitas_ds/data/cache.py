@@ -60,12 +60,13 @@ def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _write(path: Path, shape: tuple[int, ...], images: ImageSet, data: Data, ranks: Ranks) -> None:
-    """Write the file atomically: decode into a temporary file, then rename it."""
-    if path.exists():
+    """Write the file atomically, if it is missing or cut off: decode into a temporary file, then rename it."""
+    if path.exists() and path.stat().st_size == torch.Size(shape).numel():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # check the disk first: a write to a mapped page kills the process (SIGBUS) if the disk is full
     _check_room(shape, shutil.disk_usage(path.parent).free, f"data.cache=file: the disk of {path.parent}")
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link would lead to another file
     decode_all(images, data, shape[-1], ranks, out=_map(temporary, shape))
     temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ def test_the_file_is_written_once_and_completely(tmp_path: Path) -> None:
     before = files[0].stat().st_mtime_ns
     assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
     assert files[0].stat().st_mtime_ns == before
+    first = first.clone()  # it is a map of the file
+    os.truncate(files[0], 1000)
+    files[0].with_name(f".{files[0].name}.tmp").symlink_to(tmp_path / "outside")
+    assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
+    assert not (tmp_path / "outside").exists()
 
 
 def test_a_file_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
