@@ -100,7 +100,8 @@ def _trained(numbers: dict[str, Any]) -> str:
 def _searched(numbers: dict[str, Any]) -> str:
     best = numbers["best"]
     score = with_error(best["score"], best.get("stderr"))
-    text = f"{numbers['scored']:,} candidates scored, best {score} with {short(best['macs'])} MACs"
+    scored = f"{numbers['scored']:,} candidates scored, " if "scored" in numbers else ""  # not if the job was killed
+    text = f"{scored}best {score} with {short(best['macs'])} MACs"
     trained = best.get("finalist")
     text += f", accuracy {trained['accuracy']:.1%} after {trained['steps']:,} steps" if trained else ""
     latencies = describe_row(best, numbers["latency"]) if "latency" in numbers else {}
@@ -145,7 +146,8 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
     if "search" in summary:
         best = summary["search"]["best"]
         values += [("MACs of the best candidate", short(best["macs"])), (_score_name(best), f"{best['score']:.1%}")]
-        values.append(("candidates scored", f"{summary['search']['scored']:,}"))
+        if "scored" in summary["search"]:
+            values.append(("candidates scored", f"{summary['search']['scored']:,}"))
         if "latency" in best:
             values.append(("its latency", f"{best['latency'] * 1e3:.4g} ms"))
     seconds = sum(summary.get(stage, {}).get("seconds", 0) for stage in ("train-supernet", "retrain"))

@@ -218,6 +218,17 @@ def test_a_search_in_progress_has_candidates(config):
     assert "All 12 candidates" in page.text and "Every scored candidate" in page.text and page.open == []
 
 
+def test_a_search_killed_before_its_summary(run, config, capsys):
+    """Only ``best.json`` has its numbers then."""
+    summary = json.loads(run.summary.read_text())
+    del summary["search"]
+    run.summary.write_text(json.dumps(summary))
+    best = json.loads(run.best.read_text())
+    report.run(config)
+    assert f"best {best['score']:.1%}" in capsys.readouterr().out
+    assert "candidates scored" not in Page(run.report.read_text()).text
+
+
 def test_page_omits_stages_that_have_not_run(config):
     run = train(config, "train-supernet", steps=3)
     page = Page(run_page.render(run))
