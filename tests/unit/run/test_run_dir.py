@@ -85,6 +85,7 @@ def test_the_folder_of_the_images_may_change(tmp_path):
     (run.path / "search").mkdir()
     run.ledger.touch()
     open_run(make(tmp_path, data={"train": "/elsewhere/train"}), True)
+    assert read_config(run).data.train == "/elsewhere/train"
 
 
 def test_two_paths_of_the_same_folder_are_equal(tmp_path, monkeypatch):
