@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from typing import Any
 
 import torch
 
 from tests.benchmarks.timing import table, where, write
 from tests.helpers.large_runs import repeat_candidates, repeat_metrics, report_cost
 from tests.helpers.runs import search, train
+from vitas_ds.config import Config
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir
 
@@ -42,7 +42,7 @@ def main() -> None:
         write(args.json, {"arguments": vars(args), "where": where(torch.device("cpu")), "report": rows})
 
 
-def _config(folder: str, name: str) -> Any:
+def _config(folder: str, name: str) -> Config:
     settings = [f"run.dir={folder}", f"run.name={name}", "tracking.wandb=disabled"]
     return load("quickstart", settings)
 

@@ -240,21 +240,31 @@ def parent_of(pid: int) -> int:
 
 
 def state_of(pid: int) -> tuple[str, int]:
-    """Return state and parent of a process from /proc; an empty text and 0 if it does not exist."""
-    try:
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return state, int(parent)
-    except (OSError, ValueError):
-        return "", 0
+    """Return state and parent of a process; an empty text and 0 if it does not exist."""
+    fields = _stat(pid)
+    return (fields[0], int(fields[1])) if fields else ("", 0)
 
 
 def process_start(pid: int) -> int:
     """Return the start time of a process in clock ticks since the start of the machine; 0 if it does not run."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat after the name of the process; empty if it does not exist."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return []
+
+
+def pid_namespace() -> str:
+    """Return the namespace in which process ids are comparable on a machine; empty if it is unknown."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _launcher_processes() -> list[tuple[int, int]]:

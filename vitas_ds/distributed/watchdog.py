@@ -31,7 +31,7 @@ from types import TracebackType
 
 from vitas_ds.distributed import comm, console, launcher, supervisor
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.distributed.supervisor import RESUME, state_of
+from vitas_ds.distributed.supervisor import RESUME, pid_namespace, state_of
 from vitas_ds.errors import Preempted, RankLost
 
 FILE_SIZE = 4096  # bytes; constant, so a heartbeat overwrites the previous one completely
@@ -112,7 +112,7 @@ class Watchdog:
     def __init__(self, folder: Path, stage: str, ranks: Ranks, timeout: float) -> None:
         self.folder, self.stage, self.ranks, self.timeout = folder, stage, ranks, timeout
         self.interval = min(5.0, timeout / 20)  # seconds between heartbeats
-        self._state = Heartbeat(ranks.rank, platform.node(), _pid_namespace(), os.getpid(), os.getppid())
+        self._state = Heartbeat(ranks.rank, platform.node(), pid_namespace(), os.getpid(), os.getppid())
         self._last_progress = time.monotonic()
         self._beats = 0
         self._neighbors: list[Heartbeat] | None = None  # other ranks of this node
@@ -298,10 +298,3 @@ def _empty(folder: Path) -> None:
 
 def _names(states: list[Heartbeat]) -> str:
     return ", ".join(state.name for state in states[:4]) + (f" and {len(states) - 4} more" if len(states) > 4 else "")
-
-
-def _pid_namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
 """Move results of a run aside, to ``old/N``, so that their stages can run again. Nothing is deleted.
 
 ``old/N`` is a run of its own: the moved stages with their settings, metrics and summary, so `report`, ``retrain.spec``
-and ``search.checkpoint`` can name it. First come copies, then one rename per stage, the last stage first, then
+and ``search.checkpoint`` can name it. First come copies, then the renames, stage by stage from the last one, then
 ``summary.json``. After a kill in between, the run has lost later stages at most, as if they had not run yet.
 """
 

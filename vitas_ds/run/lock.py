@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vitas_ds.distributed import supervisor
-from vitas_ds.distributed.supervisor import ORPHAN_LIMIT, process_start
+from vitas_ds.distributed.supervisor import ORPHAN_LIMIT, pid_namespace, process_start
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import parse_json, read_text
 
@@ -64,7 +64,7 @@ class Writer:
 
     def is_here(self, folder: Path) -> bool:
         """Return whether it runs on this machine, and on this folder instead of the original of a copy."""
-        return (self.host, self.space, self.folder) == (platform.node(), _namespace(), _digest(folder))
+        return (self.host, self.space, self.folder) == (platform.node(), pid_namespace(), _digest(folder))
 
     def is_alive(self) -> bool:
         """Return whether its process exists on this machine, as another one than this."""
@@ -236,7 +236,7 @@ def _describe(folder: Path, stage: str) -> Writer:
     now = datetime.now().astimezone().isoformat(" ", "seconds")
     parents = [list(pair) for pair in supervisor.parents()]
     pid = os.getpid()
-    return Writer(stage, platform.node(), _namespace(), pid, process_start(pid), parents, _digest(folder), now)
+    return Writer(stage, platform.node(), pid_namespace(), pid, process_start(pid), parents, _digest(folder), now)
 
 
 def _digest(folder: Path) -> str:
@@ -254,10 +254,3 @@ def _numbers(folder: Path) -> list[int]:
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"writer-{number}.json"
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""

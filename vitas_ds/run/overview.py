@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import read_json
@@ -119,16 +120,9 @@ def _heartbeats(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _is_alive(path: Path, beat: dict[str, Any]) -> bool:
     """Return whether a rank wrote its heartbeat recently; on this machine also whether its process exists."""
-    if beat.get("host") == platform.node() and beat.get("space") == _pid_namespace():
+    if beat.get("host") == platform.node() and beat.get("space") == pid_namespace():
         return os.path.exists(f"/proc/{beat.get('pid')}")
     return time.time() - path.stat().st_mtime < SILENT
-
-
-def _pid_namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
 
 
 def folder_size(folder: Path) -> int:

@@ -62,12 +62,10 @@ from vitas_ds.run import lock
 from vitas_ds.run.files import file_digest, read_json, write_json
 from vitas_ds.run.training_dir import TrainingDir
 
+DIGEST = "sha256 of the product"
 OF_CANDIDATE = (  # fields of best.json that are not headline numbers
     "top", "dropped", "budgets", "images", "generation", "seconds", "rank", "search_score", "searched_on",
 )  # fmt: skip
-
-
-DIGEST = "sha256 of the product"
 
 
 @dataclass(frozen=True)
