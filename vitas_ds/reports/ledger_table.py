@@ -24,7 +24,7 @@ DIGITS = 6  # of a number
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, how to show its numbers (percent, short, whole, text), and its values."""
+    """A column: its heading, how to show its numbers (percent, short, whole, number, text), and its values."""
 
     name: str
     kind: str
