@@ -9,6 +9,8 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from vitas_ds.arch.space import WidthTable
@@ -80,6 +82,12 @@ def activations(table: WidthTable) -> np.ndarray:
     n, D = (table.image_size // table.patch_size) ** 2, table.embed_dim
     stem_and_head = n * 3 * table.patch_size**2 + 2 * D + 2
     return 4 * stem_and_head + layer_activations(table).sum(1)
+
+
+COSTS: Mapping[str, Callable[[WidthTable], np.ndarray]] = {
+    "macs": macs, "vitas_flops": vitas_flops, "params": params, "activations": activations,
+}  # fmt: skip
+"""The counted costs by name, each int64 [K]."""
 
 
 def spec_macs(spec: SubnetSpec) -> int:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitas_ds.arch import cost
+from vitas_ds.arch.cost import COSTS
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 
-COUNTS = {"macs": cost.macs, "vitas_flops": cost.vitas_flops, "params": cost.params, "activations": cost.activations}
 LEAST = 0.5  # share of the upper limit that a scaled network uses; a much smaller one would not fill the budget
 HEAD_DIM, SMALL_HEAD_DIM, SMALL = 64, 16, 192  # channels of a head in DeiT, and below the width of its smallest network
 
@@ -69,13 +68,9 @@ def _scaled(space: SearchSpace, budget: Mapping[str, tuple[float, float]], patch
     found = [(shapes[k], depths[d]) for k, d in zip(*np.nonzero(inside), strict=True)]
     if not found:
         return None
-    shape, depth = min(found, key=lambda pair: _order(*pair))
+    shape, depth = min(found, key=lambda pair: (pair[0].unlike_deit(), -pair[1], pair[0].unlike_head()))
     layer = LayerSpec(shape.num_heads, shape.qkv_dim, shape.mlp_dim)
     return SubnetSpec(space.image_size, patch_size, shape.embed_dim, space.num_classes, (layer,) * depth)
-
-
-def _order(shape: Shape, depth: int) -> tuple[float, int, float]:
-    return shape.unlike_deit(), -depth, shape.unlike_head()
 
 
 def _depths(
@@ -86,8 +81,8 @@ def _depths(
     inside = np.ones((len(shapes), len(depths)), bool)
     one, two = (_table(space, patch_size, shapes, layers) for layers in (1, 2))
     for name, (low, high) in budget.items():
-        if name in COUNTS:
-            first, second = COUNTS[name](one)[:, None], COUNTS[name](two)[:, None]
+        if name in COSTS:
+            first, second = COSTS[name](one)[:, None], COSTS[name](two)[:, None]
             values = first + (second - first) * (depths - 1)
             inside &= (values >= max(low, LEAST * high)) & (values <= high)
     return inside

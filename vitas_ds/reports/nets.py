@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch import cost
-from vitas_ds.arch.hand_scaled import COUNTS, hand_scaled
+from vitas_ds.arch.hand_scaled import hand_scaled
 from vitas_ds.arch.published import names, published
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec, read_spec, spec_from_dict
@@ -88,7 +88,7 @@ def baseline(config: Config, spec: SubnetSpec, candidates: Candidates) -> list[N
 
 def _scaled(config: Config, spec: SubnetSpec) -> tuple[SubnetSpec | None, bool]:
     """Return the scaled network, and whether it is within a budget of the search."""
-    counted = [{name: budget[name] for name in budget if name in COUNTS} for budget in budgets_of(config.search)]
+    counted = [{name: budget[name] for name in budget if name in cost.COSTS} for budget in budgets_of(config.search)]
     inside = [budget for budget in counted if budget and _is_inside(spec, budget)]
     budget = inside[0] if inside else {"macs": (0.0, float(cost.spec_macs(spec)))}
     return hand_scaled(config.space, budget, spec.patch_size), bool(inside)
@@ -96,7 +96,7 @@ def _scaled(config: Config, spec: SubnetSpec) -> tuple[SubnetSpec | None, bool]:
 
 def _is_inside(spec: SubnetSpec, budget: Budget) -> bool:
     table = WidthTable.from_specs([spec])
-    return all(low <= int(COUNTS[name](table)[0]) <= high for name, (low, high) in budget.items())
+    return all(low <= int(cost.COSTS[name](table)[0]) <= high for name, (low, high) in budget.items())
 
 
 def write_baseline(run: RunDir, config: Config) -> None:

@@ -15,9 +15,7 @@ from vitas_ds.arch.space import SearchSpace, WidthTable
 Costs = Mapping[str, Callable[[WidthTable], np.ndarray]]
 """Cost functions by name, each returning int64 [K]. ``table.py`` requires them to be affine in sums over the layers."""
 
-COSTS: Costs = {
-    "macs": cost.macs, "vitas_flops": cost.vitas_flops, "params": cost.params, "activations": cost.activations,
-}  # fmt: skip
+COSTS: Costs = cost.COSTS
 """The counted costs. A search may add ``latency``: the predicted picoseconds of a batch (``search.latency``)."""
 
 PS_PER_SECOND = 10**12
