@@ -97,7 +97,9 @@ class Elastic(BaseModel):
 
 
 def elastic_fields(spec: SubnetSpec) -> dict[str, Any]:
-    """Return the settings of ``space`` that depend on the pretrained network: it is the largest subnet.
+    """Return the settings of ``space`` that depend on the pretrained network, its largest subnet.
+
+    ``num_heads`` is the largest choice; the others are settings as they are.
 
     Raises:
         ValueError: Its layers differ, or it has no layers.

@@ -1,10 +1,11 @@
 """What the files of an image set contain: their sizes, times and digests, to find out whether they have changed.
 
 A record is a text file: a line of JSON, then size, modification time in ns, digest or ``-``, and name of each file. Of
-a large set, it has about ``MOST`` files, chosen by their names, and digests of the first ``READ`` bytes. Two sets are
-equal if names and sizes are, and each file with another time has an equal digest. Files without a digest count as
-changed if their time has changed, unless all times have: then the set is a copy. Thus a file that was replaced by one
-of the same size and the same time is not noticed, nor one that is not among the chosen ones.
+a large set, it has at most about ``MOST`` files, chosen by a hash of their names, and digests of the first ones in the
+order of the hash, up to ``READ`` bytes. Two sets are equal if names and sizes are, and each file with another time has
+an equal digest. Files without a digest count as changed if their time has changed, unless all times have: then the set
+is a copy. Thus a file that was replaced by one of the same size and the same time is not noticed, nor one that is not
+among the chosen ones.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _eval_recipe(data: Data, image_size: int, uint8: bool = False) -> Recipe:
 
 def decode_all(
     images: ImageSet, data: Data, image_size: int, ranks: Ranks, out: Tensor | None = None,
-    fewer: str = "search images: lower data.search_per_class",
+    fewer: tuple[str, str] = ("search images", "lower data.search_per_class"),
 ) -> Tensor:  # fmt: skip
     """Decode, resize and crop all images as in evaluation, without normalization.
 
@@ -140,7 +140,7 @@ def decode_all(
         image_size: Side of the result in pixels.
         ranks: Device that decodes, and number of ranks per node.
         out: Tensor for the result, for example memory-mapped and shared by the ranks of a node; allocated by default.
-        fewer: Name of the images, and the setting that makes them fewer, for the error message.
+        fewer: Name of the images and how to use fewer of them, for the error message.
 
     Returns:
         Pixels [n, 3, H, W] uint8 on the CPU.
@@ -158,12 +158,11 @@ def decode_all(
     return out
 
 
-def _check_memory(needed: int, copies: int, fewer: str) -> None:
+def _check_memory(needed: int, copies: int, fewer: tuple[str, str]) -> None:
     """Check that ``copies`` ranks of this node have ``needed`` bytes of memory each."""
-    name, fix = fewer.split(": ")
     free = host.free_memory()
     if copies * needed > free:
-        each = f" in each of {copies} ranks" if copies > 1 else ""
+        (name, fix), each = fewer, f" in each of {copies} ranks" if copies > 1 else ""
         raise UserError(f"{name}: {needed / 2**30:.1f} GiB decoded{each}, {free / 2**30:.1f} GiB of memory free; {fix}")
 
 

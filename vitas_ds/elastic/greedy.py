@@ -12,7 +12,6 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,7 @@ class Losses:
 def expected_losses(space: SearchSpace, scores: Scores) -> Losses:
     """Return the importance that each choice removes from a layer. Units are removed from the least important on."""
     attn = np.array([_attn_losses(space, layer) for layer in scores.layers])
-    mlp = np.array([[sum(_sorted(x.mlp)[width:]) for width in space.mlp_widths] for x in scores.layers])
+    mlp = np.array([[sum(sorted(x.mlp, reverse=True)[width:]) for width in space.mlp_widths] for x in scores.layers])
     return Losses(attn, mlp)
 
 
@@ -48,10 +47,6 @@ def _attn_losses(space: SearchSpace, scores: LayerScores) -> np.ndarray:
             narrow = sum(x[:kept, width // kept :].sum() for x in channels)
             found[h, q] = np.array(scores.heads)[order[kept:]].sum() + narrow
     return found
-
-
-def _sorted(values: Sequence[float]) -> list[float]:
-    return sorted(values, reverse=True)
 
 
 def seeds(space: SearchSpace, scores: Scores, feasible: FeasibleSet, count: int) -> np.ndarray:
@@ -111,13 +106,12 @@ def _moves(
     embed: int,
 ) -> np.ndarray:  # fmt: skip
     """Return the lost importance per saved cost of narrowing each gene by one choice, [k, 3]; infinite at the end."""
-    cost, stem = feasible.costs[name], embed  # these spaces have one patch size
-    found = np.full(genes.shape, np.inf)
-    before = _loss(losses, genes, layers), _price(space, cost, stem, genes)
+    cost, found = feasible.costs[name], np.full(genes.shape, np.inf)
+    before = _loss(losses, genes, layers), _price(space, cost, embed, genes)
     for gene in range(3):
         narrower = genes.copy()
         narrower[:, gene] = np.maximum(narrower[:, gene] - 1, 0)
-        lost, saved = _loss(losses, narrower, layers) - before[0], before[1] - _price(space, cost, stem, narrower)
+        lost, saved = _loss(losses, narrower, layers) - before[0], before[1] - _price(space, cost, embed, narrower)
         allowed = saved > 0
         found[allowed, gene] = lost[allowed] / saved[allowed]
     return found
@@ -129,8 +123,9 @@ def _loss(losses: Losses, genes: np.ndarray, layers: np.ndarray) -> np.ndarray:
     return losses.attn[layers, h, q] + losses.mlp[layers, m]
 
 
-def _price(space: SearchSpace, cost: AffineCost, stem: int, genes: np.ndarray) -> np.ndarray:
+def _price(space: SearchSpace, cost: AffineCost, embed: int, genes: np.ndarray) -> np.ndarray:
     """Return the cost of each layer [k]."""
+    stem = embed  # the index of patch size and embed_dim: these spaces have one patch size
     heads, attn, mlp = _widths(space, genes)
     return cost.attn[stem] * attn + cost.heads[stem] * heads + cost.mlp[stem] * mlp
 

@@ -1,4 +1,4 @@
-"""What a subnet of a pretrained network kept of it, for the model card. Importing this module does not import torch."""
+"""What a subnet of a pretrained network kept of it, for the model card."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.export.card import read_license
 from vitas_ds.export.folder import Facts, read_facts
 
+SOURCE = "elastic training from"  # row of a reordered network: digest of the weights, and how they were reordered
 ORIGIN = ("architecture", "weights", "SHA-256 of the file")  # rows of the card of a network of timm
 
 
@@ -21,7 +22,7 @@ def origin_facts(folder: Path, spec: SubnetSpec) -> Facts:
     """
     theirs, whole = read_facts(folder), read_spec(folder / "spec.json")
     rows = {f"origin, {name}": theirs[name] for name in ORIGIN if name in theirs}
-    rows = rows or {"origin": theirs.get("elastic training from", "an exported model")}
+    rows = rows or {"origin": theirs.get(SOURCE, "an exported model")}
     return rows | {"origin, license": read_license(folder), "kept of the origin": kept_parts(spec, whole)}
 
 

@@ -91,7 +91,7 @@ class Probe:
 def make_probe(config: Config, ranks: Ranks, images: ImageSet, count: int) -> Probe:
     """Decode this rank's share of ``count`` of the search images."""
     order = balanced_order(images.labels, count, config.run.seed)
-    fewer = "search images: lower data.search_per_class"
+    fewer = "search images", "lower data.search_per_class"
     share = decode_share(images, order, config.data, config.space.image_size, ranks, fewer)
     return Probe(probed_subnets(config), config, share)
 

@@ -41,6 +41,7 @@ from vitas_ds.export.folder import (
     weights_digest,
     write_model_files,
 )
+from vitas_ds.export.kept import SOURCE
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import file_digest, write_text
@@ -50,7 +51,6 @@ from vitas_ds.stages.model_folders import TIMM, find_model
 from vitas_ds.stages.teaching import check_classes
 from vitas_ds.stages.validate_pretrained import check_largest
 
-SOURCE = "elastic training from"  # row of the model card: digest of the weights, and how they were reordered
 DRAW = 0x1A9F  # tag of the random stream of the images
 BATCH_SIZE = 32  # images decoded at once
 PROGRESS_SECONDS = 30.0  # between two lines

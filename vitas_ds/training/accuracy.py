@@ -57,7 +57,7 @@ class Schedule:
 
 def schedule(
     eval_every: float | None, steps: tuple[int, int], trained: float, available: int, overhead: float = OVERHEAD
-) -> Schedule | None:  # fmt: skip
+) -> Schedule | None:
     """Return the schedule of ``eval_every``; None for no evaluation.
 
     Args:
@@ -104,7 +104,10 @@ class Share:
     total: int
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield normalized images [B, 3, H, W], labels [B], and how many of them count."""
+        """Yield normalized images [B, 3, H, W], labels [B], and the number of images that count from the first one on.
+
+        The number may be larger than B.
+        """
         for first in range(0, len(self.labels), self.data.eval_batch_size):
             watchdog.at()
             rows = slice(first, first + self.data.eval_batch_size)
@@ -113,8 +116,8 @@ class Share:
 
 
 def decode_share(
-    images: ImageSet, order: np.ndarray, data: Data, image_size: int, ranks: Ranks, fewer: str
-) -> Share:  # fmt: skip
+    images: ImageSet, order: np.ndarray, data: Data, image_size: int, ranks: Ranks, fewer: tuple[str, str]
+) -> Share:
     """Decode this rank's share of the images with the indices ``order`` (``fewer`` as for ``decode_all``).
 
     All ranks must call this.
@@ -199,7 +202,7 @@ def measure_accuracy(
         every: Steps between two evaluations.
         averaged: Whether the weights are averaged ones.
     """
-    fewer = "held-out images: lower retrain.eval_images"
+    fewer = "held-out images", "lower retrain.eval_images"
     share = decode_share(images, np.arange(len(images)), data, image_size, ranks, fewer)
     accuracy = Accuracy(share, averaged)
     return Evaluation(every, accuracy, accuracy.describe, score=TOP1)
