@@ -114,7 +114,7 @@ def test_the_accuracy_is_that_of_the_exported_weights(done: tuple[Path, dict[str
 
 
 def test_a_run_that_resumes_another_one_finds_its_own_best_checkpoint(done: tuple[Path, dict[str, str]]) -> None:
-    """Its rate destroys the network, so no accuracy reaches that of the other run, whose checkpoint is elsewhere."""
+    """A high learning rate destroys its network: no accuracy reaches that of the other run, which is elsewhere."""
     folder, measured = done[0], accuracies(done[0], "continued")
     other = {step: value for step, value in accuracies(folder, "tuned").items() if step <= 20}
     assert list(measured) == [21, 22] and max(measured.values()) < max(other.values())

@@ -74,7 +74,7 @@ def test_a_step_after_the_end_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"engine.profile: step 1,001 is after the end .* 1,000 steps"):
         StepProfiler(Profile(start=1000, steps=2), tmp_path / "t.json.gz", 1000, cuda=False)
     StepProfiler(Profile(start=1000, steps=1), tmp_path / "t.json.gz", 1000, cuda=False)
-    with pytest.raises(UserError):  # all ranks end, not only the one that records
+    with pytest.raises(UserError, match="step 1,001 is after the end"):  # all ranks end, not only the one that records
         StepProfiler(Profile(start=1000, steps=2), tmp_path / "t.json.gz", 1000, cuda=False, records=False)
 
 
