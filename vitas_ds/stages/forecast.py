@@ -78,8 +78,9 @@ def _search_macs(config: Config, mean: float) -> float:
     candidates, macs = count_candidates(config), _mean_macs(config, mean)
     total = candidates * (config.search.images or available) * macs * len(SIDES[config.supernet.sharing])
     if config.search.finalists.count:
-        rungs = make_rungs(config.search.finalists, candidates)
-        total += training_macs(rungs, [round(macs)], config.retrain.batch_size)
+        budgets = max(len(config.search.budgets), 1)  # each has finalists of its own
+        rungs = make_rungs(config.search.finalists, candidates // budgets)
+        total += budgets * training_macs(rungs, [round(macs)], config.retrain.batch_size)
     return total
 
 

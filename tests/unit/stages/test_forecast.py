@@ -51,6 +51,8 @@ def test_the_finalists_and_a_known_network_count(tmp_path: Path) -> None:
     search = 12 * 80 * 275_000 * 2 + 3 * 275_000 * 2 * 30 * 16
     retrain = 3 * 1_253_683_392 * 240 * 2  # facts: 1.254G
     assert forecast.after_search(config, run_of(config)) == pytest.approx(retrain / search, rel=1e-3)
+    config = load(str(FIXTURES / "tiny.yaml"), [*words, "search.budgets=[250K, 300K]"])  # each with its own finalists
+    assert forecast.after_search(config, run_of(config)) == pytest.approx(retrain / (2 * search), rel=1e-3)
 
 
 def test_the_estimate_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
