@@ -179,7 +179,7 @@ from_caller() {
 # dry run prints the batch sizes, the memory and the ZeRO layout. Sets TIMEOUT. Creates .venv if it is missing.
 check_run() {
     local resolved ranks=$1
-    # a batch size that does not fit the ranks is no error of the other stages
+    # only these stages have a batch size, which must fit the ranks
     [[ " ${STAGES[*]} " == *" train-supernet "* || " ${STAGES[*]} " == *" retrain "* ]] || ranks=''
     if [[ ! -x .venv/bin/python ]]; then
         [[ -z ${DRY_RUN:-} ]] || die "a dry run needs .venv to check the recipe: start launch/quickstart.sh once"

@@ -76,7 +76,9 @@ def run_stage(args: argparse.Namespace) -> int:
     more = (args.push_to_hub, args.private) if args.command == "export" else ()
     run = partial(stage.run, config, *more)
     if args.redo:
-        import_module("vitas_ds.stages.redo").redoing(args.command, run)
+        from vitas_ds.stages.redo import redoing
+
+        redoing(args.command, run)
     else:
         run()
     return 0

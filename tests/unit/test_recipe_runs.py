@@ -90,7 +90,7 @@ def test_paths_of_a_run_do_not_depend_on_the_folder_of_its_start(
         "evaluate.model=deit-s", "supernet.teacher.model=init", "retrain.teacher.model=init", "supernet.init=timm:vit",
     ],
 )  # fmt: skip
-def test_names_of_networks_are_no_paths(runs: Path, word: str) -> None:
+def test_names_of_networks_stay_names(runs: Path, word: str) -> None:
     config = load("quickstart", [word])
     assert with_absolute_paths(config).model_dump() == config.model_dump() | {
         "data": with_absolute_paths(config).model_dump()["data"]

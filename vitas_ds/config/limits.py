@@ -27,11 +27,6 @@ class Limit:
     text: str
 
 
-def parse_number(text: str, unit: str = "") -> float:
-    """Return the value of a number and its unit. Raise ``ValueError`` if it is not a number."""
-    return float(text) * UNITS[unit]
-
-
 def parse_limit(budget: Any) -> Limit:
     """Parse a budget: a number of MACs, text, or a range of MACs.
 
@@ -45,7 +40,7 @@ def parse_limit(budget: Any) -> Limit:
     if not found or isinstance(budget, bool) or (found[1] and not found[3]):
         raise ValueError(f"{_short(text)}: {HELP}")
     try:
-        low, high = parse_number(found[1] or "0", found[2] or ""), parse_number(found[5], found[6])
+        low, high = float(found[1] or 0) * UNITS[found[2] or ""], float(found[5]) * UNITS[found[6]]
     except ValueError:
         raise ValueError(f"{_short(text)}: {HELP}") from None
     if not 0 <= low < high < 1e18:

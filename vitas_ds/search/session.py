@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from vitas_ds.config import Config
@@ -67,7 +68,7 @@ class Session:
     timing: LatencyModel | None
     inputs: ScoringInputs
 
-    @property
+    @cached_property
     def problems(self) -> list[SearchProblem]:
         """Space, budget and objectives, one for each of ``search.budgets``."""
         costs = budgets.COSTS if self.timing is None else self.timing.costs

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from vitas_ds.config import Config
@@ -134,5 +133,5 @@ def results(run: RunDir, config: Config) -> Iterator[str]:
         accuracy = "not evaluated (data.val is empty)" if top1 is None else f"top-1 {top1:.2%}"
         yield (
             f"elastic: {row['budget']}: {row['macs']:,} MACs, {row['params']:,} parameters, search score "
-            f"{row['score']:.2%}, {accuracy}; {Path(network.export)}"
+            f"{row['score']:.2%}, {accuracy}; {network.export}"
         )

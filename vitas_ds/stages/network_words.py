@@ -12,6 +12,7 @@ from vitas_ds.config import Config, format_value
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_preprocess
 from vitas_ds.recipe import load
+from vitas_ds.run.compatibility import leaves
 from vitas_ds.stages.model_folders import TIMM, find_model
 
 
@@ -34,11 +35,12 @@ def network_words(recipe: str, words: list[str]) -> list[str]:
         raise UserError(f"supernet.init: {config.supernet.init}: {error}") from None
     wanted = {f"space.{name}": value for name, value in _space(config, fields).items()}
     wanted |= {f"data.{name}": getattr(preprocess, name) for name in ("resize", "mean", "std")}
+    set_now = dict(leaves(config.model_dump()))
     given = {word.partition("=")[0] for word in words}
     return [
         f"{name}={format_value(value)}"
         for name, value in wanted.items()
-        if name not in given and _get(config, name) != value
+        if name not in given and set_now[name] != value
     ]
 
 
@@ -70,10 +72,3 @@ def _space(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in fields.items() if name not in ("elastic", "num_heads")}
     found |= {"num_heads": tuple(sorted(kept)), "min_depth": max(1, round(space.min_depth * depth / space.depth))}
     return found | {f"elastic.{name}": value for name, value in fields["elastic"].items()}
-
-
-def _get(config: Config, name: str) -> Any:
-    value: Any = config
-    for key in name.split("."):
-        value = getattr(value, key)
-    return value
