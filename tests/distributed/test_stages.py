@@ -284,7 +284,7 @@ def test_user_errors_are_one_line_and_overwrite_nothing(done: Path, tmp_path: Pa
 
 
 def _times(run: Path) -> dict[Path, int]:
-    """Return the time of each file but that of the lock."""
+    """Return the modification time of each file except the lock."""
     files = (path for path in run.rglob("*") if path.is_file() and not path.name.startswith("writer-"))
     return {path: path.stat().st_mtime_ns for path in files}
 

@@ -52,7 +52,7 @@ class Elastic(BaseModel):
 
     @property
     def on(self) -> bool:
-        """Whether the space is one of subnets of a pretrained network."""
+        """Whether the networks of the space are subnets of a pretrained one."""
         return self.head_dim is not None
 
     @property

@@ -45,7 +45,7 @@ class Record:
 
 
 def take(images: ImageSet) -> Record:
-    """Return the present contents of an image set, with digests."""
+    """Return the current contents of an image set, with digests."""
     every = -(-len(images) // MOST)
     names = _choose(images, every)
     states = _stat(images.root, names)

@@ -30,7 +30,7 @@ class Losses:
 
 
 def expected_losses(space: SearchSpace, scores: Scores) -> Losses:
-    """Return the importance that each choice removes from a layer. Units are removed from the least important on."""
+    """Return the importance that each choice removes from a layer. The least important units are removed first."""
     attn = np.array([_attn_losses(space, layer) for layer in scores.layers])
     mlp = np.array([[sum(sorted(x.mlp, reverse=True)[width:]) for width in space.mlp_widths] for x in scores.layers])
     return Losses(attn, mlp)
@@ -69,7 +69,7 @@ def seeds(space: SearchSpace, scores: Scores, feasible: FeasibleSet, count: int)
 def greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet, embed: int, depth: int) -> np.ndarray | None:
     """Return the greedy network [G] of an index of embed_dim and a depth; None if even the narrowest is too large.
 
-    The network may be below the budget: all those of this depth and embed_dim may be.
+    The network may be below the budget: if the widest one of this depth and embed_dim is, or the last step skips it.
     """
     layers = np.flatnonzero(space.active_positions[depth])
     widest = [size - 1 for size in (len(space.num_heads), space.attn_table.shape[1], len(space.mlp_widths))]

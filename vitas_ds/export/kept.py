@@ -1,4 +1,4 @@
-"""What a subnet of a pretrained network kept of it, for the model card."""
+"""Rows of the model card of a subnet: what it keeps of the pretrained network."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def warn_about_skipped(problems: list[str]) -> None:
 
 
 def best(directory: Path) -> Path | None:
-    """Return the checkpoint with the highest accuracy (the newest of equal ones). Of its files, it verifies the state.
+    """Return the checkpoint with the highest accuracy (the newest of equal ones). It verifies ``state.json`` only.
 
     Without measured accuracies, it is the one with the lowest loss. None if no checkpoint has one of them. Warns about
     each checkpoint with a damaged state, which is skipped.
