@@ -84,24 +84,32 @@ def resize_data(
                         "--format shards")  # fmt: skip
     about = asdict(settings) | {"source": str(source.absolute()), "images": len(images),
                                 "classes": len(images.classes), "fingerprint": fingerprint(images)}  # fmt: skip
-    if _is_complete(source, target, about):
-        return len(images), [tuple(pair) for pair in (read_settings(target) or {})["unreadable"]]
-    _write_json(target / NAME, about | {"complete": False})
+    if not _is_complete(source, target, about):
+        with naming(target), open(target / JOURNAL, "a", encoding="utf-8") as journal:
+            _lock(journal, target)
+            if _is_complete(source, target, about):  # by another process, just now
+                (target / JOURNAL).unlink(missing_ok=True)
+            else:
+                _write_json(target / NAME, about | {"complete": False})
+                unreadable = _resize(images, target, settings, workers, progress, journal)
+                _finish(target, settings, images, about, unreadable)
+    return len(images), [tuple(pair) for pair in (read_settings(target) or {})["unreadable"]]
+
+
+def _resize(images: ImageSet, target: Path, settings: Settings, workers: int, progress: Progress | None,
+            journal: TextIO) -> Unreadable:  # fmt: skip
+    """Process the chunks that the journal lacks, and add them to it; return the unreadable images of all chunks."""
     chunks = [range(i, min(i + CHUNK, len(images))) for i in range(0, len(images), CHUNK)]
     done = _read_journal(target)
     _check_disk(images, [i for n, chunk in enumerate(chunks) if n not in done for i in chunk], target, settings)
-    with naming(target), open(target / JOURNAL, "a", encoding="utf-8") as journal:
-        _lock(journal, target)
-        for number, bad in _run(images, target, settings, chunks, done, workers):
-            journal.write(json.dumps({"chunk": number, "unreadable": bad}) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-            done[number] = bad
-            if progress:
-                progress(sum(len(chunks[n]) for n in done), len(images))
-    unreadable = [(path, reason) for number in sorted(done) for path, reason in done[number]]
-    _finish(target, settings, images, about, unreadable)
-    return len(images), unreadable
+    for number, bad in _run(images, target, settings, chunks, done, workers):
+        journal.write(json.dumps({"chunk": number, "unreadable": bad}) + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+        done[number] = bad
+        if progress:
+            progress(sum(len(chunks[n]) for n in done), len(images))
+    return [(path, reason) for number in sorted(done) for path, reason in done[number]]
 
 
 def _finish(target: Path, settings: Settings, images: ImageSet, about: dict[str, Any],
@@ -125,7 +133,7 @@ def _is_complete(source: Path, target: Path, about: dict[str, Any]) -> bool:
         raise UserError(f"{target}: is inside of {source}; choose another folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        empty = all(path.name == f".{NAME}.tmp" for path in target.iterdir())  # a kill may leave that file
+        empty = all(path.name in (f".{NAME}.tmp", JOURNAL) for path in target.iterdir())  # a kill may leave them
         found = about | {"complete": False} if empty else read_settings(target)
     except OSError as error:
         if error.errno in DISK:

@@ -228,17 +228,36 @@ def test_two_commands_do_not_write_to_one_folder(source, tmp_path):
     (target / "data.json").write_text(
         (target / "data.json").read_text().replace('"complete": true', '"complete": false')
     )
-    with open(target / ".resize.jsonl", "w") as journal:
+    journal_of = target / ".resize.jsonl"
+    with open(journal_of, "w") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)  # as the other command does
+        journal.write('{"chunk": 0, "unrea')  # and it is at work
+        journal.flush()
         with pytest.raises(UserError, match="out: another resize-data writes to it; wait for its end"):
             resize_data(source, target, SETTINGS, workers=1)
+        assert journal_of.read_text() == '{"chunk": 0, "unrea'
     assert resize_data(source, target, SETTINGS, workers=1) == (9, [])
+
+
+def test_a_command_that_gets_the_lock_of_a_finished_one_does_nothing(source, tmp_path, monkeypatch):
+    """The other command ends between the first look at the folder and the lock."""
+    target, lock = tmp_path / "out", resize._lock
+
+    def finish_first(journal, folder):
+        monkeypatch.setattr(resize, "_lock", lock)
+        resize_data(source, target, SETTINGS, workers=1)
+        lock(journal, folder)
+
+    monkeypatch.setattr(resize, "_lock", finish_first)
+    assert resize_data(source, target, SETTINGS, progress=lambda *_: pytest.fail("done already")) == (9, [])
+    assert read_settings(target)["complete"] and not (target / ".resize.jsonl").exists()
 
 
 def test_a_kill_before_the_first_chunk_leaves_a_usable_folder(source, tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     (target / ".data.json.tmp").write_text("{")
+    (target / ".resize.jsonl").touch()
     assert resize_data(source, target, SETTINGS, workers=1) == (9, [])
 
 
