@@ -91,11 +91,19 @@ def read(path: Path) -> Record:
         files = {name: ((int(size), int(time)), known) for size, time, known, name in rows}
         return Record(files=files, **json.loads(head))
     except (ValueError, TypeError):
-        raise UserError(f"{path}: not a record of images; remove it") from None
+        raise _damaged(path) from None
 
 
-def difference(old: Record, images: ImageSet) -> str:
-    """Return in a few words how the images differ from a record; "" if they do not."""
+def _damaged(path: Path | str) -> UserError:
+    return UserError(f"{path}: not a record of images; remove it")
+
+
+def difference(old: Record, images: ImageSet, path: Path | None = None) -> str:
+    """Return in a few words how the images differ from a record, read from ``path``; "" if they do not.
+
+    Raises:
+        UserError: The record lacks files.
+    """
     names = _choose(images, old.every)
     if fingerprint(images) != old.names:
         new, gone = [name for name in names if name not in old.files], sorted(old.files.keys() - set(names))
@@ -103,6 +111,8 @@ def difference(old: Record, images: ImageSet) -> str:
         if len(images) == old.images:
             return f"{len(new) or 'some'} of {len(images):,} images have other names or classes{example}"
         return f"{len(images):,} images instead of {old.images:,}{example}"
+    if old.files.keys() != set(names):
+        raise _damaged(path or f"the record of {old.root}")
     changed = _changed(old, names, images.root)
     if not changed:
         return ""

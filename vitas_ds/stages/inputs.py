@@ -61,7 +61,8 @@ def difference(run: RunDir, version: str | None, images: ImageSet) -> str:
     """Return how images differ from a recorded version, in a few words; "" if they do not, or without a record."""
     with suppress(FileNotFoundError):
         if version is not None and images.seed is None:
-            return contents.difference(contents.read(run.contents / f"{Path(version).name}.txt"), images)
+            path = run.contents / f"{Path(version).name}.txt"
+            return contents.difference(contents.read(path), images, path)
     return ""
 
 

@@ -16,6 +16,8 @@ from vitas_ds.data import contents
 from vitas_ds.data.sources import ImageSet, fingerprint, read_folder
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_text
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.stages.inputs import difference, version_of
 
 
 @pytest.fixture
@@ -102,6 +104,18 @@ def test_damaged_record(tmp_path: Path) -> None:
         (tmp_path / "r.txt").write_text(text)
         with pytest.raises(UserError, match="not a record of images"):
             contents.read(tmp_path / "r.txt")
+
+
+def test_a_record_that_lacks_files(folder: Path, tmp_path: Path) -> None:
+    """Of the run whose stage compares: the line names the file."""
+    run, images = RunDir(tmp_path / "run"), read_folder(folder)
+    version = version_of(run, "train", images)
+    path = run.contents / "train-1.txt"
+    lines = path.read_text(errors="surrogateescape").splitlines(keepends=True)
+    for left in (lines[:-1], [*lines[:3], *lines[4:]], lines[:1]):
+        path.write_text("".join(left), errors="surrogateescape")
+        with pytest.raises(UserError, match=r"train-1\.txt: not a record of images; remove it"):
+            difference(run, version, images)
 
 
 def test_random_images_have_no_files(folder: Path) -> None:
