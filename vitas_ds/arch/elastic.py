@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitas_ds.arch.spec import MAX_WIDTH, SubnetSpec
+from vitas_ds.arch.spec import MAX_WIDTH, SubnetSpec, classifier_problem
 
 NETWORK = (  # fields of Elastic that are those of the pretrained network, in a spec
     "prefix_tokens", "classifiers", "pool", "layer_scale", "norm_eps", "final_norm_eps",
@@ -46,8 +46,8 @@ class Elastic(BaseModel):
         for name, field in type(self).model_fields.items():
             if self.head_dim is None and getattr(self, name) != field.default:
                 raise ValueError(f"{name} needs head_dim, the channels of a head of the pretrained network")
-        if self.classifiers > (self.prefix_tokens if self.pool == "class" else 1):
-            raise ValueError(f"classifiers {self.classifiers} is more than prefix_tokens {self.prefix_tokens}")
+        if problem := classifier_problem(self.classifiers, self.prefix_tokens, self.pool):
+            raise ValueError(problem)
         return self
 
     @property

@@ -197,6 +197,15 @@ def read_spec(path: Path) -> SubnetSpec:
     return spec_from_dict(data.get("spec", data) if isinstance(data, dict) else data, str(path))
 
 
+def classifier_problem(classifiers: int, prefix_tokens: int, pool: str) -> str:
+    """Return why a network cannot have so many classifiers; "" if it can."""
+    if pool == "patches" and classifiers > 1:
+        return f"classifiers {classifiers} needs pool class: the mean of the patches has one classifier"
+    if classifiers > prefix_tokens:
+        return f"classifiers {classifiers} is more than prefix_tokens {prefix_tokens}"
+    return ""
+
+
 def check_spec(spec: SubnetSpec, where: str = "spec") -> None:
     """Check that the spec describes a valid network.
 
@@ -204,10 +213,8 @@ def check_spec(spec: SubnetSpec, where: str = "spec") -> None:
         UserError: The patch size does not divide the image size, the heads do not divide a width, or a classifier has
             no token.
     """
-    if spec.classifiers > (spec.prefix_tokens if spec.pool == "class" else 1):
-        raise UserError(
-            f"{where}: classifiers {spec.classifiers} is more than prefix_tokens {spec.prefix_tokens} of pool class"
-        )
+    if problem := classifier_problem(spec.classifiers, spec.prefix_tokens, spec.pool):
+        raise UserError(f"{where}: {problem}")
     if spec.image_size % spec.patch_size:
         raise UserError(f"{where}: image_size {spec.image_size} is not a multiple of patch_size {spec.patch_size}")
     try:

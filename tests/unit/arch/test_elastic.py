@@ -94,6 +94,8 @@ def test_random_networks_follow_the_order():
         ({"elastic": {"head_dim": 4, "drop_order": (0, 0)}}, "must name 2 to 4 different layers"),
         ({"elastic": {"head_dim": 4, "drop_order": (0, 4)}}, "must name 2 to 4 different layers"),
         ({"elastic": {"head_dim": 4, "classifiers": 2}}, "classifiers 2 is more than prefix_tokens 1"),
+        ({"elastic": {"head_dim": 4, "classifiers": 2, "prefix_tokens": 3, "pool": "patches"}},
+         "classifiers 2 needs pool class: the mean of the patches has one classifier"),
         ({"elastic": {"layer_scale": True}}, "layer_scale needs head_dim"),
     ],
 )  # fmt: skip

@@ -71,6 +71,12 @@ def test_tokens_that_do_not_exist_are_refused(change):
         spec_from_dict(GOOD | change)
 
 
+def test_the_mean_of_the_patches_has_one_classifier():
+    change = {"classifiers": 2, "prefix_tokens": 3, "pool": "patches"}
+    with pytest.raises(UserError, match=r"^spec: classifiers 2 needs pool class: the mean of the patches has one"):
+        spec_from_dict(GOOD | change)
+
+
 def test_spec_json_has_fixed_keys_and_no_defaults():
     spec = SubnetSpec(224, 16, 230, 1000, (LayerSpec(3, 432, 720), None))
     assert spec.to_dict() == GOOD
