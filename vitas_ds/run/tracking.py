@@ -19,6 +19,7 @@ from typing import Any
 from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
+from vitas_ds.run import lock
 from vitas_ds.run.files import open_to_append, to_json, write_json
 from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
@@ -27,6 +28,7 @@ from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import open_mirror, wandb_mode
 
 STEADY = 20  # steps until the speed of a stage is known
+CHECK = 1.0  # seconds between checks of the lock, which ask for two files; a suspension that loses it lasts longer
 
 
 class LiveTracker(Tracker):
@@ -49,7 +51,7 @@ class LiveTracker(Tracker):
         self.run, self.stage, self.total, self.first = run, stage, total, start_step
         self.mirrors, self.every, self.later = mirrors, every, later
         cut_metrics(run.metrics, stage, start_step)
-        self.file = open_to_append(run.metrics)
+        self.file, self.checked = open_to_append(run.metrics), float("-inf")
         write_json(run.total, {"stage": stage, "total": total})
         self.start = self.last = time.perf_counter()
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
@@ -79,7 +81,11 @@ class LiveTracker(Tracker):
         self.last, self.last_step, self.waited = time.perf_counter(), step, 0.0
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        record = {"stage": self.stage, "step": step, "time": round(time.time(), 3), **values}
+        now = time.time()  # unlike other clocks, it counts the time in which the machine sleeps
+        if not 0 <= now - self.checked < CHECK:
+            lock.check(self.run.metrics)
+            self.checked = now
+        record = {"stage": self.stage, "step": step, "time": round(now, 3), **values}
         self.file.write(f"{to_json(record)}\n".encode())
         self.file.flush()
 

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.helpers.wandb_files import history, run_of
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
+from vitas_ds.run import lock, tracking
 from vitas_ds.run.files import write_text
 from vitas_ds.run.metrics import clock, cut_metrics, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
@@ -87,6 +88,25 @@ def test_records_are_on_disk_at_once(tmp_path):
     tracker.log(1, {"best": 0.5})
     assert read_metrics(run)[0]["best"] == 0.5
     tracker.close()
+
+
+def test_a_suspended_writer_adds_no_lines_once_another_job_has_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "CHECK", 0.2)
+    config, run = make(tmp_path)
+    run.path.mkdir()
+    lock.acquire(run.path, "search")
+    try:
+        tracker = open_tracker(config, run, "search", True)
+        tracker.log(1, {})
+        (run.path / "writer-2.json").write_text("{}")  # of another machine
+        time.sleep(0.3)
+        for write in (tracker.log, tracker.evaluation):
+            with pytest.raises(UserError, match="another job has taken over"):
+                write(2, {})
+        tracker.close()
+    finally:
+        lock.release()
+    assert [row["step"] for row in read_metrics(run)] == [1]
 
 
 def test_data_wait_is_measured(tmp_path):
