@@ -132,9 +132,11 @@ def _retraining(run: RunDir, config: Config, metrics: Rows, summary: dict[str, A
 
 
 def _evaluation(run: RunDir, summary: dict[str, Any]) -> Cost:
-    images = summary.get("images", 0)
-    macs = spec_macs(read_spec(run.retrain_spec)) if run.retrain_spec.exists() else 0
-    return Cost("evaluate", "evaluate", images, images * macs, summary.get("seconds"))
+    """Return the cost of the evaluation. Older results do not have the MACs: of another network, they are unknown."""
+    images, macs = summary.get("images", 0), summary.get("macs")
+    if macs is None and summary.get("model", "retrain") == "retrain" and run.retrain_spec.exists():
+        macs = spec_macs(read_spec(run.retrain_spec))
+    return Cost("evaluate", "evaluate", images if macs else 0, images * (macs or 0), summary.get("seconds"))
 
 
 def _steps(metrics: Rows, stage: str) -> Rows:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitas_ds.arch.cost import spec_macs
 from vitas_ds.config import RANDOM_IMAGES, Config, Data
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
@@ -93,7 +94,7 @@ def _evaluate(config: Config, run_dir: RunDir, ranks: Ranks, source: Path) -> di
         if ranks.is_main:
             batches = _save_first(batches, run_dir.evaluation_images, images, data, tracker)
         total, top1, top5 = _count(net, batches, ranks, _precision(config, ranks))
-        numbers = {"images": total, "top1": top1 / total, "top5": top5 / total}
+        numbers = {"images": total, "top1": top1 / total, "top5": top5 / total, "macs": spec_macs(model.spec)}
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)
         tracker.summary(numbers)
     return numbers

@@ -43,6 +43,13 @@ def test_every_stage(run, config):
     assert found["evaluate"].macs == 1000 * macs
 
 
+def test_the_evaluation_of_another_network(run, config):
+    update_summary(run, "evaluate", {"model": "/other/net", "macs": 7})
+    assert costs(run, config)["evaluate"].macs == 1000 * 7
+    update_summary(run, "evaluate", {"macs": None})  # of an older version
+    assert "evaluate" not in costs(run, config)
+
+
 def test_one_side_and_sandwich(config):
     run = train(config, "train-supernet", steps=10)
     one = config.supernet.model_copy(update={"sharing": "ordinal", "sampling": "sandwich", "random_subnets": 2})
