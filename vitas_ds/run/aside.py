@@ -2,7 +2,8 @@
 
 ``old/N`` is a run of its own: the moved stages with their settings, metrics and summary, so `report`, ``retrain.spec``
 and ``search.checkpoint`` can name it. First come copies, then the renames, stage by stage from the last one, then
-``summary.json``. After a kill in between, the run has lost later stages at most, as if they had not run yet.
+``summary.json``. After a kill in between, the run has lost later stages at most, as if they had not run yet;
+``read_summary`` leaves out the numbers that are both here and in ``old/N``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def set_aside(run: RunDir, stages: Iterable[str]) -> RunDir | None:
         if file.exists():
             shutil.copy2(file, old.path / file.name)
     summary = read_summary(run)
+    if summary:
+        write_json(run.summary, summary)
     write_json(old.summary, {stage: numbers for stage, numbers in summary.items() if stage in moved})
     _copy_metrics(run, old, moved)
     for paths in reversed(moved.values()):

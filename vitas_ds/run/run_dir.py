@@ -323,9 +323,10 @@ def read_summary(run: RunDir) -> dict[str, Any]:
     """Return the headline numbers of the finished stages: ``summary.json``, and what a killed job did not add to it.
 
     A training and an export write their numbers before their product, an evaluation writes them to a file of its own,
-    and ``best.json`` has those of a search.
+    and ``best.json`` has those of a search. A job that was killed while it moved stages aside left their numbers here.
     """
-    summary = read_json(run.summary, {})
+    summary = {stage: numbers for stage, numbers in read_json(run.summary, {}).items()
+               if not _is_aside(run, stage, numbers)}  # fmt: skip
     with as_written():
         for stage, (record, product) in _records(run).items():
             numbers = read_json(record, {})
@@ -341,6 +342,15 @@ def read_summary(run: RunDir) -> dict[str, Any]:
         if evaluated.get("model") == "retrain" and "retrain" in summary:
             summary["retrain"] |= {name: evaluated[name] for name in ("top1", "top5")}
     return summary
+
+
+def _is_aside(run: RunDir, stage: str, numbers: Any) -> bool:
+    """Return whether these are the numbers of results that were moved to ``old`` (aside.py)."""
+    results = {"train-supernet": run.supernet.path, "search": run.search, "retrain": run.retrain.path,
+               "evaluate": run.evaluation, "export": run.export}  # fmt: skip
+    if stage not in results or results[stage].exists():
+        return False
+    return any(read_json(path, {}).get(stage) == numbers for path in (run.path / "old").glob("*/summary.json"))
 
 
 def _records(run: RunDir) -> dict[str, tuple[Path, Path]]:

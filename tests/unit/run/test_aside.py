@@ -16,6 +16,7 @@ from tests.helpers.paths import ROOT
 from vitas_ds.recipe import load
 from vitas_ds.reports import run_page
 from vitas_ds.run.aside import dependents, set_aside
+from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, read_config, read_summary
 from vitas_ds.search.results import select
@@ -67,6 +68,7 @@ def fill(folder: RunDir) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
+    write_json(folder.evaluation, read_summary(folder)["evaluate"])
 
 
 def test_moved_results_are_a_run(run: RunDir) -> None:
@@ -105,7 +107,7 @@ def test_a_kill_at_any_moment_loses_nothing(run: RunDir, tmp_path: Path) -> None
     """Each stage is whole, in the run or in ``old``; a later stage is never left without the earlier one."""
     fill(run)
     before = files(run.path)
-    stages = {"search": "search/", "retrain": "retrain/", "evaluate": "evaluation_images", "export": "export/"}
+    stages = {"search": "search/", "retrain": "retrain/", "evaluate": "evaluation.json", "export": "export/"}
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", KILLED, run.path, tmp_path / "copies"], check=True, env=environment)
     copies = sorted((tmp_path / "copies").iterdir(), key=lambda path: int(path.name))
@@ -120,6 +122,8 @@ def test_a_kill_at_any_moment_loses_nothing(run: RunDir, tmp_path: Path) -> None
             there.append(own.items() <= found.items())
         assert there == sorted(there, reverse=True), (copy.name, there)
         assert before["supernet/weights.safetensors"] == found["supernet/weights.safetensors"]
-        assert set(read_summary(copy)) in ({"train-supernet"}, set(json.loads(before["summary.json"])))
+        assert {"evaluation_images.png", "old/1/evaluation_images.png"} & found.keys()
+        left = [stage for stage, is_there in zip(stages, there, strict=True) if is_there]
+        assert set(read_summary(copy)) == {"train-supernet", *left}, copy.name
         set_aside(copy, stages)  # the next start completes it
         assert not any((copy.path / name).exists() for name in ("search", "retrain", "export"))
