@@ -56,16 +56,18 @@ class Preprocess:
 def atomic_folder(directory: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces ``directory`` at the end of the block; remove it on an error.
 
-    ``directory`` is not changed before the end of the block. A killed process leaves the complete old folder, the
-    complete new one, or none.
+    ``directory`` is not changed before the end of the block. A killed process leaves the complete old folder or the
+    complete new one. If the old one has the name ``.NAME.old`` only, the next call gives it back its own.
 
     Raises:
         UserError: The temporary folder cannot be created.
     """
     directory = Path(os.path.realpath(directory))  # replace the target of a symbolic link, not the link
     aside, old = (directory.with_name(f".{directory.name}.{suffix}") for suffix in ("tmp", "old"))
-    shutil.rmtree(aside, ignore_errors=True)
     try:
+        if old.exists() and not directory.exists():  # a kill between the two renames
+            old.rename(directory)
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written ({error.strerror})") from None

@@ -282,6 +282,29 @@ def test_a_killed_process_leaves_the_old_folder(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["net"]
 
 
+def test_a_kill_between_the_renames_loses_no_folder(folder):
+    """Also if the next call fails."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = (
+        "import os, sys; from pathlib import Path; from vitas_ds.export.folder import atomic_folder\n"
+        "def kill(event, args):\n"
+        "    if event == 'os.rename' and str(args[0]).endswith('.tmp'): os._exit(9)\n"
+        "sys.addaudithook(kill)\n"
+        "with atomic_folder(Path(sys.argv[1])) as aside: (aside / 'new').write_text('new')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60).returncode == 9
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".net.old", ".net.tmp"]
+
+    def fail() -> None:
+        with atomic_folder(folder):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
 def test_card_is_valid_and_claims_no_accuracy(folder):
     card = ModelCard((folder / "README.md").read_text())
     header = card.data.to_dict()
