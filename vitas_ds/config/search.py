@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from vitas_ds.config.limits import normal_form, parse_limit
+from vitas_ds.config.limits import Range, normal_form, parse_limit
 from vitas_ds.config.section import COUNT, FilePath, Section, check_pair
 
 
@@ -61,16 +61,12 @@ class Search(Section):
     generations: int = Field(
         40, gt=0, le=1_000_000, description="number of generations, including the initial population"
     )
-    macs: tuple[float, float] | None = Field(None, description="budget: smallest and largest MACs of a candidate")
-    vitas_flops: tuple[float, float] | None = Field(None, description="budget in FLOPs as the first release counts")
-    params: tuple[float, float] | None = Field(None, description="budget in parameters")
-    activations: tuple[float, float] | None = Field(
-        None, description="budget in bytes of activations that training keeps per image"
-    )
-    latency: tuple[float, float] | None = Field(
-        None, description="budget in seconds per batch, predicted from measured networks"
-    )
-    throughput: tuple[float, float] | None = Field(None, description="budget in images per second")
+    macs: Range | None = Field(None, description="budget: smallest and largest MACs of a candidate")
+    vitas_flops: Range | None = Field(None, description="budget in FLOPs as the first release counts")
+    params: Range | None = Field(None, description="budget in parameters")
+    activations: Range | None = Field(None, description="budget in bytes of activations that training keeps per image")
+    latency: Range | None = Field(None, description="budget in seconds per batch, predicted from measured networks")
+    throughput: Range | None = Field(None, description="budget in images per second")
     budgets: tuple[Annotated[str, BeforeValidator(normal_form)], ...] = Field(
         (), max_length=20, description="several budgets, searched one after the other with the scores of one ledger: "
         "`[2.4G, 3.2G]` are MACs, of which candidates use at least 90 %; also `[[2.2G, 2.4G]]`, `[params<=5M, "

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vitas_ds.config.data import Augment, Mixing
+from vitas_ds.config.limits import Range
 from vitas_ds.config.section import COUNT, FilePath, Section
 
 
@@ -149,11 +150,11 @@ class Supernet(Training):
     distill: bool = Field(
         False, description="sandwich: train smaller subnets on the outputs of the largest (arXiv 1903.05134)"
     )
-    macs: tuple[float, float] | None = Field(
+    macs: Range | None = Field(
         None, description="range of the mean MACs of sampled subnets, reached by fitting the probability of identity "
         "positions; null: search.macs",
     )  # fmt: skip
-    throughput: tuple[float, float] | None = Field(
+    throughput: Range | None = Field(
         None, description="like macs, but in images per second, measured as search.latency_* specify; excludes macs"
     )
     eval_every: float | None = Field(

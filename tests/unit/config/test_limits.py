@@ -23,6 +23,8 @@ from vitas_ds.search.feasible.several import feasible_sets
         ("macs <= 15M", Limit("macs", 13.5e6, 15e6, "macs<=15M")),
         ([2.2e9, "2.4G"], Limit("macs", 2.2e9, 2.4e9, "2.2G<=macs<=2.4G")),
         ("0<=params<=500K", Limit("params", 0, 5e5, "0<=params<=500K")),
+        ("2T", Limit("macs", 1.8e12, 2e12, "macs<=2T")),
+        ("latency<=500u", Limit("latency", 0.00045, 0.0005, "latency<=0.5m")),
         ("latency<=5m", Limit("latency", 0.0045, 0.005, "latency<=5m")),
     ],
 )
@@ -33,6 +35,32 @@ def test_forms(written: Any, expected: Limit) -> None:
     assert parse_limit(found.text) == found
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("macs=[300k, 600K]", (300_000, 600_000)),
+        ("macs=[1.1M, 2.4G]", (1_100_000, 2_400_000_000)),
+        ("params=[2e4, 0.03M]", (20_000, 30_000)),
+        ("vitas_flops=[1G, 2T]", (1e9, 2e12)),
+        ("activations=[0, '5 M']", (0, 5e6)),
+        ("latency=[500u, 5m]", (0.0005, 0.005)),
+        ("throughput=[1.5k, 2000]", (1500, 2000)),
+    ],
+)
+def test_ranges_take_units(setting: str, expected: tuple[float, float]) -> None:
+    config = load("quickstart", [f"search.{setting}"])
+    assert getattr(config.search, setting.partition("=")[0]) == expected
+    assert Config.model_validate(parse_config(dump(config), "config.yaml")) == config
+    assert load("quickstart", ["supernet.macs=[0.5M, 600k]"]).supernet.macs == (500_000, 600_000)
+
+
+@pytest.mark.parametrize("wrong", ["[x, 2M]", "[1.2.3M, 2M]", "[-3k, 3k]", "[1, 2X]", "['', 1]", "[2M, 300k]", "2M"])
+def test_wrong_ranges_are_one_line(wrong: str) -> None:
+    with pytest.raises(UserError, match=r"search.*macs") as error:
+        load("quickstart", [f"search.macs={wrong}"])
+    assert "\n" not in str(error.value)
+
+
 def test_below_excludes_the_limit_itself() -> None:
     search = load("quickstart", ["search.budgets=[macs<1M, macs<=1M]"]).search
     assert [from_config(one)["macs"][1] for one in search.each_budget()] == [999_999, 1_000_000]
@@ -40,7 +68,7 @@ def test_below_excludes_the_limit_itself() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["2.4", "[", "x", "[x]", "[2T]", "[0]", "[-1]", "[true]", "[2G<=3G]", "[[3, 2]]", "[1, 1.0]", "[.]", "[flops<2G]"],
+    ["2.4", "[", "x", "[x]", "[2X]", "[0]", "[-1]", "[true]", "[2G<=3G]", "[[3, 2]]", "[1, 1.0]", "[.]", "[flops<2G]"],
 )
 def test_wrong_budgets_are_one_line(wrong: str) -> None:
     with pytest.raises(UserError, match=r"search\.budgets") as error:
