@@ -179,8 +179,8 @@ def _child(argv: list[str], blow: Blow, ends: tuple[int, int], counter: mmap.mma
             resource.setrlimit(resource.RLIMIT_FSIZE, (blow.file_size, blow.file_size))
         if blow.watched:
             _count_changes(blow, counter)
-        for stream in (sys.stdout, sys.stderr):  # as the command line does
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        # New streams: those of the parent may belong to a file, where a position counts.
+        sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", errors="backslashreplace") for fd in (1, 2))
         from vitas_ds.__main__ import main
 
         status = main(argv)
