@@ -63,11 +63,14 @@ RECIPE: tuple[Argument, ...] = (
     ("overrides", {"nargs": "*", "metavar": "section.key=value", "help": "override values of the recipe"}),
 )
 FORCE: Argument = ("--force", {"action": "store_true", "help": "replace an existing file or folder"})
-STAGE: tuple[Argument, ...] = (
-    *RECIPE,
-    ("--redo", {"action": "store_true",
-                "help": "if its settings or inputs have changed: move the old results aside, run the stage again"}),
-)  # fmt: skip
+REDO: Argument = (
+    "--redo",
+    {
+        "action": "store_true",
+        "help": "if its settings or inputs have changed: move the old results aside, run the stage again",
+    },
+)
+STAGE: tuple[Argument, ...] = (*RECIPE, REDO)
 REPLAY: tuple[Argument, ...] = (
     ("--replay", {
         "nargs": "?", "const": "", "metavar": "FILE",
@@ -126,6 +129,7 @@ ELASTIC = Command(
                        "help": "override values of the recipe; also model=DIR, or model=timm:NAME weights=FILE"}),
         ("--launcher", {"metavar": "TEXT", "help": "launcher of the stages: 'deepspeed --num_gpus 8 --module'"}),
         ("--direct", {"action": "store_true", "help": "export the networks with inherited weights, not fine-tuned"}),
+        REDO,
     ),
 )  # fmt: skip
 TOOLS = {

@@ -16,7 +16,7 @@ class Teacher(Section):
 
     model: FilePath | None = Field(
         None, description="folder of an exported model, of a run that has retrained one, or timm:NAME; same classes "
-        "and image size. supernet: init is the network of supernet.init",
+        "and image size; or init: the network of supernet.init",
     )  # fmt: skip
     weights: FilePath | None = Field(
         None, description="timm:NAME: local file with its weights, .safetensors or of torch.save"
@@ -180,8 +180,9 @@ class Retrain(Training):
     epochs: int = Field(300, ge=0, le=1_000_000, description="epochs; 0: keep the weights of `init` as they are")
     spec: FilePath = Field(
         "search:best",
-        description="network to train: search:best, search:best[N], search:pareto[N], search:macs<1.3G, a published "
-        "name, a spec.json, or init: that of `init`, which is the default if `init` is a model",
+        description="network to train: search:best, search:best[N], search:pareto[N], search:budget[N] or "
+        "search:budgets (one or all of search.budgets), search:macs<1.3G, a published name, a spec.json, or init: that "
+        "of `init`, which is the default if `init` is a model",
     )
     init: FilePath = Field(
         "scratch",

@@ -301,7 +301,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(POLL)
 
 
-def die_with_parent() -> None:
-    """Let Linux kill this process when its parent ends."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let Linux kill this process, or send it another signal, when its parent ends."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

@@ -56,14 +56,15 @@ class Source:
     choice: str
 
     def single(self, budgets: int = 0) -> list[tuple[str, str]]:
-        """Return the suffix of the run name and the choice of each network; one with suffix "" if it is only one.
+        """Return the suffix of the run name and the choice of each network; "" for a choice of one network.
+
+        The network of a single budget has a suffix too: more budgets may follow, and the run keeps its settings.
 
         Args:
             budgets: Number of budgets of the search.
         """
         if self.choice == ALL_BUDGETS:
-            suffixes = [""] if budgets == 1 else [f"-budget{i}" for i in range(budgets)]
-            return [(suffix, f"search:budget[{i}]") for i, suffix in enumerate(suffixes)]
+            return [(f"-budget{i}", f"search:budget[{i}]") for i in range(budgets)]
         found = re.fullmatch(r"search:(best|pareto|budget)\[\s*(\d+(?:\s*,\s*\d+)+)\s*\]", self.choice)
         if not found:
             return [("", self.choice)]

@@ -11,41 +11,54 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 
 from vitas_ds.config import Config
 from vitas_ds.distributed import launcher
+from vitas_ds.distributed.supervisor import die_with_parent
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.errors.exits import STATUS
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir, read_summary, run_of
 from vitas_ds.search.feasible.several import feasible_sets
+from vitas_ds.search.selector import ALL_BUDGETS, Source
+from vitas_ds.stages import validate
 from vitas_ds.stages.network_words import network_words
 
 SHORT = {"model": "supernet.init", "weights": "supernet.weights"}  # words of this command, and the settings they set
+LATER = ("data.", "evaluate.", "export.")  # settings that may follow once a network is trained, as export.onnx=true
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage to run: its name, recipe or run folder, and settings. ``launched``: it may have several ranks."""
+    """A stage to run: its name, recipe or run folder, and settings.
+
+    Attributes:
+        launched: Whether it may have several ranks.
+        redo: Whether it moves results of other settings aside and runs again.
+    """
 
     stage: str
     recipe: str
     words: tuple[str, ...] = ()
     launched: bool = True
+    redo: bool = False
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run ``vitas elastic RECIPE [model=...] [weights=FILE] [section.key=value ...] [--launcher TEXT] [--direct]``."""
+    """Run ``vitas elastic RECIPE [model=DIR] [section.key=value ...] [--launcher TEXT] [--direct] [--redo]``."""
     if launcher.read().world_size > 1:
         raise UserError("elastic starts the stages itself; give it the launcher: --launcher 'deepspeed --module'")
     words = long_words(args.overrides)
     words += network_words(args.recipe, words)
     config = load(args.recipe, words)
     check(config)
-    steps = plan(config, args.recipe, words, args.direct)
+    steps = plan(config, args.recipe, words, args.direct, args.redo)
+    check_retrain(steps)
     for number, step in enumerate(steps, 1):
         print(f"elastic: step {number} of {len(steps)}: {step.stage} {step.recipe}", flush=True)
         status = start_stage(step, args.launcher)
@@ -83,32 +96,49 @@ def check(config: Config) -> None:
     feasible_sets(config.space, config.search)
 
 
-def plan(config: Config, recipe: str, words: list[str], direct: bool) -> list[Step]:
-    """Return the stages in order: supernet, search, then training, evaluation and export of every network."""
+def check_retrain(steps: list[Step]) -> None:
+    """Check the settings of the stage retrain, which its own check would find after the search."""
+    step = next(step for step in steps if step.stage == "retrain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the stage gives them
+        validate.check_training(load(step.recipe, list(step.words)), "retrain", 1)
+
+
+def plan(config: Config, recipe: str, words: list[str], direct: bool, redo: bool = False) -> list[Step]:
+    """Return the stages in order: supernet, search, then training, evaluation and export of every network.
+
+    Only the stage retrain gets ``retrain.epochs=0``: the search trains its finalists with the settings of the recipe.
+    """
     trained = ["retrain.spec=search:budgets", "retrain.init=supernet", *(["retrain.epochs=0"] if direct else [])]
     steps = [
         Step("train-supernet", recipe, tuple(words)),
         Step("search", recipe, tuple(words)),
         Step("retrain", recipe, (*words, *trained)),
     ]
+    later = tuple(word for word in words if word.startswith(LATER))
     for network in network_runs(config):
         folder = str(network.path)
-        steps += [Step("evaluate", folder)] if config.data.val or config.data.synthetic else []
-        steps.append(Step("export", folder, launched=False))
+        steps += [Step("evaluate", folder, later)] if config.data.val or config.data.synthetic else []
+        steps.append(Step("export", folder, later, launched=False))
+    if redo:
+        steps = [replace(step, redo=True) for step in steps]
     return [*steps, Step("report", str(run_of(config).path), launched=False)]
 
 
 def network_runs(config: Config) -> list[RunDir]:
     """Return the run of the network of each budget, named as ``retrain`` does."""
-    run, count = run_of(config), len(config.search.budgets)
-    return [run] if count == 1 else [RunDir(run.path.with_name(f"{run.name}-budget{i}")) for i in range(count)]
+    run, networks = run_of(config), Source("", ALL_BUDGETS).single(len(config.search.budgets))
+    return [RunDir(run.path.with_name(run.name + suffix)) for suffix, _ in networks]
 
 
 def start_stage(step: Step, launch: str | None) -> int:
-    """Run a stage and return its exit status. A request to stop is passed on to it."""
+    """Run a stage and return its exit status. It gets a request to stop too, and one if this process is killed."""
     prefix = shlex.split(launch) if launch and step.launched else [sys.executable, "-m"]
     try:
-        process = subprocess.Popen([*prefix, "vitas_ds", step.stage, step.recipe, *step.words])
+        process = subprocess.Popen(
+            [*prefix, "vitas_ds", step.stage, step.recipe, *step.words, *["--redo"] * step.redo],
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - it saves
+        )
     except OSError as error:
         raise UserError(f"--launcher {launch}: {prefix[0]} does not start ({error.strerror})") from None
 

@@ -65,7 +65,7 @@ def run(config: Config) -> None:
 
 
 def one_network_each(config: Config) -> list[Config]:
-    """Return a configuration for each network that ``retrain.spec`` names; of several, with names of their own."""
+    """Return a configuration for each network that ``retrain.spec`` names; of a list, with names of their own."""
     source = find_source(config.retrain.spec)
     if source is None:
         return [config]

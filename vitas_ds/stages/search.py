@@ -35,6 +35,7 @@ from vitas_ds.stages.inputs import (
 from vitas_ds.stages.source_run import check_classes, source_run
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
+from vitas_ds.stages.validate import check_short_trainings
 
 
 def run(config: Config) -> None:
@@ -48,6 +49,7 @@ def run(config: Config) -> None:
             previous = read_summary(run_dir)["search"]
             print(f"search: done already, {previous['scored']} candidates scored, best {previous['best']['score']:.4f}")
         return
+    check_short_trainings(config)
     precision.set_backends(config.engine)
     supernet, digest = load_supernet(config, run_dir)
     images = search_images(config, run_dir)

@@ -36,7 +36,7 @@ from vitas_ds.stages.model_folders import (
     is_unfinished,
 )
 from vitas_ds.stages.source_run import check_source
-from vitas_ds.stages.validate_pretrained import check_pretrained
+from vitas_ds.stages.validate_pretrained import check_pretrained, check_retrain_teacher
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
@@ -56,23 +56,15 @@ def check(config: Config, stage: str, ranks: int) -> None:
     if stage != "config":  # which may run on another machine
         check_tracking(config)
     if stage in ("train-supernet", "config"):
-        _check_training(config, config.supernet, "supernet", ranks)
+        check_training(config, "supernet", ranks)
     if stage in ("retrain", "config"):
-        _check_training(config, config.retrain, "retrain", ranks)
+        check_training(config, "retrain", ranks)
     if stage in (*NEEDS_TRAIN, "config"):
         config.data.check_resize(config.space.image_size)
     if stage in ("train-supernet", "search", "config"):
-        feasible_sets(config.space, config.search)
-        _check_distribution(config)
-        check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
-        _check_finalists(config, ranks)
-        _check_latency(config, stage)
-        if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
-            _check_search(config.search, ranks)
-            check_source(config)
-        _warn_ignored(config.supernet, config.search, config.space.elastic.on)
-        check_pretrained(config, stage)
-        _check_choice(config)  # before the search: finding an invalid retrain.spec after it would cost days
+        _check_supernet_and_search(config, stage, ranks)
+    if stage in (*NEEDS_TRAIN, "config"):
+        check_retrain_teacher(config, stage)
     if stage in NEEDS_TRAIN:
         _check_models(config, stage)
     _check_data(config.data, config.run.device)
@@ -80,9 +72,34 @@ def check(config: Config, stage: str, ranks: int) -> None:
         _check_folders(config, stage)
 
 
-def _check_training(config: Config, training: Training, section: str, ranks: int) -> None:
-    if section == "retrain" and not training.epochs:
-        _check_untrained(config)
+def _check_supernet_and_search(config: Config, stage: str, ranks: int) -> None:
+    """Check the settings of the search before the supernet trains too: finding errors after it would cost days."""
+    feasible_sets(config.space, config.search)
+    _check_distribution(config)
+    check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
+    done = {"train-supernet": run_of(config).supernet_weights, "config": run_of(config).retrain_weights}
+    if stage in done and not done[stage].exists():  # search checks it once it knows what it has to train
+        check_short_trainings(config)
+    _check_finalists(config, ranks)
+    _check_latency(config, stage)
+    if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
+        _check_search(config.search, ranks)
+        check_source(config)
+    _warn_ignored(config.supernet, config.search, config.space.elastic.on)
+    check_pretrained(config, stage)
+    _check_choice(config)
+
+
+def check_training(config: Config, section: str, ranks: int) -> None:
+    """Check the settings of a training stage, ``supernet`` or ``retrain``.
+
+    Raises:
+        UserError: They contradict each other.
+    """
+    training: Training = getattr(config, section)
+    if not training.epochs:  # allowed in retrain only
+        if config.retrain.init == "scratch":
+            raise UserError("retrain.epochs: 0 keeps the initial weights, which are random; set retrain.init")
     elif training.warmup_epochs > training.epochs:
         raise UserError(
             f"{section}.warmup_epochs: {training.warmup_epochs:g} is above {section}.epochs {training.epochs}: the "
@@ -101,14 +118,16 @@ def _check_training(config: Config, training: Training, section: str, ranks: int
     _warn_ignored_teacher(training.teacher, section)
 
 
-def _check_untrained(config: Config) -> None:
-    """Check settings of a network that keeps its initial weights."""
-    if config.retrain.init == "scratch":
-        raise UserError("retrain.epochs: 0 keeps the initial weights, which are random; set retrain.init")
-    if config.search.finalists.count or config.search.check.nets:
+def check_short_trainings(config: Config) -> None:
+    """Check that the search can train networks, if it has to. A finished one does not: retrain may have other settings.
+
+    Raises:
+        UserError: ``retrain.epochs`` is 0.
+    """
+    if not config.retrain.epochs and (config.search.finalists.count or config.search.check.nets):
         raise UserError(
             "retrain.epochs: 0, but finalists and check train networks with the settings of retrain; set it for the "
-            "stage retrain only"
+            "stage retrain only (elastic: --direct)"
         )
 
 

@@ -11,6 +11,7 @@ from vitas_ds.config import Config, Supernet
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages.model_folders import INIT, TIMM, find_model, is_unfinished
+from vitas_ds.stages.source_run import source_run
 
 NETWORK = ("prefix_tokens", "classifiers", "pool", "layer_scale", "norm_eps", "final_norm_eps")
 
@@ -40,6 +41,25 @@ def check_pretrained(config: Config, stage: str) -> None:
     started = run.supernet_weights.exists() or any(run.supernet.checkpoints.glob("step-*"))
     if stage == "train-supernet" and not started:
         _check_network(config)
+
+
+def check_retrain_teacher(config: Config, stage: str) -> None:
+    """Check that there is a pretrained network, if it is the teacher of the stage retrain.
+
+    Raises:
+        UserError: There is none.
+    """
+    run, checkpoint = run_of(config), config.search.checkpoint
+    if config.retrain.teacher.model != INIT or run.retrain_weights.exists():
+        return
+    if checkpoint is None:
+        if config.supernet.init == "scratch":
+            raise UserError("retrain.teacher.model: init is the network of supernet.init, which is scratch; set it")
+    elif stage in ("search", "retrain") and not (source_run(config) or run).pretrained.is_dir():
+        raise UserError(
+            f"retrain.teacher.model: init: search.checkpoint={checkpoint} has no pretrained network; give the folder "
+            "of the teacher"
+        )
 
 
 def _check_network(config: Config) -> None:

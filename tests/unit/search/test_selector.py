@@ -30,6 +30,9 @@ def test_several_networks() -> None:
     assert Source("", "search:pareto[3]").single() == [("", "search:pareto[3]")]
     several = Source("runs/a", "search:pareto[0, 2,5,2]").single()
     assert several == [(f"-pareto{i}", f"search:pareto[{i}]") for i in (0, 2, 5)]
+    for count in (1, 2):  # one budget, to which others may be added, has the same name
+        budgets = Source("", "search:budgets").single(count)
+        assert budgets == [(f"-budget{i}", f"search:budget[{i}]") for i in range(count)]
 
 
 def test_choices() -> None:

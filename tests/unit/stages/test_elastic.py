@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,9 +71,12 @@ def test_stages_in_order(folder: Path) -> None:
     assert [step.stage for step in steps] == stages
     assert steps[2].words[-3:] == ("retrain.spec=search:budgets", "retrain.init=supernet", "retrain.epochs=0")
     assert [step.recipe for step in steps[3:]] == ["runs/a-budget0"] * 2 + ["runs/a-budget1"] * 2 + ["runs/a"]
+    assert {step.words for step in steps[3:7]} == {("data.train=t", "data.val=v")}  # which the runs may not have
     one = plan(load("recipe.yaml", ["search.budgets=[1M]"]), "recipe.yaml", [], direct=False)
     assert [step.stage for step in one] == ["train-supernet", "search", "retrain", "export", "report"]
-    assert one[3] == Step("export", "runs/default", launched=False)
+    assert one[3] == Step("export", "runs/default-budget0", launched=False)
+    again = plan(load("recipe.yaml", words), "recipe.yaml", words, direct=True, redo=True)
+    assert [step.redo for step in again] == [True] * 7 + [False]  # a report has nothing to redo
     assert long_words(["model=a", "weights=b", "run.name=c=d"]) == [
         "supernet.init=a", "supernet.weights=b", "run.name=c=d",
     ]  # fmt: skip
@@ -86,6 +92,7 @@ def test_stages_in_order(folder: Path) -> None:
         (["model=vit", "search.budgets=[9G]"], "macs<=9G: above the largest network of the space; a budget must be"),
         (["model=vit", "search.budgets=[9K]"], "macs<=9K: below the smallest network of the space; a budget must be"),
         (["model=vit", "search.budgets=[400K]", "--launcher", "nothing-here"], "--launcher nothing-here: nothing-here"),
+        (["model=vit", "search.budgets=[400K]", "retrain.warmup_epochs=2"], "retrain.warmup_epochs: 2 is above"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -103,9 +110,33 @@ def test_a_request_to_stop_reaches_the_stage_and_its_status_the_user(
     (tmp_path / "stage.py").write_text(f"print(*__import__('sys').argv[1:], flush=True); {script}")
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    assert start_stage(Step("search", "r", ("a.b=c",)), f"{sys.executable} {tmp_path / 'stage.py'}") == 75
+    assert start_stage(Step("search", "r", ("a.b=c",), redo=True), f"{sys.executable} {tmp_path / 'stage.py'}") == 75
     timer.join()
-    assert capfd.readouterr().out == "vitas_ds search r a.b=c\n"
+    assert capfd.readouterr().out == "vitas_ds search r a.b=c --redo\n"
+
+
+def test_a_stage_saves_and_ends_if_the_command_is_killed(tmp_path: Path) -> None:
+    handler = "signal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w'), sys.exit(75)))"
+    script = f"import signal, sys, time; {handler}; open('started', 'w'); time.sleep(30)"
+    (tmp_path / "stage.py").write_text(script)
+    call = f"start_stage(Step('search', 'r'), {f'{sys.executable} stage.py'!r})"
+    words = [sys.executable, "-c", f"from vitas_ds.stages.elastic import Step, start_stage; {call}"]
+    env = os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True) as command:
+        try:
+            wait_for(tmp_path / "started")
+            command.kill()
+            wait_for(tmp_path / "saved")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(command.pid, signal.SIGKILL)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.05)
 
 
 def test_images_of_other_classes_are_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -120,10 +151,15 @@ def test_images_of_other_classes_are_one_line(folder: Path, capfd: pytest.Captur
 def test_from_a_network_to_exports_within_two_budgets(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The second budget allows the whole network, which the direct export returns with its original order of units."""
     write_digits(folder / "digits")
-    words = ["elastic", "recipe.yaml", "model=vit", *DATA, "search.budgets=[[0, 200K], [416K, 416672]]", "--direct"]
+    words = ["elastic", "recipe.yaml", "model=vit", *DATA, "--direct", "search.finalists={count: 2, steps: 2}"]
     words += ["supernet.lr=1e-30", "supernet.weight_decay=0"]  # the subnets keep the weights of the network
+    words += ["retrain.lr=1e-30", "retrain.weight_decay=0"]  # and so do the finalists
+    assert main([*words, "search.budgets=[[0, 200K]]"]) == 0
+    assert capfd.readouterr().out.count("elastic: step ") == 6
+    words.append("search.budgets=[[0, 200K], [416K, 416672]]")
     assert main(words) == 0
-    assert capfd.readouterr().out.count("elastic: step ") == 8
+    out = capfd.readouterr().out
+    assert out.count("elastic: step ") == 8 and out.count("done already") == 4  # supernet, and the first network
     run = RunDir(Path("runs/a"))
     small, whole = (RunDir(Path(f"runs/a-budget{i}")) for i in range(2))
     images = torch.randn(2, 3, 28, 28)
@@ -138,6 +174,8 @@ def test_from_a_network_to_exports_within_two_budgets(folder: Path, capfd: pytes
     assert all(torch.allclose(exported[name], value, atol=1e-6) for name, value in original.items())
     assert len(json.loads(run.best.read_text())["budgets"]) == 2
     capfd.readouterr()
-    assert main(words) == 0
+    assert main([*words, "retrain.layer_decay=0.9", "data.val=''", "--redo"]) == 0
     out = capfd.readouterr().out
-    assert out.count("done already") >= 6 and out.count("elastic: 0<=macs<=200K: ") == 1
+    assert "train-supernet: done already" in out and "search: done already" in out
+    assert out.count("retrain.layer_decay 1 -> 0.9; running again") == 2
+    assert out.count("elastic: 0<=macs<=200K: ") == 1 and out.count("not evaluated (data.val is empty); ") == 2

@@ -27,7 +27,7 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run.files import write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir, read_summary, run_of
-from vitas_ds.stages import retrain
+from vitas_ds.stages import retrain, search
 from vitas_ds.stages.network_words import network_words
 from vitas_ds.stages.validate import check
 
@@ -88,6 +88,17 @@ def test_random_weights_and_short_trainings_are_refused(made: tuple) -> None:
     recipe = str(folder / "recipe.yaml")
     with pytest.raises(UserError, match=r"retrain\.epochs: 0 keeps the initial weights, which are random"):
         check(load(recipe, [*words, "retrain.init=scratch"]), "retrain", 1)
-    finalists = ["search.finalists.count=2", "search.finalists.steps=9"]
-    with pytest.raises(UserError, match=r"retrain\.epochs: 0, but finalists and check train networks"):
-        check(load(recipe, [*words, *finalists]), "config", 1)
+    finalists = load(recipe, [*words, "search.finalists.count=2", "search.finalists.steps=9", "run.name=finalists"])
+    for start in (lambda: check(finalists, "config", 1), lambda: check(finalists, "train-supernet", 1),
+                  lambda: search.run(finalists)):  # fmt: skip
+        with pytest.raises(UserError, match=r"retrain\.epochs: 0, but finalists and check train networks"):
+            start()
+
+
+def test_finalists_of_a_finished_search_do_not_forbid_inherited_weights(made: tuple) -> None:
+    folder, words, _, _ = made
+    finalists = ["search.finalists.count=2", "search.finalists.steps=9", "run.name=default"]
+    config = load(str(folder / "recipe.yaml"), [*words, *finalists])
+    assert run_of(config).supernet_weights.exists()
+    check(config, "train-supernet", 1)
+    check(config, "retrain", 1)

@@ -30,6 +30,7 @@ from vitas_ds.models.extract import extract
 from vitas_ds.recipe import load
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import read_config, run_of
+from vitas_ds.run.start import open_run
 from vitas_ds.stages import train_supernet
 from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.elastic_space import with_drop_order
@@ -216,3 +217,24 @@ def test_settings_without_effect_give_a_warning(folder):
         check(config, "config", 1)
     with pytest.raises(UserError, match=r"init is the network of supernet\.init, which is scratch"):
         check(load(str(FIXTURES / "tiny.yaml"), ["supernet.teacher.model=init"]), "config", 1)
+
+
+@pytest.mark.parametrize("stage", ["train-supernet", "search", "retrain", "config"])
+def test_a_teacher_of_retrain_that_does_not_exist_is_an_error_at_the_start(folder, tmp_path, stage):
+    words = ["retrain.teacher.model=init", f"run.dir={tmp_path}", "data.synthetic=true"]
+    with pytest.raises(UserError, match=r"^retrain\.teacher\.model: init is the network of supernet\.init, which is"):
+        check(load(str(FIXTURES / "tiny.yaml"), words), stage, 1)
+    check(config_of(folder, "teacher", "retrain.teacher.model=init", "data.synthetic=true"), stage, 1)
+
+
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_the_teacher_of_retrain_is_that_of_the_supernet_searched(tmp_path, stage):
+    other = open_run(load(str(FIXTURES / "tiny.yaml"), [f"run.dir={tmp_path}", "run.name=other"]), is_main=True)
+    other.supernet_weights.parent.mkdir(parents=True)
+    other.supernet_weights.touch()
+    words = ["retrain.teacher.model=init", f"run.dir={tmp_path}", "data.synthetic=true"]
+    words.append(f"search.checkpoint={other.path}")
+    with pytest.raises(UserError, match=r"^retrain\.teacher\.model: init: search\.checkpoint=.* has no pretrained"):
+        check(load(str(FIXTURES / "tiny.yaml"), words), stage, 1)
+    other.pretrained.mkdir()
+    check(load(str(FIXTURES / "tiny.yaml"), words), stage, 1)
