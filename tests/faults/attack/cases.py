@@ -180,7 +180,7 @@ def _child(argv: list[str], blow: Blow, ends: tuple[int, int], counter: mmap.mma
         if blow.watched:
             _count_changes(blow, counter)
         # New streams: those of the parent may belong to a file, where a position counts.
-        sys.stdout, sys.stderr = (open(fd, "w", encoding="utf-8", errors="backslashreplace") for fd in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") for fd in (1, 2))
         from vitas_ds.__main__ import main
 
         status = main(argv)
