@@ -14,6 +14,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.elastic.scores import LayerScores, Scores, Values
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.errors.reading import read_bytes
 from vitas_ds.models.channels import centered_ranks
 from vitas_ds.run.files import write_json
 
@@ -146,7 +147,7 @@ def read_order(folder: Path, spec: SubnetSpec) -> Order | None:
     if not path.is_file():
         return None
     try:
-        found = TypeAdapter(dict[str, Order]).validate_json(path.read_bytes())
+        found = TypeAdapter(dict[str, Order]).validate_json(read_bytes(path))
         order, inverse = found["order"], found["inverse"]
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from None

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.errors.reading import read_bytes
 from vitas_ds.run.files import write_json
 
 Values = tuple[float, ...]
@@ -71,7 +72,7 @@ def read_scores(path: Path) -> Scores:
         UserError: The file is missing or has another content.
     """
     try:
-        return TypeAdapter(Scores).validate_json(path.read_bytes())
+        return TypeAdapter(Scores).validate_json(read_bytes(path))
     except ValidationError as error:
         raise UserError(f"{path}: not a file of vitas importance: {first_error(error)}") from None
     except OSError as error:

@@ -12,6 +12,7 @@ import stat
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def _is_of_content(error: Exception) -> bool:
     if isinstance(error, AttributeError):
         return isinstance(error.obj, dict | list | str | int | float | None)
     return not (isinstance(error, TypeError) and WRONG_CALL.search(str(error)))
+
+
+def open_binary(path: Path) -> BufferedReader:
+    """Open a file for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+        UserError: It is a device or pipe: to open a pipe would wait for its writer.
+    """
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise UserError(f"{path}: is a device or pipe, not a file")
+    return open(path, "rb")
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:

@@ -21,6 +21,16 @@ def digests_of(directory: Path) -> dict[str, dict[str, str]]:
     return {KEY: {name: file_digest(directory / name) for name in FILES}}
 
 
+def is_intact(directory: Path) -> bool:
+    """Return whether all files of an exported model are there, as they were written."""
+    try:
+        for name in FILES:
+            check_file(directory / name)
+    except UserError:
+        return False
+    return all((directory / name).is_file() for name in (*FILES, "config.json", "README.md"))
+
+
 def check_file(file: Path) -> None:
     """Compare a file of an exported model with its digest.
 

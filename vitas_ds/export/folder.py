@@ -22,6 +22,7 @@ from vitas_ds.arch.cost import spec_macs, spec_params
 from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.config import Data
 from vitas_ds.errors import UserError, first_error
+from vitas_ds.errors.reading import read_bytes
 from vitas_ds.export import digests
 from vitas_ds.export.card import LICENSE, model_card
 from vitas_ds.export.weights import load_safetensors
@@ -161,7 +162,7 @@ def read_preprocess(directory: Path) -> Preprocess:
         warnings.warn(f"{path} is missing: using the usual preprocessing of ImageNet with resize 256", stacklevel=2)
         return Preprocess()
     try:
-        found = TypeAdapter(Preprocess).validate_json(path.read_bytes())
+        found = TypeAdapter(Preprocess).validate_json(read_bytes(path))
         Data(resize=found.resize, mean=found.mean, std=found.std)  # checks the values
         return found
     except ValidationError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.config import Config
+from vitas_ds.errors.reading import open_binary
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.scoring.candidate import Candidate
@@ -126,7 +127,7 @@ class _Collector:
 
 
 def _count_lines(run: RunDir) -> int:
-    with run.ledger.open("rb") as file:
+    with open_binary(run.ledger) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
 
 

@@ -141,7 +141,7 @@ def sync_folder(path: Path) -> None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
+    with reading.open_binary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import open_binary, parse_json_line
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
 
@@ -86,7 +86,7 @@ def overview(run: RunDir) -> Overview:
 def last_record(run: RunDir, stage: str) -> dict[str, Any]:
     """Return the last record of a stage's metrics, without those of evaluations; empty if there is none."""
     try:
-        with run.metrics.open("rb") as file:
+        with open_binary(run.metrics) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import open_binary
 
 KEY = "sha256"  # the only entry of the metadata: safetensors writes several in random order
 MAX_HEADER = 100_000_000  # bytes, as in safetensors
@@ -44,7 +45,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(file: Path) -> str | None:
-    with file.open("rb") as content:
+    with open_binary(file) as content:
         size = int.from_bytes(content.read(8), "little")
         header = json.loads(content.read(size)) if size <= MAX_HEADER else {}
     return (header.get("__metadata__") or {}).get(KEY)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import open_binary, parse_json_line
 from vitas_ds.run.run_dir import RunDir
 
 MAX_ROWS = 2000  # per stage; a chart draws 400 points
@@ -59,7 +59,7 @@ def _lines(run: RunDir) -> Iterator[tuple[bytes, bytes]]:
 
     A record starts with its stage, as ``LiveTracker`` writes it. Others have kind ``b""``.
     """
-    with run.metrics.open("rb") as file:
+    with open_binary(run.metrics) as file:
         for line in file:
             start = line[:80].split(b'"', 4)
             stage = start[3] if len(start) > 4 and start[1] == b"stage" else b""

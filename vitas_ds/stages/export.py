@@ -21,6 +21,7 @@ from vitas_ds.elastic.reorder import restore
 from vitas_ds.errors import UserError
 from vitas_ds.export import hub, to_onnx
 from vitas_ds.export.card import Accuracy, model_card
+from vitas_ds.export.digests import is_intact
 from vitas_ds.export.folder import (
     Facts,
     Preprocess,
@@ -88,7 +89,7 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
     facts = _run_facts(config, run_dir) | latency_facts(run_dir, model.spec) if of_run else _source_facts(source)
     facts = _with_accuracy(facts, accuracy) | {"preprocessing": preprocess.describe(model.spec.image_size)}
     made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
-    if made == previous:
+    if made == previous and is_intact(run_dir.export):
         print(f"export: done already, {run_dir.export}")
         return
     numbers: dict[str, Any] = {"dir": str(run_dir.export), "model": str(source), "made": made}

@@ -14,7 +14,8 @@ import pytest
 
 from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.paths import clean_path
-from vitas_ds.errors.reading import as_written, parse_json, parse_yaml, read_json, read_text
+from vitas_ds.errors.reading import as_written, open_binary, parse_json, parse_yaml, read_json, read_text
+from vitas_ds.run.files import file_digest
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,11 @@ def test_other_kinds_of_files(tmp_path):
             read_text(tmp_path / name, 10)
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "none")
+    for read in (open_binary, file_digest):  # to open a pipe would wait for its writer
+        with pytest.raises(UserError, match="a device or pipe"):
+            read(tmp_path / "pipe")
+        with pytest.raises(OSError):
+            read(tmp_path / "none")
 
 
 def test_messages_are_short_printable_and_keep_both_ends():

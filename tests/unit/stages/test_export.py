@@ -208,6 +208,19 @@ def test_an_export_from_another_folder_is_the_same_one(words, digits, tmp_path, 
     assert "export: done already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["spec.json", "README.md", "model.safetensors"])
+def test_a_folder_without_one_of_its_files_is_written_again(words, capsys, name):
+    run = run_of(words)
+    assert main(["export", *words]) == 0
+    capsys.readouterr()
+    before = (run.export / "spec.json").read_bytes(), (run.export / "model.safetensors").read_bytes()
+    (run.export / name).unlink()
+    assert main(["export", *words]) == 0
+    assert "done already" not in capsys.readouterr().out
+    assert ((run.export / "spec.json").read_bytes(), (run.export / "model.safetensors").read_bytes()) == before
+    assert (run.export / "README.md").is_file()
+
+
 def test_second_export_keeps_earlier_files(words, capsys):
     words = [*words, f"export.model={run_of(words).retrain_model}", "run.name=blind", 'data.val=""']
     run = RunDir(run_of(words).path.with_name("blind"))

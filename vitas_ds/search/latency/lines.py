@@ -13,7 +13,7 @@ from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import parse_json_line, read_bytes
 from vitas_ds.run.files import to_json
 
 Setting = dict[str, Any]
@@ -85,7 +85,7 @@ def parse_line(text: str | bytes) -> Line:
 
 def read_lines(path: Path) -> Iterator[Line]:
     """Yield the valid lines of a file; none if it does not exist. A killed writer leaves an invalid one."""
-    for text in path.read_bytes().splitlines() if path.exists() else ():
+    for text in read_bytes(path).splitlines() if path.exists() else ():
         try:
             yield parse_line(text)
         except UserError:

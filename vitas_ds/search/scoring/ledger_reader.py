@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import open_binary
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger_digest import without_digest
 from vitas_ds.search.scoring.ledger_lines import LineParser, Scoring
@@ -35,7 +36,7 @@ def iter_ledger(path: Path, scoring: Scoring | None = None, missing_ok: bool = F
 def lines(path: Path, missing_ok: bool) -> Iterator[tuple[int, bytes]]:
     """Yield the complete lines of a ledger, verified and without their digests, with their numbers, from 1."""
     try:
-        file = path.open("rb")
+        file = open_binary(path)
     except FileNotFoundError:
         if missing_ok:
             return
