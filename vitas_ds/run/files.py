@@ -22,6 +22,8 @@ from vitas_ds.run import lock
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_HEADER = 100_000_000  # bytes of the header of a safetensors file, as in safetensors
+
 
 def read_json(path: Path, missing: Any) -> Any:
     """Return the contents of a JSON file, or ``missing`` if the file does not exist.
@@ -143,6 +145,13 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with reading.open_binary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_header(path: Path) -> bytes:
+    """Return the header of a safetensors file, which is JSON; empty if it is too large to be one."""
+    with reading.open_binary(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        return file.read(size) if size <= MAX_HEADER else b""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

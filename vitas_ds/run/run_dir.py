@@ -47,6 +47,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,10 @@ from vitas_ds.config.parse import parse_config
 from vitas_ds.errors import UserError, explain, is_version_01
 from vitas_ds.errors.reading import MAX_RECIPE, as_written, read_text
 from vitas_ds.run import lock
-from vitas_ds.run.files import file_digest, read_json, write_json
+from vitas_ds.run.files import file_digest, read_json, tensors_header, to_json, write_json
 from vitas_ds.run.training_dir import TrainingDir
 
-DIGEST = "sha256 of the product"
+DIGEST = "sha256 of numbers and product"
 OF_CANDIDATE = (  # fields of best.json that are not headline numbers
     "top", "dropped", "budgets", "images", "generation", "seconds", "rank", "search_score", "searched_on",
 )  # fmt: skip
@@ -331,7 +332,7 @@ def read_summary(run: RunDir) -> dict[str, Any]:
         for stage, (record, product) in _records(run).items():
             numbers = read_json(record, {})
             digest = numbers.pop(DIGEST, None)
-            if numbers and product.exists() and (digest is None or digest == file_digest(product)):
+            if digest and (product is None or product.is_file()) and digest == _digest(numbers, product):
                 summary[stage] = summary.get(stage, {}) | numbers
         best, known = read_json(run.best, {}), summary.get("search", {}).get("best")
         spec = best.get("spec")
@@ -353,12 +354,15 @@ def _is_aside(run: RunDir, stage: str, numbers: Any) -> bool:
     return any(read_json(path, {}).get(stage) == numbers for path in (run.path / "old").glob("*/summary.json"))
 
 
-def _records(run: RunDir) -> dict[str, tuple[Path, Path]]:
-    """Return the file with the numbers of each stage, and the product that exists once it has ended."""
+def _records(run: RunDir) -> dict[str, tuple[Path, Path | None]]:
+    """Return the file with the numbers of each stage, and the product that exists once it has ended, if there is one.
+
+    Of a model folder it is the small file that has the digests of the others.
+    """
     return {
         "train-supernet": (run.supernet.result, run.supernet_weights),
-        "retrain": (run.retrain.result, run.retrain_weights),
-        "evaluate": (run.evaluation, run.evaluation),
+        "retrain": (run.retrain.result, run.retrain_model / "config.json"),
+        "evaluate": (run.evaluation, None),
         "export": (run.export_result, run.export / "README.md"),
     }
 
@@ -366,13 +370,26 @@ def _records(run: RunDir) -> dict[str, tuple[Path, Path]]:
 def write_result(run: RunDir, stage: str, numbers: dict[str, Any], product: Path | None = None) -> None:
     """Write the headline numbers of a stage (rank 0 only) before its product gets its name.
 
+    They count only together with this product: an earlier one may have its name.
+
     Args:
         run: The run.
         stage: The stage.
         numbers: The numbers.
-        product: The product, if an earlier one has its name: the numbers belong to this one only.
+        product: The file that will be the product of ``_records``, under its temporary name.
     """
-    write_json(_records(run)[stage][0], numbers | ({DIGEST: file_digest(product)} if product else {}))
+    record, _ = _records(run)[stage]
+    write_json(record, numbers | {DIGEST: _digest(numbers, product)})
+
+
+def _digest(numbers: dict[str, Any], product: Path | None) -> str:
+    """Return a SHA-256 of numbers and their product; of weights only the header counts, which has their digest."""
+    digest = hashlib.sha256(to_json(numbers).encode())
+    if product and ".safetensors" in product.name:
+        digest.update(tensors_header(product))
+    elif product:
+        digest.update(file_digest(product).encode())
+    return digest.hexdigest()
 
 
 def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import open_binary
+from vitas_ds.run.files import tensors_header
 
 KEY = "sha256"  # the only entry of the metadata: safetensors writes several in random order
-MAX_HEADER = 100_000_000  # bytes, as in safetensors
 
 
 def metadata_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -45,7 +44,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(file: Path) -> str | None:
-    with open_binary(file) as content:
-        size = int.from_bytes(content.read(8), "little")
-        header = json.loads(content.read(size)) if size <= MAX_HEADER else {}
+    header = json.loads(tensors_header(file) or "{}")
     return (header.get("__metadata__") or {}).get(KEY)

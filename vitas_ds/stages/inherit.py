@@ -1,8 +1,8 @@
-"""Deploy a subnet with the weights of its supernet, without a training (``retrain.epochs: 0``)."""
+"""Write the network of the stage retrain; also a subnet with the weights of its supernet (``retrain.epochs: 0``)."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec, read_spec
@@ -12,9 +12,10 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.elastic.order import read_order
 from vitas_ds.elastic.reorder import restore
-from vitas_ds.export.folder import Facts, Preprocess, write_model
+from vitas_ds.export.card import model_card
+from vitas_ds.export.folder import Facts, Preprocess, atomic_folder, write_model_files
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.run_dir import RunDir, complete_summary, write_result
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.source_run import source_run
@@ -29,16 +30,24 @@ def keep_initial_weights(config: Config, run_dir: RunDir, ranks: Ranks, spec: Su
     if ranks.is_main:
         restored = _restore_order(config, run_dir, model)
         write_json(run_dir.retrain_spec, spec.to_dict())
-        data = config.data
-        preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
-        facts: Facts = {"training images": RANDOM_IMAGES} if data.synthetic else {}
-        numbers = {"steps": 0, "loss": None, "seconds": 0.0, "macs": spec_macs(spec)}
-        write_result(run_dir, "retrain", numbers)
-        with torch.no_grad():
-            write_model(model, run_dir.retrain_model, preprocess, run_dir.name, facts | {"accuracy": "not evaluated"})
-        complete_summary(run_dir)
+        write_network(config, run_dir, model, images, {"steps": 0, "loss": None, "seconds": 0.0})
         print(f"retrain: {where}{restored}, not trained (retrain.epochs is 0), {run_dir.retrain_model}")
     comm.barrier()
+
+
+def write_network(
+    config: Config, run_dir: RunDir, model: VisionTransformer, images: ImageSet, numbers: dict[str, Any]
+) -> None:
+    """Write the network of the stage retrain as a model folder, and its numbers (rank 0 only)."""
+    data = config.data
+    preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
+    facts: Facts = {"training images": RANDOM_IMAGES} if data.synthetic else {}
+    facts["accuracy"] = "not evaluated"
+    with atomic_folder(run_dir.retrain_model) as folder:
+        write_model_files(model, folder, preprocess, facts)
+        write_text(folder / "README.md", model_card(model.spec, run_dir.name, facts))
+        write_result(run_dir, "retrain", numbers | {"macs": spec_macs(model.spec)}, folder / "config.json")
+    complete_summary(run_dir)
 
 
 def _restore_order(config: Config, run_dir: RunDir, model: VisionTransformer) -> str:

@@ -10,27 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.published import find_spec
 from vitas_ds.arch.spec import SubnetSpec, check_spec, read_spec
-from vitas_ds.config import RANDOM_IMAGES, Config
+from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet, check_batch_size
 from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.engine.ds_config import zero_stage
 from vitas_ds.errors import Stale, UserError
-from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_json
-from vitas_ds.run.run_dir import RunDir, complete_summary, run_of, write_result
+from vitas_ds.run.run_dir import RunDir, run_of
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.search.results import select
 from vitas_ds.search.selector import ALL_BUDGETS, find_source
 from vitas_ds.stages.common import training_images
 from vitas_ds.stages.held_out import held_out_images, with_accuracy
-from vitas_ds.stages.inherit import keep_initial_weights
+from vitas_ds.stages.inherit import keep_initial_weights, write_network
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.inputs import (
     check_inputs,
@@ -242,11 +240,6 @@ def _finish(
         model = VisionTransformer(spec)
         with torch.no_grad():
             model.load_state_dict(consolidate(checkpoint, ema=config.retrain.ema_decay > 0))
-        data = config.data
-        preprocess = Preprocess(data.resize, data.mean, data.std, images.classes)
-        facts: dict[str, object] = {"training images": RANDOM_IMAGES} if data.synthetic else {}
-        write_result(run_dir, "retrain", numbers | {"macs": spec_macs(spec)})
-        write_model(model, run_dir.retrain_model, preprocess, run_dir.name, facts | {"accuracy": "not evaluated"})
-        complete_summary(run_dir)
+        write_network(config, run_dir, model, images, numbers)
         print(f"retrain: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.retrain_model}")
     comm.barrier()

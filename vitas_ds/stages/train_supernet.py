@@ -189,8 +189,9 @@ def _finish(config: Config, run_dir: RunDir, ranks: Ranks, numbers: dict[str, An
     """Consolidate the last checkpoint (its averaged weights, if any): the search needs no engine to read it."""
     checkpoint = last_checkpoint(run_dir.supernet)
     if ranks.is_main:
-        write_result(run_dir, "train-supernet", numbers)
-        write_consolidated(checkpoint, run_dir.supernet_weights, ema=config.supernet.ema_decay > 0)
+        with replacing(run_dir.supernet_weights) as aside:
+            write_consolidated(checkpoint, aside, ema=config.supernet.ema_decay > 0)
+            write_result(run_dir, "train-supernet", numbers, aside)
         complete_summary(run_dir)
         print(f"train-supernet: {numbers['steps']} steps, loss {numbers['loss']:.4f}, {run_dir.supernet_weights}")
     comm.barrier()

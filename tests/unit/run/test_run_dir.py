@@ -4,19 +4,30 @@ Reference: files and configurations written by hand.
 """
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_json
 from vitas_ds.run.manifest import git_commit
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, update_summary, write_result
+from vitas_ds.run.run_dir import (
+    RunDir,
+    TrainingDir,
+    complete_summary,
+    read_config,
+    read_summary,
+    update_summary,
+    write_result,
+)
 from vitas_ds.run.start import open_run
 
 
@@ -183,12 +194,7 @@ def test_summary_merges(tmp_path):
 def test_summary_has_every_finished_stage_after_a_kill(tmp_path):
     """A kill before ``summary.json`` is written; a stage without its product has not ended."""
     run = open_run(make(tmp_path), True)
-    write_result(run, "train-supernet", {"steps": 20})
-    write_result(run, "retrain", {"steps": 30, "loss": 1.5})
-    assert read_summary(run) == {}
-    for path in (run.supernet_weights, run.retrain_weights):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    write_results(run, tmp_path)
     best = {"spec": {"depth": 3}, "macs": 5, "score": 0.5, "stderr": 0.1}
     write_json(run.best, best | {"seconds": 1.0, "rank": 1, "top": [], "searched_on": 80})
     expected = {"train-supernet": {"steps": 20}, "retrain": {"steps": 30, "loss": 1.5}, "search": {"best": best}}
@@ -213,6 +219,37 @@ def test_summary_has_every_finished_stage_after_a_kill(tmp_path):
     del expected["search"]["scored"]  # the search itself finds its scores in the ledger
     open_run(make(tmp_path), True)
     assert json.loads(run.summary.read_text()) == expected
+
+
+def write_results(run: RunDir, folder: Path) -> None:
+    """Write the numbers and products of two stages."""
+    weights, config = folder / ".weights.safetensors.tmp", folder / "config.json"
+    save_file({"w": torch.ones(3)}, weights, {"sha256": "of the tensors"})
+    config.write_text("{}")
+    write_result(run, "train-supernet", {"steps": 20}, weights)
+    write_result(run, "retrain", {"steps": 30, "loss": 1.5}, config)
+    assert read_summary(run) == {}
+    for path, made in ((run.supernet_weights, weights), (run.retrain_model / "config.json", config)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(path)
+
+
+@pytest.mark.parametrize("stage", ["train-supernet", "retrain"])
+def test_numbers_count_only_as_written_and_with_their_product(tmp_path, stage):
+    run, other = open_run(make(tmp_path / "a"), True), open_run(make(tmp_path / "b"), True)
+    write_results(run, tmp_path)
+    complete_summary(run)
+    expected = read_summary(run)
+    record = run.supernet.result if stage == "train-supernet" else run.retrain.result
+    written = record.read_text()
+    record.write_text(written.replace("0,", "1,"))
+    assert record.read_text() != written
+    assert read_summary(run) == expected
+    made = tmp_path / "made"
+    made.write_text("another network")
+    write_result(other, stage, {"steps": 9, "loss": 2.5}, made)
+    shutil.copy(other.path / record.relative_to(run.path), record)
+    assert read_summary(run) == expected
 
 
 def paths_of(owner: RunDir | TrainingDir) -> list[Path]:
