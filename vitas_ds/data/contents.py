@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.errors import UserError, shorten
@@ -28,7 +29,7 @@ MOST = 100_000  # files of a record; on a network file system, asking for their 
 READ = 128 << 20  # bytes that are read for digests
 THREADS = 16
 MAX_RECORD = 1 << 30  # bytes
-NONE, NEWLINE = "-", "\0"
+NONE, NEWLINE, SHA256 = "-", "\0", "sha256"
 
 State = tuple[int, int]  # size in bytes and modification time in ns; -1 without a file
 
@@ -72,10 +73,10 @@ def digest(images: ImageSet) -> str:
 def to_text(record: Record) -> str:
     """Return the record as the text of its file."""
     head = {"root": record.root, "images": record.images, "names": record.names, "every": record.every}
-    rows = (
+    rows = [
         f"{size} {time} {known} {name}".replace("\n", NEWLINE) for name, ((size, time), known) in record.files.items()
-    )
-    return "\n".join([json.dumps(head), *rows]) + "\n"
+    ]
+    return "\n".join([json.dumps(head | {SHA256: _sha256(head, rows)}), *rows]) + "\n"
 
 
 def read(path: Path) -> Record:
@@ -83,27 +84,31 @@ def read(path: Path) -> Record:
 
     Raises:
         FileNotFoundError: There is none.
-        UserError: It is damaged.
+        UserError: It was changed.
     """
     try:
-        head, *lines = read_bytes(path, MAX_RECORD).decode(errors="surrogateescape").split("\n")[:-1]
+        first, *lines = read_bytes(path, MAX_RECORD).decode(errors="surrogateescape").split("\n")[:-1]
+        head = json.loads(first)
+        if head.pop(SHA256) != _sha256(head, lines):
+            raise _damaged(path)
         rows = [line.replace(NEWLINE, "\n").split(" ", 3) for line in lines]
         files = {name: ((int(size), int(time)), known) for size, time, known, name in rows}
-        return Record(files=files, **json.loads(head))
-    except (ValueError, TypeError):
+        return Record(files=files, **head)
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise _damaged(path) from None
 
 
-def _damaged(path: Path | str) -> UserError:
-    return UserError(f"{path}: not a record of images; remove it")
+def _sha256(head: dict[str, Any], rows: Sequence[str]) -> str:
+    """Return a digest of a record."""
+    return hashlib.sha256("\n".join([json.dumps(head), *rows]).encode(errors="surrogateescape")).hexdigest()
 
 
-def difference(old: Record, images: ImageSet, path: Path | None = None) -> str:
-    """Return in a few words how the images differ from a record, read from ``path``; "" if they do not.
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: not a record of images as it was written; restore it, or remove it")
 
-    Raises:
-        UserError: The record lacks files.
-    """
+
+def difference(old: Record, images: ImageSet) -> str:
+    """Return in a few words how the images differ from a record; "" if they do not."""
     names = _choose(images, old.every)
     if fingerprint(images) != old.names:
         new, gone = [name for name in names if name not in old.files], sorted(old.files.keys() - set(names))
@@ -111,8 +116,6 @@ def difference(old: Record, images: ImageSet, path: Path | None = None) -> str:
         if len(images) == old.images:
             return f"{len(new) or 'some'} of {len(images):,} images have other names or classes{example}"
         return f"{len(images):,} images instead of {old.images:,}{example}"
-    if old.files.keys() != set(names):
-        raise _damaged(path or f"the record of {old.root}")
     changed = _changed(old, names, images.root)
     if not changed:
         return ""

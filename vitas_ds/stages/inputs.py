@@ -42,7 +42,7 @@ def check_inputs(run: RunDir, stage: str, folder: Path, images: Images, digests:
             _raise(run, stage, f"{name} {'is' if name == 'version' else 'are'} not the same")
     for kind, found in images.items():
         if found is not None and (text := difference(run, recorded.get(kind), found)):
-            _raise(run, stage, f"{kind} images: {text}")
+            _raise(run, stage, f"{kind} images: {text} (recorded in {run.contents.name}/{recorded[kind]}.txt)")
 
 
 def record_inputs(run: RunDir, stage: str, folder: Path, images: Images, digests: Digests) -> None:
@@ -61,8 +61,7 @@ def difference(run: RunDir, version: str | None, images: ImageSet) -> str:
     """Return how images differ from a recorded version, in a few words; "" if they do not, or without a record."""
     with suppress(FileNotFoundError):
         if version is not None and images.seed is None:
-            path = run.contents / f"{Path(version).name}.txt"
-            return contents.difference(contents.read(path), images, path)
+            return contents.difference(contents.read(run.contents / f"{Path(version).name}.txt"), images)
     return ""
 
 

@@ -106,15 +106,18 @@ def test_damaged_record(tmp_path: Path) -> None:
             contents.read(tmp_path / "r.txt")
 
 
-def test_a_record_that_lacks_files(folder: Path, tmp_path: Path) -> None:
-    """Of the run whose stage compares: the line names the file."""
+def test_a_changed_record(folder: Path, tmp_path: Path) -> None:
+    """A line is missing, a number is another one, a key of the first line is gone: the message names the file."""
     run, images = RunDir(tmp_path / "run"), read_folder(folder)
     version = version_of(run, "train", images)
     path = run.contents / "train-1.txt"
     lines = path.read_text(errors="surrogateescape").splitlines(keepends=True)
-    for left in (lines[:-1], [*lines[:3], *lines[4:]], lines[:1]):
+    other_size = f"1{lines[1]}"
+    other_key = lines[0].replace("sha256", "sha255")
+    for left in (lines[:-1], [*lines[:3], *lines[4:]], lines[:1], [lines[0], other_size, *lines[2:]],
+                 [other_key, *lines[1:]]):  # fmt: skip
         path.write_text("".join(left), errors="surrogateescape")
-        with pytest.raises(UserError, match=r"train-1\.txt: not a record of images; remove it"):
+        with pytest.raises(UserError, match=r"train-1\.txt: not a record of images as it was written; restore it"):
             difference(run, version, images)
 
 
