@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -60,13 +61,21 @@ def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _write(path: Path, shape: tuple[int, ...], images: ImageSet, data: Data, ranks: Ranks) -> None:
-    """Write the file atomically, if it is missing or cut off: decode into a temporary file, then rename it."""
-    if path.exists() and path.stat().st_size == torch.Size(shape).numel():
+    """Write the file and its digest atomically, unless it is complete: decode into a temporary file, then rename it."""
+    digest = path.with_suffix(".sha256")
+    if path.is_file() and digest.is_file() and digest.read_bytes() == _sha256(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # check the disk first: a write to a mapped page kills the process (SIGBUS) if the disk is full
     _check_room(shape, shutil.disk_usage(path.parent).free, f"data.cache=file: the disk of {path.parent}")
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # a link would lead to another file
+    for file in (temporary, digest):
+        file.unlink(missing_ok=True)  # a link would lead to another file
     decode_all(images, data, shape[-1], ranks, out=_map(temporary, shape))
+    digest.write_bytes(_sha256(temporary))
     temporary.replace(path)
+
+
+def _sha256(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()

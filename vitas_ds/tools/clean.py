@@ -56,7 +56,7 @@ def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
             yield stage.trace
     if run.best.is_file():
         yield from (path for path in (run.finalist_states, run.check_states) if path.is_dir())
-        yield from sorted(run.search.glob("images-*.u8"))
+        yield from sorted((*run.search.glob("images-*.u8"), *run.search.glob("images-*.sha256")))
 
 
 def _confirmed(question: str) -> bool:

@@ -34,14 +34,20 @@ def test_the_file_is_written_once_and_completely(tmp_path: Path) -> None:
     images = read_folder(write_digits(tmp_path / "digits", 2, 1) / "train")
     data = Data(resize=28, eval_batch_size=7, threads=1, cache="file")
     first = decode_cached(images, data, 28, ALONE, tmp_path / "cache")
-    files = list((tmp_path / "cache").iterdir())
-    assert [f.stat().st_size for f in files] == [20 * 3 * 28 * 28]
-    before = files[0].stat().st_mtime_ns
+    (file,) = (tmp_path / "cache").glob("*.u8")
+    assert file.stat().st_size == 20 * 3 * 28 * 28
+    before = file.stat().st_mtime_ns
     assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
-    assert files[0].stat().st_mtime_ns == before
+    assert file.stat().st_mtime_ns == before
     first = first.clone()  # it is a map of the file
-    os.truncate(files[0], 1000)
-    files[0].with_name(f".{files[0].name}.tmp").symlink_to(tmp_path / "outside")
+    os.truncate(file, 1000)
+    file.with_name(f".{file.name}.tmp").symlink_to(tmp_path / "outside")
+    assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
+    content = bytearray(file.read_bytes())
+    content[999] ^= 16
+    file.write_bytes(content)
+    file.with_suffix(".sha256").unlink()
+    file.with_suffix(".sha256").symlink_to(tmp_path / "outside")
     assert torch.equal(decode_cached(images, data, 28, ALONE, tmp_path / "cache"), first)
     assert not (tmp_path / "outside").exists()
 

@@ -36,7 +36,8 @@ def run(tmp_path: Path) -> RunDir:
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
     write_json(run.best, {})
-    (run.search / "images-0123-256-224.u8").touch()
+    for name in ("u8", "sha256"):
+        (run.search / f"images-0123-256-224.{name}").touch()
     (run.finalist_states / "net").mkdir(parents=True)
     return run
 
@@ -58,7 +59,13 @@ def test_keep_best(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(run)
     assert main(["clean", str(run.path), "--keep", "best", "--yes"]) == 0
     ten = "supernet/checkpoints/step-00000010"
-    gone = {ten, f"{ten}/manifest.json", f"{ten}/state.json", "search/images-0123-256-224.u8"}
+    gone = {
+        ten,
+        f"{ten}/manifest.json",
+        f"{ten}/state.json",
+        "search/images-0123-256-224.u8",
+        "search/images-0123-256-224.sha256",
+    }
     assert before - files(run) == gone | {"search/finalists", "search/finalists/net"}
     assert str(run.path / ten) in capsys.readouterr().out
     assert main(["clean", str(run.path), "--yes"]) == 0
