@@ -35,6 +35,7 @@ class Overview:
         state: "running", "stopped", "done" (the stage has ended) or "failed".
         reason: Why it failed; "" if it did not.
         left: Remaining seconds of a running stage; None if unknown.
+        run_left: Remaining seconds of this stage and the later ones, at its speed; None if unknown.
         best: Search score of the best candidate; None before the search has ended.
         top1: Accuracy on the validation images; None before the evaluation.
         size: Bytes on disk.
@@ -47,6 +48,7 @@ class Overview:
     state: str
     reason: str
     left: float | None
+    run_left: float | None
     best: float | None
     top1: float | None
     size: int
@@ -77,10 +79,16 @@ def overview(run: RunDir) -> Overview:
     done = stage in summary and (not total or step >= total)
     state = "running" if running else "failed" if reason else "done" if done else "stopped"
     pace = last.get("step_seconds")
-    left = pace * (total - step) if running and total and pace else None
+    left, run_left = _remaining(step, total, pace, recorded.get("later")) if running and pace else (None, None)
     best = summary.get("search", {}).get("best", {}).get("score")
     top1 = summary.get("evaluate", {}).get("top1")
-    return Overview(stage, step, total, state, reason, left, best, top1, folder_size(run.path), last)
+    return Overview(stage, step, total, state, reason, left, run_left, best, top1, folder_size(run.path), last)
+
+
+def _remaining(step: int, total: int, pace: float, later: float | None) -> tuple[float | None, float | None]:
+    """Return the remaining seconds of a stage, and of it and the later ones; None if unknown."""
+    left = pace * (total - step) if total else None
+    return left, None if left is None or later is None else left + pace * total * later
 
 
 def last_record(run: RunDir, stage: str) -> dict[str, Any]:

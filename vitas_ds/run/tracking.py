@@ -52,7 +52,7 @@ class LiveTracker(Tracker):
         self.mirrors, self.every, self.later = mirrors, every, later
         cut_metrics(run.metrics, stage, start_step)
         self.file, self.checked = open_to_append(run.metrics), float("-inf")
-        write_json(run.total, {"stage": stage, "total": total})
+        write_json(run.total, {"stage": stage, "total": total, "later": later})
         self.start = self.last = time.perf_counter()
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
 

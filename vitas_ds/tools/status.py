@@ -48,7 +48,8 @@ def lines(run: RunDir, found: Overview) -> list[str]:
 
 
 def progress(found: Overview) -> str:
-    """Return one line: stage, state, progress, last values, remaining time."""
+    """Return one line: stage, state, progress, last values, remaining time of the stage and of all stages."""
     values = [show(found.last[name]) for name, show in SHOWN.items() if found.last.get(name) is not None]
-    left = [f"ETA {clock(found.left)}"] if found.left is not None else []
+    left = [] if found.left is None else [f"ETA {clock(found.left)}"]
+    left += [] if found.run_left is None else [f"all stages about {clock(found.run_left)}"]
     return "  ".join(filter(None, [found.stage or "not started", found.state, found.progress, *values, *left]))

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> RunDir:
     tracking = {"wandb": "disabled"}
     config = Config.model_validate({"run": {"name": "a", "dir": str(tmp_path)}, "tracking": tracking})
     run = open_run(config, True, stage="train-supernet", world_size=2)
-    with open_tracker(config, run, "train-supernet", True, total=100, every=1e9) as tracker:
+    with open_tracker(config, run, "train-supernet", True, total=100, every=1e9, later=3.0) as tracker:
         for step in (10, 20):
             tracker.log(step, {"loss": 2.0 / step})
         tracker.evaluation(20, {"top1": 0.5})
@@ -51,6 +51,7 @@ def test_stopped_running_failed_done(run: RunDir) -> None:
     beat(run)
     running = overview(run)
     assert running.state == "running" and running.left == pytest.approx(80 * running.last["step_seconds"])
+    assert running.run_left == pytest.approx((80 + 3 * 100) * running.last["step_seconds"])
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     beat(run, pid=child.pid)

@@ -11,8 +11,10 @@ import pytest
 
 from vitas_ds.__main__ import main
 from vitas_ds.recipe import load
+from vitas_ds.run.overview import Overview
 from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
+from vitas_ds.tools.status import progress
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +45,9 @@ def test_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", word, "--follow"]) == 0  # not running: there is nothing to follow
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("runs/a: ") and lines[-1] == "to resume: vitas search runs/a"
+
+
+def test_remaining_time_of_stage_and_run(runs: Path) -> None:
+    last = {"loss": 1.5, "step_seconds": 2.0}
+    found = Overview("search", 30, 100, "running", "", 140.0, 740.0, None, None, 0, last)
+    assert progress(found) == "search  running  30/100  loss 1.5000  ETA 2:20  all stages about 12:20"

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Stale, UserError
 from vitas_ds.errors.reading import parse_json_line
 from vitas_ds.run.files import read_json, to_json, write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir
@@ -88,7 +88,8 @@ class Store:
         """Prepare the folder. Only rank 0 may call this.
 
         Raises:
-            UserError: The candidates were trained with other settings.
+            Stale: The candidates were trained with other settings.
+            UserError: There are results, but no settings.
         """
         before = read_json(self._settings, None)
         if before is None and any(self.run.finalist_states.glob("*-*.json")):
@@ -100,10 +101,11 @@ class Store:
         if before is not None and before != now:
             names = [name for name in before | now if before.get(name) != now.get(name)]
             changes = ", ".join(f"{n}={_short(before.get(n))} (now {_short(now.get(n))})" for n in names)
-            raise UserError(
-                f"{self.run.finalist_states}: the {self.trained} were trained with {changes}; restore this, or remove "
-                "the folder to train them again"
-            )
+            reason = f"the {self.trained} were trained with {changes}"
+            raise Stale(
+                self.run.path, "search", reason,
+                f"{self.run.finalist_states}: {reason}; restore this, or remove the folder to train them again",
+            )  # fmt: skip
         write_json(self._settings, now)
         self.stop.unlink(missing_ok=True)
         for leftover in self.run.finalist_states.glob(".*.tmp"):  # of a killed rank

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.finalists import DyingTracker, Killed, ListTracker, Setting, setting
-from vitas_ds.errors import Preempted, UserError
+from vitas_ds.errors import Preempted, Stale, UserError
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.ranking import Result
@@ -115,9 +115,10 @@ def test_a_stop_request_is_passed_on(tiny, tmp_path):
 def test_other_settings_are_one_line(tiny, done):
     retrain = tiny.config.retrain.model_copy(update={"lr": 0.25, "warmup_epochs": 0.25, "log_every": 1})
     other = replace(tiny, config=tiny.config.model_copy(update={"retrain": retrain}))
-    with pytest.raises(UserError) as error:
+    with pytest.raises(Stale) as error:
         other.run(done[0])
     text = str(error.value)
+    assert error.value.stage == "search" and error.value.run == str(done[0])
     assert "retrain.lr=0.005 (now 0.25), retrain.warmup_epochs=0.5 (now 0.25)" in text and "log_every" not in text
     assert "remove" in text and "\n" not in text
 
