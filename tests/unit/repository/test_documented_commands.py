@@ -80,10 +80,10 @@ def to_run(heavy: bool) -> list[str]:
     return [line for line in all_commands() if not reason_of(line) and bool(re.search(HEAVY, line)) == heavy]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """A folder with images, and recipes of which that of the quickstart is shorter."""
-    folder = tmp_path_factory.mktemp("checkout")
+    folder = tmp_path / "checkout"
     digits = write_digits(folder / "data" / "digits")
     shutil.copy(next((digits / "val" / "3").iterdir()), digits / "val" / "3" / "1503.jpg")
     shutil.copytree(RECIPES, folder / "recipes")
