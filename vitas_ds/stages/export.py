@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from vitas_ds.arch.spec import read_spec
-from vitas_ds.config import RANDOM_IMAGES, Config, Export, Search
+from vitas_ds.config import RANDOM_IMAGES, Config, Export
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
@@ -40,11 +39,11 @@ from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_text
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary, write_result
+from vitas_ds.run.run_dir import RunDir, read_config, read_summary, update_summary, write_result
 from vitas_ds.run.start import find_run, open_run
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
-from vitas_ds.search.selector import find_source
+from vitas_ds.search.selector import ListEntry, Source, find_source, parse_choice
 from vitas_ds.stages.common import model_folder, validation_images
 from vitas_ds.stages.source_run import source_run
 
@@ -156,7 +155,7 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
     if training.teacher.model:
         facts["teacher"] = f"{_two_names(training.teacher.model)}, {training.teacher.kind} labels"
     if source := find_source(choice):
-        facts["architecture"] = f"found by a search ({source.choice}); budget: {_budget(config.search, source.choice)}"
+        facts["architecture"] = f"found by a search ({source.choice}); budget: {_budget(config, source)}"
     else:
         facts["architecture"] = f"given: {Path(choice).name}"
     return facts | _origin(config, run_dir)
@@ -175,13 +174,17 @@ def _license(config: Config, facts: Facts) -> str:
     return str(facts.get("origin, license", config.export.license)) if usual else config.export.license
 
 
-def _budget(search: Search, choice: str) -> str:
-    """Return the budget within which a choice was found."""
-    entry, sections = re.fullmatch(r"search:budget\[(\d+)\]", choice), search.each_budget()
-    index = int(entry[1]) if entry else 0
-    if search.budgets and not (entry and index < len(sections)):
+def _budget(config: Config, source: Source) -> str:
+    """Return the budget within which a network was found; that of another run is in its configuration."""
+    run = RunDir(Path(source.run))
+    if source.run and not run.config.is_file():
+        return "unknown"
+    search, found = (read_config(run) if source.run else config).search, parse_choice(source.choice)
+    index = found.index if isinstance(found, ListEntry) and found.name == "budget" else len(search.budgets)
+    if search.budgets and index >= len(search.budgets):
         return " or ".join(search.budgets)
-    limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in sections[index].budget.items()]
+    section = search.each_budget()[index if search.budgets else 0]
+    limits = [f"{low:,.10g} to {high:,.10g} {UNITS[name]}" for name, (low, high) in section.budget.items()]
     return ", ".join(limits) or "none"
 
 

@@ -23,6 +23,7 @@ from tests.helpers.hub import serve_hub
 from tests.helpers.paths import FIXTURES
 from vitas_ds.__main__ import main
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.config import dump
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import read_folder
 from vitas_ds.distributed import comm
@@ -33,6 +34,7 @@ from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run import lock
+from vitas_ds.run.files import write_text
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import open_run
 
@@ -148,6 +150,28 @@ def test_card_states_only_results_of_these_weights(words):
     assert [(r.dataset_name, r.metric_value) for r in card.data.eval_results] == [("b/val", 0.81), ("b/val", 0.97)]
     assert "budget: 150,000 to 400,000 MACs" in card.text and "2 epochs in batches of 16" in card.text
     assert str(Path(words[2].partition("=")[2]).parent) not in card.content  # no paths of this machine
+
+
+@pytest.mark.parametrize(
+    ("search", "choice", "budget"),
+    [
+        ({"macs": (1e5, 3e5)}, "best", "100,000 to 300,000 MACs"),
+        ({"macs": None, "budgets": ("300K", "params<=90K")}, "budget[1]", "81,000 to 90,000 parameters"),
+        ({"macs": None, "budgets": ("300K", "params<=90K")}, "best", "300K or params<=90K"),
+        ({}, "best", "unknown"),
+    ],
+)  # fmt: skip
+def test_card_states_the_budget_of_the_run_that_was_searched(words, tmp_path, search, choice, budget):
+    source = tmp_path / "source"
+    if search:
+        config = load(words[0], words[1:])
+        config = config.model_copy(update={"search": config.search.model_copy(update=search)})
+        write_text(source / "config.yaml", dump(config))
+    words.append(f"retrain.spec={source}:search:{choice}")
+    write_text(run_of(words).config, dump(load(words[0], words[1:])))
+    assert main(["export", *words]) == 0
+    card = (run_of(words).export / "README.md").read_text()
+    assert f"found by a search (search:{choice}); budget: {budget} |" in card
 
 
 def test_card_has_a_usage_example_that_runs(words, monkeypatch):
