@@ -157,7 +157,7 @@ def test_card_states_only_results_of_these_weights(words):
     [
         ({"macs": (1e5, 3e5)}, "best", "100,000 to 300,000 MACs"),
         ({"macs": None, "budgets": ("300K", "params<=90K")}, "budget[1]", "81,000 to 90,000 parameters"),
-        ({"macs": None, "budgets": ("300K", "params<=90K")}, "best", "300K or params<=90K"),
+        ({"macs": None, "budgets": ("300K", "params<=90K")}, "best", "macs<=300K or params<=90K"),
         ({}, "best", "unknown"),
     ],
 )  # fmt: skip
