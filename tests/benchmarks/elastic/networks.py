@@ -1,0 +1,98 @@
+"""The networks of each method, and the weights of a network pruned in one shot."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.elastic.study import Study
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import SearchSpace
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.config.limits import Limit
+from vitas_ds.elastic.fill import fill
+from vitas_ds.elastic.greedy import Losses, expected_losses, greedy, uniform
+from vitas_ds.elastic.scores import read_scores
+from vitas_ds.errors import UserError
+from vitas_ds.export.folder import read_model, read_preprocess, write_model
+from vitas_ds.models.extract import extract
+from vitas_ds.models.supernet import Supernet
+from vitas_ds.run.files import read_json
+from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.search.feasible.operators import sample_distinct
+from vitas_ds.search.feasible.several import feasible_sets
+from vitas_ds.search.feasible.table import FeasibleSet
+
+DRAW = 0xE1B  # tag of the random stream of random subnets
+DEEPER = 2  # layers that a sibling may have more or fewer than the start network
+Specs = dict[str, list[dict[str, Any]]]
+
+
+def of_search(run: RunDir) -> list[dict[str, Any]]:
+    """Return the networks that a search found, one for each budget."""
+    return [budget["top"][0]["spec"] for budget in read_json(run.best, {})["budgets"]]
+
+
+def by_importance(run: RunDir, seed: int) -> Specs:
+    """Return networks of the other methods for each budget, from the importance that a run has measured."""
+    config = read_config(run)
+    space, sets = config.space, feasible_sets(config.space, config.search)
+    losses = expected_losses(space, read_scores(run.importance))
+    rows = {
+        "uniform": [uniform(space, losses, feasible) for feasible in sets],
+        "greedy": [widest_greedy(space, losses, feasible) for feasible in sets],
+        "random": [sample_distinct(feasible, 1, np.random.default_rng([DRAW, seed, i]))[0]
+                   for i, feasible in enumerate(sets)],
+    }  # fmt: skip
+    missing = [name for name, found in rows.items() if any(row is None for row in found)]
+    if missing:
+        raise UserError(f"search.budgets: no {missing[0]} network within one of them; choose other budgets")
+    return {name: [_spec(space, row).to_dict() for row in found] for name, found in rows.items()}
+
+
+def widest_greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> np.ndarray | None:
+    """Return the greedy network that lacks the fewest layers and the least of embed_dim, as in the search."""
+    choices = itertools.product(range(space.depth - space.min_layers + 1), range(len(space.embed_widths)))
+    for dropped, narrower in sorted(choices, key=sum):
+        row = greedy(space, losses, feasible, len(space.embed_widths) - 1 - narrower, space.depth - dropped)
+        if row is not None:
+            return row
+    return None
+
+
+def _spec(space: SearchSpace, row: np.ndarray) -> SubnetSpec:
+    return genome.decode(space, row).canonical()
+
+
+def sibling(study: Study, limit: Limit) -> SubnetSpec:
+    """Return a smaller network of the same family, as one would design it by hand.
+
+    As in DeiT, all layers are equal, heads have the size of those of the start network, and so has the MLP ratio. Of
+    those within the budget that are about as deep, it is the one that uses most of it.
+    """
+    whole = study.largest
+    size, ratio = whole.active[0].head_dim, whole.active[0].mlp_dim / whole.embed_dim
+    found = []
+    for heads in range(1, whole.embed_dim // size):
+        width = heads * size
+        layer = LayerSpec(heads, 3 * width, round(ratio * width))
+        for depth in range(whole.depth - DEEPER, whole.depth + DEEPER + 1):
+            found.append(SubnetSpec(whole.image_size, whole.patch_size, width, whole.num_classes, (layer,) * depth))
+    inside = [spec for spec in found if spec_macs(spec) <= limit.high]
+    if not inside:
+        raise UserError(f"search.budgets: {limit.text}: no sibling of the start network is so small")
+    return max(inside, key=spec_macs)
+
+
+def write_pruned(run: RunDir, spec: SubnetSpec, folder: Path) -> None:
+    """Write a subnet of the start network, with units sorted by importance, as a model folder unless it exists."""
+    if folder.exists():
+        return
+    config = read_config(run)
+    supernet = Supernet(config.space, config.supernet.sharing, config.supernet.private_attention, class_token_only=True)
+    fill(supernet, read_model(run.pretrained).state_dict())
+    write_model(extract(supernet, spec), folder, read_preprocess(run.pretrained), folder.name, {})
