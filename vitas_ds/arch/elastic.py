@@ -1,8 +1,8 @@
-"""What a space of subnets of a pretrained network needs besides choices of widths. This module does not import torch.
+"""Settings for subnets of a pretrained network, besides the choices of widths. This module does not import torch.
 
 The pretrained network is the largest subnet. A smaller one keeps some of its heads, the first channels of each kept
-head, some hidden units of each MLP, and some channels of the residual stream. It lacks the first layers of a list:
-which of the trained layers is absent matters, so identities are not shifted.
+head, some hidden units of each MLP, and some channels of the residual stream. Layers are dropped in the order of a
+list. It matters which ones, so identities are not shifted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitas_ds.arch.spec import MAX_WIDTH, SubnetSpec, classifier_problem
 
-NETWORK = (  # fields of Elastic that are those of the pretrained network, in a spec
+NETWORK = (  # fields of Elastic, equal to those in the spec of the pretrained network
     "prefix_tokens", "classifiers", "pool", "layer_scale", "norm_eps", "final_norm_eps",
 )  # fmt: skip
 

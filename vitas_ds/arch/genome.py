@@ -112,7 +112,7 @@ def _single_layer_id(layer_ids: np.ndarray) -> int:
 
 
 def _network(space: SearchSpace) -> dict[str, object]:
-    """Return the fields of a spec that have no choices. Other spaces do not compare eps: imported networks differ."""
+    """Return the fields of a spec without choices. Other spaces do not compare eps: imported networks differ."""
     names = NETWORK if space.elastic.on else NETWORK[:-2]
     return {name: getattr(space.elastic, name) for name in names}
 
@@ -144,7 +144,7 @@ def canonical(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
 
     The order of the other layers does not change. The unused width genes of an identity become 0, and genomes of the
     same network become equal rows. The function is idempotent and changes no cost. In an elastic space, identities move
-    to the layers that networks of their depth lack, and the layers there take the places that become free.
+    to the layers dropped at their depth, and the layers there take the free places.
     """
     genomes = np.array(genomes)  # a copy
     if space.layout == "cell" or not space.identity:

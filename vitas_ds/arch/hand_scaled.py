@@ -18,7 +18,7 @@ from vitas_ds.arch.cost import COSTS
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 
-LEAST = 0.5  # share of the upper limit that a scaled network uses; a much smaller one would not fill the budget
+LEAST = 0.5  # smallest share of the upper limit: a smaller network would not fill the budget
 HEAD_DIM, SMALL_HEAD_DIM, SMALL = 64, 16, 192  # channels of a head in DeiT, and below the width of its smallest network
 
 
@@ -47,8 +47,8 @@ def hand_scaled(space: SearchSpace, budget: Mapping[str, tuple[float, float]], p
 
     Args:
         space: The search space.
-        budget: Smallest and largest value of costs, by name; those that are not counted are ignored. The network costs
-            at least half of the largest value.
+        budget: Smallest and largest value of costs, by name; those not in ``COSTS`` are ignored. The network costs at
+            least half of the largest value.
         patch_size: Preferred patch size; others of the space are tried if no network with it is within the budget.
 
     Returns:

@@ -201,7 +201,7 @@ class SearchSpace(BaseModel):
         return self.elastic.active_positions(self.depth)
 
     def positions(self, layers: Sequence[LayerSpec | None]) -> tuple[LayerSpec | None, ...]:
-        """Return what each position holds in a network with these layers, with or without identities."""
+        """Return the layer at each position of a network, or None. ``layers`` may contain identities."""
         active = tuple(layer for layer in layers if layer is not None)
         if len(active) > self.depth:
             return active

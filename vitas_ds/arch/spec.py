@@ -51,7 +51,7 @@ class SubnetSpec:
         norm_eps: Added to the variance in the norms of the layers.
         prefix_tokens: Tokens before the patches: class token, distillation token, registers.
         classifiers: Classifiers, one for each of the first prefix tokens; their logits are averaged.
-        pool: What the classifier reads: the class token, or the mean of the patches.
+        pool: Input of the classifier: the class token, or the mean of the patches.
         layer_scale: Whether every branch has a factor per channel (arXiv 2103.17239).
     """
 
@@ -128,7 +128,7 @@ MAX_WIDTH, MAX_IMAGE, MAX_CLASSES, MAX_DEPTH = 65536, 4096, 1_000_000, 1000
 
 
 def check_costs(grid: int, embed_dim: int, num_classes: int, layers: Sequence[tuple[int, int]]) -> None:
-    """Check that no cost of a network reaches 2 ** 63: costs are int64.
+    """Check that all costs of a network are below 2 ** 63: they are int64.
 
     Args:
         grid: Patches per side of the image.
