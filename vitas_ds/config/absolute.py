@@ -8,7 +8,7 @@ from typing import Any
 from vitas_ds.arch.published import names
 from vitas_ds.config import Config
 
-MODEL = ("hf:/", "timm:")  # prefixes of networks that are not folders
+MODEL = ("hf:/", "timm:")  # prefixes of networks other than folders
 PATHS = {  # the words, other than paths, that each field accepts
     "data.train": (), "data.val": (), "data.exclude": (), "engine.zero": (), "supernet.teacher.model": ("init",),
     "supernet.teacher.weights": (), "supernet.resume_from": (), "supernet.init_weights": (), "search.latency_table": (),

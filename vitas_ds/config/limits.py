@@ -78,7 +78,7 @@ def normal_form(budget: Any) -> str:
 
 
 def format_number(value: float) -> str:
-    """Format a number with the largest unit that it reaches."""
+    """Format a number with a unit, such as 2.4G."""
     name = next((name for name in "TGMK" if value >= UNITS[name]), "" if value >= 1 or not value else "m")
     return f"{value / UNITS[name]:.10g}{name}"
 

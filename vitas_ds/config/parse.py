@@ -1,4 +1,4 @@
-"""Parse the YAML of a configuration: numbers become numbers, and what is written in a text field stays text."""
+"""Parse the YAML of a configuration: numbers become numbers, and text fields stay as written."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _restore_text(data: dict[str, Any], texts: Any, model: type[BaseModel]) -> N
 
 
 def _annotation(keys: list[str]) -> Any:
-    """Return the type of a field of the configuration; None if there is no such field."""
+    """Return the type of a field of the configuration; None for an unknown field."""
     annotation: Any = Config
     for key in keys:
         field = getattr(annotation, "model_fields", {}).get(key)
