@@ -1,11 +1,11 @@
-"""What the files of an image set contain: their sizes, times and digests, to find out whether they have changed.
+"""Record the sizes, times and digests of the files of an image set, to detect changes.
 
 A record is a text file: a line of JSON, then size, modification time in ns, digest or ``-``, and name of each file. Of
 a large set, it has at most about ``MOST`` files, chosen by a hash of their names, and digests of the first ones in the
 order of the hash, up to ``READ`` bytes. Two sets are equal if names and sizes are, and each file with another time has
 an equal digest. Files without a digest count as changed if their time has changed, unless all times have: then the set
-is a copy. Thus a file that was replaced by one of the same size and the same time is not noticed, nor one that is not
-among the chosen ones.
+is a copy. A new file of the same size and time as the old one is not noticed. Neither is a change of a file outside of
+the chosen ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.reading import read_bytes
 
 MOST = 100_000  # files of a record; on a network file system, asking for their sizes takes up to 10 s
-READ = 128 << 20  # bytes that are read for digests
+READ = 128 << 20  # bytes read for digests
 THREADS = 16
 MAX_RECORD = 1 << 30  # bytes
 NONE, NEWLINE, SHA256 = "-", "\0", "sha256"

@@ -110,7 +110,7 @@ def _resize_with_borders(image: Any, size: Any, short: Any, shape: Any, resize: 
     """Bicubic resize of uint8 HWC that equals torchvision's at the image borders too.
 
     DALI repeats the border pixel outside of the image. torchvision and Pillow drop the filter taps there and rescale
-    the others. This function pads with zeros, adds a fourth channel that is 1 inside of the image, and divides by the
+    the others. This function pads with zeros, adds a fourth channel of ones inside of the image, and divides by the
     resized fourth channel.
     """
     reach = 2 * short // resize + 4

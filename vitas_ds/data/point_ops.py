@@ -1,12 +1,12 @@
 """Parameters of the augmentation in the GPU graph, computed with numpy from the drawn operations.
 
-The graph (``dali_augment.py``) runs one fixed sequence of operators on every image. The parameters decide what the
-sequence does; with the neutral ones, a step returns its input exactly. Most operations become three affine maps of the
+The graph (``dali_augment.py``) runs one fixed sequence of operators on every image. The parameters decide its
+effect; with the neutral ones, a step returns its input exactly. Most operations become three affine maps of the
 channels of a pixel, each followed by rounding and clipping to 0 ... 255:
 
     pixel [3] --first--> [6] --second--> [6] --third--> [3]
 
-The three additional channels hold what an operation needs besides the pixel. Clipping makes the sequence more than one
+The three additional channels hold intermediate values of an operation. Clipping makes the sequence more than one
 affine map: 255 (x - t + 1) becomes 0 below the threshold t and 255 from t on, and with this s, solarize is the sum of
 clip(x - s) and clip(s - x).
 """

@@ -1,4 +1,4 @@
-"""What a pipeline does to images, and how it fails, without DALI."""
+"""Image processing of a pipeline, and its errors, without DALI."""
 
 from __future__ import annotations
 

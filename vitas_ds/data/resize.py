@@ -1,7 +1,7 @@
 """Shrink the images of a folder or of tar shards in advance, in worker processes (``resize-data``).
 
-The images are processed in chunks. A chunk is complete once a line of the journal says so; a run that was interrupted
-repeats only the incomplete ones. The result does not depend on the number of workers or on interruptions.
+The images are processed in chunks. A chunk is complete once a line of the journal says so; an interrupted run repeats
+only the incomplete ones. The result does not depend on the number of workers or on interruptions.
 """
 # H and W height and width of an image in pixels
 
@@ -46,7 +46,7 @@ Unreadable = list[tuple[str, str]]  # path and reason
 
 @dataclass(frozen=True)
 class Settings:
-    """What the result depends on."""
+    """Everything the result depends on."""
 
     short_side: int
     quality: int
@@ -98,7 +98,7 @@ def resize_data(
 
 def _resize(images: ImageSet, target: Path, settings: Settings, workers: int, progress: Progress | None,
             journal: TextIO) -> Unreadable:  # fmt: skip
-    """Process the chunks that the journal lacks, and add them to it; return the unreadable images of all chunks."""
+    """Process the chunks missing in the journal, and add them to it; return the unreadable images of all chunks."""
     chunks = [range(i, min(i + CHUNK, len(images))) for i in range(0, len(images), CHUNK)]
     done = _read_journal(target)
     _check_disk(images, [i for n, chunk in enumerate(chunks) if n not in done for i in chunk], target, settings)

@@ -36,7 +36,7 @@ def read_shards(
 
     Args:
         root: Folder of the shards.
-        exclude: Shards that are not opened.
+        exclude: Shards to skip.
 
     Returns:
         Names ``shard.tar/key.jpg``, labels [n], spans [n, 2] (offset and size in the shard), and class names.

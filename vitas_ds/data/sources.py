@@ -73,8 +73,8 @@ class ImageSet:
 def read_folder(root: str | Path, exclude: str | Path | None = None, num_classes: int | None = None) -> ImageSet:
     """List the images ``root/class/**/name.jpg`` in the order of torchvision's ImageFolder: sorted by class and name.
 
-    If ``root`` contains tar files and no folders, they are read as WebDataset shards (see shards.py). If it has an
-    index that is up to date, the folder is not listed (see image_index.py).
+    If ``root`` contains tar files and no folders, they are read as WebDataset shards (see shards.py). With an
+    up-to-date index, the folder is not listed (see image_index.py).
 
     Args:
         root: Folder of the images.
@@ -115,7 +115,7 @@ def _read(root: str, exclude: str | Path | None) -> ImageSet:
 
 
 def _no_classes(top: Folder) -> str:
-    """Return what is wrong with a folder without folders."""
+    """Return the error message for a folder without class folders."""
     found = f" (it has {len(top.images):,} images itself)" if top.images else ""
     return f"{top.path}: no class folders{found}; expected {top.path}/CLASS/*.jpg, one folder per class"
 
@@ -236,7 +236,7 @@ def read_list(path: str | Path, root: str, names: Iterable[str], warn: bool = Tr
 
 
 def _spellings(line: str, root: str) -> Iterator[str]:
-    """Names relative to ``root`` that a line may refer to; both the line and ``root`` may contain symbolic links."""
+    """Yield possible names of a line relative to ``root``; both the line and ``root`` may contain symbolic links."""
     if not os.path.isabs(line):
         yield os.path.normpath(line)
         return
