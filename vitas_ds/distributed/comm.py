@@ -47,7 +47,7 @@ def init(device: str = "auto", timeout: float = 1800) -> Ranks:
         timeout: Time limit of collectives in seconds (``run.timeout``).
 
     Raises:
-        UserError: There is no GPU but ``device`` is "cuda", the node has fewer GPUs than ranks, a variable of the
+        UserError: ``device`` is "cuda" without a GPU, the node has fewer GPUs than ranks, a variable of the
             launcher is malformed, or its master cannot be used.
         RankLost: A rank did not start in time. The line has been printed.
     """
@@ -135,7 +135,7 @@ def choose_gpu(local_rank: int, visible: int) -> int:
 
 
 def _identity(device: torch.device) -> str:
-    """Return host and UUID of a GPU, for the check that no two ranks use the same one; empty for a CPU."""
+    """Return host and UUID of a GPU, to find ranks with the same one; empty for a CPU."""
     if device.type != "cuda" or "MIG" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
         return ""
     return f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"

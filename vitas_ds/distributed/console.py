@@ -29,7 +29,7 @@ def share_claim(path: Path | None) -> None:
 
 
 def share_first(first: Callable[[], bool] | None) -> None:
-    """Let ``first`` decide whether this rank prints, while there is no path; None: rank 0 prints."""
+    """Let ``first`` decide whether this rank prints, as long as no path is set; None: rank 0 prints."""
     global _first
     _first = first
 

@@ -67,7 +67,7 @@ class Group:
 
 
 def largest_divisor(world_size: int, limit: int) -> int:
-    """Return the largest divisor of ``world_size`` that is at most ``limit``."""
+    """Return the largest divisor of ``world_size`` up to ``limit``."""
     return max(n for n in range(1, world_size + 1) if world_size % n == 0 and n <= limit)
 
 

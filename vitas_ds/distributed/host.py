@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores, memory and shared memory, within the limits of a container or job.
+"""Cores, memory and shared memory available to this process, within the limits of a container or job.
 
 Importing this module does not import torch.
 """
@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # cgroup v1 has a number near 2^63 where there is no limit
-WORKER_MEMORY = 512 << 20  # bytes that a process needs to decode large images
+UNLIMITED = 1 << 60  # cgroup v1 has a number near 2^63 without a limit
+WORKER_MEMORY = 512 << 20  # bytes per process that decodes large images
 SHM = Path("/dev/shm")
 
 
@@ -34,7 +34,7 @@ def memory(root: Path = Path("/")) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Return the memory in bytes that is still free: the machine's, and what the limits of the cgroups leave."""
+    """Return the free memory in bytes: of the machine, or of its cgroups if less."""
     free = [_meminfo(root)["MemAvailable"]]
     for folder in _cgroups("memory", root):
         if limit := _memory_limit(folder):

@@ -1,4 +1,4 @@
-"""Addresses and interfaces of a job. Sockets listen on the interface that the ranks use, not on all of the machine.
+"""Addresses and interfaces of a job. Sockets listen on the interface of the ranks, not on all of the machine.
 
 Importing this module does not import torch.
 """
@@ -107,7 +107,7 @@ def answers(host: str, port: int, seconds: float) -> bool:
 
 
 def _towards(target: Address) -> str:
-    """Return the address of this host on the network of ``target``; empty if there is no route."""
+    """Return the address of this host on the network of ``target``; empty without a route."""
     family, address = target
     if ip_address(address).is_loopback:  # rank 0's host by its own name
         target, family = (socket.AF_INET, OUTSIDE[0]), socket.AF_INET

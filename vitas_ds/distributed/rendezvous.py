@@ -20,11 +20,11 @@ from vitas_ds.errors import RankLost, UserError
 
 POLL = 0.1  # seconds
 CONNECT = 20  # seconds for the first exchange with a server that accepted the connection
-SHOWN = 8  # missing ranks that a line names
+SHOWN = 8  # missing ranks named in a line
 
 
 def join(launch: Launch, timeout: float, device: str) -> dist.Store:
-    """Wait for all ranks, and return the store that they share.
+    """Wait for all ranks, and return their common store.
 
     Args:
         launch: Position of this rank.

@@ -1,4 +1,4 @@
-"""A small parent process for each rank that a launcher starts, before it imports any library.
+"""A small parent process for each rank of a launcher. It starts before the rank imports any library.
 
 Launchers hand the status of a killed process on in different ways (247, 137, 1), do not end their ranks when they die
 themselves, or wait until they are killed. The supervisor waits for the rank and
@@ -27,8 +27,8 @@ from vitas_ds.distributed import console, launcher
 from vitas_ds.errors import RankLost
 
 ECHO = 1.5  # seconds: signals in so short a time are one request
-START_LIMIT = 5  # seconds that a rank which cannot save has to end
-ORPHAN_LIMIT = 25  # seconds that a rank has to save once its launcher has died
+START_LIMIT = 5  # seconds for a rank to end if it cannot save
+ORPHAN_LIMIT = 25  # seconds for a rank to save once its launcher has died
 OTHERS_LIMIT = 10  # seconds in which other ranks may report that this one died
 POLL = 0.25  # seconds
 # a launcher or scancel; Ctrl-C; Slurm with --signal=USR1 and Lightning; a terminal that closes
@@ -37,7 +37,7 @@ STOPPED = 75  # exit status after a stop request
 RESUME = "start the stage again to resume"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-# messages of the rank; a byte below 65 is a signal that it received
+# messages of the rank; a byte below 65 is a received signal
 SAVES = b"S"  # it handles stop requests
 BUSY = b"B"  # it does not
 CLAIM = b"C"  # followed by a path (see console.share_claim) and a zero byte
@@ -60,7 +60,7 @@ def share_claim(path: Path | None) -> None:
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Return the signals that are stop requests; under nohup, SIGHUP is none."""
+    """Return the signals treated as stop requests: under nohup, all but SIGHUP."""
     return [n for n in SIGNALS if not (n == signal.SIGHUP and signal.getsignal(n) == signal.SIG_IGN)]
 
 
@@ -142,7 +142,7 @@ class Supervisor:
             self._listen()
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self._listen(0)  # what it sent last
+                self._listen(0)  # its last messages
                 return self._status(os.waitstatus_to_exitcode(status))
             self._check_launcher()
             if self.kill_at is not None and time.monotonic() > self.kill_at:
@@ -270,8 +270,8 @@ def pid_namespace() -> str:
 def _launcher_processes() -> list[tuple[int, int]]:
     """Return the processes whose parents belong to the launcher: this one, and deepspeed's launch.py.
 
-    deepspeed starts launch.py, which starts the ranks. If deepspeed is killed, launch.py goes on. On other nodes, its
-    parent is the connection of ssh.
+    deepspeed starts launch.py, which starts the ranks. If deepspeed is killed, launch.py keeps running. On other
+    nodes, its parent is the connection of ssh.
     """
     parents = [(os.getpid(), os.getppid())]
     launch = os.getppid()

@@ -39,7 +39,7 @@ START_LIMIT = 300  # smallest time limit in seconds before the first step: libra
 QUIET = 20  # seconds without progress before a rank checks the others
 MISSED_BEATS = 3  # a rank is silent if its counter stays the same for so many beats
 WAITING = "waiting for the other ranks"
-LEAVE_LIMIT, LEAVE_POLL = 20, 0.2  # seconds that a stopped rank waits until the others have saved, too
+LEAVE_LIMIT, LEAVE_POLL = 20, 0.2  # seconds for which a stopped rank waits for the others to save
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Heartbeat:
         pid: Process id.
         parent: Process id of its parent.
         step: Training step, from 1; 0 before the first.
-        phase: What the rank does, for the error line.
+        phase: Activity of the rank, for the error line.
         moves: Number of calls of ``at``.
         beat: Counter, incremented by the watchdog's thread.
         ended: None while the rank runs; why it failed, or "" if it ended without an error of its own.

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 WATCH = 0.5  # seconds between checks of the parent
-GRACE = 2.0  # seconds in which this process may notice the signal that a worker received, too
+GRACE = 2.0  # seconds for this process to notice a signal before its workers end
 
 
 @contextmanager
