@@ -1,4 +1,4 @@
-"""Start from a pretrained network: how important its units are, and sorting them without changing what it computes.
+"""Start from a pretrained network: measure the importance of its units, and sort them without changing its outputs.
 
 ``importance`` measures, ``scores`` is its file, ``order`` and ``reorder`` sort, ``views`` makes two views of an image.
 

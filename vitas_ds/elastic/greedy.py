@@ -52,7 +52,7 @@ def _attn_losses(space: SearchSpace, scores: LayerScores) -> np.ndarray:
 def seeds(space: SearchSpace, scores: Scores, feasible: FeasibleSet, count: int) -> np.ndarray:
     """Return up to ``count`` networks within a budget, [K, G]: the uniform one, then greedy ones.
 
-    Of these, the first ones lack the fewest layers and the least of the embed_dim.
+    Greedy ones with more layers and a larger embed_dim come first.
     """
     losses, found = expected_losses(space, scores), dict[bytes, np.ndarray]()
     rows = [uniform(space, losses, feasible)]
@@ -86,7 +86,7 @@ def greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet, embed: int
 
 
 def _exceeded(space: SearchSpace, feasible: FeasibleSet, genes: np.ndarray, embed: int) -> str | None:
-    """Return the first cost of the network that is above the budget."""
+    """Return the first cost of the network above the budget."""
     heads, attn, mlp = _widths(space, genes)
     rows = np.array([embed]), np.array([len(genes)]), attn.sum()[None], heads.sum()[None]
     for name, (_, high) in feasible.budget.items():

@@ -61,7 +61,7 @@ def measure(
 
 
 def features_of(model: VisionTransformer) -> VisionTransformer:
-    """Return a copy whose output is what the classifiers read, [B, D]."""
+    """Return a copy that outputs the input of the classifiers, [B, D]."""
     net, D = copy.deepcopy(model), model.spec.embed_dim
     for name in CLASSIFIERS[: model.spec.classifiers]:
         head = nn.Linear(D, D).to(model.pos_embed)
@@ -116,7 +116,7 @@ class Sums:
             self.change[i - 1] += torch.stack([_distance(*pair) for pair in pairs])
 
     def _read(self, x: Tensor) -> Tensor:
-        """Return what the classifiers read of the residual stream [1, B, N, D]: [B, tokens, D]."""
+        """Return the input of the classifiers [B, tokens, D] from the residual stream [1, B, N, D]."""
         spec = self.net.spec
         patches = x[0, :, spec.prefix_tokens :].mean(1, keepdim=True)
         return patches if spec.pool == "patches" else x[0, :, : spec.classifiers]

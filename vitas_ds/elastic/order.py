@@ -52,7 +52,7 @@ class Order:
         return Order(_inverse(self.embedding), tuple(LayerOrder(*map(_inverse, x.permutations)) for x in self.layers))
 
     def after(self, first: Order) -> Order:
-        """Return the order that has the effect of ``first``, then this one."""
+        """Return one order equivalent to ``first`` followed by this one."""
         layers = (
             LayerOrder(*map(_compose, old.permutations, new.permutations))
             for old, new in zip(first.layers, self.layers, strict=True)

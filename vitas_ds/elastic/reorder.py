@@ -1,4 +1,4 @@
-"""Reorder the units of a network without changing what it computes.
+"""Reorder the units of a network without changing its outputs.
 
 The residual stream has one order of channels in the whole network: every tensor that reads or writes it is permuted.
 Heads, the channels of each head, and the hidden units of an MLP have an order per layer. The logits are equal up to
@@ -21,7 +21,7 @@ EMBEDDING = {  # tensors outside of the layers: the dimension of the residual st
     "norm.bias": 0, "head.weight": 1, "head_dist.weight": 1,
 }  # fmt: skip
 UNCHANGED = ("head.bias", "head_dist.bias")
-LAYER: dict[str, tuple[str, ...]] = {  # tensors of a layer: what each dimension is
+LAYER: dict[str, tuple[str, ...]] = {  # tensors of a layer: the axis of each dimension
     "norm1.weight": ("embedding",), "norm1.bias": ("embedding",), "norm2.weight": ("embedding",),
     "norm2.bias": ("embedding",), "ls1.gamma": ("embedding",), "ls2.gamma": ("embedding",),
     "attn.qkv.weight": ("qkv", "embedding"), "attn.qkv.bias": ("qkv",),

@@ -41,7 +41,7 @@ class LayerScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Importance of all units of a network, and what it was measured with.
+    """Importance of all units of a network, and the inputs of the measurement.
 
     Attributes:
         weights: SHA-256 of the weights.
