@@ -153,7 +153,7 @@ def _similar(key: str, known: Iterable[str]) -> str:
 
 
 def _check_stage_and_offload(path: Path, settings: dict[str, Any]) -> None:
-    """Check the stage, and that it supports offload and overlap_comm."""
+    """Check the stage, and its support for offload and overlap_comm."""
     stage, offload = settings.get("stage"), settings.get("offload_optimizer")
     if type(stage) is not int or not 0 <= stage <= 3:
         raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3 (given: {json.dumps(stage)[:60]})")

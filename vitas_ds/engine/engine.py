@@ -46,7 +46,7 @@ class Engine:
 
     Args:
         model: The network. Every parameter belongs to exactly one unit.
-        units: Sampling units: parameters that a step uses together or not at all. A fixed network has one unit.
+        units: Sampling units: a step uses all parameters of a unit, or none. A fixed network has one unit.
         engine: ZeRO configuration and precision.
         training: Batch size, clipping, AdamW, decay of the averaged weights.
         ranks: Result of ``comm.init``.
@@ -234,7 +234,7 @@ class Engine:
 class _AutocastModule(nn.Module):
     """The network under autocast.
 
-    DeepSpeed disables any autocast context that is active when its forward pass starts (it checks the one for CUDA).
+    DeepSpeed disables any autocast context around its forward pass (it checks the one for CUDA).
     With autocast around the engine, a GPU would compute in fp32. This module enters autocast inside of that pass.
     """
 

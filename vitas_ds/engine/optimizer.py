@@ -1,8 +1,8 @@
 """AdamW with a separate step count for each sampling unit.
 
 A supernet step uses only part of the weights. Plain ZeRO gives the optimizer zero or stale gradients for the others,
-and weight decay and momentum would still move them. Here, a unit that a step does not use keeps its weights, moments
-and step count, as torch.optim.AdamW does with parameters whose gradient is None.
+and weight decay and momentum would still move them. Here, a unit unused in a step keeps its weights, moments and
+step count, as torch.optim.AdamW does with parameters whose gradient is None.
 
 A parameter can hold many named tensors (``models.flat``), and ZeRO flattens all parameters and gives every rank a part.
 ``Piece`` records which named tensor and unit each range of a rank's tensors belongs to. There is one parameter group,

@@ -5,7 +5,7 @@ see only ``Piece``, so they do not depend on the ZeRO stage.
 
 Stages 2 and 3 take their steps in DeepSpeed, except for the norm. Of stage 1, the engine uses only the partition of the
 weights and the collective that gathers them (``update_model_weights``). DeepSpeed's step of stage 1 copies each
-gradient twice, allocates zeros for each parameter that the step does not use, and computes the norm of each gradient
+gradient twice, allocates zeros for each unused parameter, and computes the norm of each gradient
 separately: 332 operator calls for 84 parameters, of which 20 are used. Its reduction leaves the whole gradients on
 every rank anyway. From them, the engine computes the norm and updates its part of the weights in 8 calls.
 """
@@ -104,7 +104,7 @@ def update_model_weights(optimizer: Any, stage: int) -> None:
 def clear_stale_gradients(optimizer: Any, stage: int, offload: bool) -> None:
     """Zero the gradients and norms that ZeRO-3 and offload keep after a step.
 
-    ZeRO overwrites them only for parameters that the next backward pass uses. Without this, the gradients of unused
+    ZeRO overwrites them only for parameters in the next backward pass. Without this, the gradients of unused
     weights count in the norm of the next step, and the step is clipped too much.
     """
     if stage == 3:
