@@ -1,4 +1,4 @@
-"""The exit status of a command, and the one line that it prints, for every error that is not a bug of this project."""
+"""Exit status and error line of a command, for every error except bugs of this project."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Read text, JSON and YAML that people wrote or other programs damaged: one reader with limits.
 
-Every error is a ``UserError`` that names the file, the position and what is expected.
+Every error is a ``UserError`` with the file, the position and the expected content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DIGITS = 400  # of a whole number; float64 ends at 1e308
 
 WRONG_CALL = re.compile(r"\(\) (takes|got|missing) | is not callable")  # messages of Python
 
-_last: list[Path] = []  # the file that was read last
+_last: list[Path] = []  # the last file read
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Return the content of a file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         UserError: It is not a regular file, not readable, or larger than ``limit`` bytes.
     """
     try:
@@ -99,7 +99,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     """Return the content of a UTF-8 file, without a byte order mark and with plain line ends.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         UserError: As ``read_bytes``; or it is not UTF-8.
     """
     content = read_bytes(path, limit)
@@ -119,7 +119,7 @@ def read_json(path: Path, kind: type = object) -> Any:
         kind: Expected type of the content: dict, list, or object for any.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         UserError: As ``read_text`` and ``parse_json``, or the content is of another type.
     """
     data = parse_json(read_text(path), str(path))
@@ -130,7 +130,7 @@ def read_json(path: Path, kind: type = object) -> Any:
 
 
 def parse_json_line(text: str | bytes) -> Any:
-    """Return the content of one line of JSON, for readers that say themselves what is wrong.
+    """Return the content of one line of JSON, for readers with their own error messages.
 
     Raises:
         ValueError: The line is not JSON, or is nested too deeply.
@@ -142,10 +142,10 @@ def parse_json_line(text: str | bytes) -> Any:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parse JSON that is not nested too deeply and has no key twice.
+    """Parse JSON. Refuse deep nesting and repeated keys.
 
     Raises:
-        UserError: The text is not such JSON; the message starts with ``where``.
+        UserError: The text is not valid; the message starts with ``where``.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
