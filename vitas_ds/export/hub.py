@@ -38,10 +38,10 @@ def is_hub_name(name: str | Path) -> bool:
 def local_folder(name: str | Path) -> Path:
     """Return the local folder of a model. ``hf://USER/NAME`` and ``hf://USER/NAME@REVISION`` are downloaded.
 
-    What the cache has is not downloaded again, and is used if the hub cannot be reached.
+    Cached files are not downloaded again, and are used if the hub cannot be reached.
 
     Raises:
-        UserError: There is no such model, or huggingface_hub is not installed.
+        UserError: The model does not exist, or huggingface_hub is not installed.
     """
     if not is_hub_name(name):
         return Path(name)
@@ -78,7 +78,7 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     Args:
         folder: The folder.
         name: USER/NAME, or NAME for the user of the token. It is created if it does not exist.
-        private: Hide a model that is created.
+        private: Make a new model private.
 
     Raises:
         UserError: The hub refuses it or cannot be reached.

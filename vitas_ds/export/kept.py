@@ -1,4 +1,4 @@
-"""Rows of the model card of a subnet: what it keeps of the pretrained network."""
+"""Rows of the model card of a subnet: the parts kept from the pretrained network."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _layer(block: Any) -> LayerSpec:
 
 
 def _model_reasons(m: Any) -> Iterator[str]:
-    """Yield what the network has and ours do not, outside of its blocks."""
+    """Yield the unsupported parts of a network, outside of its blocks."""
     kind = type(m).__name__
     if kind not in MODELS:
         yield REASONS.get(kind, f"the architecture {kind}")
@@ -111,7 +111,7 @@ def _head_reasons(m: Any) -> Iterator[str]:
 
 
 def _block_reasons(block: Any) -> Iterator[str]:
-    """Yield what a block has and ours do not."""
+    """Yield the unsupported parts of a block."""
     for module, usual in ((block, "Block"), (getattr(block, "attn", None), "Attention"),
                           (getattr(block, "mlp", None), "Mlp")):  # fmt: skip
         kind = type(module).__name__

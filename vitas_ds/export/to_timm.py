@@ -84,7 +84,7 @@ def to_timm(model: VisionTransformer) -> TimmModel:
 
 
 def _pretrained(tensors: dict[str, Tensor], spec: SubnetSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors under timm's names, and the arguments of networks that were imported from timm.
+    """Return the tensors under timm's names, and the arguments of networks imported from timm.
 
     Raises:
         UserError: timm has no class with these tokens.
