@@ -98,14 +98,14 @@ def prepare(
 
 
 def _pack_all(parts: Sequence[Part], sources: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[list[Packed]]:
-    """Return the packed parts of each group of sides that is computed together.
+    """Return the packed parts of each group of sides computed together.
 
     Frozen parts in front of the others are packed alone: the backward pass then ends behind them.
     """
     trained = [any(tensor.requires_grad for tensor in group) for group in sources]
     first = trained.index(True) if True in trained else 0
     cuts = (slice(first), slice(first, None)) if first else (slice(None),)
-    # CPUs compute one side after the other: their caches are small, and there are no copies into stacked tensors
+    # CPUs compute one side after the other: their caches are small, and this saves copies into stacked tensors
     on_cpu = sources[0][0].device.type == "cpu"
     packs = [pack_sides(parts[c], sources[c], dtype) if on_cpu else [pack(parts[c], sources[c], dtype)] for c in cuts]
     return [[part for pieces in side for part in pieces] for side in zip(*packs, strict=True)]

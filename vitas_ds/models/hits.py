@@ -1,4 +1,4 @@
-"""Count what a network classifies correctly."""
+"""Count correctly classified images."""
 # B images, C classes
 
 from __future__ import annotations

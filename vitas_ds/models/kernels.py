@@ -54,7 +54,7 @@ def used_for(weight: Tensor) -> bool:
 
 
 def triton_problem() -> str:
-    """Return what Triton lacks on this machine, or an empty text. It compiles its launcher with a C compiler."""
+    """Return why Triton cannot be used, or an empty text. It compiles its launcher with a C compiler."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang", "cc")):
@@ -254,7 +254,7 @@ def _empty(x: Tensor) -> Tensor:
 
 
 def _norm_tile(width: int) -> tuple[int, int]:
-    """Return the rows and columns of the block that a program normalizes at once."""
+    """Return rows and columns of the tile normalized by one program."""
     assert width % 8 == 0, width
     columns = 1 << (width - 1).bit_length()
     return max(NORM_TILE // columns, 1), columns

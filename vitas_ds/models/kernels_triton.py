@@ -28,7 +28,7 @@ def copy_kernel(
     """Copy one tile of a region. See ``kernels.pack`` and ``kernels.scatter``.
 
     ``addresses`` has those of the sources, then those of the tensors. The lowest bit of a tensor's address is set if it
-    has fp32 elements; otherwise its elements are ``HALF``. The address is 0 if there is no tensor.
+    has fp32 elements; otherwise its elements are ``HALF``. The address of an absent tensor is 0.
     """
     program = programs + tl.program_id(0) * 2
     region = regions + tl.load(program) * 14

@@ -62,7 +62,7 @@ def product(
         a: Contiguous, or the transpose of a contiguous tensor: oneDNN is slow on slices.
         b: Like ``a``.
         bias: Added to each row.
-        out: Memory that the result may use; oneDNN allocates its own.
+        out: Memory for the result; oneDNN allocates its own.
         gradient: The product is a gradient. Its last bit does not matter, and the faster library computes it.
     """
     if _uses_linear(a, bias) or (uses_onednn(a) and not (gradient and not onednn_is_faster())):

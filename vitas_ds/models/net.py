@@ -27,7 +27,7 @@ Apply = Callable[..., Any]  # apply(part, function, *args) calls function(packed
 
 
 class LayerOptions(NamedTuple):
-    """What a block needs to know besides its tensors; plain numbers, so a compiled block serves all layers.
+    """Settings of a block besides its tensors: plain numbers, so a compiled block serves all layers.
 
     Attributes:
         num_heads: Number of heads.

@@ -39,7 +39,7 @@ def check_shapes(where: str, found: Shapes, expected: Shapes) -> None:
 
 
 def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
-    """Check that no weight is NaN or infinite: a network with such weights gives no error, only wrong results.
+    """Check that all weights are finite: a network with NaN or infinities gives no error, only wrong results.
 
     Args:
         where: Start of the error message.

@@ -142,7 +142,7 @@ class Supernet(FlatModule):
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile the block with dynamic shapes. Two graphs serve all subnets: the last layer has its own."""
-        # Otherwise, widths that are equal in the first layer would have to be equal in all layers of this graph.
+        # Otherwise, equal widths in the first layer would have to be equal in all layers of this graph.
         torch.fx.experimental._config.use_duck_shape = False
         self.block_function = torch.compile(net.closed_block, dynamic=True, **options)
 
@@ -226,7 +226,7 @@ class Supernet(FlatModule):
         return [(block, layer) for block, layer in zip(blocks, layers, strict=False) if layer is not None]
 
     def units(self) -> dict[str, list[nn.Parameter]]:
-        """Return the sampling units: parameters that a step uses together or not at all. Each unit is one parameter.
+        """Return the sampling units: a step uses all parameters of a unit, or none. Each unit is one parameter.
 
         The units are the stem of each patch size, each layer, the private attention of each layer and head count, the
         private norms of each layer and of the head, and the final norm with the classifier.
