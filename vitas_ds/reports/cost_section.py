@@ -34,7 +34,7 @@ class Cost:
     """The cost of a stage or of a part of it.
 
     Attributes:
-        name: What was computed.
+        name: Name of the stage or part.
         stage: The stage.
         images: Images that passed through a network, each time one did.
         macs: MACs of all passes.
@@ -65,7 +65,7 @@ def section(run: RunDir, config: Config, metrics: Rows, starts: Rows, candidates
 
 
 def costs_of(run: RunDir, config: Config, metrics: Rows, candidates: Candidates) -> Iterator[Cost]:
-    """Yield the costs of what the run has computed."""
+    """Yield the costs of the finished work of the run."""
     summary = read_summary(run)
     yield _supernet(config, metrics, summary.get("train-supernet", {}))
     yield _check(run, config)
@@ -144,7 +144,7 @@ def _steps(metrics: Rows, stage: str) -> Rows:
 
 
 def _progress(rows: Rows, summary: dict[str, Any]) -> tuple[int, float | None]:
-    """Return steps and seconds of a training; of one that has not ended, from its records."""
+    """Return steps and seconds of a training; of an unfinished one, from its records."""
     if "seconds" in summary:
         return summary["steps"], summary["seconds"]
     if not rows:

@@ -101,7 +101,7 @@ def candidates_chart(candidates: Candidates, search: Search, cost: str = "macs")
 
 
 def limits(search: Search, cost: str, candidates: list[Candidate], color: int = 6) -> list[Limit]:
-    """Return the ends of the budget of a cost that are near the candidates."""
+    """Return the limits of a cost near the candidates."""
     values = [value_of(c, cost) for c in candidates if cost in c.costs]
     ends = sorted({end for budget in budgets_of(search) for end in budget.get(cost, ())})
     near = [end for end in ends if values and min(values) / NEAR <= end <= max(values) * NEAR]

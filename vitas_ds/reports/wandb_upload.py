@@ -52,7 +52,7 @@ def send(config: Config, run: RunDir) -> None:
     except BaseException:
         write_json(run.wandb_ids, previous)
         raise
-    # Name the folder: wandb/ also contains what the stages themselves wrote
+    # Name the folder: wandb/ also contains the files of the stages
     target = f"offline; to send them: wandb sync {shlex.quote(str(folder))}" if folder else "online"
     print(f"W&B: {len(rows):,} records of {', '.join(stages)}, {target}")
 
