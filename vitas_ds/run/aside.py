@@ -3,7 +3,7 @@
 ``old/N`` is a run of its own: the moved stages with their settings, metrics and summary, so `report`, ``retrain.spec``
 and ``search.checkpoint`` can name it. First come copies, then the renames, stage by stage from the last one, then
 ``summary.json``. After a kill in between, the run has lost later stages at most, as if they had not run yet;
-``read_summary`` leaves out the numbers that are both here and in ``old/N``.
+``read_summary`` leaves out the numbers found both here and in ``old/N``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def dependents(run: RunDir, stage: str) -> list[str]:
 
 
 def set_aside(run: RunDir, stages: Iterable[str]) -> RunDir | None:
-    """Move the results of some stages aside; return the run that has them now, or None if there are none."""
+    """Move the results of some stages aside; return their new run folder, or None without results."""
     moved = {stage: [path for path in _paths(run, stage) if path.exists()] for stage in ORDER if stage in stages}
     if not any(moved.values()):
         return None

@@ -88,7 +88,7 @@ def _same_folder(field: str, a: Any, b: Any) -> bool:
 
 
 def stages_with_results(run: RunDir) -> list[str]:
-    """Return the stages that fix settings because they have results or have begun to, in their order."""
+    """Return the stages with settings fixed by full or partial results, in their order."""
     begun = {
         "train-supernet": _has_files(run.supernet.checkpoints) or run.supernet_weights.exists(),
         "search": run.ledger.exists(),

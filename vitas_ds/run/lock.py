@@ -5,8 +5,8 @@
 A job may write after it has created the file of the next number, which only one job can do (O_EXCL). First, the job of
 the last file must have ended: it says so in the file, or its process on this machine is gone, or it gives no sign of
 life for ``SILENT`` seconds. A writer sets the modification time of its file every ``BEAT`` seconds; the next job waits
-and looks whether it changes, so clocks need not agree. A writer that was suspended for longer, while another job took
-over, stops at its next write (``check``). A kill at any moment leaves a file whose job has ended.
+and looks whether it changes, so clocks need not agree. A writer suspended for longer, while another job took over,
+stops at its next write (``check``). A kill at any moment leaves a file whose job has ended.
 
 Importing this module does not import torch.
 """
@@ -31,7 +31,7 @@ from vitas_ds.errors.reading import parse_json, read_text
 
 BEAT = 5.0  # seconds; own thread: the watchdog's starts after images, teacher and latencies are ready
 SILENT = 60.0  # seconds without a sign of life after which a job of another machine has ended
-UNREADABLE = 5.0  # seconds until a file that is not a writer's counts as damaged: its writer may be creating it
+UNREADABLE = 5.0  # seconds until a file without a valid record counts as damaged: its writer may be creating it
 POLL = 0.5  # seconds
 SIZE = 2048  # bytes of the file; constant, because it is overwritten in place
 
@@ -41,7 +41,7 @@ class Writer:
     """A job that writes to a run.
 
     Attributes:
-        stage: What it does.
+        stage: Its stage or command.
         host: Name of its machine.
         space: PID namespace; process ids are comparable within a machine and namespace.
         pid: Process id of its rank 0.
@@ -174,7 +174,7 @@ def _take(folder: Path, writer: Writer) -> tuple[int, int] | None:
         path.unlink(missing_ok=True)
         os.close(handle)
         raise
-    path.unlink(missing_ok=True)  # its number was in use before, by a job that has been replaced since
+    path.unlink(missing_ok=True)  # its number was in use before, by a job replaced since
     os.close(handle)
     return None
 

@@ -1,4 +1,4 @@
-"""What a run is doing, from its files: stage, progress, results, size. Importing this module does not import torch.
+"""State of a run, from its files: stage, progress, results, size. Importing this module does not import torch.
 
 A run of a million metric rows must not cost more than a small one: only the end of ``metrics.jsonl`` is read.
 """

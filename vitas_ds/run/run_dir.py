@@ -8,7 +8,7 @@ runs/NAME/
   summary.json                headline numbers of each stage
   writer-N.json               the job that writes to the run, or was the last one (lock.py)
   classes.json                class names and their indices
-  contents/                   sizes, times and digests of the images that results were made from
+  contents/                   sizes, times and digests of the images behind the results
   search_images.txt           images held out of supernet training
   wandb_ids.json, wandb/      W&B run id, and W&B's files
   tensorboard/                event files of each stage (only with tracking.tensorboard)
@@ -17,7 +17,7 @@ runs/NAME/
     checkpoints/              ZeRO checkpoints to resume from
     weights.safetensors       the trained supernet, consolidated
     result.json               numbers for summary.json
-    inputs.json               what the results were made from; also in search/ and retrain/
+    inputs.json               versions and digests of the inputs; also in search/ and retrain/
     images.png                first training batch
     subnets.json              subnets whose accuracy is measured during training
     latency.json              latency predictor (only with supernet.throughput)
@@ -64,7 +64,7 @@ from vitas_ds.run.files import file_digest, read_json, tensors_header, to_json, 
 from vitas_ds.run.training_dir import TrainingDir
 
 DIGEST = "sha256 of numbers and product"
-OF_CANDIDATE = (  # fields of best.json that are not headline numbers
+OF_CANDIDATE = (  # fields of best.json besides the headline numbers
     "top", "dropped", "budgets", "images", "generation", "seconds", "rank", "search_score", "searched_on",
 )  # fmt: skip
 
@@ -262,7 +262,7 @@ class RunDir:
 
     @property
     def evaluation(self) -> Path:
-        """Result of the stage evaluate, with everything that it depends on."""
+        """Result of the stage evaluate, with everything it depends on."""
         return self.path / "evaluation.json"
 
     @property
@@ -321,10 +321,10 @@ def read_config(run: RunDir) -> Config:
 
 
 def read_summary(run: RunDir) -> dict[str, Any]:
-    """Return the headline numbers of the finished stages: ``summary.json``, and what a killed job did not add to it.
+    """Return the headline numbers of the finished stages: ``summary.json``, and numbers missing there after a kill.
 
     A training and an export write their numbers before their product, an evaluation writes them to a file of its own,
-    and ``best.json`` has those of a search. A job that was killed while it moved stages aside left their numbers here.
+    and ``best.json`` has those of a search. A job killed while it moved stages aside left their numbers here.
     """
     summary = {stage: numbers for stage, numbers in read_json(run.summary, {}).items()
                if not _is_aside(run, stage, numbers)}  # fmt: skip
@@ -346,7 +346,7 @@ def read_summary(run: RunDir) -> dict[str, Any]:
 
 
 def _is_aside(run: RunDir, stage: str, numbers: Any) -> bool:
-    """Return whether these are the numbers of results that were moved to ``old`` (aside.py)."""
+    """Return whether these numbers belong to results in ``old`` (aside.py)."""
     results = {"train-supernet": run.supernet.path, "search": run.search, "retrain": run.retrain.path,
                "evaluate": run.evaluation, "export": run.export}  # fmt: skip
     if stage not in results or results[stage].exists():
@@ -357,7 +357,7 @@ def _is_aside(run: RunDir, stage: str, numbers: Any) -> bool:
 def _records(run: RunDir) -> dict[str, tuple[Path, Path | None]]:
     """Return the file with the numbers of each stage, and the product that exists once it has ended, if there is one.
 
-    Of a model folder it is the small file that has the digests of the others.
+    Of a model folder, it is the small file with the digests of the others.
     """
     return {
         "train-supernet": (run.supernet.result, run.supernet_weights),
@@ -399,7 +399,7 @@ def update_summary(run: RunDir, stage: str, values: dict[str, Any]) -> None:
 
 
 def complete_summary(run: RunDir) -> None:
-    """Add to ``summary.json`` what a killed job did not (rank 0 only), unless another job writes to the run."""
+    """Add numbers missing in ``summary.json`` after a kill (rank 0 only), unless another job writes to the run."""
     if not run.path.is_dir() or not lock.is_free(run.path):
         return
     summary = read_summary(run)

@@ -88,7 +88,7 @@ def check_tensorboard(config: Config) -> None:
 def open_writer(run: RunDir, stage: str, start_step: int) -> Tracker:
     """Return a tracker that writes to the folder of a stage; one that does nothing if the writer fails to start.
 
-    TensorBoard hides what an earlier start wrote after ``start_step``.
+    TensorBoard hides the records of an earlier start after ``start_step``.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

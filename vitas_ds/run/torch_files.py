@@ -18,7 +18,7 @@ def check_zip(file: Path, checksums: bool = False) -> None:
     """Check the archive in a file of ``torch.save`` before torch allocates memory for it.
 
     ``torch.save`` does not compress, so a compressed entry is from another program, and may expand to any size. A file
-    of a version of torch before 1.6 is not an archive, and is not checked: torch reads at most the bytes that it has.
+    of torch before 1.6 is not an archive, and is not checked: torch reads at most the bytes in it.
 
     Args:
         file: The file.

@@ -184,7 +184,7 @@ def open_tracker(
 
 
 def check_tracking(config: Config) -> None:
-    """Check what the mirrors need.
+    """Check the requirements of the mirrors.
 
     Raises:
         UserError: TensorBoard is configured but not installed, or WANDB_MODE has an unknown value.
