@@ -56,7 +56,7 @@ class Monitor:
 
     Attributes:
         tracker: Receives metrics, figures and tables.
-        problem: The problem that is searched.
+        problem: The search problem.
         images: Number of images of a full score.
         figures: Folder for the figures; None on all ranks except 0.
         budgets: Number of budgets, each searched with as many candidates.

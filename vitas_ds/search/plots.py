@@ -122,7 +122,7 @@ def _plot_front(axes: Axes, front: list[Candidate], cost: str, unit: float, end:
 
 
 def _plot_budget(axes: Axes, limits: list[float], low: float, high: float) -> None:
-    """Plot the limits that are near the candidates."""
+    """Plot the limits near the candidates."""
     for limit in limits:
         if low / NEAR <= limit <= high * NEAR:
             axes.axvline(limit, color=RED, lw=1.2, ls="--", label="budget")

@@ -25,7 +25,7 @@ class SearchProblem:
         cfg: The section ``search`` of the configuration.
         seed: Seed of the search.
         costs: Cost functions; they include the latency if the budget or an objective needs it.
-        seeds: Canonical genomes within the budget that the first generation contains, [K, G].
+        seeds: Canonical genomes within the budget for the first generation, [K, G].
     """
 
     space: SearchSpace

@@ -33,8 +33,8 @@ def write_results(
     """Write ``pareto.json`` (the front, cheapest first) and ``best.json`` (the first candidate of ``top``).
 
     ``best.json`` has further fields: ``top`` lists the best candidates with their ranks, ``searched_on`` is the number
-    of images that the search scored on, and ``dropped`` lists the candidates that measured outside the budget. An entry
-    of a candidate that was trained has ``finalist``: its accuracy, with standard error and steps.
+    of images per score, and ``dropped`` lists the candidates that measured outside the budget. The entry of a trained
+    candidate has ``finalist``: its accuracy, with standard error and steps.
 
     Args:
         run: The run.

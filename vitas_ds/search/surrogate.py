@@ -74,7 +74,7 @@ def genome_features(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
 
 
 def fit_ridge(features: np.ndarray, scores: np.ndarray) -> Ridge:
-    """Fit a ridge regression with the penalty that has the smallest leave-one-out error."""
+    """Fit a ridge regression with the penalty of the smallest leave-one-out error."""
     center, mean = features.mean(0), float(scores.mean())
     U, s, Vt = np.linalg.svd(features - center, full_matrices=False)
     kept = s > 1e-9 * max(s[0], 1e-9)

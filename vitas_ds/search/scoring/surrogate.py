@@ -1,8 +1,8 @@
 """Predict final scores of candidates from partial scores.
 
-Subnets of one supernet tend to find the same images easy or hard. The points that a candidate earned on the images it
-has seen are regressed on the points that fully scored candidates earned on them, with one row per image. The fit then
-predicts the candidate's points on the remaining images. This is the regression estimator of survey sampling. The
+Subnets of one supernet tend to find the same images easy or hard. The points of a candidate on the images it has seen
+are regressed on the points of the fully scored candidates, with one row per image. The fit then predicts the
+candidate's points on the remaining images. This is the regression estimator of survey sampling. The
 residuals determine the standard error. It is smaller than that of an independent mean: the comparison is paired, with
 all fully scored candidates instead of only the closest one.
 """

@@ -1,4 +1,4 @@
-"""Find candidates that are unlikely to survive their generation, given uncertain scores."""
+"""Find candidates unlikely to survive their generation, given uncertain scores."""
 # R draws, M candidates and rivals, K candidates with uncertain scores, P rivals, F objectives (lower is better)
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Check:
         return {name.replace("search.finalists.", "search.check."): value for name, value in found.items()}
 
     def _train(self, specs: list[SubnetSpec]) -> list[Outcome]:
-        """Train the networks that are not trained yet. Return the results of all."""
+        """Train the remaining networks. Return the results of all."""
         comm.from_main(lambda: self._store.open(self._alone()))
         results, left = comm.from_main(lambda: self._look_up(specs))
         macs = [spec_macs(spec) for spec in specs]

@@ -1,7 +1,7 @@
 """Train the best candidates of a search and rank them by their own accuracy: successive halving (arXiv 1502.07943).
 
 Scores with the weights of the supernet rank candidates only roughly. All finalists train for the first rung on the
-images that the supernet was trained on, with the hyperparameters of ``retrain``; those with the best accuracy on the
+training images of the supernet, with the hyperparameters of ``retrain``; those with the best accuracy on the
 search images train on to the next rung. Groups of ranks train one candidate after the other, without waiting for each
 other within a rung.
 """
@@ -270,7 +270,7 @@ class Halving:
             self.store.ask_to_stop()
 
     def _finish_rung(self, number: int, results: dict[int, Outcome]) -> tuple[list[int], list[int]]:
-        """Decide who goes on, and write results. Return those that go on and those that drop out, each best first."""
+        """Write results. Return the candidates of the next rung and those that drop out, each best first."""
         last = number == len(self.rungs) - 1
         kept = 1 if last else self.rungs[number + 1].nets
         rows = sorted((self._row(i, number, outcome) for i, outcome in results.items()), key=order_of)

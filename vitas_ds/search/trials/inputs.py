@@ -1,4 +1,4 @@
-"""What a search works with: the trained supernet and the images."""
+"""Inputs of a search: the trained supernet and the images."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from vitas_ds.search.trials.plan import Rung
 class ProgressReport:
     """Reports the trainings of the finalists on rank 0.
 
-    A candidate that has finished a rung counts as one step of the stage, after those of the candidates scored. The
-    remaining time follows from the work that this rank has done since the start: MACs times steps, divided by the
-    number of ranks in its group.
+    A finished rung of a candidate counts as one step of the stage, after those of the candidates scored. The remaining
+    time follows from the work of this rank since the start: MACs times steps, divided by the number of ranks in its
+    group.
 
     Args:
         cfg: The section ``search``.

@@ -1,4 +1,4 @@
-"""The files of the finalists: what they were trained with, states of trainings, and results.
+"""The files of the finalists: settings and states of their trainings, and results.
 
 search/finalists/settings.json         settings of the trainings
 search/finalists/NAME.safetensors      state of the training of a candidate; NAME is a digest of its spec
@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a state holds besides the trainer: duration of the training, and the side of inherited weights."""
+    """Content of a state besides the trainer: duration of the training, and the side of inherited weights."""
 
     seconds: float = 0.0
     side: str | None = None
