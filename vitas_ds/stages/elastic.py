@@ -80,10 +80,10 @@ def long_words(words: list[str]) -> list[str]:
 
 
 def check(config: Config) -> None:
-    """Check what the stages would only find one after the other.
+    """Find problems of all stages before the first one starts.
 
     Raises:
-        UserError: There is no pretrained network or no budget, or a budget is out of the range of the space.
+        UserError: The pretrained network or the budget is missing, or a budget is out of the range of the space.
     """
     if not config.space.elastic.on:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The order of dropped layers that a run has measured, for every stage. Importing this module does not import torch."""
+"""The order of dropped layers measured by a run, for every stage. Importing this module does not import torch."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def run(config: Config, push_to: str | None = None, private: bool = False) -> No
     Args:
         config: Configuration of the run.
         push_to: Name of a model on the Hugging Face hub that receives the folder.
-        private: Hide a model that is created there.
+        private: Make a new model there private.
     """
     if push_to is not None:
         hub.check_push(push_to)
@@ -162,7 +162,7 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
 
 
 def _origin(config: Config, run_dir: RunDir) -> Facts:
-    """Return where the weights of a subnet of a pretrained network come from, and what it kept."""
+    """Return the origin of the weights of a subnet of a pretrained network, and the parts kept."""
     folder = (source_run(config) or run_dir).pretrained
     inherited = config.retrain.init == "supernet" and (folder / "spec.json").is_file()
     return origin_facts(folder, read_spec(run_dir.retrain_spec)) if inherited else {}

@@ -1,4 +1,4 @@
-"""Estimates before and during a stage: what a search needs, and the computation that the later stages will take.
+"""Estimates before and during a stage: memory and disk space of a search, and computation of later stages.
 
 A MAC of the forward pass counts once, of a training step three times. Different networks take different times per MAC,
 so the remaining time of a run is rough.
@@ -26,7 +26,7 @@ LINE, LAYER_TEXT = 600, 80  # bytes of a line of the ledger, and of each layer i
 
 
 def print_search_estimate(config: Config, ranks: Ranks, params: int, images: int) -> None:
-    """Print on rank 0 what a search will need. The largest subnet of the space stands for all."""
+    """Print candidates, disk space and memory of a search on rank 0, computed for the largest subnet of the space."""
     if not ranks.is_main:
         return
     candidates, space = count_candidates(config), config.space

@@ -1,4 +1,4 @@
-"""Accuracy of a network while it is retrained, on search images that it is not trained on.
+"""Accuracy of a network during retraining, on search images held out of its training.
 
 The held-out images depend on ``retrain.eval_images``, not on ``retrain.eval_every``: measuring more or less often does
 not change the training. They are search images, which a supernet was not trained on either, so the accuracy of

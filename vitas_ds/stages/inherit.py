@@ -51,7 +51,7 @@ def write_network(
 
 
 def _restore_order(config: Config, run_dir: RunDir, model: VisionTransformer) -> str:
-    """Restore the order of units of the pretrained network if nothing was removed from it. Return what was done."""
+    """Restore the order of units of the pretrained network if nothing was removed from it. Return a note."""
     folder = (source_run(config) or run_dir).pretrained
     if not (folder / "spec.json").is_file() or read_spec(folder / "spec.json") != model.spec:
         return ""

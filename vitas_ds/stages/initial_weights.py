@@ -44,7 +44,7 @@ def make_init(config: Config, run_dir: RunDir, model: VisionTransformer, images:
         nor the model folder.
 
     Raises:
-        UserError: There is no trained supernet, the network is not in its space, or ``retrain.init`` is not a model of
+        UserError: The supernet is not trained, the network is not in its space, or ``retrain.init`` is not a model of
             this network.
     """
     init = config.retrain.init
@@ -136,7 +136,7 @@ def _from_folder(model: VisionTransformer, folder: Path, new_head: bool) -> str:
 
 
 def _fill(model: VisionTransformer, weights: Mapping[str, Tensor], new_head: bool) -> str:
-    """Load the weights of a network that may have other classes and another image size. Return what was changed."""
+    """Load the weights of a network that may have other classes and another image size. Return the changes."""
     spec, initial = model.spec, model.state_dict()
     model.load_state_dict(transfer(weights, initial, new_head, spec.prefix_tokens))
     changes = [f"a new head for {spec.num_classes} classes"] if new_head else []

@@ -1,4 +1,4 @@
-"""What the results of a stage were made from, and whether this start has the same.
+"""Inputs behind the results of a stage, and their comparison with those of this start.
 
     runs/NAME/contents/train-1.txt ...    contents of image sets (data/contents.py), one file per version
     runs/NAME/supernet/inputs.json        versions of the images, digests of weights; also in search/ and retrain/
@@ -79,7 +79,7 @@ def version_of(run: RunDir, kind: str, images: ImageSet) -> str | None:
 
 
 def check_training_images(config: Config, run: RunDir, images: ImageSet) -> None:
-    """Compare ``data.train`` with the images that the supernet of this run was trained on.
+    """Compare ``data.train`` with the training images of this run's supernet.
 
     The same images in another folder are fine. Changed images in the same folder give a warning.
 

@@ -22,11 +22,11 @@ def find_model(path: str, field: str) -> Path:
     """Return the folder of the exported model named by a setting: the folder itself, or the network of a run.
 
     Args:
-        path: Folder of an exported model, ``hf://USER/NAME``, or folder of a run that has retrained a network.
+        path: Folder of an exported model, ``hf://USER/NAME``, or folder of a run with a retrained network.
         field: The setting, for error messages.
 
     Raises:
-        UserError: There is no trained network.
+        UserError: The folder has no trained network.
     """
     folder = local_folder(path)
     run = RunDir(folder)
@@ -51,7 +51,7 @@ def spec_of_init(init: str) -> SubnetSpec:
     """Return the spec of the network whose weights ``retrain.init`` names.
 
     Raises:
-        UserError: There is no such network, or a checkpoint without ``spec.json``.
+        UserError: The network does not exist, or it is a checkpoint without ``spec.json``.
     """
     if not is_checkpoint(init):
         return read_spec(find_model(init, "retrain.init") / "spec.json")

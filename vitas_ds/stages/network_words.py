@@ -17,13 +17,13 @@ from vitas_ds.stages.model_folders import TIMM, find_model
 
 
 def network_words(recipe: str, words: list[str]) -> list[str]:
-    """Return ``section.key=value`` for every setting that the network of ``supernet.init`` determines, if it differs.
+    """Return ``section.key=value`` for every setting given by the network of ``supernet.init``, if it differs.
 
     Choices of heads and the smallest depth keep their shares of the largest ones. Settings in ``words`` stay as they
     are.
 
     Raises:
-        UserError: There is no such network, its weights are damaged, or it cannot be searched.
+        UserError: The network does not exist, its weights are damaged, or it cannot be searched.
     """
     config = load(recipe, words)
     if config.supernet.init == "scratch" or not config.space.elastic.on:
@@ -48,7 +48,7 @@ def read_network(config: Config) -> tuple[SubnetSpec, Preprocess]:
     """Return spec and preprocessing of the network of ``supernet.init``.
 
     Raises:
-        UserError: There is no such network, or its weights do not fit it.
+        UserError: The network does not exist, or its weights do not fit it.
     """
     init, weights = config.supernet.init, config.supernet.weights
     if not init.startswith(TIMM):

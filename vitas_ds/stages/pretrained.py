@@ -90,7 +90,7 @@ def prepare(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -> 
     All ranks call this. Rank 0 works, so the result does not depend on the number of ranks.
 
     Raises:
-        UserError: There is no such network, or it is not the largest network of the space.
+        UserError: The network does not exist, or it is not the largest network of the space.
     """
     with Watchdog(run_dir.life, "train-supernet", ranks, config.run.timeout):
         watchdog.at(watchdog.WAITING if not ranks.is_main else "loading the pretrained network")

@@ -35,7 +35,7 @@ def redoing(stage: str, run: Callable[[], None]) -> None:
 
 
 def _attempt(stage: str, run: Callable[[], None]) -> Stale | None:
-    """Run a stage; return the error about results that it or a later stage has to make again."""
+    """Run a stage; return the error if it or a later stage has outdated results."""
     try:
         run()
     except Stale as error:

@@ -224,7 +224,7 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
 
 
 def units_of(model: VisionTransformer) -> dict[str, list[nn.Parameter]]:
-    """Return the trained parameters as one sampling unit, and the frozen ones, if any, as another that no step uses."""
+    """Return the trained parameters as one sampling unit, and frozen ones, if any, as another, unused one."""
     units: dict[str, list[nn.Parameter]] = {"all": [], "frozen": []}
     for name, parameter in model.named_parameters():
         units["frozen" if name in model.frozen else "all"].append(parameter)

@@ -82,7 +82,7 @@ def _check_widths(path: str, theirs: SearchSpace, ours: SearchSpace) -> None:
 
 
 def check_classes(config: Config, images: ImageSet) -> None:
-    """Check that the images have the classes that the supernet of ``search.checkpoint`` was trained on.
+    """Check that the images have the same classes as the supernet of ``search.checkpoint``.
 
     Raises:
         UserError: They differ.

@@ -41,7 +41,7 @@ def load_teacher(config: Config, section: str, images: ImageSet, device: torch.d
         device: Device of the batches.
 
     Raises:
-        UserError: There is no such network, or it was trained for other classes or another image size.
+        UserError: The network does not exist, or it was trained for other classes or another image size.
     """
     training: Training = getattr(config, section)
     if training.teacher.model is None:

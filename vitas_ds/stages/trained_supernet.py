@@ -51,7 +51,7 @@ def supernet_path(config: Config, run_dir: RunDir) -> Path:
 
 
 def check_supernet_exists(config: Config, run_dir: RunDir) -> None:
-    """Raise ``UserError`` if there are no weights."""
+    """Raise ``UserError`` if the weights do not exist."""
     path = supernet_path(config, run_dir)
     if not path.exists():
         fix = "check search.checkpoint"

@@ -24,13 +24,13 @@ def is_trained(stage: str, weights: Path, run_dir: RunDir, ranks: Ranks) -> bool
 
 
 def print_estimate(task: Task, ranks: Ranks, spec: SubnetSpec, sides: int = 1) -> None:
-    """Print the steps of a training, and what it will need, on rank 0.
+    """Print steps, disk space and memory of a training on rank 0.
 
     Args:
         task: The training.
         ranks: The ranks of the job.
         spec: The largest network of a step.
-        sides: Networks of that size that are computed at the same time.
+        sides: Networks of that size computed at the same time.
     """
     if not ranks.is_main:
         return

@@ -78,7 +78,7 @@ def _check_supernet_and_search(config: Config, stage: str, ranks: int) -> None:
     _check_distribution(config)
     check_image_count(config.search.images, config.data.search_per_class * config.space.num_classes)
     done = {"train-supernet": run_of(config).supernet_weights, "config": run_of(config).retrain_weights}
-    if stage in done and not done[stage].exists():  # search checks it once it knows what it has to train
+    if stage in done and not done[stage].exists():  # search checks it once it knows the networks to train
         check_short_trainings(config)
     _check_finalists(config, ranks)
     _check_latency(config, stage)
@@ -286,7 +286,7 @@ def _check_data(data: Data, device: str) -> None:
 def _check_folders(config: Config, stage: str) -> None:
     """Check that the image folders have the same classes, ``space.num_classes`` of them.
 
-    Only the folder that the stage reads must exist, and only while the stage has no results.
+    Only the folder of this stage must exist, and only while the stage has no results.
     """
     run = run_of(config)
     results = {"train-supernet": run.supernet_weights, "search": run.best, "retrain": run.retrain_weights}
@@ -298,7 +298,7 @@ def _check_folders(config: Config, stage: str) -> None:
             if (field, stage) != ("data.train", "evaluate"):
                 warnings.warn(f"{field}: {folder}: no such folder", stacklevel=2)
         elif folder:
-            _check_resized(field, folder, config.data.resize)  # first: an unfinished folder lacks classes
+            _check_resized(field, folder, config.data.resize)  # first: classes may be missing in an unfinished folder
             classes[field] = _classes(field, folder, config.space.num_classes)
         elif required[field]:
             raise UserError(f"{field}: empty; give the folder of images, one folder per class")

@@ -20,7 +20,7 @@ def check_pretrained(config: Config, stage: str) -> None:
     """Check ``supernet.init``, and warn about settings without effect.
 
     Raises:
-        UserError: There is no such network, it is not the largest one of the space, or the space has no place for it.
+        UserError: The network does not exist, is not the largest one of the space, or does not fit into the space.
     """
     supernet, elastic = config.supernet, config.space.elastic
     if supernet.init == "scratch":
