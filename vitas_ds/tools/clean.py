@@ -1,4 +1,4 @@
-"""Remove files of a run that no later stage needs: checkpoints of finished trainings, states, decoded images."""
+"""Remove the files of a run not needed by later stages: checkpoints of finished trainings, states, decoded images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS = "step-[0-9]*"
 
 
 def run(args: argparse.Namespace) -> int:
-    """List what can be removed, ask, and remove it. Weights, models, scores and reports stay."""
+    """List the files to remove, ask, and remove them. Weights, models, scores and reports stay."""
     run_dir = find(args.run)
     if overview(run_dir).state == "running":
         raise UserError(f"{run_dir.path}: is running; stop it, or wait until its stage has ended")
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
-    """Yield the paths that no later stage needs. Only names that the stages write are considered.
+    """Yield the paths not needed by later stages. Only paths written by stages are considered.
 
-    A training that has not ended keeps all its checkpoints: it resumes from one.
+    An unfinished training keeps all its checkpoints: it resumes from one.
     """
     for stage, weights in ((run.supernet, run.supernet_weights), (run.retrain, run.retrain_weights)):
         if weights.is_file():

@@ -28,7 +28,7 @@ DRAW = 0x1A9E  # tag of the random stream of the images
 
 @dataclass(frozen=True)
 class _Task:
-    """What the result depends on."""
+    """Everything the result depends on."""
 
     model: Path
     images: ImageSet

@@ -1,4 +1,4 @@
-"""``vitas reorder``: sort the units of an exported model by importance, without changing what it computes."""
+"""``vitas reorder``: sort the units of an exported model by importance, without changing its outputs."""
 
 from __future__ import annotations
 

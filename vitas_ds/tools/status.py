@@ -1,4 +1,4 @@
-"""Print what a run is doing, once or until its stage ends."""
+"""Print the state of a run, once or until its stage ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find(word: str) -> RunDir:
-    """Return the run that a word names: its folder, its name, or its recipe."""
+    """Return the run with this folder, name or recipe."""
     folder = find_run_folder(word, [])
     return run_of(load(word, [])) if folder is None else RunDir(folder)
 
