@@ -31,8 +31,8 @@ from vitas_ds.training.task import Evaluation
 # of the MACs are 2.8 % of the time of the steps, without the loading of images.
 SHARE = 0.025
 # Steps that an evaluation costs in addition to its MACs, which matter in short trainings of small networks: launching
-# the operators, swapping the averaged weights, and the checkpoint of a network that is the best one so far. On the
-# quickstart, 100 images and a checkpoint take 0.8 steps of 64 images; MACs alone would be 0.5 steps.
+# the operators, swapping the averaged weights, and the checkpoint of the best network so far. On the quickstart, 100
+# images and a checkpoint take 0.8 steps of 64 images; MACs alone would be 0.5 steps.
 OVERHEAD = 0.5
 FEWEST, MOST = 10, 60  # evaluations: rather fewer images than fewer evaluations, and no more than a curve needs
 MIN_IMAGES = 50  # fewer say nothing

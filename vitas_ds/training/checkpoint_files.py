@@ -49,7 +49,7 @@ def step_of(path: Path) -> int:
 def newest(directory: Path) -> Path | None:
     """Return the newest intact checkpoint, or None. All ranks must call this.
 
-    Warns about each newer one that is damaged, with the name of the file.
+    Warns about newer, damaged ones, with the names of the files.
 
     Raises:
         UserError: There are checkpoints, and none is intact.
@@ -65,7 +65,7 @@ def newest(directory: Path) -> Path | None:
 
 
 def find_newest(directory: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest intact checkpoint, or None, and what is wrong with each newer one. All ranks must call this."""
+    """Return the newest intact checkpoint, or None, and the problem of each newer one. All ranks must call this."""
 
     def search() -> tuple[Path | None, list[str]]:
         problems: list[str] = []
@@ -80,7 +80,7 @@ def find_newest(directory: Path) -> tuple[Path | None, list[str]]:
 
 
 def warn_about_skipped(problems: list[str]) -> None:
-    """Warn about each damaged checkpoint that is not used."""
+    """Warn about each damaged checkpoint."""
     for problem in problems:
         warnings.warn(f"checkpoint skipped: {problem}", stacklevel=3)
 

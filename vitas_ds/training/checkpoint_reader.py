@@ -66,7 +66,7 @@ def open_checkpoint(path: Path) -> Reader | DeepSpeedReader:
 
 
 def find_checkpoint(path: Path, field: str = "") -> Path | None:
-    """Return the checkpoint that a path refers to: itself, or the newest one in the folder. All ranks must call this.
+    """Return the checkpoint at a path, or the newest one in this folder. All ranks must call this.
 
     Args:
         path: Folder of a checkpoint or of checkpoints, in either format.

@@ -1,8 +1,7 @@
-"""Write the state of one rank in chunks: tensors to a safetensors file, or what DeepSpeed saves to its files.
+"""Write the state of one rank in chunks: tensors to a safetensors file, or the content of DeepSpeed's files.
 
-``safetensors.save_file`` copies every tensor while it holds Python's global lock. A save runs beside the training loop,
-so this writer releases the lock for each chunk, hashes what it writes instead of reading it again, and reports its
-progress.
+``safetensors.save_file`` copies every tensor while it holds Python's global lock. A save runs during training, so this
+writer releases the lock for each chunk, hashes the chunks instead of reading the file again, and reports its progress.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def _writing(path: Path, progress: Callable[[], None]) -> Iterator[_Output]:
 
 
 class _Output:
-    """A file that is hashed while it is written in chunks.
+    """A file written and hashed in chunks.
 
     An OSError is kept, and raised at the end: ``torch.save`` writes in C++, and would turn it into a RuntimeError
     without number.

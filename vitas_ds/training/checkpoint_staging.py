@@ -1,4 +1,4 @@
-"""Copies of an engine's tensors in host memory: a save writes them while training goes on."""
+"""Copies of an engine's tensors in host memory: a save writes them while training continues."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Staging:
 
 
 def _wait(device: torch.device) -> Callable[[], object]:
-    """Return a function that waits for the copies that are queued now."""
+    """Return a function that waits for the copies queued so far."""
     if device.type != "cuda":
         return lambda: None
     event = torch.cuda.Event()

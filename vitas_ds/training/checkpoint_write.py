@@ -30,7 +30,7 @@ Writer = Callable[[Path, Callable[[], None]], dict[str, tuple[int, str]]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a save writes. Training does not change it.
+    """Content of a save. Training does not change it.
 
     Attributes:
         step: Number of finished steps.

@@ -32,7 +32,7 @@ def all_choices(space: SearchSpace) -> Open:
 
 
 def open_choices(space: SearchSpace, share: float) -> Open:
-    """Return the choices that are open after a share of the phase, from 0 to 1."""
+    """Return the open choices after a share of the phase, from 0 to 1."""
     sizes, early = all_choices(space), min(share / BEFORE_EMBED, 1)
     late = (share - BEFORE_EMBED) / (1 - BEFORE_EMBED)
     return Open(

@@ -3,8 +3,8 @@
 The schedule, the mixing and the random numbers are those of a training stage. AdamW leaves parameters without gradient
 unchanged, so a supernet can be trained as well.
 
-A group of ranks can share each batch. Mixing and drop path then compute what they would on one rank, so the result does
-not depend on the number of ranks, except for rounding.
+A group of ranks can share each batch. Mixing and drop path then compute the same as on one rank, so the result does not
+depend on the number of ranks, except for rounding.
 """
 # B batch, C classes
 

@@ -47,7 +47,7 @@ def replay(task: Task, file: Path, ranks: Ranks) -> Iterator[str]:
 
 
 def _find_checkpoint(task: Task, file: Path, step: int) -> Path:
-    """Return the checkpoint before the step. If training recovered, this is the newest one that is still there."""
+    """Return the checkpoint before the step. If training recovered, this is the newest one left."""
     for folder in (nonfinite.checkpoints_of(file), task.folder.checkpoints):
         for path in checkpoint_files.list_checkpoints(folder):
             if checkpoint_files.step_of(path) < step and checkpoint_files.verify(path) is None:

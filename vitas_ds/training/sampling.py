@@ -129,7 +129,7 @@ def fit_identity_prob(space: SearchSpace, low: float, high: float, model: CostMo
         space: The search space.
         low: Lower bound of the budget.
         high: Upper bound of the budget.
-        model: The cost that the budget limits.
+        model: The budgeted cost.
     """
     middle = (low + high) / 2
     if not space.identity:

@@ -65,7 +65,7 @@ class Task:
         subnets: ``subnets(step)`` returns the networks of a step.
         init: Loads other initial weights than random ones into the network, and returns where they come from. Only a
             training that starts at step 0 calls it.
-        teacher: Digest of the teacher that the losses use, or "".
+        teacher: Digest of the teacher, or "".
         teacher_macs: Multiply-accumulates of the teacher for an image; 0 without one, or if they are unknown.
         evaluation: What to measure during training.
         later: Computation of the later stages of the run, relative to this one; nan if unknown.
