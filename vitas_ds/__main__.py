@@ -139,7 +139,7 @@ def run_elastic(args: argparse.Namespace) -> int:
 
 
 def _check_overwriting(args: argparse.Namespace) -> None:
-    """Refuse to replace what the user has, without ``--force``. Commands without this option do not replace files."""
+    """Refuse to replace existing files without ``--force``. Commands without this option do not replace files."""
     writes_folder = args.command in ("import", "reorder")
     for option in ("out", "write", "plot"):
         path = getattr(args, option, None)

@@ -1,7 +1,7 @@
 """Load the configuration of a run: from a recipe, or from the folder of the run itself, with overrides.
 
 A recipe is a file in ``recipes/`` or any YAML file. A run folder contains ``config.yaml``, the settings of its latest
-start: a stage that is given the folder needs no override again. Every command gets its settings here. Overrides have
+start: a stage started with the folder needs no overrides again. Every command gets its settings here. Overrides have
 the form ``section.key=value``. The result is validated as a whole (config/) before anything starts. Importing this
 module does not import torch.
 """
@@ -118,7 +118,7 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
     """
     packaged = RECIPES / f"{recipe}.yaml"
     path = packaged if os.path.isfile(packaged) else Path(recipe)
-    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
+    if not os.path.isfile(path):  # unlike Path.is_file, False if the name is too long
         names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise UserError(f"{recipe}: no such recipe or run; there are {names}, or give a YAML file or a run folder")
     data = parse_config(read_text(path, MAX_RECIPE), str(path)) or {}
