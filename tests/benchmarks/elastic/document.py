@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from tests.benchmarks.elastic import break_even, statistics
+from tests.benchmarks.elastic import break_even, paired
 from tests.benchmarks.elastic.break_even import BreakEven
 from tests.benchmarks.elastic.jobs import ALONE, METHODS, Row
 from tests.benchmarks.fidelity.document import where
@@ -86,29 +86,29 @@ def _seeds(rows: list[Row]) -> int:
     return len({row["seed"] for row in rows})
 
 
-def differences(rows: list[Row], key: str, chosen: list[str]) -> dict[str, statistics.Difference]:
+def differences(rows: list[Row], key: str, chosen: list[str]) -> dict[str, paired.Difference]:
     """Test elastic against all methods of equal computation over some budgets."""
-    ours = statistics.accuracies(rows, "elastic", key)
-    others = {name: statistics.accuracies(rows, name, key) for name in METHODS if name not in ("elastic", ALONE)}
-    return statistics.compare({name: statistics.per_seed(ours, other, chosen) for name, other in others.items()})
+    ours = paired.accuracies(rows, "elastic", key)
+    others = {name: paired.accuracies(rows, name, key) for name in METHODS if name not in ("elastic", ALONE)}
+    return paired.compare({name: paired.per_seed(ours, other, chosen) for name, other in others.items()})
 
 
-def together(rows: list[Row], key: str) -> dict[str, statistics.Difference]:
+def together(rows: list[Row], key: str) -> dict[str, paired.Difference]:
     """Test elastic against all methods over all budgets."""
     return differences(rows, key, budgets(rows))
 
 
 def single(rows: list[Row]) -> list[dict[str, Any]]:
     """Compare elastic with ``ALONE``: a row for each budget, with Holm's correction for their number."""
-    ours, other = (statistics.accuracies(rows, name, "top1") for name in ("elastic", ALONE))
-    found = statistics.compare({budget: statistics.per_seed(ours, other, [budget]) for budget in budgets(rows)})
+    ours, other = (paired.accuracies(rows, name, "top1") for name in ("elastic", ALONE))
+    found = paired.compare({budget: paired.per_seed(ours, other, [budget]) for budget in budgets(rows)})
     return [
         {"budget": budget, f"elastic minus {ALONE}": str(gap), "p (Holm)": f"{gap.p:.3f}", "elastic is": gap.verdict}
         for budget, gap in found.items()
     ]
 
 
-def tests(found: dict[str, statistics.Difference]) -> list[dict[str, Any]]:
+def tests(found: dict[str, paired.Difference]) -> list[dict[str, Any]]:
     """Return a row for each method."""
     return [
         {"": METHODS[name].letter, "elastic minus": name, "difference": str(gap), "p (Holm)": f"{gap.p:.3f}",
@@ -117,7 +117,7 @@ def tests(found: dict[str, statistics.Difference]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def means(rows: list[Row], found: dict[str, statistics.Difference]) -> list[dict[str, Any]]:
+def means(rows: list[Row], found: dict[str, paired.Difference]) -> list[dict[str, Any]]:
     """Return a row for each method with its accuracy at each budget: before -> after, mean of the seeds."""
     result = []
     for name, method in METHODS.items():

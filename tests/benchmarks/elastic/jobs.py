@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tests.benchmarks.elastic import counts, networks
@@ -158,6 +159,7 @@ def total(compute: Any) -> int:
     return sum(map(total, compute.values())) if isinstance(compute, dict) else compute
 
 
+@cache
 def stand_in(study: Study) -> Row:
     """Return the expected row of a search that is not done: siblings stand in for all networks."""
     config, macs, search = study.config, spec_macs(study.largest), study.config.search

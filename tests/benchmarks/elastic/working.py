@@ -35,7 +35,10 @@ def do(
 
 def open_pool(workers: int, threads: int) -> ProcessPoolExecutor:
     """Return processes with a number of threads each. They end with this one."""
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu", "WANDB_MODE": "disabled"}
+    os.environ |= {
+        "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",  # threads that spin take the cores of others
+        "DS_ACCELERATOR": "cpu", "WANDB_MODE": "disabled",
+    }  # fmt: skip
     return pool(workers)
 
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from tests.benchmarks.elastic import __main__ as command
-from tests.benchmarks.elastic import break_even, document, jobs, statistics, working
+from tests.benchmarks.elastic import break_even, document, jobs, paired, working
 from tests.benchmarks.elastic.jobs import ALONE, METHODS, Job
 from tests.benchmarks.elastic.study import QUICK, Study
 from tests.benchmarks.fidelity.pool import pool
@@ -55,13 +55,13 @@ def record(tmp_path: Path) -> Record:
 
 def test_differences_are_those_of_scipy(record):
     rows = record.of("network")
-    ours, other = (statistics.accuracies(rows, name, "top1") for name in ("elastic", "uniform"))
-    values = statistics.per_seed(ours, other, BUDGETS)
+    ours, other = (paired.accuracies(rows, name, "top1") for name in ("elastic", "uniform"))
+    values = paired.per_seed(ours, other, BUDGETS)
     assert values == pytest.approx([2.0, 2.1, 2.2])
-    error, p = statistics.t_test(values)
+    error, p = paired.t_test(values)
     expected = stats.ttest_1samp(values, 0)
     assert p == pytest.approx(expected.pvalue)
-    found = statistics.compare({"uniform": values})["uniform"]
+    found = paired.compare({"uniform": values})["uniform"]
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert error == pytest.approx(0.1 / math.sqrt(3)) and found.verdict == "better"
@@ -71,7 +71,7 @@ def test_holm_by_hand():
     """Three tests with p-values a < b < c: adjusted 3a, max(3a, 2b), max of that and c."""
     found = {"b": np.array([1.0, 1.3, 1.6]), "a": np.array([1.0, 1.1, 1.2]), "c": np.array([-1.0, 0.5, 1.0])}
     p = {name: stats.ttest_1samp(values, 0).pvalue for name, values in found.items()}
-    result = statistics.compare(found)
+    result = paired.compare(found)
     assert list(result) == ["b", "a", "c"]
     assert result["a"].p == pytest.approx(3 * p["a"]) and result["b"].p == pytest.approx(2 * p["b"])
     assert result["c"].p == pytest.approx(p["c"])
@@ -86,16 +86,16 @@ def test_after_a_tie_all_weaker_differences_are_ties():
     """Alone, the second test would be significant; with Holm, the first one has to be."""
     wide = {"a": np.array([1.0, 1.9, 2.2]), "b": np.array([1.0, 1.9, 2.3])}
     assert all(stats.ttest_1samp(values, 0).pvalue < 0.05 for values in wide.values())
-    result = statistics.compare(wide | {"c": np.array([0.0, 1.0, -1.0])})
+    result = paired.compare(wide | {"c": np.array([0.0, 1.0, -1.0])})
     assert {one.verdict for one in result.values()} == {"tie"} and all(one.low < 0 for one in result.values())
 
 
 def test_incomplete_seeds_are_left_out():
     ours = {(seed, budget): 1.0 for seed in range(3) for budget in BUDGETS}
     other = {cell: 0.0 for cell in ours if cell != (1, "30M")}
-    assert statistics.per_seed(ours, other, BUDGETS).tolist() == [1.0, 1.0]
-    assert statistics.compare({"x": np.array([1.0])}) == {}  # one seed has no spread
-    equal = statistics.compare({"x": np.array([1.0, 1.0])})["x"]
+    assert paired.per_seed(ours, other, BUDGETS).tolist() == [1.0, 1.0]
+    assert paired.compare({"x": np.array([1.0])}) == {}  # one seed has no spread
+    equal = paired.compare({"x": np.array([1.0, 1.0])})["x"]
     assert (equal.low, equal.high, equal.verdict) == (1.0, 1.0, "better")
 
 

@@ -1,0 +1,90 @@
+"""Networks pruned in one shot, of tests/benchmarks/elastic.
+
+References: the start network with zeros in place of the removed units, and budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.benchmarks.elastic import networks
+from tests.helpers.networks import random_network
+from vitas_ds.arch import genome
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
+from vitas_ds.config import dump
+from vitas_ds.elastic.scores import LayerScores, Scores, write_scores
+from vitas_ds.export.folder import Preprocess, read_model, write_model
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.recipe import load
+from vitas_ds.run.files import write_text
+from vitas_ds.run.run_dir import RunDir
+
+CONFIG = load("elastic_cifar10", ["data.train=train", "data.val=test"])
+LARGEST = genome.decode(CONFIG.space, genome.largest(CONFIG.space)).canonical()
+LIMITS = (20e6, 30e6, 40e6)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose start network has random weights, and random importance in decreasing order."""
+    run, rng = RunDir(tmp_path_factory.mktemp("run")), np.random.default_rng(0)
+
+    def falling(count: int) -> tuple[float, ...]:
+        return tuple((-np.sort(-rng.random(count))).tolist())
+
+    layers = tuple(LayerScores(falling(4), falling(128), falling(128), falling(256), 0.1 * i, 0, 0) for i in range(6))
+    run.importance.parent.mkdir()
+    write_scores(run.importance, Scores("w", "d", 1, "labels", falling(128), layers))
+    write_text(run.config, dump(CONFIG))
+    preprocess = Preprocess(32, CONFIG.data.mean, CONFIG.data.std, ())
+    write_model(random_network(LARGEST), run.pretrained, preprocess, "start", {})
+    return run
+
+
+def test_networks_use_their_budgets(run):
+    found = networks.by_importance(run, seed=0)
+    assert found.keys() == {"uniform", "greedy", "random"}
+    for name, specs in found.items():
+        for data, limit in zip(specs, LIMITS, strict=True):
+            spec = spec_from_dict(data)
+            assert 0.85 * limit < spec_macs(spec) <= limit, name
+            assert name != "uniform" or len(set(spec.layers)) == 1
+            assert name != "greedy" or (spec.depth, spec.embed_dim) == (6, 128)
+    again, other = networks.by_importance(run, seed=0), networks.by_importance(run, seed=1)
+    assert again == found and other["random"] != found["random"] and other["greedy"] == found["greedy"]
+
+
+def test_a_pruned_network_is_the_start_network_with_zeros(run, tmp_path):
+    kept = LayerSpec(2, 2 * 3 * 16, 64, softmax_scale=32**-0.5)  # 2 of 4 heads, 16 of their 32 channels
+    spec = replace(LARGEST, layers=(kept,) * 6)
+    networks.write_pruned(run, spec, tmp_path / "pruned")
+    pruned = read_model(tmp_path / "pruned")
+    assert pruned.spec == spec
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = with_zeros(read_model(run.pretrained), 2, 16, 64)(x)
+        assert torch.allclose(pruned(x), expected, atol=1e-5 * expected.abs().max().item())
+
+
+def with_zeros(net: VisionTransformer, heads: int, channels: int, mlp: int) -> VisionTransformer:
+    removed = torch.ones(4, 32, dtype=torch.bool)
+    removed[:heads, :channels] = False
+    for block in net.blocks:
+        block.attn.qkv.weight[removed.flatten().repeat(3)] = 0
+        block.attn.qkv.bias[removed.flatten().repeat(3)] = 0
+        block.mlp.fc2.weight[:, mlp:] = 0
+    return net
+
+
+def test_a_pruned_network_is_written_once(run, tmp_path: Path):
+    spec = SubnetSpec(32, 4, 96, 10, (LayerSpec(1, 96, 64),) * 4)
+    networks.write_pruned(run, spec, tmp_path / "pruned")
+    before = (tmp_path / "pruned" / "model.safetensors").stat()
+    networks.write_pruned(run, spec, tmp_path / "pruned")
+    assert (tmp_path / "pruned" / "model.safetensors").stat() == before
