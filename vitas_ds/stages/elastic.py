@@ -7,6 +7,7 @@ once, so starting the command again resumes it.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from vitas_ds.config import Config
@@ -134,9 +136,11 @@ def network_runs(config: Config) -> list[RunDir]:
 def start_stage(step: Step, launch: str | None) -> int:
     """Run a stage and return its exit status. It gets a request to stop too, and one if this process is killed."""
     prefix = shlex.split(launch) if launch and step.launched else [sys.executable, "-m"]
+    scripts = str(Path(sys.executable).parent)  # an environment that is not active has its launchers there
     try:
         process = subprocess.Popen(
             [*prefix, "vitas_ds", step.stage, step.recipe, *step.words, *["--redo"] * step.redo],
+            env=os.environ | {"PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)])},
             preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - it saves
         )
     except OSError as error:

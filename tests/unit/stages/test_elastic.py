@@ -19,10 +19,13 @@ import pytest
 import torch
 
 from tests.helpers.digits import write_digits
+from tests.helpers.launching import free_port
 from tests.helpers.networks import random_network
 from vitas_ds import load as load_model
 from vitas_ds.__main__ import main
+from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec
+from vitas_ds.elastic.scores import read_scores
 from vitas_ds.export.folder import Preprocess, read_model, write_model
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import RunDir, read_summary
@@ -179,3 +182,25 @@ def test_from_a_network_to_exports_within_two_budgets(folder: Path, capfd: pytes
     assert "train-supernet: done already" in out and "search: done already" in out
     assert out.count("retrain.layer_decay 1 -> 0.9; running again") == 2
     assert out.count("elastic: 0<=macs<=200K: ") == 1 and out.count("not evaluated (data.val is empty); ") == 2
+
+
+@pytest.mark.long
+def test_two_ranks_under_the_deepspeed_launcher(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every stage has both ranks, and the importance is that of one rank."""
+    write_digits(folder / "digits")
+    launcher = f"deepspeed --num_gpus 2 --master_port {free_port()} --log_level error --module"
+    words = ["elastic", "recipe.yaml", "model=vit", *DATA, "search.finalists={count: 2, steps: 2}"]
+    words += ["search.budgets=[[0, 200K], 350K]", "engine.zero=zero2"]
+    assert main([*words, "--launcher", launcher]) == 0, capfd.readouterr().err
+    run = RunDir(Path("runs/a"))
+    for made in (run, *(RunDir(Path(f"runs/a-budget{i}")) for i in range(2))):
+        starts = json.loads(made.manifest.read_text())["starts"]
+        assert {start["world_size"] for start in starts if start["stage"] != "report"} <= {1, 2}
+        assert all(start["world_size"] == 2 for start in starts if start["stage"] in ("train-supernet", "retrain"))
+    for i, limit in enumerate((200_000, 350_000)):
+        network = RunDir(Path(f"runs/a-budget{i}"))
+        assert spec_macs(read_spec(network.export / "spec.json")) <= limit
+        assert 0 <= read_summary(network)["evaluate"]["top1"] <= 1
+    assert main([*words[:-1], "run.name=alone", "--direct"]) == 0
+    both, one = (read_scores(RunDir(Path(f"runs/{name}")).importance) for name in ("a", "alone"))
+    assert both == one
