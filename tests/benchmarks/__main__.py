@@ -124,7 +124,7 @@ def run(name: str, args: argparse.Namespace, show: bool = True) -> str:
     (args.out / f"{name}.json").unlink(missing_ok=True)  # the rows of an earlier command are not of this one
     print(f"\n== {' '.join(command[1:])}", flush=True)
     begin = time.perf_counter()
-    # a session of its own, so that the limit also ends the ranks that it started
+    # a session of its own, so the limit also ends its ranks
     job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     late = threading.Event()
     timer = threading.Timer(args.limit or threading.TIMEOUT_MAX, lambda: (late.set(), _kill(job)))
@@ -153,7 +153,7 @@ def _copy_output(job: subprocess.Popen[str], path: Path, show: bool) -> None:
 
 
 def _kill(job: subprocess.Popen[str]) -> None:
-    """Kill a benchmark and the processes that it started."""
+    """Kill a benchmark and the processes it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGKILL)
 

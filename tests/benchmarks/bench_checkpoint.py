@@ -74,7 +74,7 @@ def measure(engine: Engine, folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
+    """Return the duration of a call in seconds."""
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin

@@ -83,7 +83,7 @@ class CallCounter(TorchDispatchMode):
 
 
 def _inputs(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Return the tensors that a call reads."""
+    """Return the input tensors of a call."""
     arguments = [*zip(func._schema.arguments, args, strict=False)]
     arguments += [(a, kwargs[a.name]) for a in func._schema.arguments if a.name in kwargs]
     write_only = name_of(func) in WRITE_ONLY

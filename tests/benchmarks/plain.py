@@ -123,7 +123,7 @@ def check(
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Return the gradient of each named tensor of the parameters that have one."""
+    """Return the gradients of the named tensors; parameters without a gradient are left out."""
     return {
         name: place.within(place.parameter.grad)
         for name, place in tensor_places(model).items()

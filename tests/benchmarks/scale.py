@@ -72,7 +72,7 @@ def epochs() -> str:
 
 
 def stages() -> str:
-    """Return what each ZeRO stage exchanges, and how long that takes."""
+    """Return a table of the bytes exchanged by each ZeRO stage, and of their duration."""
     found, rows = model.counts(), []
     for stage in range(4):
         sizes = model.collectives(stage, found.parameters, found.used, found.gathered, found.small)

@@ -109,9 +109,9 @@ def collectives(stage: int, parameters: int, used: int, gathered: int = 0, small
     Args:
         stage: ZeRO stage.
         parameters: Parameters of the supernet.
-        used: Parameters of the units that the step uses.
+        used: Parameters of the units in the step.
         gathered: Parameters that ZeRO 3 gathers in the forward pass and again in the backward pass (``modules_used``).
-            This is an upper bound: some layers that the step before used are not gathered a second time.
+            This is an upper bound: some layers of the step before are not gathered a second time.
         small: Parameters below ``stage3_param_persistence_threshold``, which ZeRO 3 gathers after each step.
     """
     reduced, everything = FP32 * used, FP32 * parameters
@@ -166,7 +166,7 @@ def group_of(gpus: int, candidates: int, batches: int) -> int:
 
 
 def score_images(candidates: int, images: int, batch: int, ranks: int, group: int) -> int:
-    """Return the images that the busiest rank scores in a generation."""
+    """Return the images scored by the busiest rank in a generation."""
     rounds = -(-candidates // (ranks // group))
     return rounds * sum(min(batch, images - first) for first in range(0, images, group * batch))
 

@@ -58,7 +58,7 @@ class Outcome:
 
 
 def simulate(cluster: Cluster, work: np.ndarray, seed: int) -> Outcome:
-    """Simulate a generation; ``work`` [C] contains the seconds that one ordinary rank needs for each candidate."""
+    """Simulate a generation; ``work`` [C] contains the seconds of one ordinary rank for each candidate."""
     rng = np.random.default_rng(seed)
     groups = cluster.ranks // cluster.group
     speed_GK = np.where(rng.random((groups, cluster.group)) < cluster.slow, cluster.slowdown, 1.0)
