@@ -48,7 +48,7 @@ def _without_seconds(row: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, a supernet that was not trained, and a finished search."""
+    """A folder with images, an untrained supernet, and a finished search."""
     folder = tmp_path_factory.mktemp("finalists")
     write_digits(folder / "digits")
     space = load(str(TINY), []).space

@@ -65,7 +65,7 @@ def start_ranks(directory: Path, zero: str, deepspeed: bool) -> list[int]:
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
             try:
                 save_repeatedly(directory, zero, deepspeed)
-            finally:  # the rank that was not killed loses its connection
+            finally:  # the surviving rank loses its connection
                 os._exit(1)
         pids.append(pid)
     return pids
@@ -83,7 +83,7 @@ def save_repeatedly(directory: Path, zero: str, deepspeed: bool) -> None:
             with torch.no_grad():
                 engine._set_weights([torch.full_like(tensor, step) for tensor in engine.owned])
             saver.save(step, {"step": step})
-            for tensor in engine.owned:  # training goes on
+            for tensor in engine.owned:  # training continues
                 tensor.detach().fill_(-1)
             saver.poll()
         saver.wait()

@@ -1,6 +1,6 @@
 """A diverging training stops and names the step, and `--replay` computes that step again.
 
-References: the metrics and the checkpoints that the run itself wrote.
+References: the metrics and the checkpoints of the run itself.
 """
 
 from __future__ import annotations

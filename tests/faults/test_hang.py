@@ -1,4 +1,4 @@
-"""A rank that hangs or dies ends the job in time, with one line that names the rank and what it was doing.
+"""A rank that hangs or dies ends the job in time, with one line that names the rank and its activity.
 
 Reference: the rank that the test harms itself, and the time limit of the run.
 """

@@ -84,7 +84,7 @@ def start_and_hit(
             output += text
             if not hit and re.search(line, text):
                 time.sleep(delay)
-                with suppress(ProcessLookupError):  # the status tells that it has ended
+                with suppress(ProcessLookupError):  # it has ended, as the status shows
                     os.kill(target(job), sig)
                 hit = True
             assert time.monotonic() - start < 200, output
@@ -96,16 +96,16 @@ def start_and_hit(
                 os.kill(process, signal.SIGKILL)
 
 
-def start_and_kill(folder: Path, name: str, args: list[str], line: str) -> None:
-    """Start a training and kill a rank after a line of output. If it has ended before the signal, repeat this start."""
+def start_and_kill(folder: Path, name: str, args: list[str], line: str, sig: int = signal.SIGKILL) -> tuple[int, str]:
+    """Start a training and signal a rank after a line. If it has ended before the signal, repeat this start."""
     run, backup = folder / "runs" / name, folder / f"{name}-before"
     for _ in range(5):
         shutil.rmtree(backup, ignore_errors=True)
         if run.exists():
             shutil.copytree(run, backup)
-        status, _ = start_and_hit(stage_command("train-supernet", args), line, signal.SIGKILL)
+        status, output = start_and_hit(stage_command("train-supernet", args), line, sig)
         if status != 0:
-            return
+            return status, output
         shutil.rmtree(run)
         if backup.exists():
             backup.rename(run)
@@ -141,7 +141,7 @@ def test_killed_training_ends_like_the_uninterrupted_run(uninterrupted: Path) ->
 
 def test_sigterm_saves_a_checkpoint_and_ends_with_status_75(uninterrupted: Path) -> None:
     args = stage_args(uninterrupted, "asked", "supernet.ema_decay=0.9", "supernet.save_every=1000")
-    status, output = start_and_hit(stage_command("train-supernet", args), r"train-supernet +5/20", signal.SIGTERM)
+    status, output = start_and_kill(uninterrupted, "asked", args, r"train-supernet +5/20", signal.SIGTERM)
     assert status == 75, output
     assert "stopped after step 10 of 20" in output and "Traceback" not in output
     assert checkpoints(uninterrupted / "runs" / "asked") == ["step-00000010"]
@@ -160,12 +160,15 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
         f"launch/{script}",
         "--stages",
         "train-supernet",
-        *stage_args(uninterrupted, name, "supernet.save_every=1000"),
+        *stage_args(
+            uninterrupted, name, "supernet.save_every=10000", "supernet.epochs=500", "supernet.warmup_epochs=0"
+        ),
     ]
-    status, output = start_and_hit(args, r"train-supernet +5/20", sig, target=lambda job: job.pid)
+    status, output = start_and_hit(args, r"train-supernet +5/5000", sig, target=lambda job: job.pid)
     assert status == 75 and "Traceback" not in output, output
-    assert "stopped after step 10 of 20" in output
-    assert checkpoints(uninterrupted / "runs" / name) == ["step-00000010"]
+    stopped = re.search(r"stopped after step (\d+) of 5000", output)
+    assert stopped, output
+    assert checkpoints(uninterrupted / "runs" / name) == [f"step-{int(stopped[1]):08}"]
 
 
 def test_a_second_job_names_the_first_and_a_killed_one_does_not_block_the_next(uninterrupted: Path) -> None:

@@ -152,7 +152,7 @@ def two_ranks(folder: Path, words: list[str]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    """Return the properties of the machine that the values depend on."""
+    """Return the properties of the machine behind the values."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {"cpu": names[0].partition(": ")[2], "torch": torch.__version__, "python": platform.python_version()}
 

@@ -28,7 +28,7 @@ def ranks(request):
 
 
 def test_bf16_reaches_the_network(ranks):
-    """DeepSpeed disables an autocast context that is active when its forward pass starts."""
+    """DeepSpeed disables an autocast context around its forward pass."""
     engine = toy.start(toy.Case(precision="bf16"), ranks)
     x, _ = toy.batch_of(0, 4)
     assert engine(x.to(ranks.device), toy.subnets_of(0, 1)[0]).dtype == torch.bfloat16

@@ -40,7 +40,7 @@ def ranks(request):
 @pytest.mark.parametrize("precision", list(TOLERANCE))
 @pytest.mark.parametrize("zero", ZERO)
 def test_training_matches_adamw_of_torch(ranks, zero, precision):
-    """Gradient clipping and averaged weights included. Weights that a step does not use keep their bits."""
+    """Gradient clipping and averaged weights included. Weights unused in a step keep their bits."""
     case = toy.Case(zero, precision, clip=1.0, ema=0.9, flat=zero != "zero0")
     expected, ema, norms = toy.reference(case, device=ranks.device)
     engine = toy.start(case, ranks)

@@ -40,7 +40,7 @@ def tensor_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def seeded_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the weights that were used to compute the logits of the fixture."""
+    """Return the weights behind the logits of the fixture."""
     value = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
     norm_weight = key.endswith("weight") and (".norm" in key or "_Norm_" in key)
     return 1 + 0.1 * value if norm_weight else 0.05 * value

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine: the parts of its HTTP interface that a push and a download of a model use.
+"""A Hugging Face hub on this machine: the parts of its HTTP interface for pushes and downloads of models.
 
 huggingface_hub itself talks to it, through HF_ENDPOINT. Files are kept in memory; every commit replaces the last one.
 """

@@ -49,7 +49,7 @@ def with_few_programs(launch: Callable[..., Any], *args: Any) -> Any:
 
 @dataclass
 class CopyCase:
-    """Regions [regions, 14], and the sizes of the sources and tensors that they refer to."""
+    """Regions [regions, 14], and the sizes of their sources and tensors."""
 
     regions: np.ndarray
     source_sizes: list[int]

@@ -1,4 +1,4 @@
-"""Start a launch script, and read the commands that it prints."""
+"""Start a launch script, and read the printed commands."""
 
 from __future__ import annotations
 

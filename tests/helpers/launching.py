@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """Return a TCP port that no process uses at the moment."""
+    """Return a free TCP port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
@@ -33,7 +33,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(launcher: str, ranks: int) -> list[str]:
-    """Return the command line of a launcher, up to the program that it starts."""
+    """Return the command line of a launcher, up to its program."""
     port = str(free_port())
     if launcher == "deepspeed":
         return [str(BIN / "deepspeed"), "--master_port", port, "--num_gpus", str(ranks)]

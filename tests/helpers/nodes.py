@@ -79,7 +79,7 @@ class Node:
         return ["nsenter", "-t", self.init, "--net", "--pid", "--mount", "--uts", "--", *command]
 
     def unplug(self) -> None:
-        """Disconnect the node: nothing that it sends arrives, not even the end of its connections."""
+        """Disconnect the node: nothing from it arrives, not even the end of its connections."""
         subprocess.run(self.command_line("ip", "link", "set", DEVICE, "down"), check=True)
 
     def switch_off(self) -> None:

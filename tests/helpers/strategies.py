@@ -11,7 +11,7 @@ from vitas_ds.arch.space import SearchSpace
 
 @st.composite
 def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 4) -> SearchSpace:
-    """Draw a search space of any shape that a recipe may have, small enough to run."""
+    """Draw a search space of any valid shape, small enough to run."""
     image = draw(st.sampled_from([12, 16, 24]))
     patches = draw(st.sets(st.sampled_from([p for p in (4, 6, 8, 12) if image % p == 0]), min_size=1))
     heads = draw(st.sets(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=3))
@@ -35,7 +35,7 @@ def spaces(draw, layouts: tuple[str, ...] = ("layer", "cell"), max_depth: int = 
 
 @st.composite
 def elastic_spaces(draw, max_depth: int = 4) -> SearchSpace:
-    """Draw a space of subnets of a pretrained network, of any shape that a recipe may have."""
+    """Draw a space of subnets of a pretrained network, of any valid shape."""
     depth = draw(st.integers(1, max_depth))
     heads = sorted(draw(st.sets(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=3)))
     head_dim = draw(st.sampled_from([2, 4, 6]))

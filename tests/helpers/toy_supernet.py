@@ -194,7 +194,7 @@ def reference(
 
 
 def unused_names(engine: Engine, case: Case, step: int) -> set[str]:
-    """Return the names of the tensors that a step does not use."""
+    """Return the names of the tensors unused in a step."""
     used = set().union(*(engine.model.units_used(subnet) for subnet in subnets_of(step, case.subnets)))
     unit_of = {p: unit for unit, params in engine.model.units().items() for p in params}
     return {name for name, place in tensor_places(engine.model).items() if unit_of[place.parameter] not in used}
@@ -223,7 +223,7 @@ class TensorAdamW:
 
 
 def full_state(engine: Engine) -> dict[str, Tensor]:
-    """Return everything that the next steps depend on: all kinds of tensors, and the step counts."""
+    """Return the whole state for the next steps: all kinds of tensors, and the step counts."""
     counts = {f"steps/{unit}": torch.tensor(float(n)) for unit, n in engine.optimizer.steps.items()}
     return counts | {f"{kind}/{name}": t for kind in engine.kinds for name, t in gather_tensors(engine, kind).items()}
 
