@@ -1,6 +1,6 @@
 """Records of the contents of images.
 
-Reference: folders that are changed by hand.
+Reference: folders changed by hand.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ MOST_OPERATORS = {"weak": 50, "jitter": 75, "deit": 130, "full": 150}
 
 
 def serialized_messages(buffer: bytes, field: int) -> list[bytes]:
-    """Return the values of a field of a protocol buffer that are messages."""
+    """Return the messages in a field of a protocol buffer."""
     found, at = [], 0
 
     def number() -> int:

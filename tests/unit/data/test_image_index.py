@@ -1,4 +1,4 @@
-"""An indexed folder equals the listed one, and an index that is out of date is not used."""
+"""An indexed folder equals the listed one, and an outdated index is not used."""
 
 import os
 import subprocess
@@ -141,7 +141,7 @@ def test_a_large_index_takes_little_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(train) == 99_000 and len(search) == 1_000
-    assert peak < 40 * 100_000 + 6e6  # 6 MB: the part of the names that the fingerprint reads at a time
+    assert peak < 40 * 100_000 + 6e6  # 6 MB: the names read by the fingerprint at a time
     listed = ImageSet(train.root, tuple(train.paths), train.labels, train.classes)
     assert sources.fingerprint(listed) == sources.fingerprint(train)
 

@@ -1,6 +1,6 @@
 """Tar shards yield the same images as the folder they were made from.
 
-Reference: the folder that the shards were written from.
+Reference: the source folder of the shards.
 """
 
 import io
