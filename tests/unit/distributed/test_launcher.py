@@ -1,6 +1,6 @@
 """Environment variables of each launcher. Real jobs run in tests/distributed.
 
-Reference: the variables that the documentation of each launcher names, with ranks by hand.
+Reference: the variables in the documentation of each launcher, with ranks by hand.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_rank_0_listens_on_the_address_of_the_master() -> None:
         assert listening(port) == ["0100007F"]
         with pytest.raises(UserError, match=rf"^MASTER_PORT: {port} of localhost is in use by another process; "):
             network.listen("localhost", port, one_node=True)
-    with network.listen("localhost", port, one_node=False):  # a name that the other nodes resolve otherwise
+    with network.listen("localhost", port, one_node=False):  # the other nodes resolve this name otherwise
         assert listening(port) == ["00000000"]
     with pytest.warns(UserWarning, match="no address of this host"), network.listen("192.0.2.7", port, one_node=False):
         assert listening(port) == ["00000000"]

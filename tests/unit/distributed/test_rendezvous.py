@@ -1,4 +1,4 @@
-"""Ranks that are missing or share a GPU, with a real store on loopback.
+"""Missing ranks and ranks on one GPU, with a real store on loopback.
 
 Reference: the ranks that take part.
 """

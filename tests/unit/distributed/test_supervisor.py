@@ -1,6 +1,6 @@
 """The parent process of a rank: statuses, stop requests, a launcher that dies. The ranks are small scripts.
 
-Reference: the signals that the test sends.
+Reference: the signals sent by the test.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def end(job: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process runs. One that has ended stays as a zombie if nobody waits for it (without an init)."""
+    """Return whether a process runs. An ended one stays as a zombie if nobody waits for it (without an init)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
