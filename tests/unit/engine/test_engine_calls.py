@@ -32,7 +32,7 @@ UNITS, USED, WIDTH = 84, 20, 16
 
 
 class Calls(TorchDispatchMode):
-    """Counts the ATen calls that are not views."""
+    """Counts the ATen calls other than views."""
 
     def __init__(self) -> None:
         super().__init__()
