@@ -93,7 +93,7 @@ def test_costs_are_those_of_the_network(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padded_and_bf16_networks_compute_the_same(family):
-    """GPUs pad to a multiple of 8: here of 5 and 64, widths that no dimension has."""
+    """GPUs pad to a multiple of 8: here of 5 and 64, which are not the width of any dimension."""
     reference = make(family)
     model, x = convert(reference, reference.state_dict()), images()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_padded_and_bf16_networks_compute_the_same(family):
 
 @pytest.mark.parametrize("family", ["distilled deit", "dinov2 with registers", "vit with fc_norm"])
 def test_gradients_are_those_of_timm(family):
-    """In training mode too, where timm returns both logits of a distilled network only if told to."""
+    """In training mode too, where timm returns both logits of a distilled network only on request."""
     reference = make(family)
     model, x = convert(reference, reference.state_dict()).train(), images()
     model.class_token_only = True
