@@ -1,6 +1,6 @@
 """Extraction of a subnet: weights, spec, precision and independence from the supernet.
 
-Reference: the supernet that the network was extracted from.
+Reference: the supernet of the extracted network.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Hits of the most likely classes. References: scikit-learn, and logits that are not finite."""
+"""Hits of the most likely classes. References: scikit-learn, and non-finite logits."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_pack_and_scatter_are_adjoint(space_and_spec, rule, mode, multiple, clas
 @settings(max_examples=30, deadline=None)
 @given(spaces_and_specs(), st.sampled_from(sorted(SIDES)), st.sampled_from((1, 8)))
 def test_scatter_adds_the_sides(space_and_spec, rule, multiple):
-    """With gradients of ones, each element of a parameter gets the number of packed elements that it is in."""
+    """With gradients of ones, each element of a parameter gets the number of its packed copies."""
     space, spec = space_and_spec
     supernet = Supernet(space, rule, 2)
     together, sources = pack_subnet(supernet, spec, supernet.sides, multiple, False, torch.float32)
@@ -92,7 +92,7 @@ def test_tensors_without_a_gradient_are_skipped():
 
 
 def test_tensors_of_a_gpu_buffer_are_aligned():
-    """A bias at an address that is not a multiple of 16 bytes can crash cublasLt. Device meta takes the same path."""
+    """A bias not aligned to 16 bytes can crash cublasLt. Device meta takes the same path."""
     shapes = [((2, 24), torch.float32), ((2, 7, 3), torch.bfloat16), ((2, 13), torch.float32), ((1, 5), torch.bfloat16)]
     tensors = _allocate(shapes, torch.device("meta"), zero=True)
     assert [(tuple(t.shape), t.dtype) for t in tensors] == shapes
