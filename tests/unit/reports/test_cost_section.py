@@ -25,7 +25,7 @@ def costs(run, config):
 
 
 def timed(run):
-    """Give each score of the ledger a duration, as scores that were computed have."""
+    """Give each score of the ledger a duration, like computed scores."""
     lines = [line.partition(', "sha256"')[0] + "}" for line in run.ledger.read_text().splitlines()]
     run.ledger.write_text("".join(line.replace('"seconds": 0.0', '"seconds": 0.5') + "\n" for line in lines))
 

@@ -1,4 +1,4 @@
-"""What the report says about the supernet and its scores. Reference: the files that it shows."""
+"""The report on the supernet and its scores. Reference: the files of the run."""
 
 import json
 import re

@@ -1,6 +1,6 @@
-"""The HTML report: its numbers, that it is self-contained, and how Chromium draws it.
+"""The HTML report: its numbers, its single file, and its look in Chromium.
 
-References: the files of the run that the page shows, and Chromium.
+References: the files of the run, and Chromium.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Memory and size of the page of a large run. ``tests/benchmarks/bench_report.py`` measures the time.
 
-Reference: the limits that the manual states.
+Reference: the limits in the manual.
 """
 
 import pytest
