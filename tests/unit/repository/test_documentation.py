@@ -92,7 +92,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def example_files(tmp_path, monkeypatch):
-    """Write the YAML files that the pages show into the current folder, and the spec that a report writes."""
+    """Write the YAML files of the pages into the current folder, and the spec of a report."""
     for page in PAGES:
         for kind, block in BLOCK.findall(page.read_text()):
             if kind == "yaml" and (name := re.match(r"# (\S+\.yaml)\n", block)):

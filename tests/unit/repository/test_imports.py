@@ -39,7 +39,7 @@ def module_name(file: Path) -> str:
 
 
 FILES = {module_name(file): file for file in sorted(PACKAGE.rglob("*.py"))}
-MODULES = [module for module in FILES if module]  # vitas_ds.load() imports what it needs when it is called
+MODULES = [module for module in FILES if module]  # vitas_ds.load() imports its modules when it is called
 
 
 def package_of(module: str) -> str:
@@ -48,7 +48,7 @@ def package_of(module: str) -> str:
 
 
 def imported_names(module: str) -> Iterator[str]:
-    """Yield the absolute name of everything that a module imports, also inside functions."""
+    """Yield the absolute names of the imports of a module, also inside functions."""
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -58,7 +58,7 @@ def imported_names(module: str) -> Iterator[str]:
 
 
 def project_imports(module: str) -> set[str]:
-    """Return the modules of vitas_ds that a module imports."""
+    """Return the modules of vitas_ds imported by a module."""
     found = set()
     for name in imported_names(module):
         library, _, inner = name.partition(".")

@@ -1,4 +1,4 @@
-"""The W&B dashboard shows the metrics that the stages log.
+"""The W&B dashboard shows the metrics of the stages.
 
 References: the sources that log the metrics, and the classes of wandb-workspaces where it is installed.
 """
