@@ -27,7 +27,7 @@ from vitas_ds.run.tracking import open_tracker
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """A run that was stopped after step 20 of 100."""
+    """A run stopped after step 20 of 100."""
     tracking = {"wandb": "disabled"}
     config = Config.model_validate({"run": {"name": "a", "dir": str(tmp_path)}, "tracking": tracking})
     run = open_run(config, True, stage="train-supernet", world_size=2)

@@ -78,7 +78,7 @@ def test_git_commit():
 )
 def test_a_different_recipe_gives_one_error_line(tmp_path, change, field):
     run = open_run(make(tmp_path), True)
-    open_run(make(tmp_path, **change), True)  # there are no results yet
+    open_run(make(tmp_path, **change), True)  # without results
     open_run(make(tmp_path), True)
     (run.path / "search").mkdir()
     run.ledger.touch()
@@ -253,7 +253,7 @@ def test_numbers_count_only_as_written_and_with_their_product(tmp_path, stage):
 
 
 def paths_of(owner: RunDir | TrainingDir) -> list[Path]:
-    """Every path that a RunDir or TrainingDir names."""
+    """Every path in a RunDir or TrainingDir."""
     names = [name for name, value in vars(type(owner)).items() if isinstance(value, property) and name != "name"]
     values = [getattr(owner, name) for name in names]
     nested = [[value] if isinstance(value, Path) else [value.path, *paths_of(value)] for value in values]

@@ -1,4 +1,4 @@
-"""A start records and prints the settings that it changes.
+"""A start records and prints its changes of settings.
 
 Reference: settings written by hand.
 """

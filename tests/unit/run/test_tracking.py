@@ -355,7 +355,7 @@ def test_offline_wandb_makes_no_network_calls(tmp_path):
 
 @pytest.mark.slow
 def test_offline_wandb_without_a_route(tmp_path):
-    """A network namespace has no interface that is up, not even the loopback."""
+    """All interfaces of a network namespace are down, even the loopback."""
     start = ("unshare", "--user", "--map-root-user", "--net")
     if not shutil.which("unshare") or subprocess.run([*start, "true"], capture_output=True).returncode:
         pytest.skip("this machine permits no network namespace (unshare -rn)")
