@@ -92,7 +92,7 @@ def test_progress_lines_belong_to_the_current_generation():
 
 
 def test_progress_counts_only_scores_on_disk():
-    """A user who reads a progress line and kills the search keeps all scores that the line counts."""
+    """A user who reads a progress line and kills the search keeps all scores in the line."""
     ledger, counts = in_memory(), []
 
     class Counter(Recorder):

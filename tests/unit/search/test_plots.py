@@ -1,6 +1,6 @@
 """Figures of a search and the numbers in them.
 
-Reference: the candidates that were plotted.
+Reference: the plotted candidates.
 """
 
 import numpy as np

@@ -16,7 +16,7 @@ GENOMES = sample_distinct(feasible_set(SMALL, {"macs": BUDGET}), 150, np.random.
 
 
 def additive(spec) -> float:
-    """Return a score that a regression can learn."""
+    """Return a score additive in the widths, plus noise."""
     wide = sum(layer.mlp_dim / 128 - layer.qkv_dim / 288 for layer in spec.active)
     return (wide + spec.embed_dim / 64) / 8 + noise(spec, 0.05)
 

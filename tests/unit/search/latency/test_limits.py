@@ -1,4 +1,4 @@
-"""How the runtime and its precision are chosen, and what is refused."""
+"""Choice of the runtime and its precision, and refused settings."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_what_a_runtime_cannot_do_is_an_error(fields, message):
 
 
 def test_a_missing_runtime(monkeypatch):
-    """A package that does not exist stands for one that is not installed."""
+    """A package that does not exist stands for a missing one."""
     monkeypatch.setattr(limits, "ONNX_PACKAGES", ("onnx", "no_such_runtime"))
     assert choose_runtime(Search(), "bf16", "cpu") == ("torch", "bf16")
     with pytest.raises(UserError, match=r"onnxruntime needs no_such_runtime, not installed; pip install") as error:

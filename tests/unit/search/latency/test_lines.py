@@ -1,4 +1,4 @@
-"""The format of measured latencies: what is written is read again, everything else is an error."""
+"""The format of measured latencies: written lines are read again, everything else is an error."""
 
 import json
 

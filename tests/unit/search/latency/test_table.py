@@ -1,4 +1,4 @@
-"""A user's latency table: which lines fit a recipe, and what is refused.
+"""A user's latency table: lines that fit a recipe, and refused ones.
 
 Reference: tables written here.
 """

@@ -35,7 +35,7 @@ def tiny(tmp_path_factory) -> Setting:
 
 @pytest.fixture(scope="module")
 def done(tiny, tmp_path_factory):
-    """A folder in which the finalists have finished, their result and what the tracker got."""
+    """A folder with finished finalists, their result, and the records of the tracker."""
     folder, tracker = tmp_path_factory.mktemp("done"), ListTracker()
     return folder, tiny.run(folder, tracker), tracker
 
@@ -155,7 +155,7 @@ def test_console_and_metrics(tiny, done):
 
 
 def test_results_are_in_the_order_of_the_trainings(tiny, done, tmp_path):
-    """Two candidates that were not trained follow. Reference: the lines of the file."""
+    """Two untrained candidates follow. Reference: the lines of the file."""
     result, run = done[1], RunDir(tmp_path)
     top = [*result.ranking, *tiny.candidates[4:]]
     write_results(run, Result(tiny.candidates, tiny.candidates[0], [tiny.candidates[0]]), top, finalists=result)

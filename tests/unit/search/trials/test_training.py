@@ -102,7 +102,7 @@ def test_training_equals_the_trainer_by_hand(folder, tmp_path, overrides):
 
 
 def test_micro_batches_do_not_change_the_training(folder, tmp_path):
-    """A rank that is one of four groups has four micro-batches. Drop path draws the same masks."""
+    """A rank that forms one of four groups has four micro-batches. Drop path draws the same masks."""
     made = setting(folder, *BASE, "retrain.drop_path_rate=0.5")
     _, one = train(made, tmp_path / "one", 8)
     _, four = train(made, tmp_path / "four", 8, Group(index=2, count=4))
