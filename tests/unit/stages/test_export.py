@@ -1,6 +1,6 @@
 """Stage export on a small network that has learned its images: files, measurements and model card.
 
-References: the network and the images that the stage exported, and the files of a first export.
+References: the network and images of the stage, and the files of a first export.
 """
 
 import hashlib

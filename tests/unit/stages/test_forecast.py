@@ -1,4 +1,4 @@
-"""Estimates of what a search needs and how long the rest of a run takes. Reference: counts by hand."""
+"""Estimates of the resources of a search and of the remaining time of a run. Reference: counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that a retrained network starts from.
+"""Initial weights of a retrained network.
 
 References: the logits of the supernet's sides, and a count of the search images that each side classifies correctly.
 """

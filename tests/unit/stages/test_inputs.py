@@ -1,6 +1,6 @@
-"""Results that were made from other inputs are found.
+"""Results of other inputs are found.
 
-Reference: files that are changed by hand.
+Reference: files changed by hand.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ TINY = str(FIXTURES / "tiny.yaml")
 
 @pytest.fixture
 def trained(tmp_path: Path) -> RunDir:
-    """A run with the files that the checks read."""
+    """A run with the files for the checks."""
     write_digits(tmp_path / "digits", 12, 1)
     config = load(TINY, [f"run.dir={tmp_path}", f"data.train={tmp_path}/digits/train"])
     run = open_run(config, True)

@@ -164,7 +164,7 @@ def write_classes(folder: Path) -> list[str]:
 
 
 def write_spec(folder: Path, classes: int = 10) -> Path:
-    """Write what is checked of an exported model."""
+    """Write the checked files of an exported model."""
     folder.mkdir(parents=True)
     layers = [{"num_heads": 2, "qkv_dim": 48, "mlp_dim": 64}]
     spec = {"image_size": 28, "patch_size": 7, "embed_dim": 16, "num_classes": classes, "layers": layers}
@@ -215,7 +215,7 @@ def test_settings_of_fine_tuning_without_effect_are_warnings() -> None:
 def test_models_of_later_and_of_finished_stages(tmp_path: Path) -> None:
     words = [*write_classes(tmp_path), f"retrain.teacher.model={tmp_path}/big"]
     (tmp_path / "big").mkdir()
-    (tmp_path / "big" / "config.yaml").write_text("")  # a run that has not retrained a network yet
+    (tmp_path / "big" / "config.yaml").write_text("")  # a run without a retrained network
     for stage in ("train-supernet", "search"):
         validate.check(recipe(*words), stage, 1)
     with pytest.raises(UserError, match=r"^retrain.teacher.model: .*big: this run has not retrained a network yet"):
