@@ -89,7 +89,7 @@ def test_package_versions_out_of_bounds(monkeypatch):
 
 @pytest.mark.slow
 def test_python_without_packages():
-    """With the standard library alone there is no traceback: doctor returns 1, other commands return 2."""
+    """With the standard library alone, no command prints a traceback: doctor returns 1, other commands return 2."""
 
     def run(*words):
         command = [sys.executable, "-I", "-S", "-c", CODE, str(ROOT), *words]

@@ -1,4 +1,4 @@
-"""``vitas latency`` writes a table that a search reads; a second start measures only what is missing."""
+"""``vitas latency`` writes a table for a search; a second start measures only missing networks."""
 
 import json
 
