@@ -1,6 +1,6 @@
 """Save and load checkpoints: complete or absent, and exact.
 
-Reference: the state of the engine that was saved.
+Reference: the saved state of the engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Consolidation of checkpoints without an engine.
 
-References: the weights of the engine, and the peak memory that the system reports.
+References: the weights of the engine, and the peak memory reported by the system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Micro-batches, loss scale and gradients that are not finite in the plain trainer.
+"""Micro-batches, loss scale and non-finite gradients in the plain trainer.
 
 References: the same training in one piece, and in fp32.
 """
