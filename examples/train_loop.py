@@ -1,4 +1,4 @@
-"""Train a network that a search found in a plain torch loop.
+"""Train the network found by a search, in a plain torch loop.
 
     python examples/train_loop.py [SPEC.json]          for example runs/quickstart/search/best.json
 
