@@ -19,8 +19,9 @@ from vitas_ds.distributed import console
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, derandomize=False)  # else it repeats them where CI is set
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
-# A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that.
+# A shell starts background jobs with SIGINT ignored, nohup with SIGHUP: the processes of tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
