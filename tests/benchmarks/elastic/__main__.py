@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
     parser.add_argument("--docs", type=Path, help="report: folder with elastic.md, for its table and elastic/")
     args = parser.parse_intermixed_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         for line in report(args) if args.step == "report" else run(args):
             print(line, flush=True)
@@ -51,6 +52,11 @@ def main() -> None:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(75, f"{parser.prog}: stopped; start the same command again to continue\n")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    working.stop_workers()  # Ctrl-C reaches them without this
+    raise KeyboardInterrupt
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
@@ -61,12 +67,12 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     place = where(torch.device("cpu"))
     stamp = {
         "machine": place["device"], "git": str(place["git"]), "torch": place["versions"]["torch"],
-        "settings": study.digest(),
+        "digest": study.digest(),
     }  # fmt: skip
     with lock.alone(args.out):
         record = Record(args.record or args.out / "record.jsonl")
         for row in record.rows.values():
-            if row.get("settings") != stamp["settings"]:
+            if row.get("digest") != stamp["digest"]:
                 raise UserError(
                     f"{record.path}: {row['job']} has other settings than this start; give another --record"
                 )
@@ -82,7 +88,7 @@ def _start(args: argparse.Namespace, study: Study, record: Record, stamp: dict[s
     rate = speed.measure(study.largest, study.config.retrain.batch_size)
     yield estimate([job], rate, args.workers)
     with working.open_pool(1, args.workers) as processes:  # one training, all cores
-        for _ in working.do([job], study, record, processes, stamp):
+        for _ in working.do([job], study, record, processes, 1, stamp):
             yield f"start: {headline(record.rows['start'])}"
 
 
@@ -94,23 +100,27 @@ def _compare(args: argparse.Namespace, study: Study, record: Record, stamp: dict
     yield estimate(left, measured(record), args.workers)
     processes, clock, done = working.open_pool(args.workers, 1), time.monotonic(), 0.0
     try:
-        for job in _in_order(study, record, processes, stamp):
+        for job in _in_order(study, record, processes, args.workers, stamp):
             done += job.cost
             seconds = time.monotonic() - clock
             rest = seconds * (sum(job.cost for job in left) - done) / done
             count = f"{sum(job.name in record.rows for job in everything):3}/{len(everything)}"
             yield f"{count}  {clock_of(seconds)}, {clock_of(rest)} left  {job.name}: {headline(record.rows[job.name])}"
+    except UserError:
+        working.stop_workers()
+        raise
     finally:
         processes.shutdown(cancel_futures=True)
 
 
-def _in_order(study: Study, record: Record, processes: working.ProcessPoolExecutor, stamp: dict[str, str]
+def _in_order(study: Study, record: Record, processes: working.ProcessPoolExecutor, workers: int, stamp: dict[str, str]
               ) -> Iterator[Job]:  # fmt: skip
     """Finish a seed before the next one. The networks depend on both searches."""
     for seed in range(study.size.seeds):
-        yield from working.do(jobs.search_jobs(study, seed), study, record, processes, stamp)
+        yield from working.do(jobs.search_jobs(study, seed), study, record, processes, workers, stamp)
         searches = {name: record.rows[jobs.search_name(name, seed)] for name in jobs.SUPERNETS}
-        yield from working.do(jobs.network_jobs(study, seed, searches), study, record, processes, stamp)
+        todo = jobs.network_jobs(study, seed, searches)
+        yield from working.do(todo, study, record, processes, workers, stamp)
 
 
 def report(args: argparse.Namespace) -> Iterator[str]:

@@ -54,7 +54,7 @@ def _summary(rows: list[Row], even: BreakEven | None) -> str:
     """Return the measured part of ``elastic.md``."""
     found = together(rows, "top1")
     lines = [table(means(rows, found)), f"Mean of {_seeds(rows)} seeds, in %: before -> after fine-tuning. {NOTES}"]
-    lines += [SINGLE, table(single(rows))]
+    lines += [ties(rows), SINGLE, table(single(rows))]
     if even is not None:
         lines += [sentence(even), f"![Cost against the number of networks]({FOLDER}/{FIGURE})"]
     return "\n\n".join([*lines, f"[All numbers]({FOLDER}/results.md)"])
@@ -96,6 +96,15 @@ def differences(rows: list[Row], key: str, chosen: list[str]) -> dict[str, paire
 def together(rows: list[Row], key: str) -> dict[str, paired.Difference]:
     """Test elastic against all methods over all budgets."""
     return differences(rows, key, budgets(rows))
+
+
+def ties(rows: list[Row]) -> str:
+    """Name the methods that tie with elastic at single budgets, after fine-tuning."""
+    parts = []
+    for budget in budgets(rows):
+        found = [name for name, gap in differences(rows, "top1", [budget]).items() if gap.verdict == "tie"]
+        parts.append(f"{budget}: {', '.join(found) or 'none'}")
+    return f"Ties at single budgets: {'; '.join(parts)}."
 
 
 def single(rows: list[Row]) -> list[dict[str, Any]]:

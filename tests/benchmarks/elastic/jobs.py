@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.elastic import counts, networks
@@ -11,10 +12,12 @@ from tests.benchmarks.elastic.study import SCRATCH_LR, Study
 from tests.benchmarks.fidelity.record import Record
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import spec_from_dict
+from vitas_ds.run.run_dir import RunDir
 
 Row = dict[str, Any]
 NO_SORTING = ("supernet.importance_images=0", "search.seeds=0")
 SUPERNETS = {"elastic": (), "unsorted": NO_SORTING}
+PRUNED = ("uniform", "greedy")
 
 
 @dataclass(frozen=True)
@@ -186,28 +189,20 @@ def all_jobs(study: Study, record: Record) -> list[Job]:
 def words(study: Study, job: Job) -> list[str]:
     """Return the settings of a network's training."""
     method, start = METHODS[job.what], study.run("start").path
-    more = [f"retrain.epochs={job.epochs}"]
     if method.weights in SUPERNETS:
-        more += [
-            "retrain.init=supernet", f"search.checkpoint={search_run(study, method.weights, job.seed).path}",
-            *SUPERNETS[method.weights],
-        ]  # fmt: skip
-    else:
-        more.append(f"retrain.teacher.model={start if method.teacher else 'null'}")
-        scratch = method.weights == "scratch"
-        more += (
-            ["retrain.init=scratch", f"retrain.lr={SCRATCH_LR}"]
-            if scratch
-            else [f"retrain.init={pruned_folder(study, job)}"]
-        )
-    return more
+        source = [f"search.checkpoint={search_run(study, method.weights, job.seed).path}", *SUPERNETS[method.weights]]
+        return [f"retrain.epochs={job.epochs}", "retrain.init=supernet", *source]
+    more = [f"retrain.epochs={job.epochs}", f"retrain.teacher.model={start if method.teacher else 'null'}"]
+    if method.weights == "scratch":
+        return [*more, "retrain.init=scratch", f"retrain.lr={SCRATCH_LR}"]
+    return [*more, f"retrain.init={pruned_folder(study, method.networks, job.budget, job.seed)}"]
 
 
-def search_run(study: Study, name: str, seed: int) -> Any:
+def search_run(study: Study, name: str, seed: int) -> RunDir:
     """Return the run of a supernet and its search."""
     return study.run(Job(search_name(name, seed), "search", name, seed, 0).slug)
 
 
-def pruned_folder(study: Study, job: Job) -> Any:
-    """Return the model folder of a network pruned in one shot. Equal networks of a seed share it."""
-    return study.folder / "pruned" / f"{METHODS[job.what].networks}-{job.budget}-seed-{job.seed}"
+def pruned_folder(study: Study, name: str, budget: str, seed: int) -> Path:
+    """Return the model folder of a network pruned in one shot: ``uniform`` or ``greedy``."""
+    return study.folder / "pruned" / f"{name}-{budget}-seed-{seed}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from tests.benchmarks.elastic import counts, jobs, networks
@@ -18,19 +21,27 @@ from vitas_ds.__main__ import main
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import read_summary
+
+SAVE_SECONDS = 5  # between two writes of the clock
 
 
 def do(
-    todo: list[Job], study: Study, record: Record, processes: ProcessPoolExecutor, stamp: dict[str, Any]
+    todo: list[Job], study: Study, record: Record, processes: ProcessPoolExecutor, workers: int, stamp: dict[str, Any]
 ) -> Iterator[Job]:
-    """Run the jobs that are not in the record. Yields each one once it is recorded."""
-    missing = [job for job in todo if job.name not in record.rows]
-    futures = {processes.submit(run, job, study): job for job in missing}
-    for future in as_completed(futures):
+    """Run the jobs that are not in the record. Yields each one once it is recorded.
+
+    No job waits inside the pool: it could not be canceled there.
+    """
+    missing = iter([job for job in todo if job.name not in record.rows])
+    running = {processes.submit(run, job, study): job for job in islice(missing, workers)}
+    while running:
+        future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+        job = running.pop(future)
         record.add(future.result() | stamp)
-        yield futures[future]
+        running |= {processes.submit(run, following, study): following for following in islice(missing, 1)}
+        yield job
 
 
 def open_pool(workers: int, threads: int) -> ProcessPoolExecutor:
@@ -42,6 +53,12 @@ def open_pool(workers: int, threads: int) -> ProcessPoolExecutor:
     return pool(workers)
 
 
+def stop_workers() -> None:
+    """Ask the stages that run to save and end."""
+    for process in active_children():
+        process.terminate()
+
+
 def run(job: Job, study: Study) -> Row:
     """Run a job and return its row of the record. What the stages print goes to a log."""
     log = study.folder / "logs" / f"{job.slug}.log"
@@ -49,14 +66,39 @@ def run(job: Job, study: Study) -> Row:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    wall, cpu = time.monotonic(), time.process_time()
+    clock = Clock(log.with_suffix(".json"))
     try:
         result = {"start": _start, "search": _search, "network": _network}[job.kind](job, study)
     except UserError as error:
         raise UserError(f"{log}: {error}") from None
-    row = {"job": job.name, "kind": job.kind, "what": job.what, "seed": job.seed} | result
-    cpu_seconds = round(time.process_time() - cpu, 1)
-    return row | {"cost": job.cost, "seconds": round(time.monotonic() - wall, 1), "cpu_seconds": cpu_seconds}
+    row = {"job": job.name, "kind": job.kind, "what": job.what, "seed": job.seed, "cost": job.cost}
+    return row | result | clock.stop()
+
+
+class Clock:
+    """Wall-clock and CPU seconds of a job, with those of earlier starts that were killed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.done = path, Event()
+        before = read_json(path, {"seconds": 0.0, "cpu_seconds": 0.0})
+        self.wall, self.cpu = (
+            now - then for now, then in zip((time.monotonic(), time.process_time()), before.values(), strict=True)
+        )
+        Thread(target=self._save, daemon=True).start()
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds so far."""
+        wall, cpu = time.monotonic() - self.wall, time.process_time() - self.cpu
+        return {"seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
+
+    def stop(self) -> dict[str, float]:
+        """Return all seconds."""
+        self.done.set()
+        return self.read()
+
+    def _save(self) -> None:
+        while not self.done.wait(SAVE_SECONDS):
+            write_json(self.path, self.read())
 
 
 def stage(name: str, study: Study, seed: int, *words: str) -> None:
@@ -93,6 +135,10 @@ def _search(job: Job, study: Study) -> Row:
         importance = counts.importance_macs(config, study.train_images, macs)
         found |= networks.by_importance(run, job.seed)
         found["sibling"] = [networks.sibling(study, limit).to_dict() for limit in study.limits]
+        for name in jobs.PRUNED:
+            for budget, spec in zip(study.budgets, found[name], strict=True):
+                folder = jobs.pruned_folder(study, name, budget, job.seed)
+                networks.write_pruned(run, spec_from_dict(spec), folder)
     compute = {
         "importance": importance, "training": counts.elastic_macs(config, study.train_images, macs),
         "scores": counts.score_macs(run.ledger, study.limits),
@@ -118,8 +164,7 @@ def _before(job: Job, study: Study, words: list[str]) -> float:
     """Return the test accuracy of the inherited weights."""
     name = f"{job.slug}-before"
     if METHODS[job.what].weights == "pruned":
-        folder = jobs.pruned_folder(study, job)
-        networks.write_pruned(jobs.search_run(study, "elastic", job.seed), spec_from_dict(job.spec), folder)
+        folder = jobs.pruned_folder(study, METHODS[job.what].networks, job.budget, job.seed)
         words = [f"run.name={name}", f"evaluate.model={folder}"]
     else:
         words = [*words, f"run.name={name}", "retrain.epochs=0"]

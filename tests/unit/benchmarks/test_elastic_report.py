@@ -131,6 +131,7 @@ def test_the_document_has_table_figure_and_ties(record, tmp_path):
     assert text.startswith("# Title") and text.endswith("## Next\n") and "old" not in text and "nan" not in text
     assert "| ii | uniform | 57.9 -> 67.9 | 59.9 -> 69.9 | 61.9 -> 71.9 | 6 |" in text
     assert "| v | random | " in text and "| tie |" in text and "30M: 1.0; 40M: 1.0." in text
+    assert "Ties at single budgets: 20M: random; 30M: random; 40M: random." in text
     assert "| 20M | +1.00 [+1.00, +1.00] | 0.000 | better |" in text
     assert results.count("| iv | sibling | ") == 4 and results.count("| ii | uniform | ") == 8  # and before
     document.write(record, docs)
@@ -153,13 +154,13 @@ def test_finished_jobs_do_not_run_again(tmp_path):
         record.add(network("sibling", 0, budget, 0.5))
     study = Study(tmp_path, "elastic_cifar10", (), QUICK)
     with pool(1) as processes:
-        assert list(working.do(todo, study, record, processes, {})) == []
+        assert list(working.do(todo, study, record, processes, 1, {})) == []
         assert not processes._processes
 
 
 def test_user_errors_are_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     record = Record(tmp_path / "other.jsonl")
-    record.add(network("elastic", 0, "20M", 0.7) | {"settings": "others"})
+    record.add(network("elastic", 0, "20M", 0.7) | {"digest": "others"})
     out = ["--out", str(tmp_path / "out")]
     data = [f"data.train={tmp_path}/no", f"data.val={tmp_path}/no"]
     for args, message in (

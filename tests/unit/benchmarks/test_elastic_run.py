@@ -34,9 +34,11 @@ def test_quick_study_that_is_killed_in_between(tmp_path):
     words = [f"data.train={digits}/train", f"data.val={digits}/val", "--quick", "--out", str(tmp_path / "out")]
     record = tmp_path / "out" / "record.jsonl"
     assert "estimate: " in finish("start", words) and "done already" in finish("start", words)
-    with start("compare", words) as study:
-        wait_for(lambda: lines(record) >= 8, study)
-        study.kill()
+    for count, number, status in ((4, signal.SIGTERM, 75), (8, signal.SIGKILL, -signal.SIGKILL)):
+        with start("compare", words) as study:
+            wait_for(lambda: lines(record) >= count, study)  # noqa: B023 - called at once
+            study.send_signal(number)
+            assert study.wait(60) == status
     before = record.read_bytes()
     out = finish("compare", words)
     assert record.read_bytes().startswith(before) and f"{JOBS}/{JOBS}" in out
