@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -23,6 +24,7 @@ from vitas_ds.errors import UserError
 
 BEGIN, END = "<!-- measured by python -m tests.benchmarks.elastic -->", "<!-- end of the measured part -->"
 PAGE, FOLDER, FIGURE = "elastic.md", "elastic", "break_even.png"
+WIDTH = 120  # of a line
 MOST = 8  # networks on the axis of the figure
 SINGLE = """Who needs one network only gives pruning everything that elastic costs for this one."""
 WHEN = {"top1": "after fine-tuning or training", "before": "before fine-tuning"}
@@ -53,7 +55,8 @@ def write(record: Record, docs: Path) -> list[Path]:
 def _summary(rows: list[Row], even: BreakEven | None) -> str:
     """Return the measured part of ``elastic.md``."""
     found = together(rows, "top1")
-    lines = [table(means(rows, found)), f"Mean of {_seeds(rows)} seeds, in %: before -> after fine-tuning. {NOTES}"]
+    notes = f"Mean of {_seeds(rows)} seeds, in %: before -> after fine-tuning.\n{NOTES}"
+    lines = [table(means(rows, found)), notes]
     lines += [ties(rows), SINGLE, table(single(rows))]
     if even is not None:
         lines += [sentence(even), f"![Cost against the number of networks]({FOLDER}/{FIGURE})"]
@@ -104,7 +107,7 @@ def ties(rows: list[Row]) -> str:
     for budget in budgets(rows):
         found = [name for name, gap in differences(rows, "top1", [budget]).items() if gap.verdict == "tie"]
         parts.append(f"{budget}: {', '.join(found) or 'none'}")
-    return f"Ties at single budgets: {'; '.join(parts)}."
+    return fill(f"Ties at single budgets: {'; '.join(parts)}.", WIDTH)
 
 
 def single(rows: list[Row]) -> list[dict[str, Any]]:
@@ -162,11 +165,12 @@ def _network(row: Row) -> dict[str, Any]:
 def sentence(even: BreakEven) -> str:
     """Return the break-even points in words."""
     points = "; ".join(f"{budget}: {_count(number)}" for budget, number in even.by_accuracy.items())
-    return (
+    text = (
         f"Elastic training and uniform pruning with the epochs of this comparison cost the same at {even.by_cost:.1f} "
         f"networks, as planned; every further network costs {even.elastic.each:.2g} instead of {even.pruned.each:.2g} "
         f"MACs. Number of networks from which elastic training costs less than pruning of the same accuracy: {points}."
     )
+    return fill(text, WIDTH)
 
 
 def _count(number: float) -> str:

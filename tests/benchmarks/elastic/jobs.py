@@ -42,15 +42,15 @@ class Method:
 METHODS = {
     "elastic": Method("", "elastic", "elastic", ("importance", "training", "scores")),
     "scratch": Method("i", "elastic", "scratch", teacher=False),
-    "scratch, distilled": Method("i", "elastic", "scratch"),
+    "scratch with teacher": Method("i", "elastic", "scratch"),
     "uniform": Method("ii", "uniform", "pruned", ("importance",)),
     "greedy": Method("iii", "greedy", "pruned", ("importance",)),
     "sibling": Method("iv", "sibling", "scratch"),
     "random": Method("v", "random", "elastic", ("importance", "training")),
     "unsorted": Method("vi", "unsorted", "unsorted", ("importance", "training", "scores")),
-    "uniform, alone": Method("ii", "uniform", "pruned", ("importance",)),
+    "uniform alone": Method("ii", "uniform", "pruned", ("importance",)),
 }
-ALONE = "uniform, alone"  # at each budget, with all the computation that elastic needs for this budget alone
+ALONE = "uniform alone"  # at each budget, with all the computation that elastic needs for this budget alone
 
 
 @dataclass(frozen=True)

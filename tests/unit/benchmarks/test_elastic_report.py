@@ -179,5 +179,7 @@ def test_user_errors_are_one_line_and_status_2(tmp_path, monkeypatch, capsys):
 
 
 def test_names_of_jobs_are_names_of_runs():
-    job = Job("scratch, distilled, 20M, seed 0", "network", "scratch, distilled", 0, 1.0)
-    assert job.slug == "scratch-distilled-20M-seed-0" and jobs.search_name("unsorted", 1) == "unsorted, search, seed 1"
+    job = Job("scratch with teacher, 20M, seed 0", "network", "scratch with teacher", 0, 1.0)
+    assert (
+        job.slug == "scratch-with-teacher-20M-seed-0" and jobs.search_name("unsorted", 1) == "unsorted, search, seed 1"
+    )
