@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitas_ds.config import Config
+from vitas_ds.config import Config, validate
 from vitas_ds.config.parse import parse_config, parse_value
 from vitas_ds.errors import UserError, explain, is_version_01
 from vitas_ds.errors.reading import MAX_RECIPE, read_text
@@ -47,7 +47,7 @@ def load(recipe: str, overrides: list[str]) -> Config:
         _check_nesting(keys, override)
         _put(data, keys, parse_value(value, keys, override), override)
     try:
-        config = Config.model_validate(data)
+        config = validate(data)
     except ValidationError as error:
         if folder is not None and is_version_01(error):
             raise UserError(f"{path}: written by version 0.1, which version 0.2 cannot continue") from None

@@ -207,6 +207,13 @@ def test_text_fields_keep_what_is_written(recipe, text):
     assert load(recipe(dump(config)), []) == config
 
 
+@pytest.mark.parametrize("key", ["run.name", "supernet.augment.rand_augment", "retrain.freeze", "search.budgets"])
+def test_a_byte_that_is_not_utf8_is_escaped_in_the_message(recipe, key):
+    with pytest.raises(UserError) as error:
+        load(recipe(), [f"{key}=\udcff"])
+    assert "udcff" in str(error.value).lower() and str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("path", ["/a b/ü", "/a: b", "@x", "%x", "/a #1", "[x]", "{x}", "&a", "*a", "-", "!x"])
 def test_paths_on_the_command_line_need_no_quotes(recipe, path):
     assert load(recipe(), [f"data.train={path}"]).data.train == path

@@ -21,11 +21,12 @@ from vitas_ds.config.output import Evaluate, Export, Tracking
 from vitas_ds.config.search import Check, Finalists, Search
 from vitas_ds.config.section import FilePath, Section
 from vitas_ds.config.training import Checkpoint, Retrain, Supernet, Teacher, Training
+from vitas_ds.errors import printable
 
 __all__ = [
     "RANDOM_IMAGES", "Augment", "Check", "Checkpoint", "Config", "Data", "Engine", "Evaluate", "Export", "Finalists",
     "Mixing", "Profile", "Retrain", "Run", "Search", "Section", "Supernet", "Teacher", "Tracking", "Training", "dump",
-    "format_value", "json_schema",
+    "format_value", "json_schema", "validate",
 ]  # fmt: skip
 
 
@@ -62,6 +63,27 @@ class Config(BaseModel):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     tracking: Tracking = Tracking()
+
+
+def validate(data: Any) -> Config:
+    """Return the configuration with these values.
+
+    Raises:
+        ValidationError: A key is unknown, or a value is invalid.
+    """
+    try:
+        return Config.model_validate(data)
+    except UnicodeEncodeError:  # a message with a byte of a name that is not UTF-8, which pydantic cannot hold
+        Config.model_validate(_printable(data))
+        raise
+
+
+def _printable(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _printable(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_printable(value) for value in data]
+    return printable(data) if isinstance(data, str) else data
 
 
 def dump(config: Config) -> str:

@@ -55,7 +55,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitas_ds.config import Config
+from vitas_ds.config import Config, validate
 from vitas_ds.config.parse import parse_config
 from vitas_ds.errors import UserError, explain, is_version_01
 from vitas_ds.errors.reading import MAX_RECIPE, as_written, read_text
@@ -308,7 +308,7 @@ def read_config(run: RunDir) -> Config:
         UserError: There is none, or another version wrote it.
     """
     try:
-        return Config.model_validate(parse_config(read_text(run.config, MAX_RECIPE), str(run.config)))
+        return validate(parse_config(read_text(run.config, MAX_RECIPE), str(run.config)))
     except FileNotFoundError:
         raise UserError(f"{run.path}: no such run (there is no {run.config.name} in it)") from None
     except ValidationError as error:
