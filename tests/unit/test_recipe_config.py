@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests.helpers.strategies import spaces
 from vitas_ds.config import Config, dump
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.recipe import RECIPES, load
 
 
@@ -211,7 +211,8 @@ def test_text_fields_keep_what_is_written(recipe, text):
 def test_a_byte_that_is_not_utf8_is_escaped_in_the_message(recipe, key):
     with pytest.raises(UserError) as error:
         load(recipe(), [f"{key}=\udcff"])
-    assert "udcff" in str(error.value).lower() and str(error.value).isprintable()
+    line = shorten(str(error.value))  # as it is printed
+    assert "udcff" in line and line.isprintable()
 
 
 @pytest.mark.parametrize("path", ["/a b/ü", "/a: b", "@x", "%x", "/a #1", "[x]", "{x}", "&a", "*a", "-", "!x"])
