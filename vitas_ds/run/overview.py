@@ -122,7 +122,7 @@ def _heartbeats(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(run.life.glob("rank-*.json")):
         with suppress(OSError, ValueError):  # a rank may be writing it
             beat = parse_json_line(path.read_text())
-            if isinstance(beat, dict):
+            if isinstance(beat, dict) and "pid" in beat:
                 yield path, beat
 
 

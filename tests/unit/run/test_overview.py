@@ -58,6 +58,8 @@ def test_stopped_running_failed_done(run: RunDir) -> None:
     assert overview(run).state == "stopped"  # killed: no process has this id
     beat(run, ended="out of memory")
     assert (overview(run).state, overview(run).reason) == ("failed", "out of memory")
+    write_json(run.life / "rank-00000.json", {"stage": "search", "total": 3})  # not a heartbeat
+    assert overview(run).state == "stopped"
     beat(run, ended="")
     update_summary(run, "train-supernet", {"steps": 20})
     assert overview(run).state == "stopped"  # an earlier training ended; this one has 100 steps

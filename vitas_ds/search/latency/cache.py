@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.distributed.comm import from_main
+from vitas_ds.distributed import preemption
+from vitas_ds.distributed.comm import from_main, gather
+from vitas_ds.errors import Preempted
 from vitas_ds.run.files import append_line
 from vitas_ds.search.latency.lines import Latency, Line, Setting, format_line, read_lines
 
@@ -36,12 +38,17 @@ class LatencyCache:
         """Return the seconds of each network [K], and measure those not in the cache.
 
         Without ``measure_one``, unknown networks have nan.
+
+        Raises:
+            Preempted: A rank was asked to stop. What was measured is on disk.
         """
         if self.measure_one is not None:
             missing = list({spec.key(): spec for spec in specs if spec.key() not in self.known}.values())
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
                 self.known |= from_main(lambda chunk=chunk: self._measure(chunk))  # type: ignore[misc]
+                if any(gather(preemption.requested())):
+                    raise Preempted("stopped; measured latencies are saved, start it again to resume")
         return np.array([self.known[spec.key()].seconds if spec.key() in self.known else np.nan for spec in specs])
 
     def get(self, spec: SubnetSpec) -> Latency | None:
@@ -52,6 +59,8 @@ class LatencyCache:
         assert self.measure_one is not None
         measured = {}
         for spec in specs:
+            if preemption.requested():
+                break
             measured[spec.key()] = latency = self.measure_one(spec)
             append_line(self.path, format_line(Line(spec, latency, self.setting)))
         return measured

@@ -1,12 +1,17 @@
 """The cache of measured latencies: one per setting, written at once."""
 
+import os
+import signal
 import time
 
 import numpy as np
+import pytest
 import torch
 
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Config, Search
+from vitas_ds.distributed import preemption
+from vitas_ds.errors import Preempted
 from vitas_ds.search.latency.cache import CHUNK, LatencyCache
 from vitas_ds.search.latency.lines import Latency
 from vitas_ds.search.latency.measure import current_setting
@@ -59,3 +64,20 @@ def test_without_measurements_unknown_networks_have_no_latency(tmp_path):
     seconds = cache.measure(NETS[:3])
     assert seconds[:2].tolist() == [2, 2] and np.isnan(seconds[2])
     assert cache.get(NETS[0]) == Latency(2.0, 0.5, 30) and cache.get(NETS[2]) is None
+
+
+def test_a_stop_request_keeps_what_was_measured(tmp_path):
+    measured = []
+
+    def measure_one(spec):
+        measured.append(spec)
+        if len(measured) == CHUNK + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Latency(len(measured), 0.5, 30)
+
+    path = tmp_path / "a.jsonl"
+    with preemption.catch_signals(), pytest.raises(Preempted, match="measured latencies are saved"):
+        LatencyCache(path, {"x": 1}, measure_one).measure(NETS)
+    assert len(measured) == CHUNK + 2 == len(path.read_text().splitlines())
+    with preemption.catch_signals():
+        assert LatencyCache(path, {"x": 1}, measure_one).measure(NETS).tolist() == [*range(1, len(NETS) + 1)]
