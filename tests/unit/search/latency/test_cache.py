@@ -75,9 +75,9 @@ def test_a_stop_request_keeps_what_was_measured(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
         return Latency(len(measured), 0.5, 30)
 
-    path = tmp_path / "a.jsonl"
+    path, setting = tmp_path / "a.jsonl", setting_of(1, "fp32")
     with preemption.catch_signals(), pytest.raises(Preempted, match="measured latencies are saved"):
-        LatencyCache(path, {"x": 1}, measure_one).measure(NETS)
+        LatencyCache(path, setting, measure_one).measure(NETS)
     assert len(measured) == CHUNK + 2 == len(path.read_text().splitlines())
     with preemption.catch_signals():
-        assert LatencyCache(path, {"x": 1}, measure_one).measure(NETS).tolist() == [*range(1, len(NETS) + 1)]
+        assert LatencyCache(path, setting, measure_one).measure(NETS).tolist() == [*range(1, len(NETS) + 1)]
