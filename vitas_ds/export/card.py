@@ -14,6 +14,8 @@ import yaml
 
 from vitas_ds.arch.cost import spec_macs, spec_params
 from vitas_ds.arch.spec import SubnetSpec
+from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_text
 
 LICENSE = "apache-2.0"
 
@@ -110,9 +112,9 @@ _FILES = {
 def read_license(directory: Path) -> str:
     """Return the license in the model card of a folder; "unknown" if there is none."""
     try:
-        header = yaml.safe_load((directory / "README.md").read_text().split("---")[1])
+        header = yaml.safe_load(read_text(directory / "README.md").split("---")[1])
         return str(header["license"])
-    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, UserError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):
         return "unknown"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import open_binary, parse_json_line
+from vitas_ds.errors.reading import open_binary, parse_json_line, read_bytes
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary
 
@@ -120,8 +120,8 @@ def ranks_state(run: RunDir) -> tuple[bool, str]:
 
 def _heartbeats(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(run.life.glob("rank-*.json")):
-        with suppress(OSError, ValueError):  # a rank may be writing it
-            beat = parse_json_line(path.read_text())
+        with suppress(OSError, ValueError, UserError):  # a rank may be writing it
+            beat = parse_json_line(read_bytes(path))
             if isinstance(beat, dict) and "pid" in beat:
                 yield path, beat
 

@@ -15,6 +15,7 @@ from vitas_ds.distributed import comm, watchdog
 from vitas_ds.elastic.scores import Scores, read_scores
 from vitas_ds.engine import precision
 from vitas_ds.errors import UserError, shorten
+from vitas_ds.errors.reading import read_bytes
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
@@ -141,7 +142,7 @@ def search_images(config: Config, run_dir: RunDir) -> ImageSet:
             "training; the search may score on images that the supernet has learned", stacklevel=2,
         )  # fmt: skip
         return images
-    held_out = set(os.fsdecode(path.read_bytes()).split("\n"))
+    held_out = set(os.fsdecode(read_bytes(path)).split("\n"))
     learned = [name for name in images.paths if not held_out.issuperset(name.split("\n"))]
     if learned:
         raise UserError(

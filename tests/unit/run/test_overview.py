@@ -60,6 +60,10 @@ def test_stopped_running_failed_done(run: RunDir) -> None:
     assert (overview(run).state, overview(run).reason) == ("failed", "out of memory")
     write_json(run.life / "rank-00000.json", {"stage": "search", "total": 3})  # not a heartbeat
     assert overview(run).state == "stopped"
+    (run.life / "rank-00000.json").unlink()
+    os.mkfifo(run.life / "rank-00000.json")  # to open it would wait
+    assert overview(run).state == "stopped"
+    (run.life / "rank-00000.json").unlink()
     beat(run, ended="")
     update_summary(run, "train-supernet", {"steps": 20})
     assert overview(run).state == "stopped"  # an earlier training ended; this one has 100 steps

@@ -24,7 +24,7 @@ from vitas_ds.config import Config
 from vitas_ds.distributed import watchdog
 from vitas_ds.distributed.comm import from_main
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import parse_json_line, read_text
 from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible import operators
@@ -175,7 +175,7 @@ def _asked_for(config: Config) -> dict[str, Any]:
 def _read(path: Path, required: dict[str, Any]) -> dict[str, Any] | None:
     """Read a saved predictor and check its setting; None without a file."""
     try:
-        saved = parse_json_line(path.read_text())
+        saved = parse_json_line(read_text(path))
         setting = saved["setting"]
     except FileNotFoundError:
         return None

@@ -17,6 +17,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Search
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import read_bytes
 from vitas_ds.search.feasible.budget import Budget, compute_costs, violation
 from vitas_ds.search.latency.limits import MIN_NETWORKS
 from vitas_ds.search.latency.lines import Line, Setting, parse_line
@@ -58,8 +59,8 @@ def read_table(search: Search, space: SearchSpace, budget: Budget) -> Table:
     """
     path = Path(search.latency_table or "")
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bytes(path)
+    except FileNotFoundError as error:
         raise UserError(
             f"search.latency_table: {path}: {error.strerror}; vitas latency RECIPE --out {path} writes a table"
         ) from None

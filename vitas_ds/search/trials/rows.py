@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import parse_json_line, read_text
 from vitas_ds.run.run_dir import RunDir
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ def read_rows(run: RunDir) -> list[Row]:
     if not run.finalists.exists():
         return []
     try:
-        rows = [parse_json_line(line) for line in run.finalists.read_text().splitlines()]
+        rows = [parse_json_line(line) for line in read_text(run.finalists).splitlines()]
     except ValueError as error:
         raise UserError(f"{run.finalists}: not JSON ({error}); remove it, the search writes it again") from None
     for number, row in enumerate(rows, 1):
