@@ -68,7 +68,8 @@ def run_stage(args: argparse.Namespace) -> int:
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a lost rank is one line, not a stack trace per rank
     config = with_drop_order(load(args.recipe, args.overrides))
-    validate.check(config, args.command, launcher.read().world_size)
+    check = partial(validate.check, config, args.command, launcher.read().world_size)
+    check()
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")
     if getattr(args, "replay", None) is not None:
         stage.replay_step(config, args.replay)
@@ -78,7 +79,7 @@ def run_stage(args: argparse.Namespace) -> int:
     if args.redo:
         from vitas_ds.stages.redo import redoing
 
-        redoing(args.command, run)
+        redoing(args.command, run, partial(check, again=True))
     else:
         run()
     return 0

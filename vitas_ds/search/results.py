@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.config.limits import format_number
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.run_dir import RunDir
@@ -125,11 +126,16 @@ def _select_below(run: RunDir, choice: str, bound: Bound) -> SubnetSpec:
     compare: Callable[[Any, Any], bool] = operator.le if bound.inclusive else operator.lt
     matches = [c for c in candidates if compare(c.costs[name], bound.limit)]
     if not matches:
-        smallest = format_cost(name, min(c.costs[name] for c in candidates))
-        raise UserError(
-            f"retrain.spec: {choice}: no candidate of the search matches; the smallest {name} is {smallest}"
-        )
+        smallest = _format(name, min(c.costs[name] for c in candidates))
+        limit = f"{'at most' if bound.inclusive else 'below'} {_format(name, bound.limit)}"
+        which = "fastest" if name == "latency" else "cheapest"
+        raise UserError(f"retrain.spec: {choice}: no candidate with {name} {limit}; the {which} has {smallest}")
     return min(matches, key=lambda c: (-c.value, c.costs[name])).spec
+
+
+def _format(name: str, value: float) -> str:
+    """Format a cost as in a choice, such as 802.3K; the latency in seconds."""
+    return format_cost(name, value) if name == "latency" else format_number(value)
 
 
 def _read(path: Path) -> Any:

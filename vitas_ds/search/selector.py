@@ -15,8 +15,12 @@ from vitas_ds.config.limits import UNITS
 from vitas_ds.errors import UserError
 from vitas_ds.search.feasible.budget import COSTS, PS_PER_SECOND
 
-ALLOWED = "allowed: search:best, search:best[N], search:pareto[N], search:budget[N], or a bound like search:macs<1.3G"
+ALLOWED = (
+    "allowed: search:best, search:best[N], search:pareto[N], search:pareto[0,2], search:budget[N], search:budgets, a "
+    "bound like search:macs<1.3G, or one of another run, RUN:search:..."
+)
 MARK = "search:"
+UNIT_LETTERS = "".join(UNITS)
 ALL_BUDGETS = "search:budgets"
 
 
@@ -86,7 +90,7 @@ def parse_choice(text: str) -> ListEntry | Bound:
     Raises:
         UserError: ``text`` is not a valid choice.
     """
-    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([mKMG]?)", text)
+    bound = re.fullmatch(rf"search:({'|'.join(COSTS)}|latency)\s*(<=?)\s*([0-9.eE+-]+)\s*([{UNIT_LETTERS}]?)", text)
     entry = re.fullmatch(r"search:(best|pareto|budget)(?:\[(\d+)\])?", text)
     if entry and text not in ("search:pareto", "search:budget"):
         return ListEntry(entry[1], int(entry[2]) if entry[2] else 1)

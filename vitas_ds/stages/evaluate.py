@@ -21,8 +21,9 @@ from vitas_ds.distributed import comm, preemption, watchdog
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
-from vitas_ds.export.folder import read_model, read_preprocess, weights_digest
+from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, weights_digest
 from vitas_ds.models.hits import top_hits
+from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run import lock
 from vitas_ds.run.aside import set_aside
 from vitas_ds.run.files import replacing
@@ -48,25 +49,26 @@ def run(config: Config) -> None:
         if ranks.is_main:
             print(f"evaluate: done already, top-1 {previous['top1']:.4f} on {previous['images']} images")
         return
+    inputs = _read_inputs(config, source)  # wrong ones must not cost the old result
     if previous:
         comm.from_main(lambda: _move_aside(run_dir, changed))
-    numbers = _evaluate(config, run_dir, ranks, source)
+    numbers = _evaluate(config, run_dir, ranks, *inputs)
     if ranks.is_main:
         write_result(run_dir, "evaluate", key | numbers | {"contents": version_of(run_dir, "val", read_val(config))})
         complete_summary(run_dir)
 
 
 def _changed(config: Config, run_dir: RunDir, previous: dict[str, Any], key: dict[str, Any]) -> str:
-    """Return what has changed since the last evaluation; "" if nothing has.
+    """Return a clause about a change since the last evaluation; "" without a change.
 
     The same images in another folder are the same. Without the folder, they cannot be compared.
     """
-    for name, text in (("model", "evaluate.model"), ("sha256", "the weights"), ("precision", "evaluate.precision")):
+    for name, text in (("model", "evaluate.model"), ("sha256", "the file of weights"), ("precision", "the precision")):
         if previous.get(name) != key[name]:
-            return text
+            return f"{text} has changed"
     version, moved = previous.get("contents"), previous.get("val") != key["val"]
     if config.data.synthetic or version is None or not os.path.isdir(config.data.val):
-        return "data.val" if moved else ""
+        return "data.val has changed" if moved else ""
     text = difference(run_dir, version, read_val(config))
     return f"data.val: {text}" if text else ""
 
@@ -75,15 +77,26 @@ def _move_aside(run_dir: RunDir, changed: str) -> None:
     lock.acquire(run_dir.path, "evaluate")
     old = set_aside(run_dir, ["evaluate"])
     if old is not None:
-        print(f"evaluate: {changed}, unlike last time; evaluating again, old result: {old.path}", flush=True)
+        print(f"evaluate: {changed}; evaluating again, old result: {old.path}", flush=True)
 
 
-def _evaluate(config: Config, run_dir: RunDir, ranks: Ranks, source: Path) -> dict[str, float]:
+def _read_inputs(config: Config, source: Path) -> tuple[VisionTransformer, Preprocess, ImageSet]:
+    """Return the network, its preprocessing and the images.
+
+    Raises:
+        UserError: They cannot be read, or do not fit.
+    """
     model, preprocess = read_model(source), read_preprocess(source)
-    num_classes, image_size = model.spec.num_classes, model.spec.image_size
-    if num_classes != config.space.num_classes:
-        raise UserError(f"{source}: has {num_classes} classes, space.num_classes is {config.space.num_classes}")
-    images, data = validation_images(config, model, preprocess, str(source)), preprocess.apply_to(config.data)
+    found, expected = model.spec.num_classes, config.space.num_classes
+    if found != expected:
+        raise UserError(f"{source}: has {found} classes, space.num_classes is {expected}")
+    return model, preprocess, validation_images(config, model, preprocess, str(source))
+
+
+def _evaluate(
+    config: Config, run_dir: RunDir, ranks: Ranks, model: VisionTransformer, preprocess: Preprocess, images: ImageSet
+) -> dict[str, float]:
+    data, image_size = preprocess.apply_to(config.data), model.spec.image_size
     precision.set_backends(config.engine)
     net: nn.Module = model.to(ranks.device)
     if precision.compiles_network(config.engine, ranks.device):

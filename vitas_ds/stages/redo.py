@@ -16,8 +16,13 @@ from vitas_ds.run.aside import ORDER, dependents, set_aside
 from vitas_ds.run.run_dir import RunDir
 
 
-def redoing(stage: str, run: Callable[[], None]) -> None:
+def redoing(stage: str, run: Callable[[], None], check: Callable[[], None]) -> None:
     """Run a stage. Move results of this and later stages that do not fit aside, and print why. All ranks call it.
+
+    Args:
+        stage: The stage.
+        run: Runs it.
+        check: Checks the inputs that it needs to make its results again.
 
     Raises:
         Stale: The results are those of an earlier stage, which has to run again first.
@@ -29,6 +34,7 @@ def redoing(stage: str, run: Callable[[], None]) -> None:
             comm.from_main(partial(lock.acquire, Path(stale.run), f"{stage} --redo"))
             locked = stale.run
             continue
+        check()  # a wrong path must not cost the old results
         line = comm.from_main(partial(_move, stale))
         if console.is_main():
             print(line, flush=True)

@@ -28,7 +28,7 @@ def source_run(config: Config) -> RunDir | None:
     return run if run is not None and run.config.is_file() else None
 
 
-def check_source(config: Config) -> None:
+def check_source(config: Config, needed: bool = True) -> None:
     """Check that ``search.checkpoint`` has a trained supernet and, if it is a run, one of the same space.
 
     Raises:
@@ -38,6 +38,8 @@ def check_source(config: Config) -> None:
     if path is None:
         return
     if run is None:
+        if needed and not Path(path).exists():
+            raise UserError(f"search.checkpoint: {path}: no such run, checkpoint or file of weights")
         if Path(path).is_dir() and not is_checkpoint(path):
             raise UserError(f"search.checkpoint: {path}: neither a run nor a checkpoint; give the folder of a run")
         return

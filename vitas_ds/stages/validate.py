@@ -5,6 +5,7 @@ Rules that another package enforces as well are functions of that package, which
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vitas_ds.data.sources import check_class_count
 from vitas_ds.data.walk import list_folder, shards_of
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError
+from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import reused_ledger, run_of
 from vitas_ds.run.tracking import check_tracking
 from vitas_ds.search.feasible import budget
@@ -42,13 +44,14 @@ MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a final
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 
-def check(config: Config, stage: str, ranks: int) -> None:
+def check(config: Config, stage: str, ranks: int, again: bool = False) -> None:
     """Check the inputs of a stage, and warn about ignored settings.
 
     Args:
         config: The resolved configuration.
         stage: Name of the stage, or "config" to check the settings of all stages without reading data or ledgers.
         ranks: Number of ranks.
+        again: The stage will make its results again, and needs all of its inputs.
 
     Raises:
         UserError: The first problem, as one line.
@@ -62,17 +65,17 @@ def check(config: Config, stage: str, ranks: int) -> None:
     if stage in (*NEEDS_TRAIN, "config"):
         config.data.check_resize(config.space.image_size)
     if stage in ("train-supernet", "search", "config"):
-        _check_supernet_and_search(config, stage, ranks)
+        _check_supernet_and_search(config, stage, ranks, again)
     if stage in (*NEEDS_TRAIN, "config"):
         check_retrain_teacher(config, stage)
     if stage in NEEDS_TRAIN:
-        _check_models(config, stage)
+        _check_models(config, stage, again)
     _check_data(config.data, config.run.device)
     if (stage in NEEDS_TRAIN or stage == "evaluate") and not config.data.synthetic:
-        _check_folders(config, stage)
+        _check_folders(config, stage, again)
 
 
-def _check_supernet_and_search(config: Config, stage: str, ranks: int) -> None:
+def _check_supernet_and_search(config: Config, stage: str, ranks: int, again: bool) -> None:
     """Check the settings of the search before the supernet trains too: finding errors after it would cost days."""
     feasible_sets(config.space, config.search)
     _check_distribution(config)
@@ -84,7 +87,7 @@ def _check_supernet_and_search(config: Config, stage: str, ranks: int) -> None:
     _check_latency(config, stage)
     if stage == "search":  # other stages of the run may have other ranks and start before the ledger exists
         _check_search(config.search, ranks)
-        check_source(config)
+        check_source(config, needed=again or not run_of(config).best.exists())
     _warn_ignored(config.supernet, config.search, config.space.elastic.on)
     check_pretrained(config, stage)
     _check_choice(config)
@@ -249,16 +252,16 @@ def _check_own_choice(config: Config, spec: str, choice: ListEntry | Bound, top_
         )
 
 
-def _check_models(config: Config, stage: str) -> None:
+def _check_models(config: Config, stage: str, again: bool) -> None:
     """Check the trained networks that this stage and later ones read. Finished stages need none.
 
     A later stage may name a run whose network is still in training.
     """
     run = run_of(config)
     own_teacher = config.supernet.teacher.model not in (None, INIT)
-    if stage == "train-supernet" and own_teacher and not run.supernet_weights.exists():
+    if stage == "train-supernet" and own_teacher and (again or not run.supernet_weights.exists()):
         check_teacher(config.supernet.teacher, "supernet", config.space)
-    if run.retrain_weights.exists():
+    if run.retrain_weights.exists() and not (again and stage == "retrain"):
         return
     teacher, init = config.retrain.teacher, config.retrain.init
     known = init in ("scratch", "supernet") or is_checkpoint(init)  # the stage reads the shapes in a checkpoint
@@ -268,7 +271,7 @@ def _check_models(config: Config, stage: str) -> None:
 
     if teacher.model not in (None, INIT) and must_exist(str(teacher.model)):
         check_teacher(teacher, "retrain", config.space)
-    if not known and must_exist(init) and not any(run.retrain.checkpoints.glob("step-*")):
+    if not known and must_exist(init) and (again or not any(run.retrain.checkpoints.glob("step-*"))):
         find_model(init, "retrain.init")  # it may have other classes and another image size
 
 
@@ -283,15 +286,18 @@ def _check_data(data: Data, device: str) -> None:
         warnings.warn("data.decoder is ignored: run.device is cpu, which always decodes on the host", stacklevel=2)
 
 
-def _check_folders(config: Config, stage: str) -> None:
+def _check_folders(config: Config, stage: str, again: bool) -> None:
     """Check that the image folders have the same classes, ``space.num_classes`` of them.
 
     Only the folder of this stage must exist, and only while the stage has no results.
     """
     run = run_of(config)
     results = {"train-supernet": run.supernet_weights, "search": run.best, "retrain": run.retrain_weights}
-    required = {"data.train": stage in NEEDS_TRAIN and not results[stage].exists(), "data.val": stage == "evaluate"}
-    required["data.val"] = required["data.val"] and not run.evaluation.exists()
+    evaluated_on = read_json(run.evaluation, {}).get("val")
+    required = {
+        "data.train": stage in NEEDS_TRAIN and (again or not results[stage].exists()),
+        "data.val": stage == "evaluate" and evaluated_on != os.path.abspath(config.data.val),
+    }
     classes = {}
     for field, folder in (("data.train", config.data.train), ("data.val", config.data.val)):
         if folder and not required[field] and not Path(folder).is_dir():
