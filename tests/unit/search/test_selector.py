@@ -39,6 +39,10 @@ def test_choices() -> None:
     assert parse_choice("search:best") == ListEntry("best", 1)
     assert parse_choice("search:pareto[0]") == ListEntry("pareto", 0)
     assert parse_choice("search:macs<=1.3G") == Bound("macs", True, 1.3e9)
+    for unit, factor in {"": 1, "u": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.items():
+        assert parse_choice(f"search:macs<700{unit}") == Bound("macs", False, 700 * factor)
     for wrong in ("search:pareto", "search:pareto[0,]", "search:pareto[-1]", "search:worst", "search:pareto[0,1]"):
-        with pytest.raises(UserError, match="does not name a candidate"):
+        with pytest.raises(
+            UserError, match=r"does not name a candidate; allowed: .*search:pareto\[0,2\].*, RUN:search:\.\.\.$"
+        ):
             parse_choice(wrong)
