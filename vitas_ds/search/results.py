@@ -141,5 +141,5 @@ def _format(name: str, value: float) -> str:
 def _read(path: Path) -> Any:
     data = read_json(path, None)
     if data is None:
-        raise UserError(f"retrain.spec: {path} does not exist: the search of this run has not finished")
+        raise UserError(f"retrain.spec: {path} does not exist: the search of this run has not finished; run it first")
     return data

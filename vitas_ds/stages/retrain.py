@@ -148,7 +148,7 @@ def chosen_spec(config: Config, run_dir: RunDir) -> SubnetSpec:
     if choice == "init":  # to resume, a run does not need the model
         found = read_spec(run_dir.retrain_spec) if run_dir.retrain_spec.exists() else spec_of_init(config.retrain.init)
     else:
-        found = _found_by_search(run_dir, choice) or find_spec(choice)
+        found = _found_by_search(config, run_dir) or find_spec(choice)
     spec = replace(found.canonical(), image_size=config.space.image_size, num_classes=config.space.num_classes)
     if config.retrain.distill_token:
         spec = _with_token(spec, config.retrain.init)
@@ -177,11 +177,21 @@ def _with_token(spec: SubnetSpec, init: str) -> SubnetSpec:
     return replace(spec, prefix_tokens=2, classifiers=2)
 
 
-def _found_by_search(run_dir: RunDir, choice: str) -> SubnetSpec | None:
-    """Return the spec of a search result of this or another run; None if ``choice`` does not name one."""
-    source = find_source(choice)
+def _found_by_search(config: Config, run_dir: RunDir) -> SubnetSpec | None:
+    """Return the spec of a search result of this or another run; None if ``retrain.spec`` does not name one.
+
+    Raises:
+        UserError: The other run does not exist, or the search has no such result.
+    """
+    source, init = find_source(config.retrain.spec), config.retrain.init
     if source is None:
         return None
+    found = run_dir.best.exists() or run_dir.pareto.exists()
+    if not source.run and not found and init not in ("scratch", "supernet"):
+        raise UserError(
+            f"retrain.spec: {source.choice}: this run has no search results; set retrain.spec=init to keep the network "
+            "of retrain.init, or run the search first"
+        )
     other = RunDir(Path(source.run)) if source.run else run_dir
     if source.run and not other.config.is_file():
         raise UserError(f"retrain.spec: {source.run}: not a run (there is no config.yaml in it)")

@@ -14,16 +14,17 @@ from vitas_ds.data.sources import ImageSet, hold_out
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.elastic.scores import Scores, read_scores
 from vitas_ds.engine import precision
-from vitas_ds.errors import UserError, shorten
+from vitas_ds.errors import Stale, UserError, shorten
 from vitas_ds.errors.reading import read_bytes
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
 from vitas_ds.run.start import find_run
 from vitas_ds.search.plots import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.session import open_session, run_search
-from vitas_ds.search.trials.finalists import are_configured
+from vitas_ds.search.trials.finalists import changed_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
+from vitas_ds.stages import redo
 from vitas_ds.stages.common import running, split_training_images
 from vitas_ds.stages.forecast import after_search, print_search_estimate
 from vitas_ds.stages.inputs import (
@@ -44,11 +45,14 @@ def run(config: Config) -> None:
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
-    if _is_done(config, run_dir, key):
+    done = _is_done(config, run_dir, key)
+    note = comm.from_main(lambda: _compare(config, run_dir, done))
+    if done:
         comm.from_main(lambda: _check(config, run_dir))
         if ranks.is_main:
             previous = read_summary(run_dir)["search"]
-            print(f"search: done already, {previous['scored']} candidates scored, best {previous['best']['score']:.4f}")
+            print(f"search: done already, {previous['scored']} candidates scored, best {previous['best']['score']:.4f}"
+                  + note)  # fmt: skip
         return
     check_short_trainings(config)
     precision.set_backends(config.engine)
@@ -107,13 +111,38 @@ def _importance(config: Config, run_dir: RunDir) -> Scores | None:
     return None
 
 
+def _compare(config: Config, run_dir: RunDir, done: bool) -> str:
+    """Compare the settings with those of a search with results. Return a note for a finished one.
+
+    Raises:
+        Stale: It would lose results, or an unfinished search has finalists of other settings, or ``--redo`` was given.
+    """
+    before, now = read_summary(run_dir).get("search", {}).get("generations") or 0, config.search.generations
+    if run_dir.best.exists() and now < before:
+        raise Stale(
+            run_dir.path, "search", f"search.generations {before} -> {now}",
+            f"{run_dir.path}: has searched {before} generations, this start has search.generations={now}; to keep its "
+            "settings, give its folder instead of a recipe; or set another run.name",
+        )  # fmt: skip
+    changed = changed_settings(config, run_dir) if config.search.finalists.count else ""
+    if not changed:
+        return ""
+    reason = f"the finalists were trained with {changed}"
+    if done and not redo.asked():
+        return f"; {reason}: --redo searches again"
+    raise Stale(
+        run_dir.path, "search", reason,
+        f"{run_dir.finalist_states}: {reason}; restore this, or remove the folder to train them again",
+    )  # fmt: skip
+
+
 def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     """Return whether the search has ended with these settings, including finalists and baselines if requested."""
     previous = read_summary(run_dir).get("search", {})
     wanted, trained = config.search.finalists, previous.get("finalists") or {}
     finalists_done = not trained
     if wanted.count:
-        finalists_done = wanted.model_dump().items() <= trained.items() and are_configured(config, run_dir)
+        finalists_done = wanted.model_dump().items() <= trained.items()
     check, checked = config.search.check, previous.get("check") or {}
     check_done = not check.nets or check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines

@@ -55,3 +55,15 @@ def test_an_unknown_entry_prints_the_front(tmp_path: Path, searched: RunDir) -> 
     config = make(tmp_path, f"{tmp_path}/nowhere:search:best")
     with pytest.raises(UserError, match="nowhere: not a run"):
         chosen_spec(config, run_of(config))
+
+
+def test_without_a_search_the_network_of_init_is_suggested(tmp_path: Path) -> None:
+    given = make(tmp_path, "search:best", init=str(tmp_path / "old"))
+    with pytest.raises(
+        UserError, match=r"retrain\.spec: search:best: .*; set retrain\.spec=init to keep the network of"
+    ):
+        chosen_spec(given, run_of(given))
+    for init in ("scratch", "supernet"):
+        random = make(tmp_path, "search:best", init=init)
+        with pytest.raises(UserError, match=r"best\.json does not exist: the search .* has not finished; run it first"):
+            chosen_spec(random, run_of(random))

@@ -35,7 +35,7 @@ from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.progress import ProgressReport
 from vitas_ds.search.trials.rows import Row, order_of
-from vitas_ds.search.trials.store import Outcome, Store, name_of
+from vitas_ds.search.trials.store import Outcome, Store, changes, name_of
 from vitas_ds.search.trials.training import Trial, training_images
 
 # fields of retrain without effect on finalists
@@ -112,12 +112,17 @@ def configured(config: Config) -> dict[str, Any]:
     return found | {"engine.precision": config.engine.precision, "run.seed": config.run.seed}
 
 
-def are_configured(config: Config, run: RunDir) -> bool:
-    """Return whether the finalists of a run were trained as configured; a teacher counts if it is another folder."""
-    saved = Store(run).settings()
-    teacher = (saved.get("retrain.teacher") or {}).get("model")
-    wanted = with_absolute_paths(config).retrain.teacher.model
-    return configured(config).items() <= saved.items() and teacher == wanted
+def changed_settings(config: Config, run: RunDir) -> str:
+    """Return the settings of the finalists of a run that are configured otherwise now; "" without saved settings.
+
+    A teacher has changed if it is another folder.
+    """
+    saved, teacher = Store(run).settings(), "retrain.teacher.model"
+    if not saved:
+        return ""
+    now = configured(config) | {teacher: with_absolute_paths(config).retrain.teacher.model}
+    before = {name: saved.get(name) for name in now} | {teacher: (saved.get("retrain.teacher") or {}).get("model")}
+    return changes(before, now)
 
 
 def settings(config: Config, inputs: ScoringInputs) -> dict[str, Any]:

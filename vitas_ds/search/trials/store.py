@@ -99,9 +99,7 @@ class Store:
             )
         now = json.loads(to_json(settings))
         if before is not None and before != now:
-            names = [name for name in before | now if before.get(name) != now.get(name)]
-            changes = ", ".join(f"{n}={_short(before.get(n))} (now {_short(now.get(n))})" for n in names)
-            reason = f"the {self.trained} were trained with {changes}"
+            reason = f"the {self.trained} were trained with {changes(before, now)}"
             raise Stale(
                 self.run.path, "search", reason,
                 f"{self.run.finalist_states}: {reason}; restore this, or remove the folder to train them again",
@@ -201,6 +199,12 @@ class Store:
             raise UserError(
                 f"{self._state(name)}: missing or damaged; remove it to train this candidate again"
             ) from None
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return the settings that differ, with both values."""
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    return ", ".join(f"{name}={_short(before.get(name))} (now {_short(now.get(name))})" for name in names)
 
 
 def _short(value: Any) -> str:
