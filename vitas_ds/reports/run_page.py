@@ -15,7 +15,7 @@ from vitas_ds.reports.search_section import values_of, with_error
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, trains_older_network
 from vitas_ds.run.thinned_metrics import read_thinned_metrics
 from vitas_ds.search.latency.facts import describe_row
 
@@ -142,7 +142,9 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
     summary = read_summary(run)
     values: list[tuple[str, str]] = []
     if "evaluate" in summary:
-        values += [(f"{name[:3]}-{name[3:]} on val", f"{summary['evaluate'][name]:.2%}") for name in ("top1", "top5")]
+        older = " (network of an earlier search)" if trains_older_network(run) else ""
+        accuracies = {name: f"{summary['evaluate'][name]:.2%}" for name in ("top1", "top5")}
+        values += [(f"{name[:3]}-{name[3:]} on val{older}", text) for name, text in accuracies.items()]
     if "search" in summary:
         best = summary["search"]["best"]
         values += [("MACs of the best candidate", short(best["macs"])), (_score_name(best), f"{best['score']:.1%}")]

@@ -18,7 +18,7 @@ from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import open_binary, parse_json_line, read_bytes
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir, read_summary, trains_older_network
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl
 SILENT = 60  # seconds without a heartbeat after which a rank counts as stopped; it beats every 5 seconds
@@ -38,6 +38,7 @@ class Overview:
         run_left: Remaining seconds of this stage and the later ones, at its speed; None if unknown.
         best: Search score of the best candidate; None before the search has ended.
         top1: Accuracy on the validation images; None before the evaluation.
+        older: Whether this is the accuracy of the best network of an earlier search.
         size: Bytes on disk.
         last: Last record of the metrics of the stage.
     """
@@ -51,6 +52,7 @@ class Overview:
     run_left: float | None
     best: float | None
     top1: float | None
+    older: bool
     size: int
     last: dict[str, Any]
 
@@ -82,7 +84,8 @@ def overview(run: RunDir) -> Overview:
     left, run_left = _remaining(step, total, pace, recorded.get("later")) if running and pace else (None, None)
     best = summary.get("search", {}).get("best", {}).get("score")
     top1 = summary.get("evaluate", {}).get("top1")
-    return Overview(stage, step, total, state, reason, left, run_left, best, top1, folder_size(run.path), last)
+    older = top1 is not None and trains_older_network(run)
+    return Overview(stage, step, total, state, reason, left, run_left, best, top1, older, folder_size(run.path), last)
 
 
 def _remaining(step: int, total: int, pace: float, later: float | None) -> tuple[float | None, float | None]:

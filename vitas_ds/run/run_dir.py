@@ -67,6 +67,7 @@ DIGEST = "sha256 of numbers and product"
 OF_CANDIDATE = (  # fields of best.json besides the headline numbers
     "top", "dropped", "budgets", "images", "generation", "seconds", "rank", "search_score", "searched_on",
 )  # fmt: skip
+SHAPE = ("patch_size", "embed_dim", "layers")  # fields of a spec that a recipe does not give
 
 
 @dataclass(frozen=True)
@@ -343,6 +344,14 @@ def read_summary(run: RunDir) -> dict[str, Any]:
         if evaluated.get("model") == "retrain" and "retrain" in summary:
             summary["retrain"] |= {name: evaluated[name] for name in ("top1", "top5")}
     return summary
+
+
+def trains_older_network(run: RunDir) -> bool:
+    """Return whether the search has found another best network since the stage retrain trained its best one."""
+    trained, best = read_json(run.retrain_spec, {}), read_json(run.best, {}).get("spec", {})
+    if all(trained.get(name) == best.get(name) for name in SHAPE) or not (trained and best):
+        return False
+    return read_config(run).retrain.spec in ("search:best", "search:best[1]")
 
 
 def _is_aside(run: RunDir, stage: str, numbers: Any) -> bool:

@@ -36,4 +36,5 @@ def row(run: RunDir) -> tuple[str, ...]:
     except UserError as error:
         return run.name, "", "", "", "", "", str(error)[:100]
     best, top1 = (("" if value is None else f"{value:.1%}") for value in (found.best, found.top1))
+    top1 += " (earlier search)" if found.older else ""
     return run.name, found.stage, found.progress, best, top1, format_size(found.size), found.state

@@ -41,7 +41,8 @@ def lines(run: RunDir, found: Overview) -> list[str]:
     if found.best is not None:
         texts.append(f"best candidate: search score {found.best:.2%}")
     if found.top1 is not None:
-        texts.append(f"top-1 on val: {found.top1:.2%}")
+        older = ", of the best network of an earlier search; start retrain" if found.older else ""
+        texts.append(f"top-1 on val: {found.top1:.2%}{older}")
     if found.state in ("stopped", "failed") and found.stage:
         texts.append(f"to resume: vitas {found.stage} {run.path}")
     return texts

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from vitas_ds.config import Search
+from vitas_ds.config import Config, Search
 from vitas_ds.reports.search_section import budgets
 from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.search.selector import Source
 from vitas_ds.stages.export import _budget
 
 
@@ -38,4 +39,4 @@ def test_a_row_has_search_training_and_run(tmp_path: Path) -> None:
 )
 def test_the_card_names_the_budget(choice: str, expected: str) -> None:
     search = Search.model_validate({"budgets": ["2G", "3G"], "params": (0, 1e7)})
-    assert _budget(search, choice) == expected
+    assert _budget(Config(search=search), Source("", choice)) == expected

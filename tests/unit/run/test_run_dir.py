@@ -25,6 +25,7 @@ from vitas_ds.run.run_dir import (
     complete_summary,
     read_config,
     read_summary,
+    trains_older_network,
     update_summary,
     write_result,
 )
@@ -250,6 +251,19 @@ def test_numbers_count_only_as_written_and_with_their_product(tmp_path, stage):
     write_result(other, stage, {"steps": 9, "loss": 2.5}, made)
     shutil.copy(other.path / record.relative_to(run.path), record)
     assert read_summary(run) == expected
+
+
+def test_a_later_search_may_find_another_network(tmp_path):
+    run = open_run(make(tmp_path), True)
+    spec = {"patch_size": 4, "embed_dim": 64, "layers": [{"num_heads": 2}], "image_size": 32}
+    assert not trains_older_network(run)
+    write_json(run.retrain_spec, spec | {"image_size": 224})  # retrained for another image size
+    write_json(run.best, {"spec": spec})
+    assert not trains_older_network(run)
+    write_json(run.best, {"spec": spec | {"embed_dim": 96}})
+    assert trains_older_network(run)
+    run = open_run(make(tmp_path, retrain={"spec": "search:best[2]"}), True)
+    assert not trains_older_network(run)
 
 
 def paths_of(owner: RunDir | TrainingDir) -> list[Path]:

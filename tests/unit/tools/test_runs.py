@@ -49,5 +49,5 @@ def test_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_remaining_time_of_stage_and_run(runs: Path) -> None:
     last = {"loss": 1.5, "step_seconds": 2.0}
-    found = Overview("search", 30, 100, "running", "", 140.0, 740.0, None, None, 0, last)
+    found = Overview("search", 30, 100, "running", "", 140.0, 740.0, None, None, False, 0, last)
     assert progress(found) == "search  running  30/100  loss 1.5000  ETA 2:20  all stages about 12:20"
