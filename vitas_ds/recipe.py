@@ -9,6 +9,7 @@ module does not import torch.
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import warnings
 from pathlib import Path
@@ -18,11 +19,12 @@ from pydantic import ValidationError
 
 from vitas_ds.config import Config, validate
 from vitas_ds.config.parse import parse_config, parse_value
-from vitas_ds.errors import UserError, explain, is_version_01
+from vitas_ds.errors import UserError, explain, is_version_01, shorten
 from vitas_ds.errors.reading import MAX_RECIPE, read_text
 
 RECIPES = Path(__file__).parent / "recipes"
 RUN_CONFIG = "config.yaml"  # in a run folder
+MAX_NAMES, MAX_LETTERS = 8, 130  # of a list in an error line
 
 
 def load(recipe: str, overrides: list[str]) -> Config:
@@ -37,7 +39,7 @@ def load(recipe: str, overrides: list[str]) -> Config:
             the override or the file.
     """
     folder = find_run_folder(recipe, overrides)
-    path, data = read_recipe(recipe) if folder is None else _read_run(folder)
+    path, data = read_recipe(recipe, _runs_folder(overrides)) if folder is None else _read_run(folder)
     before = copy.deepcopy(data)
     for override in overrides:
         key, sep, value = override.partition("=")
@@ -97,9 +99,14 @@ def find_run_folder(word: str, overrides: list[str]) -> Path | None:
         return folder
     if os.path.isdir(folder):
         raise UserError(f"{word}: not a run (there is no {RUN_CONFIG} in it); give the folder of a run, or a recipe")
-    dirs = [override.partition("=")[2] for override in overrides if override.startswith("run.dir=")]
-    named = Path(dirs[-1] if dirs else Config().run.dir) / word
+    named = _runs_folder(overrides) / word
     return None if os.path.isfile(folder) or not os.path.isfile(named / RUN_CONFIG) else named
+
+
+def _runs_folder(overrides: list[str]) -> Path:
+    """Return the folder of the runs, ``run.dir``."""
+    dirs = [override.partition("=")[2] for override in overrides if override.startswith("run.dir=")]
+    return Path(dirs[-1] if dirs else Config().run.dir)
 
 
 def _read_run(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -110,8 +117,12 @@ def _read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     return path, data | {"run": (data.get("run") or {}) | {"dir": str(parent), "name": resolved.name}}
 
 
-def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
+def read_recipe(recipe: str, runs: Path | None = None) -> tuple[str, dict[str, Any]]:
     """Return path and contents of a recipe, without empty sections.
+
+    Args:
+        recipe: Name of a file in ``recipes/``, or path of a YAML file.
+        runs: Folder of the runs, whose names a message may suggest.
 
     Raises:
         UserError: The recipe does not exist, or is not a YAML mapping.
@@ -119,12 +130,43 @@ def read_recipe(recipe: str) -> tuple[str, dict[str, Any]]:
     packaged = RECIPES / f"{recipe}.yaml"
     path = packaged if os.path.isfile(packaged) else Path(recipe)
     if not os.path.isfile(path):  # unlike Path.is_file, False if the name is too long
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise UserError(f"{recipe}: no such recipe or run; there are {names}, or give a YAML file or a run folder")
+        raise UserError(_not_found(recipe, runs))
     data = parse_config(read_text(path, MAX_RECIPE), str(path)) or {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe must be a mapping of sections")
     return str(path), {name: section for name, section in data.items() if section is not None}
+
+
+def _not_found(word: str, runs: Path | None) -> str:
+    """Return the message about an unknown recipe or run: a similar name and those there are.
+
+    For a path, these are the runs or YAML files of its folder; for a name, the packaged recipes.
+    """
+    path = Path(word)
+    is_path, is_file = path.name != word, path.suffix in (".yaml", ".yml")  # "runs/a", "./a" or "a/"
+    folder = path.parent if is_path else runs
+    pattern = f"*{path.suffix}" if is_file else f"*/{RUN_CONFIG}"
+    found = sorted(folder.glob(pattern)) if folder is not None and os.path.isdir(folder) else []
+    there = [one.name if is_file else one.parent.name for one in found]
+    recipes = [one.stem for one in RECIPES.glob("*.yaml")]
+    listed = there if is_path else sorted(recipes, key=lambda name: (name != "quickstart", name))
+    similar = difflib.get_close_matches(path.name, there if is_path else [*listed, *there], 1)
+    guess = f"; did you mean {path.parent / similar[0] if is_path else similar[0]}?" if similar else ";"
+    if is_path:
+        kind = "YAML files" if is_file else "runs"
+        known = f"{path.parent} has the {kind} {_some(listed)}" if listed else f"{path.parent} has no {kind}"
+    else:
+        known = f"there are {_some(listed)}, or give a YAML file or a run folder"
+    return f"{shorten(word, 60)}: no such recipe or run{guess} {known}"
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names, and the number of the others."""
+    shown = names[:MAX_NAMES]
+    while len(", ".join(shown)) > MAX_LETTERS:
+        shown = shown[:-1]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _check_nesting(keys: list[str], override: str) -> None:

@@ -127,11 +127,46 @@ def test_an_empty_section_has_its_defaults(recipe):
     assert load(recipe("supernet:\n"), ["supernet.lr=2"]).supernet.lr == 2
 
 
-def test_a_missing_recipe_lists_the_packaged_ones():
+def test_a_missing_recipe_lists_packaged_ones():
     with pytest.raises(UserError) as error:
-        load("vitas_2g", [])
-    for path in RECIPES.glob("*.yaml"):
-        assert path.stem in str(error.value)
+        load("my_recipe", [])
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    names.sort(key=lambda name: name != "quickstart")
+    line = str(error.value)
+    assert line == shorten(line) and f"there are {', '.join(names[:8])} and {len(names) - 8} more, or give" in line
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("quickstrat", "quickstrat: no such recipe or run; did you mean quickstart[?] there are quickstart, "),
+        ("mine-longr", r"mine-longr: no such recipe or run; did you mean mine-longer[?] there are quickstart, "),
+        (
+            "runs/mine-longr",
+            "; did you mean runs/mine-longer[?] runs has the runs mine-longer, r0, r1, .*, r6 and 3 more$",
+        ),
+        ("runs/nosuch", "runs/nosuch: no such recipe or run; runs has the runs mine-longer, r0, .* and 3 more$"),
+        ("empty/nosuch", "empty/nosuch: no such recipe or run; empty has no runs$"),
+        ("nowhere/nosuch", "nowhere/nosuch: no such recipe or run; nowhere has no runs$"),
+        ("conf/on.yaml", "; did you mean conf/one.yaml[?] conf has the YAML files one.yaml$"),
+        ("quickstart.yaml", "; did you mean quickstart[?] there are "),
+        (
+            "x" * 5000,
+            r"^x+ \.\.\. x+: no such recipe or run; there are .* and [0-9]+ more, or give a YAML file or a run",
+        ),
+    ],
+)
+def test_a_missing_recipe_or_run_has_a_hint(tmp_path, monkeypatch, word, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine-longer", *(f"r{i}" for i in range(10))):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("{}")
+    for name in ("empty", "conf"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "conf" / "one.yaml").write_text("{}")
+    with pytest.raises(UserError, match=message) as error:
+        load(word, [])
+    assert str(error.value) == shorten(str(error.value))
 
 
 def test_packaged_recipes_survive_dump_and_load(recipe):
