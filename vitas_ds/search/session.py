@@ -98,11 +98,24 @@ def open_session(config: Config, run: RunDir, ranks: Ranks, tracker: Tracker, in
         tracker.print(timing.describe())
     reuse = reused_ledger(cfg.reuse) if cfg.reuse else None
     ledger = open_ledger(run.ledger, scoring, reuse, ranks.is_main)
+    if reuse:
+        tracker.print(_describe_reused(ledger, scorer.images, str(reuse)))
     if cfg.racing:
         partial_scores = open_ledger(run.races, scoring, None, ranks.is_main)
         race = racing.Race(split_rounds(scorer), cfg.racing, partial_scores)
     full_scorer = inputs.make_scorer(config, ranks, 0)
     return Session(config, run, ranks, tracker, scoring, scorer, full_scorer, ledger, race, timing, inputs)
+
+
+def _describe_reused(ledger: Ledger, images: int, where: str) -> str:
+    """Return how many scores of another search can be used; warn if some cannot."""
+    found, known = len(ledger.reused), ledger.reused.count(images)
+    if known < found:
+        warnings.warn(
+            f"search.from: {found - known:,} of {found:,} scores of {where} are not on {images} images and not used",
+            stacklevel=3,
+        )
+    return f"search: {known:,} known scores of {where}"
 
 
 def run_search(session: Session) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from vitas_ds.search.ranking import make_result, ranked
 from vitas_ds.search.scoring.candidate import Score, objective_values
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import in_memory, open_ledger
+from vitas_ds.search.session import _describe_reused
 
 ALGORITHMS = ["ga", "nsga2", "random"]
 
@@ -224,6 +225,9 @@ def test_another_search_reuses_the_scores(tmp_path):
     search(small, first.model_copy(update={"macs": None}), score, open_ledger(path, {"supernet": "a"}), 0)
     other = Search(algorithm="nsga2", population=20, generations=5, macs=(0, 3e6))
     ledger = open_ledger(tmp_path / "second.jsonl", {"supernet": "a"}, reuse=path)
+    assert _describe_reused(ledger, 0, "b") == f"search: {len(ledger.reused)} known scores of b"
+    with pytest.warns(UserWarning, match=r"search\.from: (\d+) of \1 scores of b are not on 7 images and not used"):
+        assert _describe_reused(ledger, 7, "b") == "search: 0 known scores of b"
     result = search(small, other, score, ledger, 1)
     assert len(calls) == len(set(calls)) < 100 + len(result.candidates)
     assert len((tmp_path / "second.jsonl").read_text().splitlines()) == len(result.candidates)

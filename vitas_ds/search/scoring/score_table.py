@@ -54,6 +54,10 @@ class ScoreTable:
         known = None if counts[0] < 0 else (counts[0], counts[1], counts[2], counts[3])
         return Score(value, None if math.isnan(stderr) else stderr, images, known, self._points.get(row))
 
+    def count(self, images: int) -> int:
+        """Return the number of scores on this many images."""
+        return self._integers[::5].count(images)
+
     def add(self, name: Key, score: Score) -> None:
         """Add a score. The last one of a key counts."""
         stderr = math.nan if score.stderr is None else score.stderr
