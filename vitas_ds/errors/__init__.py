@@ -4,6 +4,7 @@ May import: nothing of this project.
 """
 
 import difflib
+import re
 from typing import Any
 
 
@@ -62,10 +63,20 @@ def first_error(error: Any) -> str:
         message = "unknown key"
     elif first["type"] not in ("missing", "value_error"):
         plain = {"tuple_type": "must be a list, as in [a, b]", "model_type": "must be a mapping of keys"}
+        if first["type"] == "string_pattern_mismatch":
+            message = _allowed_characters(first["ctx"]["pattern"], str(first["input"]))
         message = plain.get(first["type"], message)
         message += f" (given: {shorten(repr(first['input']), 60)})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{field}: {message}{more}" if field else f"{message}{more}"
+
+
+def _allowed_characters(pattern: str, text: str) -> str:
+    """Describe a pattern of letters, digits and a few signs, such as ``^[A-Za-z0-9.-]+$``."""
+    signs = [f"'{sign}'" for sign in "._-" if sign in re.sub(r"A-Za-z0-9", "", pattern)]
+    if re.fullmatch(r"[A-Za-z0-9._-]+\.", text):
+        return "must not end with '.'"
+    return f"must have only {', '.join(['letters', 'digits', *signs[:-1]])} and {signs[-1]}"
 
 
 _TRAINING = {
