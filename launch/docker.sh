@@ -40,7 +40,7 @@ options+=(--volume "$DATA:$HOME_INSIDE/data:ro" --volume "$RUNS:$HOME_INSIDE/run
 for name in WANDB_API_KEY WANDB_MODE WANDB_PROJECT WANDB_ENTITY WANDB_BASE_URL; do
     [[ -z ${!name:-} ]] || options+=(--env "$name")
 done
-words=("$RECIPE" "${OVERRIDES[@]}")
+words=("$RECIPE" "${OVERRIDES[@]}" ${REDO:+--redo})
 for word in "${OVERRIDES[@]}"; do
     path=${word#*=}
     [[ $path != /* || $path/ == "$DATA"/* || $path/ == "$RUNS"/* ]] ||

@@ -168,7 +168,7 @@ which_gpus() {
 
 # Resolve a path relative to the folder that the script was called from; other paths stay as given.
 from_caller() {
-    if [[ $1 != /* && -f ${OLDPWD:-.}/$1 ]]; then
+    if [[ $1 != /* && (-f ${OLDPWD:-.}/$1 || -f ${OLDPWD:-.}/$1/config.yaml) ]]; then # a file, or the folder of a run
         realpath -- "${OLDPWD:-.}/$1"
     else
         echo "$1"
@@ -202,13 +202,13 @@ print_ranks() {
     done
 }
 
-# parse_launch "$@": set DRY_RUN, STAGES, RECIPE, OVERRIDES, and GPUS, HOSTFILE, NODES_WANTED and TASKS if those options
+# parse_launch "$@": set DRY_RUN, STAGES, RECIPE, OVERRIDES, REDO, and GPUS, HOSTFILE, NODES_WANTED and TASKS if those options
 # are given (--gpus, --hostfile, --nodes, --ntasks-per-node).
 # `--help` prints the comment at the top of the script. Call it right after `cd`, because it uses OLDPWD.
 parse_launch() {
     local known=" ${STAGES[*]} " stage visible
     stop_between_stages
-    RECIPE='' OVERRIDES=() GPUS='' HOSTFILE='' NODES_WANTED='' TASKS=''
+    RECIPE='' OVERRIDES=() REDO='' GPUS='' HOSTFILE='' NODES_WANTED='' TASKS=''
     while (($#)); do
         [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
         case $1 in
@@ -217,6 +217,7 @@ parse_launch() {
             exit 0
             ;;
         --dry-run) DRY_RUN=1 ;;
+        --redo) REDO=1 ;;
         --stages | --gpus | --hostfile | --nodes | --ntasks-per-node)
             (($# > 1)) || die "$1: needs a value"
             case $1 in
@@ -252,6 +253,12 @@ parse_launch() {
     fi
     visible=$([[ -z ${CUDA_VISIBLE_DEVICES:-} ]] || count_gpus)
     ((${visible:-0} == 0 || ${GPUS:-0} <= visible)) || die "--gpus $GPUS: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES has $visible"
+}
+
+# words_of STAGE: set WORDS to the arguments of vitas_ds for a stage.
+words_of() {
+    WORDS=("$1" "$RECIPE" "${OVERRIDES[@]}")
+    [[ -z $REDO || $1 == report ]] || WORDS+=(--redo)
 }
 
 # Whether a stage runs in one process.

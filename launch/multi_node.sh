@@ -33,10 +33,11 @@ done
 check_run "$RANKS"
 print_ranks "${HOSTS[@]}"
 for stage in "${STAGES[@]}"; do
+    words_of "$stage"
     if alone "$stage"; then
-        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "${WORDS[@]}"
     else
         start_ranks remote deepspeed --hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$FIRST}" \
-            --master_port "${MASTER_PORT:-29500}" --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+            --master_port "${MASTER_PORT:-29500}" --module vitas_ds "${WORDS[@]}"
     fi
 done

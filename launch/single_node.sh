@@ -3,7 +3,8 @@
 #
 #   launch/single_node.sh [--dry-run] [--gpus N] [--stages "search retrain"] RECIPE [section.key=value ...]
 #
-# Without --gpus it uses all GPUs, or two CPU ranks if there are none. A second start resumes.
+# Without --gpus it uses all GPUs, or two CPU ranks if there are none. A second start resumes; with --redo (in all
+# scripts), stages whose settings have changed run again.
 # On SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP the ranks save, and it exits with 75: start it again. A second signal
 # stops at once.
 set -euo pipefail
@@ -22,11 +23,12 @@ RANKS=${GPUS:-$(count_gpus)}
 check_run "$RANKS"
 print_ranks "${HOSTNAME:-localhost}:$RANKS"
 for stage in "${STAGES[@]}"; do
+    words_of "$stage"
     if alone "$stage"; then
-        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "${WORDS[@]}"
     else
         read -ra which < <(which_gpus "$RANKS")
         start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" --log_level error \
-            --module vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+            --module vitas_ds "${WORDS[@]}"
     fi
 done

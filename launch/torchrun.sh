@@ -35,6 +35,7 @@ done
 print_ranks "${nodes[@]}"
 port=${MASTER_PORT:-29500}
 for stage in "${STAGES[@]}"; do
+    words_of "$stage"
     where=(--nproc-per-node "$RANKS" --nnodes "$NODES" --node-rank "$NODE_RANK")
     if ((NODES > 1)); then
         where+=(--rdzv-conf "timeout=${TIMEOUT%.*}" --master-addr "$MASTER_ADDR" --master-port "$((port++))")
@@ -42,8 +43,8 @@ for stage in "${STAGES[@]}"; do
         where+=(--master-addr 127.0.0.1 --master-port "${MASTER_PORT:-$(free_port)}")
     fi
     if ! alone "$stage"; then
-        start_ranks 1 python -m vitas_ds.distributed.torchrun "${where[@]}" -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 1 python -m vitas_ds.distributed.torchrun "${where[@]}" -m vitas_ds "${WORDS[@]}"
     elif ((NODE_RANK == 0)); then
-        start_ranks 0 python -m vitas_ds "$stage" "$RECIPE" "${OVERRIDES[@]}"
+        start_ranks 0 python -m vitas_ds "${WORDS[@]}"
     fi
 done

@@ -51,6 +51,12 @@ def test_single_node_uses_the_visible_gpus(visible, args, expected):
     assert line[1:3] == expected and line[3] == "--master_port"
 
 
+@pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
+def test_redo_is_an_option_of_every_stage_but_report(script):
+    one, two = commands(launch(script, "--redo", "--dry-run", "--stages", "search report", RECIPE))
+    assert one[-2:] == [RECIPE, "--redo"] and two[-1] == RECIPE
+
+
 def test_deepspeed_interprets_include_and_num_gpus_as_expected():
     """Reference: the deepspeed launcher's own parser."""
     from deepspeed.launcher import runner
@@ -67,6 +73,10 @@ def test_paths_are_relative_to_the_folder_of_the_caller(tmp_path):
     (tmp_path / "quickstart").write_text("not a recipe, but a file with the name of a recipe")
     (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "my.yaml", cwd=tmp_path))
     assert line[-1] == str(tmp_path / "my.yaml")
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "my.yaml").rename(tmp_path / "runs" / "a" / "config.yaml")
+    (line,) = commands(launch("single_node.sh", "--dry-run", "--stages", "search", "runs/a", cwd=tmp_path))
+    assert line[-1] == str(tmp_path / "runs" / "a")
     args = ["--hostfile", "hosts", "--dry-run", "--stages", "search", "quickstart"]
     (line,) = commands(launch("multi_node.sh", *args, cwd=tmp_path))
     assert line[line.index("--hostfile") + 1] == str(tmp_path / "hosts") and line[-1] == "quickstart"
