@@ -94,8 +94,8 @@ def _remaining(step: int, total: int, pace: float, later: float | None) -> tuple
     return left, None if left is None or later is None else left + pace * total * later
 
 
-def last_record(run: RunDir, stage: str) -> dict[str, Any]:
-    """Return the last record of a stage's metrics, without those of evaluations; empty if there is none."""
+def last_record(run: RunDir, stage: str, evaluation: bool = False) -> dict[str, Any]:
+    """Return the last record of a stage's metrics, of its steps or of its evaluations; empty if there is none."""
     try:
         with open_binary(run.metrics) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
@@ -105,7 +105,7 @@ def last_record(run: RunDir, stage: str) -> dict[str, Any]:
     for line in reversed(lines):
         with suppress(ValueError):
             row = parse_json_line(line)
-            if isinstance(row, dict) and row.get("stage") == stage and not row.get("evaluation"):
+            if isinstance(row, dict) and row.get("stage") == stage and bool(row.get("evaluation")) == evaluation:
                 return row
     return {}
 

@@ -7,7 +7,7 @@ import time
 
 from vitas_ds.recipe import find_run_folder, load
 from vitas_ds.run.metrics import SHOWN, clock
-from vitas_ds.run.overview import Overview, format_size, overview
+from vitas_ds.run.overview import Overview, format_size, last_record, overview
 from vitas_ds.run.run_dir import RunDir, run_of
 
 EVERY = 2.0  # seconds between two looks of --follow
@@ -40,6 +40,9 @@ def lines(run: RunDir, found: Overview) -> list[str]:
         texts.append(f"failed: {found.reason}")
     if found.best is not None:
         texts.append(f"best candidate: search score {found.best:.2%}")
+    measured = last_record(run, found.stage, evaluation=True)
+    if found.stage == "retrain" and "top1" in measured:
+        texts.append(f"top-1 on held-out images after step {measured['step']}: {measured['top1']:.2%}")
     if found.top1 is not None:
         older = ", of the best network of an earlier search; start retrain" if found.older else ""
         texts.append(f"top-1 on val: {found.top1:.2%}{older}")

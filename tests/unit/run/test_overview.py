@@ -48,6 +48,7 @@ def beat(run: RunDir, **changes: object) -> Path:
 def test_stopped_running_failed_done(run: RunDir) -> None:
     found = overview(run)
     assert (found.stage, found.progress, found.state, found.left) == ("train-supernet", "20/100", "stopped", None)
+    assert last_record(run, "train-supernet", evaluation=True)["top1"] == 0.5
     beat(run)
     running = overview(run)
     assert running.state == "running" and running.left == pytest.approx(80 * running.last["step_seconds"])

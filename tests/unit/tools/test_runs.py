@@ -14,6 +14,7 @@ from vitas_ds.recipe import load
 from vitas_ds.run.overview import Overview
 from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
+from vitas_ds.run.tracking import open_tracker
 from vitas_ds.tools.status import progress
 
 
@@ -45,6 +46,16 @@ def test_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", word, "--follow"]) == 0  # not running: there is nothing to follow
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("runs/a: ") and lines[-1] == "to resume: vitas search runs/a"
+
+
+def test_status_has_the_accuracy_on_held_out_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load("quickstart", ["run.name=d", "tracking.wandb=disabled"])
+    run = open_run(config, True, stage="retrain")
+    with open_tracker(config, run, "retrain", True, total=20, every=1e9) as tracker:
+        tracker.log(10, {"loss": 2.0})
+        tracker.evaluation(10, {"top1": 0.5})
+    assert main(["status", "d"]) == 0
+    assert "top-1 on held-out images after step 10: 50.00%" in capsys.readouterr().out
 
 
 def test_remaining_time_of_stage_and_run(runs: Path) -> None:
