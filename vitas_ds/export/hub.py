@@ -27,7 +27,9 @@ REASONS = {  # by class, as in huggingface_hub
     "RevisionNotFoundError": "no such revision",
     "LocalTokenNotFoundError": "no token: set HF_TOKEN, or log in with `hf auth login`",
     "LocalEntryNotFoundError": "not in the cache, and the hub cannot be reached",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids the network; unset it",
 }
+UNREACHABLE = {"ConnectionError", "TransportError", "Timeout"}  # of Python, httpx and requests
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -47,7 +49,8 @@ def local_folder(name: str | Path) -> Path:
         return Path(name)
     match = NAME.fullmatch(str(name))
     if match is None:
-        raise UserError(f"{name}: must be hf://USER/NAME or hf://USER/NAME@REVISION")
+        given = f"hf://{str(name).removeprefix('hf:').lstrip('/')}"
+        raise UserError(f"{given}: must be hf://USER/NAME or hf://USER/NAME@REVISION")
     title = f"hf://{match['name']}"
     require_hub(title)
     from huggingface_hub import snapshot_download
@@ -118,5 +121,13 @@ def _one_line(title: str) -> Iterator[None]:
         yield
     except Exception as error:  # they have no common base class
         found = " ".join(str(error).split()) or type(error).__name__
-        reason = next((REASONS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in REASONS), found[:200])
-        raise UserError(f"{title}: {reason}") from None
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        reason = next((REASONS[kind] for kind in kinds if kind in REASONS), None)
+        if reason is None and UNREACHABLE.intersection(kinds):
+            from huggingface_hub import constants
+
+            reason = (
+                f"cannot reach the hub ({constants.ENDPOINT}: {found[:80]}); check the network, or set HF_ENDPOINT, "
+                "then start the same command again"
+            )
+        raise UserError(f"{title}: {reason or found[:200]}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +66,8 @@ def run(config: Config, push_to: str | None = None, private: bool = False) -> No
     """
     if push_to is not None:
         hub.check_push(push_to)
+    elif private:
+        warnings.warn("--private: ignored without --push-to-hub NAME", stacklevel=2)
     config = with_absolute_paths(config)  # the export is the same one if the next start is in another folder
     ranks = comm.init("cpu", config.run.timeout)
     run_dir = find_run(config)

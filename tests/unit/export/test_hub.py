@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import close_session, constants
 
 import vitas_ds
 from tests.helpers.hub import serve_hub
@@ -121,10 +122,25 @@ def test_names(tmp_path):
     assert local_folder(tmp_path) == tmp_path and local_folder("a/b") == Path("a/b")
     assert is_hub_name("hf://a/b") and is_hub_name(Path("hf://a/b")) and not is_hub_name("hf/a")
     for name in ("hf://", "hf://a", "hf://a/b/c", "hf://a/b@", "hf://a b/c"):
-        with pytest.raises(UserError, match="must be hf://USER/NAME or hf://USER/NAME@REVISION"):
-            local_folder(name)
+        for given in (name, Path(name) if name != "hf://" else name):  # a Path has one slash less
+            with pytest.raises(UserError, match=rf"^{name}: must be hf://USER/NAME or hf://USER/NAME@REVISION"):
+                local_folder(given)
     with pytest.raises(UserError, match=r"^--push-to-hub a//b: must be NAME or USER/NAME"):
         push(tmp_path, "a//b")
+
+
+def test_a_hub_that_cannot_be_reached_is_named(folder, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    reason = r"cannot reach the hub \(http://127\.0\.0\.1:1: .*refused.*\); check the network, or set HF_ENDPOINT"
+    with pytest.raises(UserError, match=rf"^--push-to-hub me/net: {reason}, then start the same command again$"):
+        push(folder, "me/net")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    with pytest.raises(UserError, match=r"^--push-to-hub me/net: HF_HUB_OFFLINE forbids the network; unset it$"):
+        push(folder, "me/net")
+    close_session()
 
 
 def test_without_the_extra(tmp_path, monkeypatch):

@@ -312,6 +312,11 @@ def test_user_errors_are_one_line_and_keep_the_export(words, tmp_path, capsys, m
     assert not list(run.path.glob(".export*"))
 
 
+def test_private_without_a_push_is_a_warning(tmp_path, capsys):
+    assert main(["export", str(TINY), f"run.dir={tmp_path}", "--private"]) == 2  # nothing is trained
+    assert "warning: --private: ignored without --push-to-hub NAME\n" in capsys.readouterr().err
+
+
 def test_without_timm(words, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     assert main(["export", *words]) == 0
