@@ -77,6 +77,11 @@ def check_teacher(teacher: Teacher, section: str, space: SearchSpace) -> None:
     assert teacher.model is not None
     field = f"{section}.teacher.model"
     if not teacher.model.startswith(TIMM):
+        is_name = "/" not in teacher.model and not Path(teacher.model).exists()
+        if teacher.weights is not None and is_name:
+            raise UserError(
+                f"{field}: {teacher.model}: no such folder; a network of timm is {field}=timm:{teacher.model}"
+            )
         check_fits(find_model(teacher.model, field), field, space)
     elif teacher.weights is None:
         raise UserError(f"{field}: {teacher.model}: give the file of its weights: {section}.teacher.weights=FILE")

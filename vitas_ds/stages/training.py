@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitas_ds.arch.spec import SubnetSpec
-from vitas_ds.config import Training
+from vitas_ds.config import Teacher, Training
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import memory
 from vitas_ds.engine.memory import FP32
 from vitas_ds.run.overview import format_size
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_summary
+from vitas_ds.stages.model_folders import INIT, TIMM
 from vitas_ds.training import checkpoint_files
 from vitas_ds.training.replay import replay
 from vitas_ds.training.task import Task, count_steps
@@ -24,7 +25,7 @@ def is_trained(stage: str, weights: Path, run_dir: RunDir, ranks: Ranks) -> bool
 
 
 def print_estimate(task: Task, ranks: Ranks, spec: SubnetSpec, sides: int = 1) -> None:
-    """Print steps, disk space and memory of a training on rank 0.
+    """Print the teacher, if there is one, and steps, disk space and memory of a training on rank 0.
 
     Args:
         task: The training.
@@ -34,6 +35,8 @@ def print_estimate(task: Task, ranks: Ranks, spec: SubnetSpec, sides: int = 1) -
     """
     if not ranks.is_main:
         return
+    if task.teacher:
+        print(f"{task.stage}: {teacher_line(task.training.teacher)}", flush=True)
     params = sum(p.numel() for p in task.model.parameters())
     kept = sides * memory.activation_bytes(spec, task.config.engine.grad_checkpointing)
     needed = memory.estimate(task.config.engine, task.training, ranks.world_size, params, kept)
@@ -42,6 +45,13 @@ def print_estimate(task: Task, ranks: Ranks, spec: SubnetSpec, sides: int = 1) -
         f"{task.stage}: estimate: {count_steps(task)[1]:,} steps, {disk_line(task.training, params)}, "
         f"{format_size(needed.total)} of memory per rank without libraries{host}", flush=True,
     )  # fmt: skip
+
+
+def teacher_line(teacher: Teacher) -> str:
+    """Describe the teacher of a training."""
+    model = "the network of supernet.init" if teacher.model == INIT else teacher.model
+    weights = f" with {teacher.weights}" if str(teacher.model).startswith(TIMM) else ""
+    return f"learns from {model}{weights}, {teacher.kind} labels with weight {teacher.weight:g}"
 
 
 def disk_line(training: Training, params: int) -> str:

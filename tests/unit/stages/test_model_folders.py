@@ -12,10 +12,10 @@ import pytest
 
 from vitas_ds.arch.published import find_spec
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.config import SearchSpace
+from vitas_ds.config import SearchSpace, Teacher
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_json
-from vitas_ds.stages.model_folders import check_fits, check_inherits, find_model, is_unfinished
+from vitas_ds.stages.model_folders import check_fits, check_inherits, check_teacher, find_model, is_unfinished
 
 SPACE = SearchSpace(
     image_size=28, patch_sizes=(7,), depth=2, num_heads=(2,), embed_dim=32, qkv_dim=96, mlp_dim=64, ratios=(0.5, 1.0),
@@ -57,6 +57,15 @@ def test_another_image_size_or_number_of_classes(tmp_path: Path, field: str) -> 
         UserError, match=rf"^f: .*other has {field} 14, space.{field} is {expected}; they must be equal$"
     ):
         check_fits(other, "f", SPACE)
+
+
+def test_a_teacher_of_timm_without_its_prefix() -> None:
+    hint = "retrain.teacher.model: resnet18: no such folder; a network of timm is retrain.teacher.model=timm:resnet18"
+    with pytest.raises(UserError, match=rf"^{hint}$"):
+        check_teacher(Teacher(model="resnet18", weights="net.pth"), "retrain", SPACE)
+    for other in (Teacher(model="resnet18"), Teacher(model="runs/none", weights="net.pth")):
+        with pytest.raises(UserError, match=r": not the folder of an exported model or of a run$"):
+            check_teacher(other, "retrain", SPACE)
 
 
 def test_networks_without_weights_in_the_supernet() -> None:

@@ -1,12 +1,12 @@
-"""The estimate before a training.
+"""The lines before a training: its estimate and its teacher.
 
 Reference: sizes counted by hand.
 """
 
 from __future__ import annotations
 
-from vitas_ds.config import Training
-from vitas_ds.stages.training import disk_line
+from vitas_ds.config import Teacher, Training
+from vitas_ds.stages.training import disk_line, teacher_line
 
 
 def test_disk_of_a_training() -> None:
@@ -15,3 +15,10 @@ def test_disk_of_a_training() -> None:
     assert disk_line(Training(keep=1, keep_best=False, ema_decay=0.9), 10**6) == "36 MB on disk (up to 2 checkpoints)"
     kept = disk_line(Training(keep_every=5000, save_every=1000), 10**6)
     assert kept == "12 MB on disk per checkpoint, one of which stays every 5,000 steps"
+
+
+def test_the_teacher_is_named() -> None:
+    assert teacher_line(Teacher(model="runs/big")) == "learns from runs/big, soft labels with weight 0.5"
+    hard = Teacher(model="timm:resnet18", weights="net.pth", kind="hard", weight=1)
+    assert teacher_line(hard) == "learns from timm:resnet18 with net.pth, hard labels with weight 1"
+    assert teacher_line(Teacher(model="init")).startswith("learns from the network of supernet.init, soft labels")
