@@ -33,6 +33,13 @@ export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 resolved=$(.venv/bin/python -m vitas_ds config quickstart "${overrides[@]}")
 RUN=$(.venv/bin/python -c 'import sys, yaml; run = yaml.safe_load(sys.stdin)["run"]; print(run["dir"] + "/" + run["name"])' \
     <<<"$resolved")
+MISSING=$(.venv/bin/python -c '
+import os, sys, yaml
+data = yaml.safe_load(sys.stdin)["data"]
+folders = {name: data[name] for name in ("train", "val") if not data["synthetic"]}
+print(next((f"data.{name}: {path}: no such folder" for name, path in folders.items() if not os.path.isdir(path)), ""))
+' <<<"$resolved")
+[[ -z $MISSING ]] || die "$MISSING"
 if [[ -n $FRESH && -e $RUN ]]; then
     [[ -f $RUN/config.yaml ]] || die "$RUN: has no config.yaml, so --fresh does not remove it; choose another run.name"
     rm -r -- "$RUN"
