@@ -1,4 +1,4 @@
-"""The commands of the documents and of --help run as written after the quickstart.
+"""The commands and the Python code of the documents, and the commands of --help, run as written after the quickstart.
 
 The quickstart is that of the manual, with fewer images and a shorter recipe. Commands that cannot run here have a
 reason below; test_documentation.py parses them and checks their settings, test_launch.py starts the scripts with
@@ -21,7 +21,7 @@ import yaml
 from tests.helpers.digits import write_digits
 from tests.helpers.launching import environment
 from tests.helpers.paths import ROOT
-from tests.unit.repository.test_documentation import commands_in
+from tests.unit.repository.test_documentation import BLOCK, commands_in
 from vitas_ds.commands import COMMANDS
 from vitas_ds.recipe import RECIPES
 
@@ -80,6 +80,16 @@ def to_run(heavy: bool) -> list[str]:
     return [line for line in all_commands() if not reason_of(line) and bool(re.search(HEAVY, line)) == heavy]
 
 
+def python_code() -> str:
+    """Return the Python blocks of the pages, with a pass of 28 x 28 images through the model of each."""
+    blocks = [block for page in PAGES for kind, block in BLOCK.findall(page.read_text()) if kind == "python"]
+    local = [block for block in blocks if "hf://" not in block]  # else from the hub; see test_hub.py
+    assert len(local) == len(blocks) - 1 == 3
+    return "import torch\n" + "".join(
+        f"{block}\nassert model(torch.zeros(2, 3, 28, 28)).shape == (2, 10)\ndel model\n" for block in local
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with images, and recipes of which that of the quickstart is shorter."""
@@ -116,6 +126,9 @@ def test_commands_run_as_written(folder: Path) -> None:
     lines = to_run(heavy=False)
     assert [line.split()[1] for line in lines if line.endswith(" quickstart")][:4] == list(COMMANDS)[:4]
     run(folder, lines)
+    words = [sys.executable, "-c", python_code()]
+    done = subprocess.run(words, cwd=folder, env=environment(), text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.long
