@@ -141,7 +141,9 @@ def test_scripts_exist_and_their_recipes_resolve(page, example_files):
         ):
             continue
         rest = iter(words[start + 1 :])
-        plain = [word for word in rest if not (word.startswith("-") and (word == "--dry-run" or next(rest)))]
+        plain = [
+            word for word in rest if not (word.startswith("-") and (word in ("--dry-run", "--redo") or next(rest)))
+        ]
         if not plain[0].isupper():
             load(plain[0], plain[1:])
 
