@@ -333,7 +333,8 @@ def read_summary(run: RunDir) -> dict[str, Any]:
         for stage, (record, product) in _records(run).items():
             numbers = read_json(record, {})
             digest = numbers.pop(DIGEST, None)
-            if digest and (product is None or product.is_file()) and digest == _digest(numbers, product):
+            made = product.is_file() if product else _measured_here(run, numbers)
+            if digest and made and digest == _digest(numbers, product):
                 summary[stage] = summary.get(stage, {}) | numbers
         best, known = read_json(run.best, {}), summary.get("search", {}).get("best")
         spec = best.get("spec")
@@ -344,6 +345,13 @@ def read_summary(run: RunDir) -> dict[str, Any]:
         if evaluated.get("model") == "retrain" and "retrain" in summary:
             summary["retrain"] |= {name: evaluated[name] for name in ("top1", "top5")}
     return summary
+
+
+def _measured_here(run: RunDir, numbers: dict[str, Any]) -> bool:
+    """Return whether an evaluation of the retrained network is one of this run, whose model folder has its digest."""
+    if numbers.get("model") != "retrain":
+        return True
+    return numbers.get("sha256") in read_json(run.retrain_model / "config.json", {}).get("sha256", {}).values()
 
 
 def trains_older_network(run: RunDir) -> bool:

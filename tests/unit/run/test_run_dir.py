@@ -202,8 +202,12 @@ def test_summary_has_every_finished_stage_after_a_kill(tmp_path):
     assert read_summary(run) == expected
     update_summary(run, "search", {"best": best, "scored": 12})
     expected["search"]["scored"] = 12
-    write_result(run, "evaluate", {"model": "retrain", "top1": 0.25, "top5": 0.5})
-    expected["evaluate"] = {"model": "retrain", "top1": 0.25, "top5": 0.5}
+    evaluated = {"model": "retrain", "top1": 0.25, "top5": 0.5}
+    write_result(run, "evaluate", evaluated | {"sha256": "of another run"})
+    assert read_summary(run) == expected
+    evaluated["sha256"] = "of the weights"
+    write_result(run, "evaluate", evaluated)
+    expected["evaluate"] = evaluated
     expected["retrain"] |= {"top1": 0.25, "top5": 0.5}
     assert read_summary(run) == expected
     card = tmp_path / "README.md"
@@ -226,7 +230,7 @@ def write_results(run: RunDir, folder: Path) -> None:
     """Write the numbers and products of two stages."""
     weights, config = folder / ".weights.safetensors.tmp", folder / "config.json"
     save_file({"w": torch.ones(3)}, weights, {"sha256": "of the tensors"})
-    config.write_text("{}")
+    config.write_text('{"sha256": {"model.safetensors": "of the weights"}}')
     write_result(run, "train-supernet", {"steps": 20}, weights)
     write_result(run, "retrain", {"steps": 30, "loss": 1.5}, config)
     assert read_summary(run) == {}
