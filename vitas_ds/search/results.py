@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.config.limits import format_number
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import read_json, write_json
+from vitas_ds.errors.reading import open_binary
+from vitas_ds.run.files import read_json, to_json, write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible.budget import format_cost
 from vitas_ds.search.ranking import Result
@@ -100,7 +102,21 @@ def _select_entry(run: RunDir, choice: str, entry: ListEntry) -> SubnetSpec:
             raise UserError(f"retrain.spec: {choice}: this search had no search.budgets; use search:best")
     if not first <= entry.index < first + len(rows):
         raise UserError(f"retrain.spec: {choice}: {path} has {_entries(entry.name, rows, first)}")
-    return spec_from_dict(rows[entry.index - first]["spec"], f"{path}: {choice}")
+    found = rows[entry.index - first]["spec"]
+    _check_scored(run, path, found)
+    return spec_from_dict(found, f"{path}: {choice}")
+
+
+def _check_scored(run: RunDir, path: Path, spec: dict[str, Any]) -> None:
+    """Check that a subnet in a file of results is in the ledger, if there is one.
+
+    Raises:
+        UserError: It is not: the file was changed, or is that of another run.
+    """
+    scored = f'"spec": {to_json(spec)}'.encode()
+    with suppress(FileNotFoundError), open_binary(run.ledger) as lines:
+        if not any(scored in line for line in lines):
+            raise UserError(f"{path}: names a network that is not in {run.ledger.name}; restore it, or search again")
 
 
 def _entries(name: str, rows: list[dict[str, Any]], first: int) -> str:
