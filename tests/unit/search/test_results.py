@@ -24,9 +24,7 @@ def test_a_network_that_was_not_scored_is_refused(config: Config, name: str, cho
     text = path.read_text().replace(f'"embed_dim": {best.spec.embed_dim}', f'"embed_dim": {best.spec.embed_dim + 1}')
     assert text != path.read_text()
     path.write_text(text)
-    with pytest.raises(
-        UserError, match=rf"{name}: has a network that ledger.jsonl has not; restore it, or search again"
-    ):
+    with pytest.raises(UserError, match=rf"{name}: names a network that is not in ledger.jsonl; restore it"):
         select(run, choice)
     run.ledger.unlink()  # without a ledger, nobody knows
     row = json.loads(text)
