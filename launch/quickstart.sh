@@ -61,7 +61,8 @@ from pathlib import Path
 
 from vitas_ds.recipe import load
 from vitas_ds.run.compatibility import differences
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.run.summary import read_summary
 
 stage, run = sys.argv[1], RunDir(Path(sys.argv[2]))
 done = stage in read_summary(run) and not differences(read_config(run), load("quickstart", sys.argv[3:]))

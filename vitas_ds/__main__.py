@@ -74,8 +74,8 @@ def run_stage(args: argparse.Namespace) -> int:
     if getattr(args, "replay", None) is not None:
         stage.replay_step(config, args.replay)
         return 0
-    more = (args.push_to_hub, args.private) if args.command == "export" else ()
-    run = partial(stage.run, config, *more)
+    more = {"export": ("push_to_hub", "private"), "search": ("redo",)}.get(args.command, ())
+    run = partial(stage.run, config, *(getattr(args, name) for name in more))
     if args.redo:
         from vitas_ds.stages.redo import redoing
 

@@ -11,8 +11,8 @@ from vitas_ds.arch import cost, genome
 from vitas_ds.arch.space import SearchSpace, WidthTable
 from vitas_ds.config import Config
 from vitas_ds.run.files import write_json
-from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
+from vitas_ds.run.summary import update_summary
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.results import write_results

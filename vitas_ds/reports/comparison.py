@@ -14,7 +14,8 @@ from vitas_ds.reports.search_section import MACS, SCORE, SEEN, VOLUME, limits, s
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.compatibility import PLACE, leaves
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.run.summary import read_summary
 from vitas_ds.run.thinned_metrics import read_thinned_metrics
 
 Runs = Sequence[RunDir]

@@ -19,7 +19,8 @@ from vitas_ds.models.channels import SIDES
 from vitas_ds.reports.candidates import Candidates
 from vitas_ds.reports.svg import short
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.scoring.ledger_reader import iter_ledger
 from vitas_ds.search.trials.check_result import read_check
 from vitas_ds.search.trials.plan import PASSES

@@ -7,7 +7,8 @@ from typing import Any
 from vitas_ds.config import Config
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.trials.rows import Row, curves_of, read_rows
 
 ACCURACY = Axis("accuracy on the search images", percent=True)

@@ -9,7 +9,8 @@ from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
 from vitas_ds.reports.search_section import values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.curve import PREFIX
 from vitas_ds.search.separation_result import Separation
 from vitas_ds.search.trials.check_result import describe, read_check

@@ -20,7 +20,8 @@ from vitas_ds.reports.net_drawing import Scale, scale_of
 from vitas_ds.reports.search_section import Budget, budgets_of, with_error
 from vitas_ds.reports.svg import short
 from vitas_ds.run.files import read_json, write_json
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.latency.facts import describe_row
 
 SCALED = "DeiT scaled by hand"

@@ -15,7 +15,8 @@ from vitas_ds.reports.search_section import values_of, with_error
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config, read_summary, trains_older_network
+from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config
+from vitas_ds.run.summary import read_summary, trains_older_network
 from vitas_ds.run.thinned_metrics import read_thinned_metrics
 from vitas_ds.search.latency.facts import describe_row
 

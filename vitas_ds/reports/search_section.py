@@ -8,7 +8,8 @@ from vitas_ds.config import Config, Search
 from vitas_ds.reports.candidates import Candidates
 from vitas_ds.reports.svg import Axis, Limit, Series, bars, chart, short
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.feasible.budget import PS_PER_SECOND
 from vitas_ds.search.scoring.candidate import Candidate
 

@@ -11,7 +11,8 @@ from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate

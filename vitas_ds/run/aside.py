@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitas_ds.run.files import sync_folder, to_json, write_json
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.run.summary import read_summary
 
 ORDER = ("train-supernet", "search", "retrain", "evaluate", "export")
 

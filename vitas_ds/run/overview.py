@@ -18,7 +18,8 @@ from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import open_binary, parse_json_line, read_bytes
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary, trains_older_network
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary, trains_older_network
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl
 SILENT = 60  # seconds without a heartbeat after which a rank counts as stopped; it beats every 5 seconds

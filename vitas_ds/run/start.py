@@ -11,7 +11,8 @@ from vitas_ds.run import lock
 from vitas_ds.run.compatibility import check_same_recipe, describe, differences
 from vitas_ds.run.files import read_json, write_json, write_text
 from vitas_ds.run.manifest import gpu_of, start_entry
-from vitas_ds.run.run_dir import RunDir, complete_summary, read_config, run_of
+from vitas_ds.run.run_dir import RunDir, read_config, run_of
+from vitas_ds.run.summary import complete_summary
 
 
 def find_run(config: Config) -> RunDir:

@@ -25,7 +25,8 @@ from vitas_ds.distributed.supervisor import die_with_parent
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.errors.exits import STATUS
 from vitas_ds.recipe import load
-from vitas_ds.run.run_dir import RunDir, read_summary, run_of
+from vitas_ds.run.run_dir import RunDir, run_of
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.search.selector import ALL_BUDGETS, Source
 from vitas_ds.stages import validate

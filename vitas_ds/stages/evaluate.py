@@ -27,8 +27,9 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run import lock
 from vitas_ds.run.aside import set_aside
 from vitas_ds.run.files import replacing
-from vitas_ds.run.run_dir import RunDir, complete_summary, read_summary, write_result
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import find_run
+from vitas_ds.run.summary import complete_summary, read_summary, write_result
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.stages.common import model_folder, read_val, running, validation_images
 from vitas_ds.stages.inputs import difference, version_of

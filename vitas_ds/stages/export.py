@@ -40,8 +40,9 @@ from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import read_json, write_text
 from vitas_ds.run.metrics import clock
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary, update_summary, write_result
+from vitas_ds.run.run_dir import RunDir, read_config
 from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.summary import read_summary, update_summary, write_result
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
 from vitas_ds.search.selector import ListEntry, Source, find_source, parse_choice

@@ -17,7 +17,8 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine.memory import FP32
 from vitas_ds.models.channels import SIDES
 from vitas_ds.run.overview import format_size
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.trials.plan import PASSES, make_rungs, training_macs
 from vitas_ds.training.task import Task, count_steps
 

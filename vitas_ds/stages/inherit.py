@@ -16,7 +16,8 @@ from vitas_ds.export.card import model_card
 from vitas_ds.export.folder import Facts, Preprocess, atomic_folder, write_model_files
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import write_json, write_text
-from vitas_ds.run.run_dir import RunDir, complete_summary, write_result
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import complete_summary, write_result
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.source_run import source_run
 

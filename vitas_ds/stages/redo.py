@@ -15,13 +15,6 @@ from vitas_ds.run import lock
 from vitas_ds.run.aside import ORDER, dependents, set_aside
 from vitas_ds.run.run_dir import RunDir
 
-_asked = False
-
-
-def asked() -> bool:
-    """Return whether this start has the option."""
-    return _asked
-
 
 def redoing(stage: str, run: Callable[[], None], check: Callable[[], None]) -> None:
     """Run a stage. Move results of this and later stages that do not fit aside, and print why. All ranks call it.
@@ -34,21 +27,17 @@ def redoing(stage: str, run: Callable[[], None], check: Callable[[], None]) -> N
     Raises:
         Stale: The results are those of an earlier stage, which has to run again first.
     """
-    global _asked
-    _asked, locked = True, ""
-    try:
-        while (stale := _attempt(stage, run)) is not None:
-            comm.barrier()  # all ranks have read the old files
-            if locked != stale.run:  # look again once no other job can change the results
-                comm.from_main(partial(lock.acquire, Path(stale.run), f"{stage} --redo"))
-                locked = stale.run
-                continue
-            check()  # a wrong path must not cost the old results
-            line = comm.from_main(partial(_move, stale))
-            if console.is_main():
-                print(line, flush=True)
-    finally:
-        _asked = False
+    locked = ""
+    while (stale := _attempt(stage, run)) is not None:
+        comm.barrier()  # all ranks have read the old files
+        if locked != stale.run:  # look again once no other job can change the results
+            comm.from_main(partial(lock.acquire, Path(stale.run), f"{stage} --redo"))
+            locked = stale.run
+            continue
+        check()  # a wrong path must not cost the old results
+        line = comm.from_main(partial(_move, stale))
+        if console.is_main():
+            print(line, flush=True)
 
 
 def _attempt(stage: str, run: Callable[[], None]) -> Stale | None:

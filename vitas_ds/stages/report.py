@@ -15,7 +15,8 @@ from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
 from vitas_ds.reports import comparison, nets, run_page
 from vitas_ds.run.files import write_text
-from vitas_ds.run.run_dir import complete_summary, read_config, run_of
+from vitas_ds.run.run_dir import read_config, run_of
+from vitas_ds.run.summary import complete_summary
 
 
 def run(config: Config, to_wandb: bool = False) -> None:

@@ -17,14 +17,15 @@ from vitas_ds.engine import precision
 from vitas_ds.errors import Stale, UserError, shorten
 from vitas_ds.errors.reading import read_bytes
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import find_run
+from vitas_ds.run.summary import read_summary, update_summary
 from vitas_ds.search.plots import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.search.trials.finalists import changed_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
-from vitas_ds.stages import redo
+from vitas_ds.search.trials.store import Store
 from vitas_ds.stages.common import running, split_training_images
 from vitas_ds.stages.forecast import after_search, print_search_estimate
 from vitas_ds.stages.inputs import (
@@ -40,13 +41,18 @@ from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 from vitas_ds.stages.validate import check_short_trainings
 
 
-def run(config: Config) -> None:
-    """Search the space for the best subnets within the budget; write ledger, front and best candidate."""
+def run(config: Config, redo: bool = False) -> None:
+    """Search the space for the best subnets within the budget; write ledger, front and best candidate.
+
+    Args:
+        config: The configuration.
+        redo: Whether a finished search is outdated if its finalists were trained with other settings.
+    """
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
     done = _is_done(config, run_dir, key)
-    note = comm.from_main(lambda: _compare(config, run_dir, done))
+    note = comm.from_main(lambda: _compare(config, run_dir, done, redo))
     if done:
         comm.from_main(lambda: _check(config, run_dir))
         if ranks.is_main:
@@ -111,11 +117,11 @@ def _importance(config: Config, run_dir: RunDir) -> Scores | None:
     return None
 
 
-def _compare(config: Config, run_dir: RunDir, done: bool) -> str:
+def _compare(config: Config, run_dir: RunDir, done: bool, redo: bool) -> str:
     """Compare the settings with those of a search with results. Return a note for a finished one.
 
     Raises:
-        Stale: It would lose results, or an unfinished search has finalists of other settings, or ``--redo`` was given.
+        Stale: It would lose results, or an unfinished search has finalists of other settings, or ``redo``.
     """
     before, now = read_summary(run_dir).get("search", {}).get("generations") or 0, config.search.generations
     if run_dir.best.exists() and now < before:
@@ -127,13 +133,10 @@ def _compare(config: Config, run_dir: RunDir, done: bool) -> str:
     changed = changed_settings(config, run_dir) if config.search.finalists.count else ""
     if not changed:
         return ""
-    reason = f"the finalists were trained with {changed}"
-    if done and not redo.asked():
-        return f"; {reason}: --redo searches again"
-    raise Stale(
-        run_dir.path, "search", reason,
-        f"{run_dir.finalist_states}: {reason}; restore this, or remove the folder to train them again",
-    )  # fmt: skip
+    stale = Store(run_dir).stale(changed)
+    if done and not redo:
+        return f"; {stale.reason}: --redo searches again"
+    raise stale
 
 
 def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:

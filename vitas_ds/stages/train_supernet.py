@@ -21,8 +21,9 @@ from vitas_ds.models.channels import SIDES
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.files import replacing, write_json
-from vitas_ds.run.run_dir import RunDir, complete_summary, run_of, write_result
+from vitas_ds.run.run_dir import RunDir, run_of
 from vitas_ds.run.start import find_run, open_run
+from vitas_ds.run.summary import complete_summary, write_result
 from vitas_ds.search import probe
 from vitas_ds.stages.common import split_training_images, training_images
 from vitas_ds.stages.forecast import after_supernet

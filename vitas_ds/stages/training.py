@@ -10,7 +10,8 @@ from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import memory
 from vitas_ds.engine.memory import FP32
 from vitas_ds.run.overview import format_size
-from vitas_ds.run.run_dir import RunDir, TrainingDir, read_summary
+from vitas_ds.run.run_dir import RunDir, TrainingDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.stages.model_folders import INIT, TIMM
 from vitas_ds.training import checkpoint_files
 from vitas_ds.training.replay import replay

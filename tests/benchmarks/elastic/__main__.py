@@ -25,9 +25,11 @@ from tests.benchmarks.elastic import document, jobs, speed, working
 from tests.benchmarks.elastic.jobs import Job
 from tests.benchmarks.elastic.study import FULL, QUICK, Study
 from tests.benchmarks.fidelity import lock
+from tests.benchmarks.fidelity.options import add_options
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
 from vitas_ds.errors import UserError
+from vitas_ds.run.metrics import clock
 
 
 def main() -> None:
@@ -36,12 +38,9 @@ def main() -> None:
         "elastic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("step", choices=["start", "compare", "report"], help="part of the study")
-    parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--recipe", default="elastic_cifar10", help="name or file of a recipe")
     parser.add_argument("--quick", action="store_true", help="few images and steps: the same procedure, shows nothing")
-    parser.add_argument("--workers", type=int, default=2, help="number of processes")
-    parser.add_argument("--out", type=Path, default=Path("runs/elastic"), help="folder for images and runs")
-    parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
+    add_options(parser, "runs/elastic")
     parser.add_argument("--docs", type=Path, help="report: folder with elastic.md, for its table and elastic/")
     args = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, _stop)
@@ -98,14 +97,14 @@ def _compare(args: argparse.Namespace, study: Study, record: Record, stamp: dict
     everything = jobs.all_jobs(study, record)
     left = [job for job in everything if job.name not in record.rows]
     yield estimate(left, measured(record), args.workers)
-    processes, clock, done = working.open_pool(args.workers, 1), time.monotonic(), 0.0
+    processes, start, done = working.open_pool(args.workers, 1), time.monotonic(), 0.0
     try:
         for job in _in_order(study, record, processes, args.workers, stamp):
             done += job.cost
-            seconds = time.monotonic() - clock
+            seconds = time.monotonic() - start
             rest = seconds * (sum(job.cost for job in left) - done) / done
             count = f"{sum(job.name in record.rows for job in everything):3}/{len(everything)}"
-            yield f"{count}  {clock_of(seconds)}, {clock_of(rest)} left  {job.name}: {headline(record.rows[job.name])}"
+            yield f"{count}  {clock(seconds)}, {clock(rest)} left  {job.name}: {headline(record.rows[job.name])}"
     except UserError:
         working.stop_workers()
         raise
@@ -148,11 +147,6 @@ def headline(row: dict) -> str:
     numbers = [f"before {row['before']:.2%}"] if row.get("before") is not None else []
     numbers += [f"top-1 {row['top1']:.2%}", f"{row['epochs']} epochs"] if "top1" in row else []
     return ", ".join([*numbers, f"{row['seconds']} s"])
-
-
-def clock_of(seconds: float) -> str:
-    """Return hours, minutes and seconds."""
-    return f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def _results(record: Record, even: BreakEven | None) -> str:
         "# Does elastic training pay off?\nComputed from the record by `python -m tests.benchmarks.elastic report`."
     ]
     for key, when in WHEN.items():
-        parts.append(f"## All budgets together, {when}\n{NOTES}\n\n" + table(tests(together(rows, key))))
+        parts.append(f"## All budgets together, {when}\n{NOTES}\n\n" + table(difference_rows(together(rows, key))))
         for budget in budgets(rows):
-            parts.append(f"## {budget}, {when}\n" + table(tests(differences(rows, key, [budget]))))
+            parts.append(f"## {budget}, {when}\n" + table(difference_rows(differences(rows, key, [budget]))))
     parts.append(f"## A single network\n{SINGLE}\n\n" + table(single(rows)))
     if even is not None:
         parts.append(f"## Break-even\n{sentence(even)}\n\n![Cost against the number of networks]({FIGURE})")
@@ -120,7 +120,7 @@ def single(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def tests(found: dict[str, paired.Difference]) -> list[dict[str, Any]]:
+def difference_rows(found: dict[str, paired.Difference]) -> list[dict[str, Any]]:
     """Return a row for each method."""
     return [
         {"": METHODS[name].letter, "elastic minus": name, "difference": str(gap), "p (Holm)": f"{gap.p:.3f}",

@@ -136,7 +136,7 @@ def _of_method(study: Study, seed: int, name: str, searches: dict[str, Row], bud
     jobs = []
     for i, spec, count, macs in zip(budgets, specs, epochs, per_epoch, strict=True):
         own = count * macs
-        cost = own + study.test_images * spec_macs(spec_from_dict(spec))
+        cost = own + study.num_test_images * spec_macs(spec_from_dict(spec))
         job = f"{name}, {study.budgets[i]}, seed {seed}"
         jobs.append(Job(job, "network", name, seed, cost, study.budgets[i], spec, count, own, shared, limit))
     return jobs

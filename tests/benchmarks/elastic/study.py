@@ -103,7 +103,7 @@ class Study:
         return self.size.train * self.source.space.num_classes
 
     @property
-    def test_images(self) -> int:
+    def num_test_images(self) -> int:
         """Number of test images, for the estimate of the time; those of CIFAR-10 if all are used."""
         return self.size.test * self.source.space.num_classes or 10_000
 

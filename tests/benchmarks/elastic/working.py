@@ -22,7 +22,7 @@ from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json, write_json
-from vitas_ds.run.run_dir import read_summary
+from vitas_ds.run.summary import read_summary
 
 SAVE_SECONDS = 5  # between two writes of the clock
 

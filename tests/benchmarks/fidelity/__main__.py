@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.fidelity import document, jobs, lock, study, working
+from tests.benchmarks.fidelity.options import add_options
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.timing import where
 from vitas_ds import recipe
 from vitas_ds.errors import UserError
+from vitas_ds.run.metrics import clock
 
 PARTS = {  # in this order: later jobs need the results of earlier ones
     "truth": [jobs.truth_jobs],
@@ -34,11 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name or file of a recipe")
     parser.add_argument("part", choices=[*PARTS, "report"], help="part of the study")
-    parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--small", action="store_true", help="few subnets and steps: the same procedure, shows nothing")
-    parser.add_argument("--workers", type=int, default=2, help="number of processes")
-    parser.add_argument("--out", type=Path, default=Path("runs/fidelity"), help="folder for images and unfinished work")
-    parser.add_argument("--record", type=Path, help="file of the finished jobs (default: record.jsonl below --out)")
+    add_options(parser, "runs/fidelity")
     parser.add_argument("--docs", type=Path, help="report: folder for results.md and figures")
     args = parser.parse_intermixed_args()
     try:
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             todo = make(work.study, record)
             for job, left in working.do(todo, work, record, args.workers, stamp):
                 count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
-                clocks = f"{_clock(time.monotonic() - start)}, {_clock(left)} left"
+                clocks = f"{clock(time.monotonic() - start)}, {clock(left)} left"
                 yield f"{count}  {clocks}  {job.name}: {headline(record.rows[job.name])}"
 
 
@@ -83,10 +82,6 @@ def headline(row: dict) -> str:
     shown = {key: row.get(key) for key in ("accuracy", "loss", "steps")}  # the steps of several supernets are a list
     numbers = [f"{key} {value:.4g}" for key, value in shown.items() if isinstance(value, int | float)]
     return ", ".join([*numbers, f"{row['seconds']} s"])
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}:{int(seconds) % 60:02}"
 
 
 if __name__ == "__main__":

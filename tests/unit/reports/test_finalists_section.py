@@ -14,7 +14,7 @@ from tests.helpers.wandb_files import history
 from vitas_ds.config import Finalists
 from vitas_ds.reports import comparison, finalists_section, run_page, wandb_upload
 from vitas_ds.run.files import append_line, write_json
-from vitas_ds.run.run_dir import update_summary
+from vitas_ds.run.summary import update_summary
 
 
 def line(candidate: int, rung: int, step: int, accuracy: float, goes_on: bool = False, wins: bool = False) -> dict:

@@ -12,7 +12,7 @@ from vitas_ds.reports import guidance_section, run_page
 from vitas_ds.reports.svg import short
 from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import update_summary
+from vitas_ds.run.summary import update_summary
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.separation import warning
 from vitas_ds.search.separation_result import Separation

@@ -13,7 +13,7 @@ from vitas_ds.reports import net_drawing, nets, run_page
 from vitas_ds.reports.candidates import Candidates, read_candidates
 from vitas_ds.reports.net_drawing import BAR, Scale
 from vitas_ds.run.files import write_json
-from vitas_ds.run.run_dir import update_summary
+from vitas_ds.run.summary import update_summary
 from vitas_ds.stages import report
 
 SPEC = SubnetSpec(28, 7, 48, 10, (LayerSpec(2, 96, 48), LayerSpec(4, 192, 96)))

@@ -21,8 +21,8 @@ from vitas_ds.errors import UserError
 from vitas_ds.reports import comparison, nets, run_page
 from vitas_ds.reports.candidates import Candidates
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
+from vitas_ds.run.summary import update_summary
 from vitas_ds.search.results import write_baselines
 from vitas_ds.stages import report
 

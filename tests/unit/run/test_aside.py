@@ -18,7 +18,8 @@ from vitas_ds.reports import run_page
 from vitas_ds.run.aside import dependents, set_aside
 from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import RunDir, read_config, read_summary
+from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.results import select
 
 config, run = runs.config, runs.run  # fixtures

@@ -20,8 +20,9 @@ from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import write_json
 from vitas_ds.run.overview import format_size, last_record, overview
-from vitas_ds.run.run_dir import RunDir, update_summary
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
+from vitas_ds.run.summary import update_summary
 from vitas_ds.run.tracking import open_tracker
 
 

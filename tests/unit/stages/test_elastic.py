@@ -28,7 +28,8 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec, read_spec
 from vitas_ds.elastic.scores import read_scores
 from vitas_ds.export.folder import Preprocess, read_model, write_model
 from vitas_ds.recipe import load
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.stages.elastic import Step, long_words, plan, start_stage
 from vitas_ds.stages.network_words import network_words
 

@@ -35,8 +35,9 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run import lock
 from vitas_ds.run.files import write_text
-from vitas_ds.run.run_dir import RunDir, read_summary, update_summary
+from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
+from vitas_ds.run.summary import read_summary, update_summary
 
 TINY = FIXTURES / "tiny.yaml"
 EQUAL_LAYERS = SubnetSpec(28, 7, 32, 10, (LayerSpec(2, 96, 64),) * 2)

@@ -15,7 +15,8 @@ from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.recipe import load
 from vitas_ds.run.metrics import progress_line
-from vitas_ds.run.run_dir import run_of, update_summary
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.summary import update_summary
 from vitas_ds.stages import forecast
 from vitas_ds.stages.train_supernet import make_task
 

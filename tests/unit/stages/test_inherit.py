@@ -26,7 +26,8 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run.files import write_json, write_tensors, write_text
-from vitas_ds.run.run_dir import RunDir, read_summary, run_of
+from vitas_ds.run.run_dir import RunDir, run_of
+from vitas_ds.run.summary import read_summary
 from vitas_ds.stages import retrain, search
 from vitas_ds.stages.network_words import network_words
 from vitas_ds.stages.validate import check

@@ -12,8 +12,8 @@ import pytest
 from vitas_ds.__main__ import main
 from vitas_ds.recipe import load
 from vitas_ds.run.overview import Overview
-from vitas_ds.run.run_dir import update_summary
 from vitas_ds.run.start import open_run
+from vitas_ds.run.summary import update_summary
 from vitas_ds.run.tracking import open_tracker
 from vitas_ds.tools.status import progress
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.latency.lines import Latency, Setting, describe_setting
 
 

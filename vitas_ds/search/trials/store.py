@@ -99,15 +99,23 @@ class Store:
             )
         now = json.loads(to_json(settings))
         if before is not None and before != now:
-            reason = f"the {self.trained} were trained with {changes(before, now)}"
-            raise Stale(
-                self.run.path, "search", reason,
-                f"{self.run.finalist_states}: {reason}; restore this, or remove the folder to train them again",
-            )  # fmt: skip
+            raise self.stale(changes(before, now))
         write_json(self._settings, now)
         self.stop.unlink(missing_ok=True)
         for leftover in self.run.finalist_states.glob(".*.tmp"):  # of a killed rank
             leftover.unlink()
+
+    def stale(self, changed: str) -> Stale:
+        """Return the error about trainings with other settings.
+
+        Args:
+            changed: The settings, see ``changes``.
+        """
+        reason = f"the {self.trained} were trained with {changed}"
+        return Stale(
+            self.run.path, "search", reason,
+            f"{self.run.finalist_states}: {reason}; restore this, or remove the folder to train them again",
+        )  # fmt: skip
 
     def ask_to_stop(self) -> None:
         """Ask the ranks of all groups to stop."""

@@ -3,7 +3,8 @@
 from tests.helpers.searches import SMALL
 from vitas_ds.arch import genome
 from vitas_ds.run.files import write_json
-from vitas_ds.run.run_dir import RunDir, update_summary
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import update_summary
 from vitas_ds.search.latency.facts import describe_row, latency_facts
 
 SETTING = {

@@ -17,7 +17,8 @@ from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.recipe import load
 from vitas_ds.run.metrics import read_metrics
-from vitas_ds.run.run_dir import read_summary, run_of
+from vitas_ds.run.run_dir import run_of
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.trials import check
