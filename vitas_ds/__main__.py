@@ -82,6 +82,7 @@ def run_stage(args: argparse.Namespace) -> int:
         redoing(args.command, run, partial(check, again=True))
     else:
         run()
+    import_module("vitas_ds.distributed.comm").close()  # threads of open process groups may abort a process that exits
     return 0
 
 

@@ -21,7 +21,16 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.digits import write_digits
-from tests.helpers.launching import ROOT, environment, run_commands, run_stage, stage_command, start_process
+from tests.helpers.launching import (
+    ROOT,
+    command,
+    environment,
+    run_commands,
+    run_stage,
+    stage_command,
+    start_process,
+    wait_for_process,
+)
 
 TINY = ROOT / "tests" / "fixtures" / "tiny.yaml"
 
@@ -169,6 +178,20 @@ def test_a_stopped_script_lets_its_ranks_save(uninterrupted: Path, script: str, 
     stopped = re.search(r"stopped after step (\d+) of 5000", output)
     assert stopped, output
     assert checkpoints(uninterrupted / "runs" / name) == [f"step-{int(stopped[1]):08}"]
+
+
+def test_a_finished_stage_leaves_no_process_group(uninterrupted: Path, tmp_path: Path) -> None:
+    """A process that exits with one aborts now and then: its threads are still running."""
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import sys\n"
+        "import torch.distributed as dist\n"
+        "from vitas_ds.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0 and not dist.is_initialized()\n"
+    )
+    args = stage_args(uninterrupted, "uninterrupted", "supernet.ema_decay=0.9")
+    line = [*command("torchrun", 2), str(script), "train-supernet", *args]
+    assert "done already" in wait_for_process(start_process(line, environment()), line, 120)
 
 
 def test_a_second_job_names_the_first_and_a_killed_one_does_not_block_the_next(uninterrupted: Path) -> None:
