@@ -17,7 +17,7 @@ from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.models.extract import subnet_state_dict
 from vitas_ds.models.supernet import Supernet
 
-ADAPTED = ("ordinal",)  # variants
+ADAPTED = ("nested",)  # variants
 MARKS = (50, 150, 400)  # steps; the last one is the length of the schedule
 LR = 1e-3
 

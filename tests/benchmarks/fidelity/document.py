@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking, regression
+from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking, regression, sharing
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import supernets
 from tests.benchmarks.fidelity.tables import table
@@ -30,6 +30,7 @@ def text(record: Record, recipe: str) -> str:
     parts = [
         f"# Results: {recipe}\nComputed from the record by `python -m tests.benchmarks.fidelity {recipe} report`.",
         *_truth(record, truth),
+        *(["## What does sharing cost?\n" + sharing.report(record)] if record.of("sharing") else []),
         *(_supernets(record, truth) if supernets(record) else []),
         *_searches(record),
         "## Where\n" + table(where(record)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.fidelity import adapting, pipelines, supernets
+from tests.benchmarks.fidelity import adapting, pipelines, sharing, supernets
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.study import Study
 from vitas_ds.arch.cost import spec_macs
@@ -36,7 +36,7 @@ class Job:
     @property
     def section(self) -> str:
         """Section of the recipe that the job depends on most."""
-        return "supernet" if self.kind == "supernet" else "retrain"
+        return "supernet" if self.kind in ("supernet", "sharing") else "retrain"
 
 
 def truth_jobs(study: Study, record: Record) -> list[Job]:
@@ -62,6 +62,15 @@ def ranking_jobs(study: Study, record: Record) -> list[Job]:
         for name, variant in supernets.VARIANTS.items()
     ]
     return sorted(jobs, key=lambda job: job.cost)
+
+
+def sharing_jobs(study: Study, record: Record) -> list[Job]:
+    """Return the supernets in which one subnet is observed, the first seed first."""
+    return [
+        Job(f"sharing {case}, seed {seed}", "sharing", case, seed, 1)
+        for seed in range(study.size.seeds)
+        for case in sharing.CASES
+    ]
 
 
 def adapted_jobs(study: Study, record: Record) -> list[Job]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,31 +68,43 @@ class Variant:
 
 BAND = {"distribution": "budget"}
 ORDINAL = BAND | {"sharing": "ordinal"}
-SHIFT = {"identity_shift": True}
+FIRST = {"identity_shift": True}  # a network of L layers has them at the first L positions
+SMALL_BATCHES = {"batch_size": 32, "lr": 1e-3}
 UNIFORM = Variant("default", {"distribution": "uniform"})  # of the product: uniform genes, fitted identities
+NESTED = Variant("nested", ORDINAL, FIRST)
+
+
+def _nested(change: str, supernet: dict[str, Any] | None = None, **fields: Any) -> Variant:
+    return replace(NESTED, name=f"{NESTED.name}, {change}", supernet=NESTED.supernet | (supernet or {}), **fields)
+
+
 VARIANTS = {
     v.name: v
     for v in (
-        Variant(UNIFORM.name, UNIFORM.supernet),
+        UNIFORM,
         Variant("budget", BAND),
+        NESTED,
+        _nested("small batches", SMALL_BATCHES),
+        _nested("nothing private", {"private_attention": 0}),
+        _nested("one per patch size", split=True),
+        _nested("small batches, nothing private", SMALL_BATCHES | {"private_attention": 0}),
+        _nested("small batches, nothing private, one per patch size", SMALL_BATCHES | {"private_attention": 0},
+                split=True),
+        Variant("first positions", BAND, FIRST),
         Variant("ordinal", ORDINAL),
-        Variant("ordinal, first positions", ORDINAL, SHIFT),
-        Variant("first positions", BAND, SHIFT),
-        Variant("ordinal, private norms", ORDINAL | {"private_norms": True}),
-        Variant("ordinal, nothing private", ORDINAL | {"private_attention": 0}),
-        Variant("ordinal, one per patch size", ORDINAL, split=True),
-        Variant("ordinal, no weight decay", ORDINAL | {"weight_decay": 0.0}),
-        Variant("ordinal, four subnets", ORDINAL, subnets=4),
-        Variant("ordinal, sandwich", ORDINAL, subnets=2, sandwich=True),
-        Variant("ordinal, sandwich, largest first", ORDINAL, subnets=2, sandwich=True, largest_first=0.3),
-        Variant("ordinal, lr 1e-3", ORDINAL | {"lr": 1e-3}),
-        Variant("ordinal, lr 4e-3", ORDINAL | {"lr": 4e-3}),
-        Variant("cyclic", BAND | {"sharing": "cyclic"}),
         Variant("mean of losses", BAND | {"objective": "loss_mean"}),
-        Variant("ordinal, three times as long", ORDINAL, length=3.0),
-        Variant("ordinal, ten times as long", ORDINAL, length=10.0),
+        _nested("sandwich", subnets=2, sandwich=True),
+        _nested("sandwich, largest first", subnets=2, sandwich=True, largest_first=0.3),
+        _nested("four subnets", subnets=4),
+        _nested("private norms", {"private_norms": True}),
+        _nested("no weight decay", {"weight_decay": 0.0}),
+        _nested("lr 1e-3", {"lr": 1e-3}),
+        _nested("lr 4e-3", {"lr": 4e-3}),
+        Variant("cyclic", BAND | {"sharing": "cyclic"}),
+        _nested("three times as long", length=3.0),
+        _nested("ten times as long", length=10.0),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -195,19 +207,21 @@ def _scored(
     nets = {name: net for name, net in study.nets.items() if net.patch_size in plan.space.patch_sizes}
     if share < 1:
         nets = {name: net for name, net in nets.items() if name.startswith("equal")}
-    averaged = new(plan)
-    averaged.load_state_dict(trainer.averages)
+    supernets = {"": trainer.model}
+    if share == 1:
+        supernets[", averaged weights"] = new(plan)
+        supernets[", averaged weights"].load_state_dict(trainer.averages)
     found: dict[str, dict[str, float]] = {}
-    for weights, supernet in (("", trainer.model), (", averaged weights", averaged)):
+    for weights, supernet in supernets.items():
         for name, net in nets.items():
-            logits = _logits(supernet, net, images, study.config.engine.precision)
+            logits = search_logits(supernet, net, images, study.config.engine.precision)
             for way, score in _ways(logits, images.search[1]):
                 found.setdefault(f"{way}{weights}{f', at {share:.0%}' * (share < 1)}", {})[name] = score
     return found
 
 
 @torch.inference_mode()
-def _logits(supernet: nn.Module, net: SubnetSpec, images: Images, precision: str) -> Tensor:
+def search_logits(supernet: nn.Module, net: SubnetSpec, images: Images, precision: str) -> Tensor:
     """Return the logits [S, n, C] of the search images."""
     supernet.eval()
     with autocast(precision, torch.device("cpu")):

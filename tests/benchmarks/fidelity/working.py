@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity import adapting, images, pipelines, supernets, training
+from tests.benchmarks.fidelity import adapting, images, pipelines, sharing, supernets, training
 from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
@@ -60,6 +60,9 @@ def run(job: Job, work: Work) -> dict[str, Any]:
     elif job.kind == "supernet":
         variant = supernets.VARIANTS[job.what]
         row |= supernets.train(work.study, variant, shown, job.seed, saved, work.weights(job))
+        row["digest"] = work.study.digest("supernet")
+    elif job.kind == "sharing":
+        row |= sharing.train(work.study, job.what, shown, job.seed, saved)
         row["digest"] = work.study.digest("supernet")
     elif job.kind == "adapted":
         trained = work.weights(replace(job, name=f"{job.what}, seed {job.seed}"))

@@ -3,48 +3,23 @@
 References: counts by hand, the loader of the product, and uninterrupted trainings.
 """
 
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks.fidelity import images, jobs, study, supernets, training, working
+from tests.benchmarks.fidelity import jobs, study, supernets, training, working
 from tests.benchmarks.fidelity.record import Record
 from tests.helpers.digits import write_digits
 from tests.helpers.photos import cpu_rank
+from tests.helpers.small_study import CLASSES, SEARCH, TRAIN, VAL, small_study
 from vitas_ds import recipe
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
 
 CIFAR10 = study.Study(recipe.load("cifar10", []), study.FULL)
-CLASSES, TRAIN, SEARCH, VAL = 10, 20, 4, 10  # images of each class
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("data") / "digits", TRAIN + SEARCH, VAL)
-
-
-def small_study(root, *overrides: str, **size) -> study.Study:
-    """Return a study of the digits in the space of the recipe, with batches of 50 images."""
-    paths = [f"data.train={root}/train", f"data.val={root}/val", f"data.search_per_class={SEARCH}"]
-    batch = ["retrain.batch_size=50", "supernet.batch_size=50"]
-    return study.Study(recipe.load("cifar10", [*paths, *batch, *overrides]), replace(study.SMALL, **size))
-
-
-@pytest.fixture(scope="module")
-def work(root, tmp_path_factory):
-    work = working.Work(tmp_path_factory.mktemp("work"), small_study(root))
-    working.prepare(work)
-    return work
-
-
-@pytest.fixture(scope="module")
-def shown(work):
-    return images.read(work.images, work.study.config.data)
 
 
 def test_subnets_of_the_study_by_hand():
@@ -192,8 +167,8 @@ def test_a_job_of_a_subnet_is_a_complete_row(work, record):
     assert 0 <= row["accuracy"] <= 1 and not work.saved(job).exists()
 
 
-BY_HAND = ("default", "ordinal", "ordinal, one per patch size", "ordinal, four subnets", "ordinal, three times as long",
-           "ordinal, sandwich, largest first")  # fmt: skip
+BY_HAND = ("default", "ordinal", "nested, one per patch size", "nested, four subnets", "nested, three times as long",
+           "nested, sandwich, largest first", "nested, small batches")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -206,7 +181,9 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
     costs = []
     for plan in plans:
         sides = 2 if plan.settings.sharing == "bilateral" else 1
-        costs += [50 * sides * sum(map(spec_macs, plan.subnets(step))) for step in range(plan.steps)]
+        costs += [
+            plan.settings.batch_size * sides * sum(map(spec_macs, plan.subnets(step))) for step in range(plan.steps)
+        ]
         assert {net.patch_size for net in plan.subnets(0)} <= set(plan.space.patch_sizes)
         assert len(plan.subnets(plan.steps - 1)) == variant.subnets + 2 * variant.sandwich
         share = sum(50 * spec_macs(net) for step in range(plan.steps) if len(plan.subnets(step)) == 1
@@ -219,7 +196,7 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["default", "ordinal, one per patch size"])
+@pytest.mark.parametrize("name", ["default", "nested, one per patch size"])
 def test_a_supernet_scores_every_subnet_also_after_a_kill(work, name, record, monkeypatch):
     """A kill at the first mark: the second start has the scores of the first."""
     monkeypatch.setattr(supernets, "DRAWN", 20)
