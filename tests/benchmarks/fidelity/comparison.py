@@ -25,6 +25,8 @@ METHODS = {
     "random networks, halving, 32": "d",
     "random networks, halving, 96": "d",
     "first release": "f",
+    "regression": "h, no finalists",
+    "regression, finalists": "h",
 }  # of the plan; those of "by hand" and "rules" have many names
 OURS = "supernet, evolution, finalists"
 NOTES = """Accuracy on the validation images of the network that a search ends with, trained alone: the mean and range
@@ -81,6 +83,10 @@ def ends(row: dict[str, Any]) -> Iterator[End]:
             yield End(f"supernet, {label}, finalists", seed, finalists["pick"], units + finalists["units"])
     elif name == "first release":
         yield End(name, seed, result["pick"], result["supernet_units"] + result["scoring_units"])
+    elif name == "regression":
+        yield End(name, seed, result["pick"], result["fitting_units"])
+        finalists = result["finalists"]
+        yield End(f"{name}, finalists", seed, finalists["pick"], result["fitting_units"] + finalists["units"])
     elif name == "random halving":
         for count, found in result.items():
             yield End(f"random networks, halving, {count}", seed, found["pick"], found["units"])

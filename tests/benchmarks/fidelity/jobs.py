@@ -91,6 +91,7 @@ def comparison_jobs(study: Study, record: Record) -> list[Job]:
         for method, cost in (
             ("supernet", 14),
             ("random halving", 32),
+            ("regression", 10),
             ("first release", 6),
             ("rules", 2),
             ("by hand", 1),

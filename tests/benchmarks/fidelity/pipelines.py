@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.benchmarks.fidelity import supernets, zero_cost
+from tests.benchmarks.fidelity import regression, supernets, zero_cost
 from tests.benchmarks.fidelity.halving import Trainings, halve
 from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.study import Study
 from tests.benchmarks.fidelity.supernets import Variant
 from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Finalists
 from vitas_ds.engine.precision import autocast
@@ -37,6 +38,8 @@ OURS = supernets.NESTED  # frozen before part 4 starts
 FIRST_RELEASE = supernets.UNIFORM
 SCORED = 1000  # images of a score
 COUNT, KEEP = 8, 0.5  # finalists, and the share that goes on
+SHORT = 1 / 8  # part of a training to which the regression is fitted
+PREDICTED = 10  # networks that the regression orders, relative to those of the rules
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,23 @@ def with_supernet(context: Context) -> dict[str, Any]:
     return result
 
 
+def with_regression(context: Context) -> dict[str, Any]:
+    """Method h: a regression on the genes, fitted to short trainings of random networks, orders many others."""
+    study = context.study
+    nets, step = context.random_nets(study.size.fitted), max(1, round(SHORT * study.net_steps))
+    trainings = Trainings(context.folder / "fitted", context.images, study.config, study.net_steps, context.seed)
+    accuracies = np.array([trainings.accuracy(net, step) for net in nets])
+    predict = regression.fit(regression.features(WidthTable.from_specs(nets)), accuracies)
+    pool = context.random_nets(PREDICTED * study.size.ruled)
+    order = np.argsort(-predict(regression.features(WidthTable.from_specs(pool))), kind="stable")
+    macs = 3 * study.config.retrain.batch_size * step * sum(map(spec_macs, nets))
+    best = [pool[i] for i in order[:COUNT]]
+    return {
+        "pick": best[0].to_dict(), "fitting_units": context.units(float(macs)),
+        "accuracies": accuracies.tolist(), "finalists": context.halving(best, "finalists"),
+    }  # fmt: skip
+
+
 def first_release(context: Context) -> dict[str, Any]:
     """Method f: uniform genes with a fitted identity probability, bilateral sharing, best score."""
     supernet, cost = _supernet(context, FIRST_RELEASE)
@@ -151,7 +171,7 @@ def _unlike_deit(spec: SubnetSpec) -> tuple[float, int, int]:
 
 METHODS = {
     "supernet": with_supernet, "first release": first_release, "random halving": random_halving, "rules": rules,
-    "by hand": by_hand,
+    "by hand": by_hand, "regression": with_regression,
 }  # fmt: skip
 
 

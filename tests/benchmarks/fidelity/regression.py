@@ -7,6 +7,7 @@ random candidates for a short time and predicts the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.benchmarks.fidelity import early
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
 from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
+from vitas_ds.arch.space import WidthTable
 
 RIDGE = 1.0  # penalty of a standardized feature, fixed before the results are known
 NOTES = """A ridge regression on patch size, embed_dim, layers, and mean heads, q/k/v and MLP width, fitted to the
@@ -38,28 +40,28 @@ def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
 def predict(truth: Truth, accuracy_n: np.ndarray) -> np.ndarray:
     """Return the predicted accuracy [n]; each subnet of equal MACs from the others of equal MACs, NaN elsewhere."""
     at = truth.at(EQUAL)
-    x_nF, y_n = features(truth)[at], accuracy_n[at]
+    x_nF, y_n = features(truth.table)[at], accuracy_n[at]
     predicted_n = np.full(len(accuracy_n), np.nan)
     for i, net in enumerate(at):
         others = np.arange(len(at)) != i
-        predicted_n[net] = _ridge(x_nF[others], y_n[others], x_nF[i])
+        predicted_n[net] = fit(x_nF[others], y_n[others])(x_nF[i : i + 1])[0]
     return predicted_n
 
 
-def features(truth: Truth) -> np.ndarray:
-    """Return the genes of the subnets [n, F]: widths and the patch size as logarithms, means over the layers."""
-    table, depth_n = truth.table, truth.depth_n
+def features(table: WidthTable) -> np.ndarray:
+    """Return the genes of networks [n, F]: widths and the patch size as logarithms, means over the layers."""
+    depth_n = (table.num_heads > 0).sum(1)
     means = [values.sum(1) / depth_n for values in (table.num_heads, table.qkv_dim, table.mlp_dim)]
-    return np.stack([np.log2(x) for x in (truth.patch_n, table.embed_dim, depth_n, *means)], 1)
+    return np.stack([np.log2(x) for x in (table.patch_size, table.embed_dim, depth_n, *means)], 1)
 
 
-def _ridge(x_nF: np.ndarray, y_n: np.ndarray, at_F: np.ndarray) -> float:
-    """Fit a ridge regression on standardized features and return its prediction at one point."""
+def fit(x_nF: np.ndarray, y_n: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit a ridge regression on standardized features. Returns a function from features [k, F] to predictions [k]."""
     mean_F, std_F = x_nF.mean(0), x_nF.std(0)
     std_F[std_F == 0] = 1
     z_nF = (x_nF - mean_F) / std_F
     weights_F = np.linalg.solve(z_nF.T @ z_nF + RIDGE * np.eye(z_nF.shape[1]), z_nF.T @ (y_n - y_n.mean()))
-    return float(y_n.mean() + (at_F - mean_F) / std_F @ weights_F)
+    return lambda x_kF: y_n.mean() + (x_kF - mean_F) / std_F @ weights_F
 
 
 def _standardized(scores: np.ndarray, truth: Truth) -> np.ndarray:

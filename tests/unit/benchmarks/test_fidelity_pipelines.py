@@ -1,0 +1,75 @@
+"""Whole searches without a supernet in tests/benchmarks/fidelity. References: costs counted by hand, a linear truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.fidelity import comparison, pipelines, regression
+from tests.helpers.fidelity_records import STAMP
+from vitas_ds.arch.cost import spec_macs
+from vitas_ds.arch.space import WidthTable
+from vitas_ds.arch.spec import spec_from_dict
+
+
+@pytest.fixture
+def context(work, shown, tmp_path):
+    study = replace(work.study, size=replace(work.study.size, steps=0.5))  # 12 steps: enough for the rungs
+    return pipelines.Context(study, shown, 1, tmp_path)
+
+
+def unit(context) -> float:
+    """Return the MACs of forward passes of one image that 3 passes of a training add up to, by hand."""
+    return 3 * context.study.net_steps * 50 * sum(context.study.budget) / 2
+
+
+def test_a_regression_orders_a_linear_truth(context):
+    nets = context.random_nets(60)
+    features = regression.features(WidthTable.from_specs(nets))
+    truth = features @ np.array([-3.0, 0.5, 1.0, 2.0, -1.0, 0.3])
+    predicted = regression.fit(features[:40], truth[:40])(features[40:])
+    assert np.corrcoef(predicted, truth[40:])[0, 1] > 0.98
+    assert predicted.mean() == pytest.approx(truth[40:].mean(), abs=0.2 * truth.std())
+
+
+def test_features_by_hand(context):
+    net = context.random_nets(1)[0]
+    heads, qkv, mlp = (
+        np.mean([getattr(layer, name) for layer in net.active]) for name in ("num_heads", "qkv_dim", "mlp_dim")
+    )
+    expected = np.log2([net.patch_size, net.embed_dim, net.depth, heads, qkv, mlp])
+    assert regression.features(WidthTable.from_specs([net]))[0] == pytest.approx(expected)
+
+
+def test_the_search_by_regression_counts_its_trainings(context):
+    size, steps = context.study.size, context.study.net_steps
+    found = pipelines.with_regression(context)
+    nets = context.random_nets(size.fitted)
+    fitted = 3 * 50 * round(steps / 8) * sum(map(spec_macs, nets))
+    assert found["fitting_units"] == pytest.approx(fitted / unit(context)) and len(found["accuracies"]) == size.fitted
+    curves = found["finalists"]["curves"]
+    assert len(curves) == pipelines.COUNT and found["pick"] in [row["spec"] for row in curves]
+    low, high = context.study.budget
+    assert all(low <= spec_macs(spec_from_dict(row["spec"])) <= high for row in curves)
+    row = STAMP | {"result": found, "seed": 1, "what": {"method": "regression", "macs": list(context.study.budget)}}
+    plain, with_finalists = comparison.ends(row)
+    assert plain.units == found["fitting_units"] < with_finalists.units and plain.spec == found["pick"]
+    assert with_finalists.method in comparison.METHODS and with_finalists.spec == found["finalists"]["pick"]
+
+
+def test_random_halving_counts_its_trainings(context):
+    """Of 4 networks, 2 go on after a part of the steps and 1 to the end."""
+    found = pipelines.random_halving(context)["4"]
+    total = 0.0
+    for row in found["curves"]:
+        total += 3 * 50 * max(map(int, row["curve"])) * spec_macs(spec_from_dict(row["spec"]))
+    assert found["units"] == pytest.approx(total / unit(context))
+    longest = max(found["curves"], key=lambda row: max(map(int, row["curve"])))
+    assert found["pick"] == longest["spec"] and max(map(int, longest["curve"])) == context.study.net_steps
+
+
+def test_shapes_by_hand_have_equal_layers_within_the_budget(context):
+    low, high = context.study.budget
+    for name, found in pipelines.by_hand(context).items():
+        spec = spec_from_dict(found["pick"])
+        assert name == f"patch {spec.patch_size}" and len(set(spec.active)) == 1 and low <= spec_macs(spec) <= high
