@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from vitas_ds.data.names import Names
+from vitas_ds.errors.reading import open_binary
 
 FILE = "index.vitas"
 FORMAT = "vitas_ds image index 1"
@@ -114,7 +115,7 @@ def read(root: str, classes: Sequence[str]) -> tuple[Names, np.ndarray] | None:
 def _map(path: Path) -> list[np.ndarray] | None:
     """Map the sections of an index as bytes; None if the file is damaged."""
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             header = json.loads(file.read(HEADER))
         sizes = header["sizes"] if header["format"] == FORMAT else []
     except (ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitas_ds.data.walk import is_hidden, shards_of
 from vitas_ds.errors import UserError
-from vitas_ds.errors.reading import read_json
+from vitas_ds.errors.reading import check_regular, read_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
 LOCATION = r"(?P<extension>\S+) (?P<offset>\d+) (?P<size>\d+)"
@@ -59,6 +59,7 @@ def read_shard(root: str, shard: str) -> Iterator[tuple[str, int, tuple[int, int
     path = os.path.join(root, shard)
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: no permission to read")
+    check_regular(path)
     with open(path, "rb") as file:
         for key, sample in _samples(path):
             extension = next((e for e in sample if e.lower() in IMAGES), None)

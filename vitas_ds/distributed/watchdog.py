@@ -32,7 +32,8 @@ from types import TracebackType
 from vitas_ds.distributed import comm, console, launcher, supervisor
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.supervisor import RESUME, pid_namespace, state_of
-from vitas_ds.errors import Preempted, RankLost
+from vitas_ds.errors import Preempted, RankLost, UserError
+from vitas_ds.errors.reading import check_regular
 
 FILE_SIZE = 4096  # bytes; constant, so a heartbeat overwrites the previous one completely
 START_LIMIT = 300  # smallest time limit in seconds before the first step: libraries are loaded and compiled
@@ -274,7 +275,7 @@ class Watchdog:
         with self._write_lock, suppress(OSError):  # a full disk must not end the job
             self._beats += 1
             text = json.dumps(asdict(self._state) | {"beat": self._beats}).encode().ljust(FILE_SIZE)
-            handle = os.open(self._path(self.ranks.rank), os.O_WRONLY | os.O_CREAT)
+            handle = os.open(self._path(self.ranks.rank), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
             try:
                 os.write(handle, text)
             finally:
@@ -283,7 +284,8 @@ class Watchdog:
     def _read(self, ranks: Iterable[int] | None = None) -> dict[int, Heartbeat]:
         states = {}
         for rank in range(self.ranks.world_size) if ranks is None else ranks:
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, UserError):
+                check_regular(self._path(rank))
                 states[rank] = Heartbeat(**json.loads(self._path(rank).read_text()))
         return states
 

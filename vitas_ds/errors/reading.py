@@ -60,6 +60,18 @@ def _is_of_content(error: Exception) -> bool:
     return not (isinstance(error, TypeError) and WRONG_CALL.search(str(error)))
 
 
+def check_regular(path: str | Path) -> None:
+    """Check that a path is no folder, device or pipe, before opening it: to open a pipe would wait for its writer.
+
+    Raises:
+        OSError: The path does not exist or cannot be examined.
+        UserError: It is not a regular file.
+    """
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind):
+        raise UserError(f"{path}: is {'a folder' if stat.S_ISDIR(kind) else 'a device or pipe'}, not a file")
+
+
 def open_binary(path: Path) -> BufferedReader:
     """Open a file for reading.
 
@@ -80,12 +92,10 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         UserError: It is not a regular file, not readable, or larger than ``limit`` bytes.
     """
     try:
-        kind = os.stat(path)
-        if not stat.S_ISREG(kind.st_mode):  # to open a pipe would wait for its writer
-            found = "a folder" if stat.S_ISDIR(kind.st_mode) else "a device or pipe"
-            raise UserError(f"{path}: is {found}, not a file")
-        if kind.st_size > limit:
-            raise UserError(f"{path}: has {kind.st_size:,} bytes; at most {limit:,} are supported here")
+        check_regular(path)
+        size = os.stat(path).st_size
+        if size > limit:
+            raise UserError(f"{path}: has {size:,} bytes; at most {limit:,} are supported here")
         _last[:] = [path]
         with open(path, "rb") as file:
             return file.read(limit + 1)

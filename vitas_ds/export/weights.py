@@ -15,6 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import check_regular
 from vitas_ds.models.shapes import Shapes, check_finite
 from vitas_ds.run.torch_files import check_sizes, check_zip
 
@@ -52,6 +53,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         UserError: The file cannot be read.
     """
     try:
+        check_regular(path)
         return load(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -66,6 +68,7 @@ def load_torch(path: Path) -> Any:
         UserError: The file cannot be read, or contains other objects.
     """
     try:
+        check_regular(path)
         check_zip(path)
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)

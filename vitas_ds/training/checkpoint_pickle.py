@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import check_regular
 from vitas_ds.run.torch_files import check_sizes, check_zip
 
 
@@ -41,6 +42,7 @@ def read_pickle(file: Path, verified: bool = False) -> Any:
         UserError: The file is damaged, or contains other objects than tensors, numbers and texts.
     """
     try:
+        check_regular(file)
         check_zip(file, checksums=not verified)
         with torch.serialization.safe_globals(_STAND_INS):
             content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitas_ds.distributed import comm
 from vitas_ds.errors import UserError
+from vitas_ds.errors.reading import check_regular
 from vitas_ds.run import tensor_digests
 from vitas_ds.run.files import write_tensors
 from vitas_ds.training import checkpoint_deepspeed
@@ -34,6 +35,7 @@ class Reader:
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
+            check_regular(self.path / name)
             self._open[name] = safe_open(self.path / name, "pt")
         return self._open[name]
 
@@ -139,9 +141,10 @@ def read_consolidated(file: Path) -> dict[str, Tensor]:
     """Read a safetensors file with the weights of a network, and compare it with its digest, if it has one.
 
     Raises:
-        UserError: The file was changed.
+        UserError: The file was changed, or is a pipe.
         OSError, SafetensorError: It cannot be read.
     """
+    check_regular(file)
     tensors = load_file(file)
     tensor_digests.check_digest(file, tensors)
     return tensors

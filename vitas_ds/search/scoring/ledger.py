@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed.comm import from_main
+from vitas_ds.errors.reading import check_regular
 from vitas_ds.run.files import append_line, to_json
 from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.ledger_digest import add_digest
@@ -98,6 +99,7 @@ def _cut_torn_line(path: Path) -> None:
     """Truncate the file after its last newline."""
     if not path.exists():
         return
+    check_regular(path)
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.errors import Stale, UserError
-from vitas_ds.errors.reading import parse_json_line
+from vitas_ds.errors.reading import check_regular, parse_json_line
 from vitas_ds.run.files import read_json, to_json, write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.trials.rows import Row
@@ -201,6 +201,7 @@ class Store:
 
     def _metadata(self, name: str) -> dict[str, Any]:
         try:
+            check_regular(self._state(name))
             with safe_open(self._state(name), "pt") as file:
                 return {key: parse_json_line(value) for key, value in file.metadata().items()}
         except (OSError, SafetensorError, ValueError, AttributeError):
