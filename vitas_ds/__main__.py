@@ -143,6 +143,10 @@ def run_elastic(args: argparse.Namespace) -> int:
 def _check_overwriting(args: argparse.Namespace) -> None:
     """Refuse to replace existing files without ``--force``. Commands without this option do not replace files."""
     writes_folder = args.command in ("import", "reorder")
+    if writes_folder:
+        from vitas_ds.export.folder import check_replaceable  # imports torch
+
+        check_replaceable(args.out)
     for option in ("out", "write", "plot"):
         path = getattr(args, option, None)
         if path is None or getattr(args, "force", True):

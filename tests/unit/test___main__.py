@@ -100,8 +100,14 @@ def test_nothing_is_overwritten_without_force(tmp_path, capsys):
     before = out.read_text()
     assert main(argv) == 2 and "exists already" in capsys.readouterr().err
     assert main([*argv, "--force"]) == 1 and out.read_text() == before
-    assert main(["import", "--net", "vitas-c", "--checkpoint", "x", "--out", str(tmp_path / "a")]) == 2
-    assert "exists already; choose another name, or replace it with --force" in capsys.readouterr().err
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    argv = ["import", "--net", "vitas-c", "--checkpoint", "x", "--out"]
+    assert main([*argv, str(tmp_path / "model")]) == 2 and "exists already" in capsys.readouterr().err
+    for force in ([], ["--force"]):  # it replaces an exported model, and no other folder
+        assert main([*argv, str(tmp_path / "a"), *force]) == 2
+        assert "is not an exported model (it has class)" in capsys.readouterr().err
+    assert (tmp_path / "a" / "class" / "x.jpg").read_bytes() == b"no image"
 
 
 @pytest.mark.parametrize("locale", [{"LANG": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vitas_ds.run.files import file_digest, read_json, sync_file, write_json, wr
 
 SAFETENSORS_METADATA = {"format": "pt"}  # expected by Hugging Face libraries
 Facts = dict[str, object]  # rows of the table of a model card
+WRITTEN = (*digests.FILES, "config.json", "README.md", "order.json", "timm", "model.*", "model_int8.onnx")  # patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ def atomic_folder(directory: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces ``directory`` at the end of the block; remove it on an error.
 
     ``directory`` is not changed before the end of the block. A killed process leaves the complete old folder or the
-    complete new one. If the old one has the name ``.NAME.old`` only, the next call gives it back its own.
+    complete new one. If the old one has the name ``.NAME.old`` only, the next call gives it back its own. Files in the
+    old folder that no export writes are in the new one, too.
 
     Raises:
         UserError: The temporary folder cannot be created.
@@ -74,8 +77,11 @@ def atomic_folder(directory: Path) -> Iterator[Path]:
         raise UserError(f"{directory}: cannot be written ({error.strerror})") from None
     try:
         yield aside
-        for path in (*aside.rglob("*"), aside):
+        for path in aside.rglob("*"):
             sync_file(path)
+        for path in other_files(directory):
+            _link(path, aside / path.name)
+        sync_file(aside)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -84,6 +90,40 @@ def atomic_folder(directory: Path) -> Iterator[Path]:
         directory.rename(old)
     aside.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def other_files(directory: Path) -> list[Path]:
+    """Return the files and folders in a folder that no export writes."""
+    paths = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in paths if not any(fnmatch(path.name, pattern) for pattern in WRITTEN)]
+
+
+def check_replaceable(directory: Path) -> None:
+    """Check that a folder may be replaced by an exported model.
+
+    Raises:
+        UserError: It has other content than an exported model, or it contains the current folder.
+    """
+    if Path.cwd().is_relative_to(directory.resolve()):
+        raise UserError(
+            f"{directory}: contains the current folder and cannot be replaced; choose another one"
+        )
+    others = other_files(directory)
+    if others and not (directory / "model.safetensors").is_file():
+        raise UserError(f"{directory}: is not an exported model (it has {others[0].name}); choose another folder")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file or all files of a folder a second name. Without hard links on this disk, copy them."""
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        for path in source.iterdir():
+            _link(path, target / path.name)
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def write_model(model: VisionTransformer, directory: Path, preprocess: Preprocess, name: str, facts: Facts,

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.errors import UserError
 from vitas_ds.export.card import Accuracy, model_card
-from vitas_ds.export.folder import Preprocess, atomic_folder, read_facts, read_preprocess, write_model
+from vitas_ds.export.folder import (
+    Preprocess,
+    atomic_folder,
+    check_replaceable,
+    read_facts,
+    read_preprocess,
+    write_model,
+)
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
 
@@ -242,7 +250,8 @@ def test_config_for_hubs(folder):
 
 def test_folder_is_replaced_atomically(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / "stale.txt").write_text("of the previous model")
+    (folder / "timm").mkdir()
+    (folder / "timm" / "old.txt").write_text("of the previous model")
 
     def fail() -> None:
         with atomic_folder(folder) as aside:
@@ -251,10 +260,46 @@ def test_folder_is_replaced_atomically(folder):
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert {path.name for path in folder.iterdir()} == set(before) | {"stale.txt"}
+    assert {path.name for path in folder.iterdir()} == set(before) | {"timm"}
     write_model(make(), folder, Preprocess(20, classes=CLASSES), "net", {"epochs": 3})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_files_of_the_user_stay(folder, monkeypatch, links):
+    """Also on a disk without hard links."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no hard links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (folder / "demo" / "deep").mkdir(parents=True)
+    (folder / "demo" / "deep" / "app.py").write_text("print()")
+    (folder / "NOTES.md").write_text("notes")
+    (folder / "broken").symlink_to("nowhere")
+    write_model(make(replace(SPEC, num_classes=3)), folder, Preprocess(), "net", {})
+    assert (folder / "demo" / "deep" / "app.py").read_text() == "print()" and (
+        folder / "NOTES.md"
+    ).read_text() == "notes"
+    assert (folder / "broken").is_symlink() and vitas_ds.load(folder).spec.num_classes == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
+def test_folders_that_are_not_replaced(folder, tmp_path, monkeypatch):
+    (folder / "NOTES.md").write_text("notes")
+    check_replaceable(folder)
+    check_replaceable(tmp_path / "new")
+    (tmp_path / "thesis").mkdir()
+    check_replaceable(tmp_path / "thesis")
+    (tmp_path / "thesis" / "thesis.tex").write_text("text")
+    with pytest.raises(UserError, match=r"thesis: is not an exported model \(it has thesis\.tex\)"):
+        check_replaceable(tmp_path / "thesis")
+    monkeypatch.chdir(folder)
+    for place in (Path("."), folder, folder.parent):
+        with pytest.raises(UserError, match="contains the current folder"):
+            check_replaceable(place)
 
 
 def test_permissions_links_and_unwritable_places(folder, tmp_path):
