@@ -54,6 +54,9 @@ def load(recipe: str, overrides: list[str]) -> Config:
         if folder is not None and is_version_01(error):
             raise UserError(f"{path}: written by version 0.1, which version 0.2 cannot continue") from None
         where = _source(error, path, overrides)
+        if folder is not None and where == path and error.errors()[0]["loc"] == ("run", "name"):
+            reason = explain(error, Config).removeprefix("run.name: ")
+            raise UserError(f"{folder}: this name, which the run has too, {reason}; rename the folder") from None
         empty = "no value after the =; " if where.endswith("=") else ""
         raise UserError(f"{where}: {empty}{explain(error, Config)}") from None
     _check_rates(config, before, overrides)
@@ -112,6 +115,8 @@ def _runs_folder(overrides: list[str]) -> Path:
 def _read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     """Return path and contents of the configuration in a run folder, with its name and place as they are now."""
     path, data = read_recipe(str(folder / RUN_CONFIG))
+    if not data:
+        raise UserError(f"{path}: empty; copy the file again, or restore it")
     resolved = folder.resolve()
     parent = folder.parent if folder.name == resolved.name else resolved.parent
     return path, data | {"run": (data.get("run") or {}) | {"dir": str(parent), "name": resolved.name}}

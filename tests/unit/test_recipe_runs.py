@@ -55,6 +55,19 @@ def test_a_folder_without_a_run_is_one_line(runs: Path, capsys: pytest.CaptureFi
     assert "no such recipe or run" in capsys.readouterr().err
 
 
+def test_settings_that_are_cut_off_are_not_read(runs: Path) -> None:
+    """At every line, as an interrupted copy leaves them: the settings that are missing would have their defaults."""
+    open_run(load("quickstart", ["run.name=a"]), True)
+    whole = (runs / "a" / "config.yaml").read_text()
+    before = load("runs/a", [])
+    (runs / "a" / "config.yaml").write_text(whole.rstrip())  # an editor may remove the last end of line
+    assert load("runs/a", []) == before
+    for i in range(whole.count("\n")):
+        (runs / "a" / "config.yaml").write_text("".join(whole.splitlines(keepends=True)[:i]))
+        with pytest.raises(UserError, match=r"runs/a/config\.yaml: (cut off, the last line is missing|empty); copy"):
+            load("runs/a", [])
+
+
 def test_a_run_of_version_0_1_is_one_line(runs: Path) -> None:
     (runs / "a" / "config.yaml").write_text("mixing: {}\nengine: {checkpoint_activations: true}\n")
     with pytest.raises(UserError, match=r"runs/a/config\.yaml: written by version 0\.1"):

@@ -10,13 +10,22 @@ from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import parse_yaml
 
+FIRST, LAST = "# Settings of the latest start. The last line shows that the file is complete.", "# End of the settings."
+
+
+def framed(text: str) -> str:
+    """Return the content of a ``config.yaml``: a missing end makes no setting invalid, but gives it its default."""
+    return f"{FIRST}\n{text}{LAST}\n"
+
 
 def parse_config(text: str, where: str) -> Any:
     """Return the content of a recipe or a ``config.yaml``; a text field is as written: ``1.10``, ``007`` or ``on``.
 
     Raises:
-        UserError: The text is not YAML, or has a key twice.
+        UserError: The text is not YAML, has a key twice, or lacks the end of a ``config.yaml``.
     """
+    if text.startswith(FIRST) and not text.rstrip().endswith(LAST):
+        raise UserError(f"{where}: cut off, the last line is missing; copy the file again, or restore it")
     data = parse_yaml(text, where)
     if isinstance(data, dict):
         _restore_text(data, parse_yaml(text, where, as_text=True), Config)

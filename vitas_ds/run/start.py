@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from vitas_ds.config import RANDOM_IMAGES, Config, dump
 from vitas_ds.config.absolute import with_absolute_paths
+from vitas_ds.config.parse import framed
 from vitas_ds.distributed import comm, console
 from vitas_ds.errors import UserError
 from vitas_ds.errors.exits import DISK
 from vitas_ds.run import lock
 from vitas_ds.run.compatibility import check_same_recipe, describe, differences
-from vitas_ds.run.files import read_json, write_json, write_text
-from vitas_ds.run.manifest import gpu_of, start_entry
+from vitas_ds.run.files import write_json, write_text
+from vitas_ds.run.manifest import gpu_of, read_starts, start_entry
 from vitas_ds.run.run_dir import RunDir, read_config, run_of
 from vitas_ds.run.summary import complete_summary
 
@@ -21,10 +22,11 @@ def find_run(config: Config) -> RunDir:
     It writes nothing but ``summary.json``, on rank 0, if a killed job has not.
 
     Raises:
-        UserError: See ``check_same_recipe``.
+        UserError: See ``check_same_recipe``; or the manifest is damaged.
     """
     run = run_of(config)
     check_same_recipe(config, run)
+    read_starts(run)
     if console.is_main():
         complete_summary(run)
     return run
@@ -51,8 +53,8 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
             if changes:
                 since = f"settings changed since the last start of {run.path}"
                 print(f"{stage or run.name}: {since}: {', '.join(describe(changes))}", flush=True)
-            write_text(run.config, dump(with_absolute_paths(config)))
-            starts = read_json(run.manifest, {}).get("starts", [])
+            write_text(run.config, framed(dump(with_absolute_paths(config))))
+            starts = read_starts(run)
             entry = start_entry(stage, world_size) | {"changes": changes}
             entry["machine"] |= gpu_of(config.run.device)
             entry |= {"images": RANDOM_IMAGES} if config.data.synthetic else {}

@@ -18,6 +18,7 @@ import numpy as np
 
 from vitas_ds.config import Config, dump
 from vitas_ds.config.absolute import with_absolute_paths
+from vitas_ds.config.parse import framed
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed import comm, watchdog
@@ -97,7 +98,7 @@ def prepare(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) -> 
         order = comm.from_main(partial(_prepare, config, run_dir, ranks, images))
     config = ordered(config, order)
     if ranks.is_main:
-        write_text(run_dir.config, dump(with_absolute_paths(config)))
+        write_text(run_dir.config, framed(dump(with_absolute_paths(config))))
     return config
 
 

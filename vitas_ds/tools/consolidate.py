@@ -15,9 +15,11 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: No complete checkpoint was found, it has no averaged weights (``--ema``), or the file cannot be
-            written.
+            written or is in the folder of a checkpoint.
     """
     path = _choose(args.checkpoint, args.best)
+    if (args.out.parent / "manifest.json").is_file() and find_checkpoint(args.out.parent):
+        raise UserError(f"--out {args.out}: is in the folder of a checkpoint; choose another folder")
     try:
         write_consolidated(path, args.out, ema=args.ema)
     except OSError as error:

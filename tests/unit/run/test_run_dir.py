@@ -12,6 +12,7 @@ import yaml
 
 from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
+from vitas_ds.config.parse import framed
 from vitas_ds.errors import UserError
 from vitas_ds.run.manifest import git_commit
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config
@@ -142,7 +143,7 @@ def test_free_fields_may_always_change(tmp_path):
     }
     config = make(tmp_path, **free)
     open_run(config, True)
-    assert run.config.read_text() == dump(config)
+    assert run.config.read_text() == framed(dump(config))
 
 
 def test_a_folder_without_a_run(tmp_path):

@@ -76,3 +76,11 @@ def test_user_errors_are_one_line(
     assert main(["consolidate", str(given), "--out", str(tmp_path / "x"), *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"vitas consolidate: {line.format(given)}") and error.count("\n") == 1
+
+
+def test_a_file_of_a_checkpoint_is_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = folder / "step-00000001" / "shard-00000.safetensors"
+    before = shard.read_bytes()
+    assert main(["consolidate", str(folder), "--out", str(shard), "--force"]) == 2
+    assert "is in the folder of a checkpoint; choose another folder" in capsys.readouterr().err
+    assert shard.read_bytes() == before
