@@ -9,7 +9,7 @@ from typing import Any
 from vitas_ds.config import Config, Search, format_value
 from vitas_ds.reports import nets, page
 from vitas_ds.reports.candidates import read_candidates
-from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, read_starts
+from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, starts_of
 from vitas_ds.reports.search_section import MACS, SCORE, SEEN, VOLUME, limits, scatter, values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.compatibility import PLACE, leaves
@@ -32,7 +32,7 @@ def render(*runs: RunDir) -> str:
         title=" against ".join(names),
         names=names,
         runs=[
-            {"color": color, "name": name, "about": about(config, read_starts(run))}
+            {"color": color, "name": name, "about": about(config, starts_of(run))}
             for color, name, config, run in zip(COLORS, names, configs, runs, strict=False)
         ],
         results=results(runs),

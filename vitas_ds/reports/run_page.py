@@ -14,6 +14,7 @@ from vitas_ds.reports.images import input_images
 from vitas_ds.reports.search_section import values_of, with_error
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.files import read_json
+from vitas_ds.run.manifest import read_starts
 from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config
 from vitas_ds.run.summary import read_summary, trains_older_network
@@ -27,7 +28,7 @@ MAX_POINTS = 300  # of a scatter plot
 
 def render(run: RunDir) -> str:
     """Return the page as text; sections without data are omitted."""
-    config, starts, metrics = read_config(run), read_starts(run), read_thinned_metrics(run)
+    config, starts, metrics = read_config(run), starts_of(run), read_thinned_metrics(run)
     candidates = read_candidates(run, config)
     networks = nets.compared_networks(run, config, candidates)
     return page.render(
@@ -53,16 +54,13 @@ def render(run: RunDir) -> str:
     )
 
 
-def read_starts(run: RunDir) -> Rows:
+def starts_of(run: RunDir) -> Rows:
     """Return the starts of the run, oldest first.
 
     Raises:
-        UserError: The manifest is missing or lists no start.
+        UserError: The manifest is missing or damaged, or lists no start.
     """
-    try:
-        starts = list(read_json(run.manifest, {})["starts"])
-    except (KeyError, TypeError):
-        starts = []
+    starts = read_starts(run)
     if not starts:
         raise UserError(f"{run.manifest}: missing or without a start; give the folder of a run")
     return starts

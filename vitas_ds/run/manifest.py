@@ -1,4 +1,4 @@
-"""Describe a start of a run for its manifest: command, versions, git commit and machine."""
+"""The manifest of a run lists its starts: command, versions, git commit and machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.distributed import launcher
+from vitas_ds.errors import UserError
+from vitas_ds.run.files import read_json
+from vitas_ds.run.run_dir import RunDir
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "nvidia-dali-cuda130", "pymoo", "numpy", "wandb")
+
+
+def read_starts(run: RunDir) -> list[dict[str, Any]]:
+    """Return the entries of the manifest, oldest first; none without a manifest.
+
+    Raises:
+        UserError: The file is not a manifest.
+    """
+    data = read_json(run.manifest, None) if run.manifest.exists() else {"starts": []}
+    starts = data.get("starts") if isinstance(data, dict) else None
+    if not isinstance(starts, list) or not all(isinstance(s, dict) and isinstance(s.get("stage"), str) for s in starts):
+        raise UserError(f"{run.manifest}: damaged, does not list starts; move it away, a stage writes a new one")
+    return starts
 
 
 def start_entry(stage: str, world_size: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from vitas_ds.distributed.supervisor import pid_namespace
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import open_binary, parse_json_line, read_bytes
 from vitas_ds.run.files import read_json
+from vitas_ds.run.manifest import read_starts
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.summary import read_summary, trains_older_network
 
@@ -73,7 +74,7 @@ def overview(run: RunDir) -> Overview:
     """
     if not run.config.is_file():
         raise UserError(f"{run.path}: not a run (there is no {run.config.name} in it)")
-    starts, summary = read_json(run.manifest, {}).get("starts", []), read_summary(run)
+    starts, summary = read_starts(run), read_summary(run)
     stage = starts[-1]["stage"] if starts else ""
     last = last_record(run, stage)
     step, recorded = last.get("step", 0), read_json(run.total, {})

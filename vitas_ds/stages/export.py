@@ -38,7 +38,8 @@ from vitas_ds.export.to_onnx import Forward
 from vitas_ds.export.to_timm import add_to_config, build_timm, to_timm, write_timm
 from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.run.files import read_json, write_text
+from vitas_ds.run.files import write_text
+from vitas_ds.run.manifest import read_starts
 from vitas_ds.run.metrics import clock
 from vitas_ds.run.run_dir import RunDir, read_config
 from vitas_ds.run.start import find_run, open_run
@@ -195,7 +196,7 @@ def _budget(config: Config, source: Source) -> str:
 def _training_time(run_dir: RunDir) -> Facts:
     """Return the duration of the training and its number of ranks."""
     seconds = read_summary(run_dir).get("retrain", {}).get("seconds")
-    starts = [start for start in read_json(run_dir.manifest, {}).get("starts", []) if start["stage"] == "retrain"]
+    starts = [start for start in read_starts(run_dir) if start["stage"] == "retrain"]
     if seconds is None or not starts:
         return {}
     ranks = starts[-1]["world_size"]

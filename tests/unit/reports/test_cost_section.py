@@ -12,8 +12,8 @@ from vitas_ds.arch import genome
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.reports import cost_section
 from vitas_ds.reports.candidates import read_candidates
-from vitas_ds.reports.run_page import read_starts
 from vitas_ds.run.files import write_json
+from vitas_ds.run.manifest import read_starts
 from vitas_ds.run.summary import update_summary
 from vitas_ds.run.thinned_metrics import read_thinned_metrics
 from vitas_ds.search.scoring.ledger_reader import read_ledger
