@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, printable
 from vitas_ds.run import lock
 from vitas_ds.run.overview import folder_size, format_size, overview
 from vitas_ds.run.run_dir import RunDir
@@ -23,7 +24,11 @@ def run(args: argparse.Namespace) -> int:
     run_dir = find(args.run)
     if overview(run_dir).state == "running":
         raise UserError(f"{run_dir.path}: is running; stop it, or wait until its stage has ended")
-    paths = list(removable(run_dir, args.keep == "best"))
+    found = list(removable(run_dir, args.keep == "best"))
+    paths = [path for path in found if not _is_linked(path, run_dir)]
+    if linked := [path for path in found if path not in paths]:
+        first = printable(str(linked[0]))
+        print(f"{run_dir.path}: kept {len(linked)} paths behind links, such as {first}: another run may need them")
     if not paths:
         print(f"{run_dir.path}: nothing to remove")
         return 0
@@ -57,6 +62,11 @@ def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
     if run.best.is_file():
         yield from (path for path in (run.finalist_states, run.check_states) if path.is_dir())
         yield from sorted((*run.search.glob("images-*.u8"), *run.search.glob("images-*.sha256")))
+
+
+def _is_linked(path: Path, run: RunDir) -> bool:
+    """Return whether a link inside the run leads to a path, which may be that of another run."""
+    return os.path.realpath(path) != os.path.join(os.path.realpath(run.path), path.relative_to(run.path))
 
 
 def _confirmed(question: str) -> bool:

@@ -76,6 +76,22 @@ def test_keep_best(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith("nothing to remove\n")
 
 
+def test_files_behind_a_link_stay(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """A linked folder belongs to another run, and so may a linked file."""
+    other = run.path.with_name("other")
+    run.supernet.path.rename(other)
+    run.supernet.path.symlink_to("../other")
+    (image,) = run.search.glob("*.u8")
+    image.rename(other / image.name)
+    image.symlink_to(other / image.name)
+    before = set(other.rglob("*"))
+    assert main(["clean", str(run.path), "--yes"]) == 0
+    assert set(other.rglob("*")) == before and image.is_symlink()
+    assert not run.finalist_states.exists()
+    line = f"{run.path}: kept 3 paths behind links, such as {run.supernet.checkpoints / 'step-00000007'}: another run "
+    assert capsys.readouterr().out.startswith(line)
+
+
 def test_asks_first(run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(run)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
