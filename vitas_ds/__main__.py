@@ -6,6 +6,7 @@ Each command imports its own libraries, which keeps ``--help`` fast. Importing t
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -200,6 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         top.print_help()
         return 2
     warnings.showwarning = _show_warning
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its warnings about a missing home folder
     if args.command not in STAGES:
         return run(args)
     if argv is None:  # the command line of a process, not a call

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vitas_ds.elastic.scores import Scores
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_scores(scores: Scores, path: Path) -> None:
@@ -21,6 +23,8 @@ def plot_scores(scores: Scores, path: Path) -> None:
     Raises:
         UserError: The file cannot be written.
     """
+    from matplotlib.figure import Figure  # train-supernet imports this module, and does not need matplotlib
+
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     heads, mlp, embedding, layers = figure.subplots(2, 2).ravel()
     _plot_heads(figure, heads, scores)

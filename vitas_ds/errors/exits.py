@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ PLACES = {
     errno.EEXIST: "exists already", errno.ENOTEMPTY: "the folder is not empty", errno.EBUSY: "in use",
     errno.EMFILE: "too many open files; see ulimit -n", errno.ENFILE: "too many open files",
 }  # fmt: skip
+LIBRARY = re.compile(r"(\S+\.so[\w.]*): (.+)")  # message of the dynamic loader: the library and the reason
 RESUME = "start it again to resume"
 STATUS = {UserError: 2, Preempted: 75, SaveFailed: SaveFailed.STATUS, KeyboardInterrupt: 130}
 
@@ -38,7 +40,26 @@ def outcome(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError):
         ours = (error.name or "").partition(".")[0] == "vitas_ds"
         return None if ours else (f"{error.name} is not installed; python -m vitas_ds doctor lists what is missing", 2)
-    return _of_memory(error) or _of_the_disk(error)
+    return _of_memory(error) or _of_a_library(error) or _of_temporary_files(error) or _of_the_disk(error)
+
+
+def _of_a_library(error: BaseException) -> tuple[str, int] | None:
+    """Return the outcome of a shared library that cannot be loaded: an ``ImportError``, or an ``OSError`` of ctypes."""
+    for inner in _chain(error) if isinstance(error, ImportError | OSError) else ():
+        found = LIBRARY.match(str(inner))
+        if found and (isinstance(inner, ImportError) or (isinstance(inner, OSError) and not inner.errno)):
+            return f"{found[1]} cannot be loaded ({found[2]}); vitas doctor checks each library", 2
+    return None
+
+
+def _of_temporary_files(error: BaseException) -> tuple[str, int] | None:
+    """Return the outcome of a machine without a writable folder for temporary files. Matplotlib wraps the error."""
+    texts = [str(inner) for inner in _chain(error)]
+    if not any("No usable temporary directory" in text for text in texts):
+        return None
+    if any(text.startswith("Matplotlib requires access") for text in texts):
+        return "Matplotlib needs a writable folder; set MPLCONFIGDIR or TMPDIR to one", 74
+    return "no writable folder for temporary files; set TMPDIR to one", 74
 
 
 def _of_memory(error: BaseException) -> tuple[str, int] | None:

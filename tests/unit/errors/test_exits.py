@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
+import subprocess
+import sys
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
 import pytest
 import torch
 
+from tests.helpers.paths import ROOT
 from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError
 from vitas_ds.errors.exits import naming, outcome
 
@@ -22,6 +27,16 @@ from vitas_ds.errors.exits import naming, outcome
         (SaveFailed("checkpoint"), "checkpoint; start it again to resume", 74),
         (KeyboardInterrupt(), "interrupted; start it again to resume", 130),
         (ModuleNotFoundError("x", name="nowhere.x"), "nowhere.x is not installed; python -m vitas_ds doctor", 2),
+        (
+            ImportError("libfoo.so.1: cannot open shared object file: No such file or directory", name="onnxruntime"),
+            "libfoo.so.1 cannot be loaded (cannot open shared object file: No such file or directory); vitas doctor",
+            2,
+        ),
+        (
+            OSError("/lib/libtorch_cuda.so: failed to map segment from shared object"),
+            "/lib/libtorch_cuda.so cannot be loaded (failed to map segment from shared object); vitas doctor checks",
+            2,
+        ),
         (OSError(errno.ENOSPC, "", "/data/a"), "/data/a: the disk is full (", 74),
         (OSError(errno.EDQUOT, "", "/data/a"), "/data/a: the disk quota is used up (", 74),
         (OSError(errno.EROFS, "", "/data/a"), "/data/a: the disk is read-only (", 74),
@@ -42,10 +57,49 @@ def test_outcomes(error, line, status):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("a bug"), KeyError("x"), ModuleNotFoundError("x", name="vitas_ds.x"), RuntimeError("x")]
+    "error",
+    [
+        ValueError("a bug"),
+        KeyError("x"),
+        ModuleNotFoundError("x", name="vitas_ds.x"),
+        RuntimeError("x"),
+        ImportError("cannot import name 'x' from 'vitas_ds.run'", name="vitas_ds.run"),
+        ImportError("a bug"),
+    ],
 )
 def test_bugs_keep_their_traceback(error):
     assert outcome(error) is None
+
+
+def test_a_library_that_the_loader_refuses(tmp_path):
+    """As an extension of Python and with ctypes; the message is that of the dynamic loader."""
+    library = tmp_path / "broken.so"
+    library.write_bytes(bytes(100))
+    with pytest.raises(ImportError) as error:
+        ExtensionFileLoader("broken", str(library)).create_module(ModuleSpec("broken", None, origin=str(library)))
+    expected = f"{library} cannot be loaded (invalid ELF header); vitas doctor checks each library", 2
+    assert outcome(error.value) == expected
+    with pytest.raises(OSError) as other:
+        ctypes.CDLL(str(library))
+    assert outcome(other.value) == expected
+
+
+def test_a_machine_without_a_writable_folder(tmp_path):
+    """Of tempfile and of Matplotlib, whose own lines about the home folder do not appear beside ours."""
+    code = (
+        "import os, sys, tempfile; from vitas_ds.__main__ import main\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/proc/1']\n"  # the others of this machine are writable
+        "sys.exit(main(['cost', 'vitas-a', '--plot', sys.argv[1]]))"
+    )
+    environment = {**os.environ, "HOME": "/proc/1", "PYTHONPATH": str(ROOT)}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", code, str(tmp_path / "plot.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    line = "vitas cost: Matplotlib needs a writable folder; set MPLCONFIGDIR or TMPDIR to one\n"
+    assert (done.returncode, done.stderr) == (74, line)
+    missing = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert outcome(missing) == ("no writable folder for temporary files; set TMPDIR to one", 74)
 
 
 def test_a_failed_write_names_file_and_free_space(tmp_path):

@@ -5,8 +5,20 @@ Reference: sizes counted by hand.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from vitas_ds.config import Teacher, Training
 from vitas_ds.stages.training import disk_line, teacher_line
+
+
+@pytest.mark.parametrize("stage", ["train_supernet", "retrain"])
+def test_a_training_starts_without_matplotlib(stage: str) -> None:
+    """Matplotlib needs a writable folder when it is imported."""
+    code = f"import sys, vitas_ds.stages.{stage}; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_disk_of_a_training() -> None:

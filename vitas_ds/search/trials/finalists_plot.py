@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from typing import TYPE_CHECKING, Any
 
 from vitas_ds.run.files import replacing
 from vitas_ds.search.colors import BLUE, GREEN
 from vitas_ds.search.trials.rows import Row, curves_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     "candidate", "rung", "step", "accuracy", "stderr", "loss", "seconds", "goes_on", "wins", "score", "macs",
@@ -32,6 +32,9 @@ def table_rows(rows: list[Row]) -> list[list[Any]]:
 
 def curves_figure(rows: list[Row]) -> Figure:
     """Plot the accuracy of each candidate against its steps; a cross marks where it dropped out."""
+    from matplotlib.figure import Figure  # retrain imports this module, and does not need matplotlib
+    from matplotlib.ticker import PercentFormatter
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for place, curve in enumerate(curves_of(rows).values()):
