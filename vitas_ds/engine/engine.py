@@ -265,6 +265,8 @@ def _initialize(model: nn.Module, optimizer: UnitAdamW, settings: dict[str, Any]
     # fails without a launcher.
     os.environ.setdefault("DS_ACCELERATOR", ranks.device.type)
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))
+    if os.environ["DS_ACCELERATOR"] == "cuda" and ranks.device.type == "cpu":
+        raise UserError("DS_ACCELERATOR: is cuda, but this job computes on the CPU; unset it, or use run.device=cuda")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     import deepspeed
 

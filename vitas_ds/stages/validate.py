@@ -17,7 +17,7 @@ from vitas_ds.data.shards import class_names
 from vitas_ds.data.sources import check_class_count
 from vitas_ds.data.walk import list_folder, shards_of
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import reused_ledger, run_of
 from vitas_ds.run.tracking import check_tracking
@@ -41,6 +41,7 @@ from vitas_ds.stages.source_run import check_source
 from vitas_ds.stages.validate_pretrained import check_pretrained, check_retrain_teacher
 
 MAX_INITIAL = 0.1  # share of initial weights in the averaged weights of a finalist above which to warn
+ACCELERATORS = ("cpu", "cuda")
 NEEDS_TRAIN = ("train-supernet", "search", "retrain")
 
 
@@ -57,6 +58,7 @@ def check(config: Config, stage: str, ranks: int, again: bool = False) -> None:
         UserError: The first problem, as one line.
     """
     if stage != "config":  # which may run on another machine
+        _check_accelerator()
         check_tracking(config)
     if stage in ("train-supernet", "config"):
         check_training(config, "supernet", ranks)
@@ -73,6 +75,15 @@ def check(config: Config, stage: str, ranks: int, again: bool = False) -> None:
     _check_data(config.data, config.run.device)
     if (stage in NEEDS_TRAIN or stage == "evaluate") and not config.data.synthetic:
         _check_folders(config, stage, again)
+
+
+def _check_accelerator() -> None:
+    """Check the variable with which DeepSpeed chooses a device; it supports more of them than this program."""
+    given = os.environ.get("DS_ACCELERATOR", ACCELERATORS[0])
+    if given not in ACCELERATORS:
+        raise UserError(
+            f"DS_ACCELERATOR: must be {' or '.join(ACCELERATORS)}, or not set (given: {shorten(given, 60)!r})"
+        )
 
 
 def _check_supernet_and_search(config: Config, stage: str, ranks: int, again: bool) -> None:

@@ -39,6 +39,12 @@ def test_fp16_is_refused_on_the_cpu(ranks: comm.Ranks) -> None:
         toy.start(toy.Case(precision="fp16"), ranks)
 
 
+def test_an_accelerator_other_than_the_device(ranks: comm.Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    with pytest.raises(UserError, match=r"DS_ACCELERATOR: is cuda, .* unset it, or use run\.device=cuda"):
+        toy.start(toy.Case(), ranks)
+
+
 def test_deepspeed_does_not_disable_autocast(ranks: comm.Ranks) -> None:
     """DeepSpeed disables autocast in its forward pass if the flag for CUDA is set when the pass starts."""
     engine = toy.start(toy.Case(precision="bf16"), ranks)

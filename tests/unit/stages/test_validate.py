@@ -43,6 +43,15 @@ def test_invalid_zero_file_is_an_error(stage: str, tmp_path: Path) -> None:
         validate.check(recipe(f"engine.zero={tmp_path}/own.json"), stage, 1)
 
 
+@pytest.mark.parametrize("value", ["banana", "xpu", ""])
+def test_an_unsupported_accelerator_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", value)
+    for stage in ("train-supernet", "search", "retrain", "evaluate", "export"):
+        with pytest.raises(UserError, match=rf"^DS_ACCELERATOR: must be cpu or cuda, .* \(given: '{value}'\)$"):
+            validate.check(recipe(), stage, 1)
+    validate.check(recipe(), "config", 1)  # may be for another machine
+
+
 def make_shard(folder: Path, labels: list[int], names: list[str] | None = None) -> None:
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / "a.tar", "w") as tar:
