@@ -8,6 +8,7 @@ and ``search.checkpoint`` can name it. First come copies, then the renames, stag
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,12 +48,28 @@ def set_aside(run: RunDir, stages: Iterable[str]) -> RunDir | None:
         for path in paths:
             target = old.path / path.relative_to(run.path)
             target.parent.mkdir(parents=True, exist_ok=True)
+            _make_links_absolute(path)
             path.rename(target)
             sync_folder(target.parent)
             sync_folder(path.parent)
     if summary.keys() & moved.keys():
         write_json(run.summary, {stage: numbers for stage, numbers in summary.items() if stage not in moved})
     return old
+
+
+def _make_links_absolute(path: Path) -> None:
+    """Replace relative links, which would lead elsewhere from another folder. Those inside a moved folder stay."""
+    links = [path] if path.is_symlink() else []
+    for folder, folders, names in os.walk(path) if not links else ():
+        links += [link for name in (*folders, *names) if (link := Path(folder, name)).is_symlink()]
+    for link in links:
+        there = os.path.realpath(link)
+        inside = link != path and Path(there).is_relative_to(path.resolve())
+        if not inside and not os.path.isabs(os.readlink(link)):
+            aside = link.with_name(f".{link.name}.link")
+            aside.unlink(missing_ok=True)  # of a killed job
+            aside.symlink_to(there)
+            aside.replace(link)
 
 
 def _paths(run: RunDir, stage: str) -> list[Path]:

@@ -93,6 +93,24 @@ def test_moved_results_are_a_run(run: RunDir) -> None:
     assert set_aside(run, ["retrain"]) is None
 
 
+def test_links_lead_to_the_same_folders(run: RunDir, tmp_path: Path) -> None:
+    """Relative links: of a stage's folder, and inside of one to another folder and to the folder itself."""
+    fill(run)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run.supernet.path.rename(disk / "supernet")
+    run.supernet.path.symlink_to("../disk/supernet")
+    run.retrain.checkpoints.rename(disk / "checkpoints")
+    run.retrain.checkpoints.symlink_to("../../disk/checkpoints")
+    (run.retrain.path / "latest").symlink_to("spec.json")
+    old = set_aside(run, ["train-supernet", "retrain"])
+    assert old is not None and not run.supernet.path.is_symlink() and not run.retrain.path.exists()
+    assert old.supernet.path.resolve() == disk / "supernet" and old.supernet_weights.is_file()
+    assert old.retrain.checkpoints.resolve() == disk / "checkpoints"
+    assert os.readlink(old.retrain.path / "latest") == "spec.json"
+    assert {path.name for path in old.path.rglob(".*")} == set()
+
+
 def test_dependents(run: RunDir) -> None:
     assert dependents(run, "retrain") == ["retrain", "evaluate", "export"]
     text = run.config.read_text()
