@@ -55,8 +55,8 @@ def load(recipe: str, overrides: list[str]) -> Config:
             raise UserError(f"{path}: written by version 0.1, which version 0.2 cannot continue") from None
         where = _source(error, path, overrides)
         if folder is not None and where == path and error.errors()[0]["loc"] == ("run", "name"):
-            reason = explain(error, Config).removeprefix("run.name: ")
-            raise UserError(f"{folder}: this name, which the run has too, {reason}; rename the folder") from None
+            reason = f"the run is named after its folder; {explain(error, Config)}"
+            raise UserError(f"{folder}: {reason}; rename the folder") from None
         empty = "no value after the =; " if where.endswith("=") else ""
         raise UserError(f"{where}: {empty}{explain(error, Config)}") from None
     _check_rates(config, before, overrides)

@@ -5,6 +5,7 @@ Reference: configurations of recipes.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_the_place_of_the_folder_counts(runs: Path) -> None:
     (runs / "a").rename(runs.parent / "moved")
     moved = load("./moved", [])
     assert (moved.run.dir, moved.run.name, moved.run.seed) == (".", "moved", 4)
+
+
+def test_a_copy_whose_name_no_run_can_have(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = runs / "a copy"
+    shutil.copytree(runs / "a", copy)
+    assert main(["config", "runs/a copy"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vitas config: runs/a copy: the run is named after its folder; run.name: must have only ")
+    assert line.endswith("(given: 'a copy'); rename the folder")
+    assert load("runs/a copy", ["run.name=b"]).run.name == "b"
+    with pytest.raises(UserError, match=r"^run\.name=c d: run\.name: must have only"):
+        load("runs/a copy", ["run.name=c d"])
 
 
 def test_a_recipe_comes_before_a_run_of_the_same_name(runs: Path) -> None:
