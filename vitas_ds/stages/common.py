@@ -76,7 +76,7 @@ def model_folder(model: str, field: str, run: RunDir) -> Path:
     """
     if model == "retrain":
         if not run.retrain_weights.exists():
-            raise UserError(f"{field}: {run.retrain_model} does not exist; run the stage retrain first")
+            raise UserError(f"{field}: {run.retrain_weights} does not exist; run the stage retrain first")
         return run.retrain_model
     if model in names() and not Path(model).is_dir():
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch import nn
 
 from vitas_ds.data.loader import Batch
 from vitas_ds.distributed import comm, preemption
-from vitas_ds.errors import Preempted
+from vitas_ds.errors import Preempted, UserError
+from vitas_ds.run.run_dir import RunDir
+from vitas_ds.stages.common import model_folder
 from vitas_ds.stages.evaluate import _count
 
 LABELS = torch.arange(43) % 8
@@ -47,6 +50,14 @@ def test_a_network_without_finite_outputs_classifies_nothing(net: nn.Module) -> 
     ranks = comm.init("cpu", timeout=60)
     net[1].weight.data.fill_(float("nan"))
     assert _count(net, batches(), ranks, "fp32") == [43, 0, 0]
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.retrain_model.mkdir(parents=True)
+    for field in ("evaluate.model", "export.model"):
+        with pytest.raises(UserError, match=rf"^{field}: {tmp_path}/retrain/model/model\.safetensors does not exist"):
+            model_folder("retrain", field, run)
 
 
 def test_stop_request(net: nn.Module) -> None:
