@@ -7,6 +7,7 @@ the product of the stage. Importing this module does not import torch.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def read_summary(run: RunDir) -> dict[str, Any]:
             made = product.is_file() if product else _measured_here(run, numbers)
             if digest and made and digest == _digest(numbers, product):
                 summary[stage] = summary.get(stage, {}) | numbers
+            elif product is None and not numbers.items() <= summary.get(stage, {}).items():
+                warnings.warn(f"{record}: left out, it was changed or is not of this run; evaluate again", stacklevel=2)
         best, known = read_json(run.best, {}), summary.get("search", {}).get("best")
         spec = best.get("spec")
         if spec and (known is None or known.get("spec", spec) != spec):
