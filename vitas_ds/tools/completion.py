@@ -33,7 +33,7 @@ $cases
         words="$$words --help"
     elif [[ $$command == @($with_run) ]]; then
         for i in runs/*/config.yaml; do
-            [[ ! -f $$i ]] || words="$$words $${i%/config.yaml}"
+            [[ ! -f $$i || $$i == *[!A-Za-z0-9._/-]* ]] || words="$$words $${i%/config.yaml}" # else it may be a command
         done
     fi
     if [[ $$word != -* && $$command == @($with_recipe) ]]; then

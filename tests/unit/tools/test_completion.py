@@ -20,6 +20,7 @@ try() {
     echo "${COMPREPLY[*]}"
 }
 """
+COMMANDS_OF_A_SHELL = ("a$(id>pwned)", "a`id`", "a;id", "a b", "a*", "a&", "a|b", "a>b", "a'b", 'a"b', "a\nb", "a\\b")
 CASES = {
     "se": "search",
     "search qu": "quickstart",
@@ -47,11 +48,15 @@ def test_words(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "config.yaml").touch()
     (tmp_path / "runs" / "folder").mkdir()
+    for name in COMMANDS_OF_A_SHELL:
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "config.yaml").touch()
     tries = [f"try {words}" for words in CASES]
     lines = [script, TRY, *tries, "try ''"]
     flags = ["-f"] if shell == "zsh" else ["--norc"]
     done = subprocess.run([shell, *flags, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert not (tmp_path / "pwned").exists()
     *found, commands = done.stdout.splitlines()
     for (words, expected), line in zip(CASES.items(), found, strict=True):
         assert line == expected, shlex.split(words)
