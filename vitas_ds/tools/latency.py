@@ -17,7 +17,7 @@ from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.latency.cache import LatencyCache
 from vitas_ds.search.latency.calibration import measurer, sample_networks
 from vitas_ds.search.latency.limits import MIN_NETWORKS
-from vitas_ds.search.latency.lines import describe_setting
+from vitas_ds.search.latency.lines import check_lines, describe_setting
 from vitas_ds.search.latency.measure import Runtime, current_setting
 from vitas_ds.search.latency.predictor import fit_predictor
 from vitas_ds.search.runtime import open_runtime
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--nets {nets}: must be {MIN_NETWORKS} or more")
     if args.out.is_dir():
         raise UserError(f"--out {args.out}: is a folder; give a file")
+    check_lines(args.out)
     device = comm.init(config.run.device, config.run.timeout).device
     set_backends(config.engine)
     runtime = open_runtime(config, device)

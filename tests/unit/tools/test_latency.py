@@ -7,9 +7,10 @@ import pytest
 from tests.helpers.paths import FIXTURES
 from vitas_ds.__main__ import main
 from vitas_ds.arch.space import WidthTable
-from vitas_ds.arch.spec import spec_from_dict
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
 from vitas_ds.recipe import load
 from vitas_ds.search.feasible.budget import COSTS
+from vitas_ds.search.latency.lines import REQUIRED, Latency, Line, check_lines, format_line
 from vitas_ds.search.latency.table import read_table
 
 TINY = str(FIXTURES / "tiny.yaml")
@@ -35,6 +36,24 @@ def test_a_table_is_measured_once_and_fits_the_recipe(tmp_path, capsys):
     table = read_table(config.search, config.space, {})
     assert [line.spec.to_dict() for line in table.lines] == [row["spec"] for row in rows]
     assert {"device", "runtime", "batch_size", "precision", "versions"} <= set(table.setting)
+
+
+@pytest.mark.parametrize("text", ['{"stage": "search", "step": 1}\n', "{\n}\n", "notes\n", "[1]\n", "\0\0\n"])
+def test_a_file_of_others_is_refused(tmp_path, capsys, text):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    assert measure(path, 12) == 2 and path.read_text() == text
+    assert ": not a measured latency (" in "".join(capsys.readouterr())
+
+
+def test_a_table_with_incomplete_lines_is_accepted(tmp_path):
+    spec = LayerSpec(1, 4, 4)
+    line = format_line(Line(SubnetSpec(16, 8, 4, 2, (spec,)), Latency(0.5), dict.fromkeys(REQUIRED, 1)))
+    for end in ("", "\n", f"\n{line}\n", f"\n{line[:3]}"):
+        for cut in (0, 1, 5, 40, len(line)):
+            (tmp_path / "table").write_text(line[:cut] + end)
+            check_lines(tmp_path / "table")
+    check_lines(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

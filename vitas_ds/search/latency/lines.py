@@ -18,6 +18,7 @@ from vitas_ds.run.files import to_json
 
 Setting = dict[str, Any]
 REQUIRED = ("device", "runtime", "batch_size", "precision")  # keys of every setting
+START = b'{"spec": '  # of every line that this program writes
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,20 @@ def read_lines(path: Path) -> Iterator[Line]:
             yield parse_line(text)
         except UserError:
             continue
+
+
+def check_lines(path: Path) -> None:
+    """Check that a file, if it exists, has measured latencies only; a line may be incomplete: its writer was killed.
+
+    Raises:
+        UserError: A line is something else, or the file cannot be read.
+    """
+    for number, text in enumerate(read_bytes(path).splitlines() if path.exists() else (), 1):
+        try:
+            parse_line(text)
+        except UserError as error:
+            if not START.startswith(text[: len(START)]):
+                raise UserError(f"{path}: line {number}: not a measured latency ({error}); give a new file") from None
 
 
 def describe_setting(setting: Setting) -> str:
