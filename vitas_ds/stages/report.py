@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitas_ds.config import Config
 from vitas_ds.distributed import launcher
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, printable
 from vitas_ds.errors.reading import as_written
 from vitas_ds.recipe import RUN_CONFIG, load
 from vitas_ds.reports import comparison, nets, run_page
@@ -65,7 +65,7 @@ def compare(*configs: Config) -> None:
 def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
     """Print aligned columns. The last non-empty cell of a line may be longer than its column."""
     count = max(map(len, lines))
-    rows = [(*line, *[""] * (count - len(line))) for line in lines]
+    rows = [(*map(printable, line), *[""] * (count - len(line))) for line in lines]
     widths = [max(len(row[i]) for row in rows if any(row[i + 1 :]) or i == 0) for i in range(count - 1)]
     for row in rows:
         print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())

@@ -128,6 +128,6 @@ def _table(predictions: list[dict[str, Any]]) -> str:
     """Return one block per image: its name, then one line per class."""
     blocks = []
     for image in predictions:
-        rows = [f"  {100 * row['probability']:5.1f} %  {row['class']}" for row in image["predictions"]]
-        blocks.append("\n".join([image["file"], *rows]))
+        rows = [f"  {100 * row['probability']:5.1f} %  {shorten(row['class'], 80)}" for row in image["predictions"]]
+        blocks.append("\n".join([printable(image["file"]), *rows]))
     return "\n".join(blocks)

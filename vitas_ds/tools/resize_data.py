@@ -7,7 +7,7 @@ import sys
 
 from vitas_ds.data.resize import UNREADABLE, Settings, resize_data
 from vitas_ds.distributed import preemption
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, printable
 from vitas_ds.tools.progress import Progress
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     with preemption.raise_on_signals():
         images, bad = resize_data(args.source, args.dest, settings, args.workers, progress.show)
     for path, reason in bad:
-        print(f"{path.encode(errors='surrogateescape').decode(errors='replace')}: {reason}")
+        print(f"{printable(path.encode(errors='surrogateescape').decode(errors='replace'))}: {printable(reason)}")
     listed = f"; {len(bad)} are unreadable and left out, see {args.dest / UNREADABLE}" if bad else ""
     done = "" if progress.files else "done already, "
     print(f"resize-data: {done}{images - len(bad)} of {images} images in {args.dest}{listed}", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vitas_ds.config import Config
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, printable
 from vitas_ds.run.overview import format_size, overview
 from vitas_ds.run.run_dir import RunDir
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{folder}: no such folder; give the folder of the runs (run.dir)")
     found = [RunDir(path.parent) for path in folder.glob("*/config.yaml")]
     found.sort(key=lambda run: (run.config.stat().st_mtime, run.name))
-    rows = [HEADER, *map(row, found)]
+    rows = [HEADER, *(tuple(map(printable, row(run))) for run in found)]
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEADER))]
     for cells in rows if found else ():
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())

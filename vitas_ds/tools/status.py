@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 
+from vitas_ds.errors import printable
 from vitas_ds.recipe import find_run_folder, load
 from vitas_ds.run.metrics import SHOWN, clock
 from vitas_ds.run.overview import Overview, format_size, last_record, overview
@@ -18,12 +20,12 @@ def run(args: argparse.Namespace) -> int:
     run_dir = find(args.run)
     found = overview(run_dir)
     for line in lines(run_dir, found):
-        print(line, flush=True)
+        print(printable(line), flush=True)
     while args.follow and found.state == "running":
         time.sleep(EVERY)
         before, found = found, overview(run_dir)
         if (found.stage, found.step, found.state) != (before.stage, before.step, before.state):
-            print(progress(found), flush=True)
+            print(printable(progress(found)), flush=True)
     return 0
 
 
@@ -47,7 +49,7 @@ def lines(run: RunDir, found: Overview) -> list[str]:
         older = ", of the best network of an earlier search; start retrain" if found.older else ""
         texts.append(f"top-1 on val: {found.top1:.2%}{older}")
     if found.state in ("stopped", "failed") and found.stage:
-        texts.append(f"to resume: vitas {found.stage} {run.path}")
+        texts.append(f"to resume: vitas {shlex.join([found.stage, str(run.path)])}")
     return texts
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tests.helpers.photos import cpu_rank, photo_crop
+from vitas_ds.__main__ import main
 from vitas_ds.config import Data
 from vitas_ds.data import loader, resize
 from vitas_ds.data.resize import Settings, resize_data, shrink
@@ -171,6 +172,12 @@ def test_unreadable_files_are_listed_and_left_out(source, tmp_path):
     assert len(read_folder(target)) == images - 3
     assert (target / "unreadable.txt").read_text().splitlines() == [path for path, _ in bad]
     assert resize_data(source, target, SETTINGS)[1] == bad
+
+
+def test_names_of_unreadable_files_are_printable(source, tmp_path, capsys):
+    (source / "a/0\x1b[2J.jpg").touch()
+    assert main(["resize-data", str(source), str(tmp_path / "out"), "--short-side", "40", "--workers", "1"]) == 1
+    assert capsys.readouterr().out == f"{source}/a/0\\x1b[2J.jpg: empty\n"
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])

@@ -145,6 +145,11 @@ def test_published_neighbors_have_similar_cost(config):
     assert text.count('<svg class="net"') == 1 + 1 + 3 and text.count("deit-") == 3 and "% (paper)" in text
 
 
+def test_texts_of_files_are_printed_without_control_characters(capsys):
+    report.print_columns([("a\x1b[2J", "b"), ("c", "\u202ed")])
+    assert capsys.readouterr().out == "a\\x1b[2J  b\nc         \\u202ed\n"
+
+
 def test_comparison_of_two_runs(run, config, tmp_path, capsys):
     other = Config.model_validate(config.model_dump() | {"run": {"name": "b", "dir": str(tmp_path), "seed": 7}})
     train(other, "train-supernet", steps=30)

@@ -19,7 +19,7 @@ from vitas_ds.export import to_onnx
 from vitas_ds.export.folder import Preprocess, write_model
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.tools.predict import classify, predict
+from vitas_ds.tools.predict import _table, classify, predict
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +110,15 @@ def test_table(images, model, capsys):
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.6)
     best = predict(folder, [file], 1)[0]["predictions"]
     assert len(best) == 1 and lines[1].endswith(f"%  {best[0]['class']}")
+
+
+def test_names_of_others_are_printable_and_short():
+    names = ("\x1b[31mred\nb\rc", "\u202egpj.cat", "x" * 500)
+    rows = [{"label": 0, "class": name, "probability": 0.5} for name in names]
+    file, *lines = _table([{"file": "a\x1b[31m.jpg", "predictions": rows}]).split("\n")
+    assert file == "a\\x1b[31m.jpg" and len(lines) == 3
+    assert lines[0] == "   50.0 %  \\x1b[31mred b c" and lines[1] == "   50.0 %  \\u202egpj.cat"
+    assert len(lines[2]) == 11 + 80
 
 
 def refused(capsys, *words) -> str:

@@ -48,6 +48,18 @@ def test_status(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("runs/a: ") and lines[-1] == "to resume: vitas search runs/a"
 
 
+def test_names_and_texts_of_files_cannot_act_on_terminal_or_shell(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "$(id)\x1b[31m\n"
+    (runs / "a").rename(runs / name)
+    assert main(["status", f"runs/{name}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "to resume: vitas search 'runs/$(id)\\x1b[31m\\n'"
+    assert main(["runs"]) == 0
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(rows) == ["$(id)\\x1b[31m\\n", "b", "c", "run"]
+
+
 def test_status_has_the_accuracy_on_held_out_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load("quickstart", ["run.name=d", "tracking.wandb=disabled"])
     run = open_run(config, True, stage="retrain")
