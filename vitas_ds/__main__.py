@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from vitas_ds.commands import COMMANDS, STAGES
+from vitas_ds.commands import COMMANDS, STAGES, filled
 from vitas_ds.distributed import console, launcher, preemption, supervisor
 from vitas_ds.errors import RankLost, UserError, shorten
 from vitas_ds.errors.exits import outcome
@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         for argument, options in command.arguments:
-            subparser.add_argument(argument, **options)
+            free = options.keys().isdisjoint({"type", "action"})
+            subparser.add_argument(argument, **(options | {"type": filled} if free else options))
     return top
 
 
@@ -187,6 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     stage was stopped on request (also by Ctrl-C), 130 Ctrl-C in a tool. A bug raises its error. A stage resumes when it
     is started again. A process whose ranks failed does not return: it ends with the status.
     """
+    _open_closed_streams()
     if argv is None:
         _use_utf8()
     top = parser()
@@ -214,6 +216,15 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+def _open_closed_streams() -> None:
+    """Open the null device in place of closed standard streams (``2>&-``): the next file would get their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def _use_utf8() -> None:
     """Use UTF-8 for files, file names and output in every locale, and print any file name."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
@@ -226,19 +237,29 @@ def _use_utf8() -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command; print an error as one line and return the exit status."""
     try:
-        return runner_of(args.command)(args)
+        status = runner_of(args.command)(args)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of stdout has exited, as in `| head`
-        # without this, Python prints another error when it flushes stdout at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
     except (Exception, KeyboardInterrupt) as error:
         line, status = _outcome(error)
+        _discard_output()
         if line:
             console.print_once(shorten(f"vitas {args.command}: {line}"))
         return status
     finally:
         if lock := sys.modules.get("vitas_ds.run.lock"):
             lock.release()
+
+
+def _discard_output() -> None:
+    """Discard output that cannot be written: Python would print another error when it flushes stdout at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:

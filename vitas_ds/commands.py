@@ -23,10 +23,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def filled(text: str) -> str:
+    """Refuse an empty text, which is the value of a variable that is not set; as a path, it is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty; give a path or name")
+    return text
+
+
 def path(text: str) -> Path:
     """Parse a path; replace ``~`` and environment variables, which shells leave after ``=``."""
     try:
-        return Path(clean_path(text))
+        return Path(filled(clean_path(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{shorten(text, 100)}: {error}") from None
 
@@ -73,7 +80,7 @@ REDO: Argument = (
 STAGE: tuple[Argument, ...] = (*RECIPE, REDO)
 REPLAY: tuple[Argument, ...] = (
     ("--replay", {
-        "nargs": "?", "const": "", "metavar": "FILE",
+        "nargs": "?", "const": "", "metavar": "FILE", "type": str,
         "help": "recompute the first step that diverged, from the run's divergence.json or FILE, and print what fails",
     }),
 )  # fmt: skip

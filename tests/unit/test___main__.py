@@ -14,7 +14,7 @@ import pytest
 
 from vitas_ds import __main__ as cli
 from vitas_ds.__main__ import main, parser
-from vitas_ds.commands import COMMANDS, STAGES, TOOLS
+from vitas_ds.commands import COMMANDS, STAGES, TOOLS, path
 from vitas_ds.errors import Preempted, RankLost, UserError
 
 
@@ -108,6 +108,41 @@ def test_nothing_is_overwritten_without_force(tmp_path, capsys):
         assert main([*argv, str(tmp_path / "a"), *force]) == 2
         assert "is not an exported model (it has class)" in capsys.readouterr().err
     assert (tmp_path / "a" / "class" / "x.jpg").read_bytes() == b"no image"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed):
+    """No other file gets the number of a closed stream, and the exit status stays the same."""
+    code = (
+        "import sys; from vitas_ds.__main__ import main; main(['--version']); sys.exit(open('/dev/null').fileno() < 3)"
+    )
+    for words, status in ((["-c", code], 0), (["-m", "vitas_ds", "runs", "nowhere"], 2)):
+        command = f"{shlex.join([sys.executable, *words])} {closed}"
+        assert subprocess.run(command, shell=True, capture_output=True, timeout=120).returncode == status
+
+
+@pytest.mark.parametrize("words", [["runs"], ["completion", "bash"]])
+def test_output_on_a_full_disk(words, tmp_path):
+    (tmp_path / "runs").mkdir()
+    command = shlex.join([sys.executable, "-m", "vitas_ds", *words])
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))}
+    done = subprocess.run(f"{command} >/dev/full", shell=True, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 74 and line.startswith(f"vitas {words[0]}: standard output: the disk is full; make space")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_empty_arguments(name, capsys):
+    """As in ``--out "$UNSET"``. Path("") would be the current folder."""
+    words = shlex.split(COMMANDS[name].example)
+    tries = [[*words[:i], "", *words[i + 1 :]] for i, word in enumerate(words) if i and word[0] not in "-0123456789"]
+    options = [option for option, facts in COMMANDS[name].arguments if facts.get("type") is path]
+    tries += [[*words, f"{option}="] for option in options if option.startswith("-")]
+    for words in tries:
+        with pytest.raises(SystemExit) as error:
+            main(words)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert error.value.code == 2 and line.endswith(": empty; give a path or name"), words
 
 
 @pytest.mark.parametrize("locale", [{"LANG": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])

@@ -88,7 +88,10 @@ def _of_the_disk(error: BaseException) -> tuple[str, int] | None:
     """Return the outcome of an error of the operating system, also if another library has wrapped it."""
     code = _code(error)
     if code in DISK:
-        path = _file(error) or os.getcwd()
+        path = _file(error)
+        if not path and _is_of_output(error):
+            return f"standard output: {DISK[code]}; make space or choose another disk, then {RESUME}", 74
+        path = path or os.getcwd()
         return f"{path}: {DISK[code]} ({_free(path)}); make space or choose another disk, then {RESUME}", 74
     if code in PLACES and (path := _file(error)):
         reading = os.path.exists(path) and not os.access(path, os.R_OK)
@@ -120,6 +123,12 @@ def _code(error: BaseException) -> int | None:
 def _file(error: BaseException) -> str:
     names = [inner.filename for inner in _chain(error) if isinstance(inner, OSError)]
     return next((os.fsdecode(name) for name in names if isinstance(name, str | bytes | os.PathLike)), "")
+
+
+def _is_of_output(error: BaseException) -> bool:
+    """Return whether stdout could not be written: the error does not know its file, but the line of code does."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError) and bool(frames) and (frames[-1].line or "").startswith(("print(", "sys.stdout."))
 
 
 def _free(path: str) -> str:

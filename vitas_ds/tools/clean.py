@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     sizes = [folder_size(path) if path.is_dir() else path.lstat().st_size for path in paths]
     for path, size in zip(paths, sizes, strict=True):
-        print(f"{format_size(size):>8}  {path}")
+        print(f"{format_size(size):>8}  {printable(str(path))}")
     if not args.yes and not _confirmed(f"remove {len(paths)} paths, {format_size(sum(sizes))}? [y/N] "):
         print("nothing removed")
         return 0
@@ -72,4 +72,7 @@ def _is_linked(path: Path, run: RunDir) -> bool:
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise UserError("cannot ask on this terminal; add --yes to remove the files")
-    return input(question).strip().lower() in ("y", "yes")
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False

@@ -110,6 +110,19 @@ def test_a_failed_write_names_file_and_free_space(tmp_path):
     assert status == 74 and re.search(rf"^{path}: the disk is full \([\d,.]+ MB free\)", line)
 
 
+def test_standard_output_on_a_full_disk(monkeypatch):
+    for text in ("x", "x" * 100_000):  # the longer one does not stay in the buffer
+        with open("/dev/full", "w") as file, pytest.raises(OSError) as error:
+            monkeypatch.setattr("sys.stdout", file)
+            try:
+                print(text, flush=True)
+            finally:
+                monkeypatch.undo()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        line, status = outcome(error.value)
+        assert status == 74 and line.startswith("standard output: the disk is full; make space")
+
+
 def test_a_real_full_disk():
     with pytest.raises(OSError) as error, naming("/dev/full"), open("/dev/full", "w") as file:
         file.write("x" * 100_000)

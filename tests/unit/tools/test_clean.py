@@ -5,7 +5,11 @@ Reference: the files of a run, listed by hand.
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -100,6 +104,21 @@ def test_asks_first(run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         assert main(["clean", str(run.path)]) == 0
         assert (files(run) != before) == removed
     capsys.readouterr()
+
+
+def test_end_of_input_is_no(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(run)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=EOFError))
+    assert main(["clean", str(run.path)]) == 0 and files(run) == before
+
+
+@pytest.mark.parametrize("stdin", ["<&-", "</dev/null"])
+def test_without_an_input(run: RunDir, stdin: str) -> None:
+    command = shlex.join([sys.executable, "-m", "vitas_ds", "clean", str(run.path)])
+    done = subprocess.run(f"{command} {stdin}", shell=True, capture_output=True, text=True, timeout=120)
+    line = "vitas clean: cannot ask on this terminal; add --yes to remove the files\n"
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 def test_without_a_terminal_or_a_run(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
