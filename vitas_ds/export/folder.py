@@ -105,9 +105,7 @@ def check_replaceable(directory: Path) -> None:
         UserError: It has other content than an exported model, or it contains the current folder.
     """
     if Path.cwd().is_relative_to(directory.resolve()):
-        raise UserError(
-            f"{directory}: contains the current folder and cannot be replaced; choose another one"
-        )
+        raise UserError(f"{directory}: contains the current folder and cannot be replaced; choose another one")
     others = other_files(directory)
     if others and not (directory / "model.safetensors").is_file():
         raise UserError(f"{directory}: is not an exported model (it has {others[0].name}); choose another folder")
