@@ -84,11 +84,13 @@ def test_any_network(tmp_path_factory, space_and_spec):
 
 
 def test_program_round_trip(written):
+    """Not bit for bit: on some CPUs, matrix products round differently if weights have another alignment in memory."""
     folder, model = written
     forward = torch.export.load(folder / "model.pt2").module()
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # the program uses torch's own matrix products
         for batch in (1, 5):
-            assert torch.equal(forward(noise(SPEC, batch)), model(noise(SPEC, batch)))
+            expected = model(noise(SPEC, batch))
+            torch.testing.assert_close(forward(noise(SPEC, batch)), expected, rtol=0, atol=1e-6)  # about 8 ulp of 1
 
 
 class FakeInt8(TorchFunctionMode):
