@@ -79,8 +79,8 @@ def open_binary(path: Path) -> BufferedReader:
         OSError: It cannot be opened.
         UserError: It is a device or pipe: to open a pipe would wait for its writer.
     """
-    if not (path.is_file() or path.is_dir()) and path.exists():
-        raise UserError(f"{path}: is a device or pipe, not a file")
+    if not path.is_dir():  # open reports a folder
+        check_regular(path)
     return open(path, "rb")
 
 
