@@ -237,6 +237,7 @@ def _use_utf8() -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command; print an error as one line and return the exit status."""
     try:
+        _check_current_folder()
         status = runner_of(args.command)(args)
         sys.stdout.flush()
         return status
@@ -252,6 +253,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if lock := sys.modules.get("vitas_ds.run.lock"):
             lock.release()
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder has been removed; change to another one with cd") from None
 
 
 def _discard_output() -> None:

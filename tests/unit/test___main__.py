@@ -121,6 +121,15 @@ def test_closed_streams(closed):
         assert subprocess.run(command, shell=True, capture_output=True, timeout=120).returncode == status
 
 
+@pytest.mark.parametrize("words", [["doctor"], ["scan", "x"], ["train-supernet", "smoke"]])
+def test_a_removed_current_folder(words, tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))}
+    command = f"mkdir a && cd a && rmdir ../a && {shlex.join([sys.executable, '-m', 'vitas_ds', *words])}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    problem = "the current folder has been removed; change to another one with cd"
+    assert (done.returncode, done.stderr) == (2, f"vitas {words[0]}: {problem}\n")
+
+
 @pytest.mark.parametrize("words", [["runs"], ["completion", "bash"]])
 def test_output_on_a_full_disk(words, tmp_path):
     (tmp_path / "runs").mkdir()

@@ -84,6 +84,15 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+def disk_problem(error: BaseException) -> str:
+    """Describe an error of the disk with its file and the free space; give the text of any other error."""
+    code = _code(error)
+    if code not in DISK:
+        return str(error)
+    path = _file(error) or os.getcwd()
+    return f"{path}: {DISK[code]} ({_free(path)})"
+
+
 def _of_the_disk(error: BaseException) -> tuple[str, int] | None:
     """Return the outcome of an error of the operating system, also if another library has wrapped it."""
     code = _code(error)
@@ -91,8 +100,7 @@ def _of_the_disk(error: BaseException) -> tuple[str, int] | None:
         path = _file(error)
         if not path and _is_of_output(error):
             return f"standard output: {DISK[code]}; make space or choose another disk, then {RESUME}", 74
-        path = path or os.getcwd()
-        return f"{path}: {DISK[code]} ({_free(path)}); make space or choose another disk, then {RESUME}", 74
+        return f"{disk_problem(error)}; make space or choose another disk, then {RESUME}", 74
     if code in PLACES and (path := _file(error)):
         reading = os.path.exists(path) and not os.access(path, os.R_OK)
         denied = code in (errno.EACCES, errno.EPERM) and not reading

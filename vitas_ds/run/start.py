@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vitas_ds.config import RANDOM_IMAGES, Config, dump
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.config.parse import framed
@@ -14,6 +16,8 @@ from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.manifest import gpu_of, read_starts, start_entry
 from vitas_ds.run.run_dir import RunDir, read_config, run_of
 from vitas_ds.run.summary import complete_summary
+
+LONGEST = 3800  # bytes of the path of a run: a path has at most 4095, and files in it up to 250
 
 
 def find_run(config: Config) -> RunDir:
@@ -65,6 +69,9 @@ def open_run(config: Config, is_main: bool, *, stage: str = "", world_size: int 
 
 
 def _lock(run: RunDir, stage: str) -> None:
+    length = len(os.fsencode(run.path.absolute()))
+    if length > LONGEST:
+        raise UserError(f"run.dir: {run.path} is too long for the files in it ({length} bytes, at most {LONGEST})")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock.acquire(run.path, stage)

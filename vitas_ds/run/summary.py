@@ -104,6 +104,15 @@ def write_result(run: RunDir, stage: str, numbers: dict[str, Any], product: Path
     write_json(record, numbers | {DIGEST: _digest(numbers, product)})
 
 
+def is_changed(run: RunDir, stage: str) -> bool:
+    """Return whether the record of a stage belongs to another product. A stage without a record has not changed."""
+    record, product = _records(run)[stage]
+    with as_written():
+        numbers = read_json(record, {})
+        digest = numbers.pop(DIGEST, None)
+    return digest is not None and digest != _digest(numbers, product)
+
+
 def _digest(numbers: dict[str, Any], product: Path | None) -> str:
     """Return a SHA-256 of numbers and their product; of weights only the header counts, which has their digest."""
     digest = hashlib.sha256(to_json(numbers).encode())

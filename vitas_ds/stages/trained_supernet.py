@@ -13,6 +13,7 @@ from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import is_changed
 from vitas_ds.stages.source_run import source_run
 from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, read_consolidated
 
@@ -26,11 +27,12 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
         The supernet, and the SHA-256 of its weights.
 
     Raises:
-        UserError: The weights are missing, damaged, or belong to another space.
+        UserError: The weights are missing, damaged, not those that the run has trained, or belong to another space.
     """
     check_supernet_exists(config, run_dir)
     path = supernet_path(config, run_dir)
     weights = _read_weights(path, config)
+    _check_own(config, run_dir, path)
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(
         config.space, sharing, private, class_token_only=True, private_norms=config.supernet.private_norms
@@ -58,6 +60,15 @@ def check_supernet_exists(config: Config, run_dir: RunDir) -> None:
         if not config.search.checkpoint:
             fix = "run the stage train-supernet first, or set search.checkpoint to a run that has trained one"
         raise UserError(f"{path}: no trained supernet; {fix}")
+
+
+def _check_own(config: Config, run_dir: RunDir, path: Path) -> None:
+    run = source_run(config) or (None if config.search.checkpoint else run_dir)
+    if run is not None and is_changed(run, "train-supernet"):
+        raise UserError(
+            f"{path}: not the weights that train-supernet has trained, or {run.supernet.result} was changed; restore "
+            "it, or name other weights with search.checkpoint"
+        )
 
 
 def _read_weights(path: Path, config: Config) -> dict[str, Tensor]:

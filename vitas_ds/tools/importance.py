@@ -39,7 +39,7 @@ class _Task:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vitas importance MODEL --data DIR --out FILE.json [--images N] [--loss LOSS] [--seed N]``."""
-    task = _task(args)
+    task, plot = _task(args), args.out.with_suffix(".png")
     if args.out.exists():
         found = read_scores(args.out)
         if (found.weights, found.data, found.loss) != (task.weights, task.data, task.loss):
@@ -47,11 +47,13 @@ def run(args: argparse.Namespace) -> int:
                 f"--out {args.out}: has the importance of another model or of other images; give a new file"
             )
         scores, before = found, " (measured before)"
+    elif plot.exists():
+        raise UserError(f"--out {args.out}: its plot {plot} exists already; give a new file")
     else:
         scores, before = _measure(task), ""
         write_scores(args.out, scores)
-    plot_scores(scores, args.out.with_suffix(".png"))
-    print(f"importance: {scores.images} images{before}; {args.out}, {args.out.with_suffix('.png')}")
+    plot_scores(scores, plot)
+    print(f"importance: {scores.images} images{before}; {args.out}, {plot}")
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from vitas_ds.distributed import comm
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import SaveFailed, UserError
+from vitas_ds.errors.exits import disk_problem
 from vitas_ds.models.shapes import check_shapes
 from vitas_ds.run import lock
 from vitas_ds.training.checkpoint_files import DEEPSPEED, FORMAT
@@ -145,7 +146,7 @@ class Saver:
 
 def _fail(step: int, rank: int, error: Exception) -> NoReturn:
     if isinstance(error, OSError):
-        raise SaveFailed(f"checkpoint of step {step}: rank {rank} could not write: {error}") from error
+        raise SaveFailed(f"checkpoint of step {step}: rank {rank} could not write: {disk_problem(error)}") from error
     raise error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vitas_ds.config import Config
+from vitas_ds.errors import UserError
 from vitas_ds.run.compatibility import differences
 from vitas_ds.run.start import open_run
 
@@ -43,6 +44,13 @@ def test_many_changes_fit_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     open_run(make(tmp_path, search=search | {"racing": 0.5, "surrogate": 0.5}), True, stage="search")
     line = capsys.readouterr().out
     assert line.count("->") == 6 and line.endswith(", and 2 more\n")
+
+
+def test_a_path_without_room_for_files(tmp_path: Path) -> None:
+    config = make(tmp_path / "/".join(["a" * 250] * 15))
+    with pytest.raises(UserError, match=r"is too long for the files in it \(\d+ bytes, at most 3800\)"):
+        open_run(config, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_place_of_a_run_is_no_difference(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_mistakes_are_one_line(change, message, digits, tmp_path, capsys):
     assert message in line and line.count("\n") == 1
 
 
+def test_another_plot_is_kept(digits, tmp_path, capsys):
+    model = write(tmp_path / "net", SubnetSpec(24, 8, 16, 10, (LayerSpec(2, 48, 32),)))
+    (tmp_path / "a.png").write_bytes(b"another")
+    assert main(["importance", str(model), "--data", str(digits), "--out", str(tmp_path / "a.json")]) == 2
+    assert "a.png exists already; give a new file" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == b"another" and not (tmp_path / "a.json").exists()
+
+
 def test_folders_without_a_model(digits, tmp_path, capsys):
     assert main(["importance", str(tmp_path), "--data", str(digits), "--out", str(tmp_path / "a.json")]) == 2
     assert "not an exported model" in capsys.readouterr().err
