@@ -65,9 +65,14 @@ def check_regular(path: str | Path) -> None:
 
     Raises:
         OSError: The path does not exist or cannot be examined.
-        UserError: It is not a regular file.
+        UserError: It is not a regular file, or a link to nothing.
     """
-    kind = os.stat(path).st_mode
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise UserError(f"{path}: a link to {os.readlink(path)}, which does not exist") from None
+        raise
     if not stat.S_ISREG(kind):
         raise UserError(f"{path}: is {'a folder' if stat.S_ISDIR(kind) else 'a device or pipe'}, not a file")
 

@@ -53,10 +53,15 @@ def read_summary(run: RunDir) -> dict[str, Any]:
 
 
 def _measured_here(run: RunDir, numbers: dict[str, Any]) -> bool:
-    """Return whether an evaluation of the retrained network is one of this run, whose model folder has its digest."""
+    """Return whether an evaluation of the retrained network is one of this run: it has the digest of the weights.
+
+    config.json records the digest. Without a record, the weights are read.
+    """
     if numbers.get("model") != "retrain":
         return True
-    return numbers.get("sha256") in read_json(run.retrain_model / "config.json", {}).get("sha256", {}).values()
+    recorded = read_json(run.retrain_model / "config.json", {}).get("sha256", {}).values()
+    weights = run.retrain_weights
+    return numbers.get("sha256") in (recorded or ([file_digest(weights)] if weights.is_file() else []))
 
 
 def trains_older_network(run: RunDir) -> bool:

@@ -194,9 +194,9 @@ def _verify_file(file: Path, size: int, digest: str) -> str | None:
     if not file.is_file():
         return f"{file} is missing"
     if file.stat().st_size != size:
-        return f"{file} has {file.stat().st_size} bytes, expected {size}"
+        return f"{file} has {file.stat().st_size} bytes, its manifest.json expects {size}"
     if file_digest(file) != digest:
-        return f"{file} was changed: its SHA-256 does not match the manifest"
+        return f"{file} was changed: its SHA-256 does not match manifest.json"
     return None
 
 

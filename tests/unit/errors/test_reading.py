@@ -106,6 +106,14 @@ def test_other_kinds_of_files(tmp_path):
             read(tmp_path / "none")
 
 
+def test_a_link_to_nothing_is_not_a_missing_file(tmp_path):
+    (tmp_path / "a.json").symlink_to("/no/where")
+    with pytest.raises(UserError, match=r"a\.json: a link to /no/where, which does not exist"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+
+
 def test_messages_are_short_printable_and_keep_both_ends():
     text = shorten("/data/file.json: " + "x" * 100_000 + "\n\udcff\x1b; fix it")
     assert 298 < len(text) <= 300

@@ -3,6 +3,7 @@
 Reference: files written by hand.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_numbers_count_only_as_written_and_with_their_product(tmp_path, stage):
     write_result(other, stage, {"steps": 9, "loss": 2.5}, made)
     shutil.copy(other.path / record.relative_to(run.path), record)
     assert read_summary(run) == expected
+
+
+def test_an_evaluation_of_weights_without_a_record(tmp_path):
+    run = open_run(make(tmp_path), True)
+    run.retrain_model.mkdir(parents=True)
+    run.retrain_weights.write_bytes(b"weights")
+    numbers = {"model": "retrain", "top1": 0.25, "top5": 0.5, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    write_result(run, "evaluate", numbers)
+    for config in (None, "{}"):
+        if config:
+            (run.retrain_model / "config.json").write_text(config)
+        assert read_summary(run) == {"evaluate": numbers}
 
 
 def test_a_later_search_may_find_another_network(tmp_path):
