@@ -130,6 +130,14 @@ def test_a_removed_current_folder(words, tmp_path):
     assert (done.returncode, done.stderr) == (2, f"vitas {words[0]}: {problem}\n")
 
 
+def test_a_library_that_raises_while_it_is_imported(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__)), "TORCH_LOGS": "banana"}
+    command = [sys.executable, "-m", "vitas_ds", "import", "--checkpoint", "x", "--net", "vitas-c", "--out", "y"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) <= 300 + len("vitas import: \n")
+    assert done.stderr.startswith("vitas import: torch cannot be imported (Invalid log settings: banana, ")
+
+
 @pytest.mark.parametrize("words", [["runs"], ["completion", "bash"]])
 def test_output_on_a_full_disk(words, tmp_path):
     (tmp_path / "runs").mkdir()

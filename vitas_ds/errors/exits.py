@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError
+from vitas_ds.errors import Preempted, RankLost, SaveFailed, UserError, shorten
 
 DISK = {
     errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "the file is too large",
@@ -25,6 +25,7 @@ PLACES = {
     errno.EMFILE: "too many open files; see ulimit -n", errno.ENFILE: "too many open files",
 }  # fmt: skip
 LIBRARY = re.compile(r"(\S+\.so[\w.]*): (.+)")  # message of the dynamic loader: the library and the reason
+IMPORT = re.compile(r"(?:from|import) (\w+)")
 RESUME = "start it again to resume"
 STATUS = {UserError: 2, Preempted: 75, SaveFailed: SaveFailed.STATUS, KeyboardInterrupt: 130}
 
@@ -40,7 +41,8 @@ def outcome(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ModuleNotFoundError):
         ours = (error.name or "").partition(".")[0] == "vitas_ds"
         return None if ours else (f"{error.name} is not installed; python -m vitas_ds doctor lists what is missing", 2)
-    return _of_memory(error) or _of_a_library(error) or _of_temporary_files(error) or _of_the_disk(error)
+    kinds = (_of_memory, _of_a_library, _of_temporary_files, _of_the_disk, _of_an_import)
+    return next(filter(None, (kind(error) for kind in kinds)), None)
 
 
 def _of_a_library(error: BaseException) -> tuple[str, int] | None:
@@ -50,6 +52,21 @@ def _of_a_library(error: BaseException) -> tuple[str, int] | None:
         if found and (isinstance(inner, ImportError) or (isinstance(inner, OSError) and not inner.errno)):
             return f"{found[1]} cannot be loaded ({found[2]}); vitas doctor checks each library", 2
     return None
+
+
+def _of_an_import(error: BaseException) -> tuple[str, int] | None:
+    """Return the outcome of any error while a package of another project is imported, as for a wrong TORCH_LOGS."""
+    frames = _own_frames(error)
+    found = IMPORT.match(frames[-1].line or "") if frames else None
+    if found is None or found[1] == "vitas_ds":
+        return None
+    return f"{found[1]} cannot be imported ({shorten(str(error), 150)}); vitas doctor checks each library", 2
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the lines of this package on the way to an error."""
+    package = str(Path(__file__).parents[1])
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package + os.sep)]
 
 
 def _of_temporary_files(error: BaseException) -> tuple[str, int] | None:
@@ -67,7 +84,7 @@ def _of_memory(error: BaseException) -> tuple[str, int] | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names.isdisjoint({"MemoryError", "OutOfMemoryError"}) and "can't allocate memory" not in str(error):
         return None
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "vitas_ds" in frame.filename]
+    frames = _own_frames(error)
     place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return f"not enough memory{place}: use a smaller batch size, or fewer processes per machine; then {RESUME}", 2
 

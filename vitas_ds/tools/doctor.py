@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vitas_ds.distributed import host
 from vitas_ds.distributed.supervisor import die_with_parent
+from vitas_ds.errors import shorten
 
 if TYPE_CHECKING:  # doctor also runs where packaging is not installed
     from packaging.requirements import Requirement
@@ -150,9 +152,10 @@ def stages() -> Iterator[Row]:
 
 
 def probe(code: str, seconds: float = 120, args: Sequence[str] = ()) -> tuple[bool, str]:
-    """Run ``code`` in a Python process of its own; return whether it succeeded and its last line of output.
+    """Run ``code`` in a Python process of its own, which ends with this one.
 
-    The process ends with this one.
+    Returns:
+        Whether it succeeded, and its last line of output, or the line of its error.
     """
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     try:
@@ -162,8 +165,11 @@ def probe(code: str, seconds: float = 120, args: Sequence[str] = ()) -> tuple[bo
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False, f"no answer within {seconds:g} s"
-    text = (done.stdout if done.returncode == 0 else done.stderr).strip()
-    return done.returncode == 0, text.splitlines()[-1] if text else f"ended with status {done.returncode}"
+    if done.returncode == 0:
+        return True, (done.stdout.strip().splitlines() or [""])[-1]
+    lines = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return False, shorten((errors or lines)[-1], 200)
 
 
 def probe_row(part: str) -> Row:

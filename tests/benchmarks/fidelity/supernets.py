@@ -157,14 +157,16 @@ def _plan(
 def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path, weights: Path) -> dict[str, Any]:
     """Train the supernets of a variant, keep their weights, and score the subnets. Returns the row of the record."""
     row: dict[str, Any] = {"steps": [], "training_macs": 0.0, "training_seconds": 0.0, "scores": {}}
-    clock = time.thread_time()
+    scoring = 0.0  # in this process
     for i, plan in enumerate(plans(study, variant, seed)):
         trainer = make_trainer(plan, study, seed)
         progress = Saved(saved.with_stem(f"{saved.stem} {i}"), trainer)
         for share in MARKS:
             progress.run(images, seed, round(share * plan.steps))
             if str(share) not in progress.results:
+                clock = time.thread_time()
                 progress.results[str(share)] = _scored(trainer, plan, study, images, share)
+                scoring += time.thread_time() - clock
                 progress.save()
         row["training_seconds"] += progress.seconds
         row["steps"].append(plan.steps)
@@ -177,7 +179,7 @@ def train(study: Study, variant: Variant, images: Images, seed: int, saved: Path
         torch.save(trainer.model.state_dict(), weights.with_stem(f"{weights.stem} {i}"))
     for path in saved.parent.glob(f"{saved.stem} *.pt"):  # not earlier: a killed job would repeat its first supernet
         path.unlink()
-    return row | {"scoring_seconds": round(time.thread_time() - clock - row["training_seconds"], 1)}
+    return row | {"scoring_seconds": round(scoring, 1)}
 
 
 def make_trainer(plan: Plan, study: Study, seed: int) -> PlainTrainer:

@@ -44,6 +44,7 @@ def test_missing_part_blocks_the_stages_that_need_it(monkeypatch, capsys):
 def test_probe_survives_a_crash():
     assert doctor.probe("print('a'); print('b')") == (True, "b")
     assert doctor.probe("import no_such_module") == (False, "ModuleNotFoundError: No module named 'no_such_module'")
+    assert doctor.probe("raise ValueError('a\\nb ' + 'c' * 999)") == (False, "ValueError: a")
     assert doctor.probe("import os; os.abort()")[0] is False
     assert doctor.probe("import time; time.sleep(9)", seconds=0.5) == (False, "no answer within 0.5 s")
 
