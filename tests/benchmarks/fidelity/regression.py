@@ -21,26 +21,34 @@ from vitas_ds.arch.space import WidthTable
 RIDGE = 1.0  # penalty of a standardized feature, fixed before the results are known
 NOTES = """A ridge regression on patch size, embed_dim, layers, and mean heads, q/k/v and MLP width, fitted to the
 accuracy of the other subnets of equal MACs after a part of their training, on the search images. *with* adds the
-standardized score of a supernet. The cost is that of the short trainings of all subnets."""
+standardized score of a supernet; *as a feature*, the regression learns its weight instead. The cost is that of the
+short trainings of all subnets."""
 
 
 def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
     """Return tau of the regression for each part of the training, and of its sum with the scores of each supernet."""
     rows = []
     for step in early.steps(record, truth):
-        predicted_n = predict(truth, early.scores_at(record, truth, step, "accuracy").mean(0))
+        accuracy_n = early.scores_at(record, truth, step, "accuracy").mean(0)
+        predicted_n = predict(truth, accuracy_n)
         rows.append(_row(truth, f"regression on trainings of {step} steps", predicted_n[None]))
         for name in supernets(record):
             if (found := scores_of(record, truth, name)) and np.isfinite(stacked(found)).all():
                 both = _standardized(stacked(found), truth) + _standardized(predicted_n[None], truth)
-                rows.append(_row(truth, f"{step} steps, with {name}", both))
+                feature = np.stack([predict(truth, accuracy_n, score_n) for score_n in stacked(found)])
+                rows.append(_row(truth, f"{step} steps, with {name}", both, feature))
     return rows
 
 
-def predict(truth: Truth, accuracy_n: np.ndarray) -> np.ndarray:
-    """Return the predicted accuracy [n]; each subnet of equal MACs from the others of equal MACs, NaN elsewhere."""
+def predict(truth: Truth, accuracy_n: np.ndarray, score_n: np.ndarray | None = None) -> np.ndarray:
+    """Return the predicted accuracy [n]; each subnet of equal MACs from the others of equal MACs, NaN elsewhere.
+
+    The scores of a supernet are another feature if they are given.
+    """
     at = truth.at(EQUAL)
     x_nF, y_n = features(truth.table)[at], accuracy_n[at]
+    if score_n is not None:
+        x_nF = np.column_stack([x_nF, score_n[at]])
     predicted_n = np.full(len(accuracy_n), np.nan)
     for i, net in enumerate(at):
         others = np.arange(len(at)) != i
@@ -71,5 +79,7 @@ def _standardized(scores: np.ndarray, truth: Truth) -> np.ndarray:
     return (scores - equal.mean(1, keepdims=True)) / np.where(spread == 0, 1, spread)
 
 
-def _row(truth: Truth, name: str, scores: np.ndarray) -> dict[str, Any]:
-    return {"predictor": name} | {f"tau, {group}": truth.tau(group, scores) for group in (EQUAL, WITHIN)}
+def _row(truth: Truth, name: str, scores: np.ndarray, feature: np.ndarray | None = None) -> dict[str, Any]:
+    groups = (EQUAL, WITHIN)
+    cells: dict[str, Any] = {"predictor": name} | {f"tau, {group}": truth.tau(group, scores) for group in groups}
+    return cells | {f"as a feature, {of}": "" if feature is None else truth.tau(of, feature) for of in groups}

@@ -9,7 +9,7 @@ import pytest
 from tests.benchmarks.fidelity import alone, early, longer, regression
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
-from tests.helpers.fidelity_records import EQUALS, SPREADS, add_longer, net
+from tests.helpers.fidelity_records import EQUALS, SPREADS, add_longer, net, supernet
 
 
 def test_a_part_of_a_training_is_compared_with_another_seed(record):
@@ -48,7 +48,20 @@ def test_the_regression_predicts_each_subnet_from_the_others(record):
     assert regression.predict(truth, changed)[0] == predicted[0]
     rows = regression.table(record, truth)
     assert [row["predictor"] for row in rows] == ["regression on trainings of 10 steps"]
-    assert rows[0][f"tau, {EQUAL}"].value > 0.5
+    assert rows[0][f"tau, {EQUAL}"].value > 0.5 and rows[0][f"as a feature, {EQUAL}"] == ""
+
+
+def test_the_regression_learns_the_weight_of_a_score(record):
+    """The accuracy falls with the score, and does not depend on the genes."""
+    accuracies = np.array([0.5 + (7 * i % 12) / 100 for i in range(12)] + [0.4] * 4)
+    for name, accuracy in zip(EQUALS + SPREADS, accuracies.tolist(), strict=True):
+        for seed in (0, 1):
+            early_accuracy = {"accuracy": accuracy - 0.2, "loss": 1.0}
+            record.add(net(name, seed, accuracy, curve={"10": early_accuracy, "100": early_accuracy}))
+    record.add(supernet("default", 0, {"accuracy": 1 - accuracies}))
+    genes, added, *_ = regression.table(record, Truth(record))
+    assert added["predictor"] == "10 steps, with default" and genes[f"tau, {EQUAL}"].value < 0.5
+    assert added[f"tau, {EQUAL}"].value < 0 and added[f"as a feature, {EQUAL}"].value > 0.9
 
 
 def _shrunk(patch_n: np.ndarray, at: float) -> float:
