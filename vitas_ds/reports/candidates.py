@@ -67,9 +67,9 @@ def read_candidates(run: RunDir, config: Config) -> Candidates:
         return Candidates()
     results, front = read_json(run.best, {}), read_json(run.pareto, [])
     found = _Collector(results.get("searched_on"), -(-_count_lines(run) // SAMPLE))
-    found.front_specs = {spec_from_dict(row["spec"]) for row in front}
+    found.front_specs = {spec_from_dict(row["spec"], str(run.pareto)) for row in front}
     best_rows = [entry["top"][0] for entry in results.get("budgets", ())] or ([results] if results else [])
-    found.chosen_specs = {spec_from_dict(row["spec"]) for row in best_rows}
+    found.chosen_specs = {spec_from_dict(row["spec"], str(run.best)) for row in best_rows}
     for candidate in iter_ledger(run.ledger):
         found.add(candidate)
     best = [entry[-1] for entry in sorted(found.heap, reverse=True)]
@@ -79,7 +79,7 @@ def read_candidates(run: RunDir, config: Config) -> Candidates:
         found.count, found.first[0].generation if found.first else 1, best, found.sample,
         sorted(found.front.values(), key=lambda c: c.costs["macs"]), list(found.chosen.values()),
         {name: (values, first[name], last[name]) for name, values in choices.items()},
-        found.computed_images, found.computed_macs, _measured(results, front),
+        found.computed_images, found.computed_macs, _measured(run, results, front),
     )  # fmt: skip
 
 
@@ -131,6 +131,11 @@ def _count_lines(run: RunDir) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(BLOCK), b""))
 
 
-def _measured(results: dict[str, Any], front: list[dict[str, Any]]) -> dict[SubnetSpec, dict[str, Any]]:
-    rows = [*front, *results.get("top", ()), *results.get("dropped", ())]
-    return {spec_from_dict(row["spec"]): row for row in rows if "latency" in row}
+def _measured(run: RunDir, results: dict[str, Any], front: list[dict[str, Any]]) -> dict[SubnetSpec, dict[str, Any]]:
+    of_file = {run.pareto: front, run.best: [*results.get("top", ()), *results.get("dropped", ())]}
+    return {
+        spec_from_dict(row["spec"], str(file)): row
+        for file, rows in of_file.items()
+        for row in rows
+        if "latency" in row
+    }

@@ -27,7 +27,7 @@ def accuracy_chart(run: RunDir, metrics: Rows) -> str:
     for name, spec in saved.get("subnets", {}).items():
         title = name if name in COLORS else "" if named else "random, within the budget"
         named = named or name not in COLORS
-        series.append(_curve(metrics, name, title, spec_from_dict(spec)))
+        series.append(_curve(metrics, name, title, spec_from_dict(spec, str(run.supernet_subnets))))
     images = f" on {saved['images']:,} search images" if saved else ""
     return chart(f"Accuracy of subnets{images}", series, Axis("step", whole=True), ACCURACY)
 

@@ -87,10 +87,11 @@ def names_of(run: RunDir) -> dict[SubnetSpec, str]:
     results, front = read_json(run.best, {}), read_json(run.pareto, [])
     budgets = [entry["top"][0] for entry in results.get("budgets", ())]
     for kind, entries, first in (("best", results.get("top", ()), 1), ("budget", budgets, 0), ("pareto", front, 0)):
+        file = run.pareto if kind == "pareto" else run.best
         for i, row in enumerate(entries, first):
-            spec, name = spec_from_dict(row["spec"]), f"{kind}[{i}]"
+            spec, name = spec_from_dict(row["spec"], str(file)), f"{kind}[{i}]"
             names[spec] = f"{names[spec]}, {name}" if spec in names else name
-    dropped = (spec_from_dict(row["spec"]) for row in results.get("dropped", ()))
+    dropped = (spec_from_dict(row["spec"], str(run.best)) for row in results.get("dropped", ()))
     return names | dict.fromkeys(dropped, DROPPED)
 
 

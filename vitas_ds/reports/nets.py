@@ -136,7 +136,7 @@ def own_networks(run: RunDir) -> list[Network]:
     top = read_json(run.best, {"top": []})["top"][: len(CANDIDATES)]
     setting = read_summary(run).get("search", {}).get("latency")
     found = [
-        Network(name, spec_from_dict(row["spec"]), _accuracy(row), _latency(row, setting))
+        Network(name, spec_from_dict(row["spec"], str(run.best)), _accuracy(row), _latency(row, setting))
         for name, row in zip(CANDIDATES, top, strict=False)
     ]
     if not run.retrain_spec.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,25 @@ def replace(path: Path, rng: random.Random, _: Path) -> None:
     path.write_bytes(rng.choice(TYPES))
 
 
+def rename_key(path: Path, rng: random.Random, _: Path) -> None:
+    """Change the last letter of a key of JSON."""
+    content = bytearray(path.read_bytes())
+    keys = [match.start() for match in re.finditer(rb'[a-z]": ', content)]
+    if keys:
+        content[rng.choice(keys)] = ord("Q")
+        path.write_bytes(content)
+
+
+def other_value(path: Path, rng: random.Random, _: Path) -> None:
+    """Put a value of another type into JSON."""
+    content = path.read_bytes()
+    values = list(re.finditer(rb'(?<=": )(-?\d[\d.e+-]*|"[^"]*"|true|false|null|\[[^][{}]*\])', content))
+    if values:
+        old = rng.choice(values)
+        new = rng.choice((b"-1", b"null", b'"x"', b"[]", b"{}", b"1e999", b"true", b"[null]", b"123456789123456789"))
+        path.write_bytes(content[: old.start()] + new + content[old.end() :])
+
+
 def folder(path: Path, *_: object) -> None:
     """Put a folder in the place of the file."""
     path.unlink()
@@ -81,8 +101,8 @@ def other_run(path: Path, _: random.Random, same: Path) -> None:
         shutil.copyfile(same, path)
 
 
-HOW: tuple[Damage, ...] = (flip, flip, truncate, truncate, empty, replace, replace, folder, link, pipe, remove, swap,
-                           other_run)  # fmt: skip
+HOW: tuple[Damage, ...] = (flip, flip, truncate, truncate, empty, replace, replace, rename_key, other_value, folder,
+                           link, pipe, remove, swap, other_run)  # fmt: skip
 
 
 @dataclass(frozen=True)
