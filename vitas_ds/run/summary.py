@@ -43,13 +43,21 @@ def read_summary(run: RunDir) -> dict[str, Any]:
                 warnings.warn(f"{record}: left out, it was changed or is not of this run; evaluate again", stacklevel=2)
         best, known = read_json(run.best, {}), summary.get("search", {}).get("best")
         spec = best.get("spec")
-        if spec and (known is None or known.get("spec", spec) != spec):
+        if spec and not _repeats_first(best):
+            warnings.warn(f"{run.best}: left out, it was changed; restore it, or search again", stacklevel=2)
+        elif spec and (known is None or known.get("spec", spec) != spec):
             found = {name: value for name, value in best.items() if name not in OF_CANDIDATE}
             summary["search"] = summary.get("search", {}) | {"best": found}
         evaluated = summary.get("evaluate", {})
         if evaluated.get("model") == "retrain" and "retrain" in summary:
             summary["retrain"] |= {name: evaluated[name] for name in ("top1", "top5")}
     return summary
+
+
+def _repeats_first(best: dict[str, Any]) -> bool:
+    """Return whether ``best.json`` is as written: it has the fields of the first candidate of its list twice."""
+    first: dict[str, Any] = next(iter(best.get("top", ())), {})
+    return all(best.get(name) == value for name, value in first.items())
 
 
 def _measured_here(run: RunDir, numbers: dict[str, Any]) -> bool:

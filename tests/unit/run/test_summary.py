@@ -112,6 +112,18 @@ def test_numbers_count_only_as_written_and_with_their_product(tmp_path, stage):
     assert read_summary(run) == expected
 
 
+def test_a_changed_best_network_is_left_out(tmp_path):
+    run = open_run(make(tmp_path), True)
+    best = {"spec": {"depth": 3}, "macs": 5, "score": 0.5}
+    written = best | {"rank": 1, "top": [best | {"rank": 1}], "searched_on": 80}
+    write_json(run.best, written)
+    assert read_summary(run) == {"search": {"best": best}}
+    for changed in (written | {"spec": {"depth": 4}}, written | {"top": [best | {"score": 0.6}]}):
+        write_json(run.best, changed)
+        with pytest.warns(UserWarning, match=r"best\.json: left out, it was changed; restore it, or search again"):
+            assert read_summary(run) == {}
+
+
 def test_an_evaluation_of_weights_without_a_record(tmp_path):
     run = open_run(make(tmp_path), True)
     run.retrain_model.mkdir(parents=True)
