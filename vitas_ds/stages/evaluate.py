@@ -70,6 +70,8 @@ def _changed(config: Config, run_dir: RunDir, previous: dict[str, Any], key: dic
     version, moved = previous.get("contents"), previous.get("val") != key["val"]
     if config.data.synthetic or version is None or not os.path.isdir(config.data.val):
         return "data.val has changed" if moved else ""
+    if not isinstance(version, str):
+        return "the record of its images has changed"
     text = difference(run_dir, version, read_val(config))
     return f"data.val: {text}" if text else ""
 

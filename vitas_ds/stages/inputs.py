@@ -17,7 +17,7 @@ from pathlib import Path
 from vitas_ds.config import Config
 from vitas_ds.data import contents
 from vitas_ds.data.sources import ImageSet
-from vitas_ds.errors import Stale, UserError
+from vitas_ds.errors import Stale, UserError, shorten
 from vitas_ds.run.files import file_digest, read_json, write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.stages.common import training_images
@@ -36,7 +36,7 @@ def check_inputs(run: RunDir, stage: str, folder: Path, images: Images, digests:
     Raises:
         Stale: They were made from others; the message says which.
     """
-    recorded = read_json(folder / FILE, {})
+    recorded = _read(folder / FILE)
     for name, value in {"version": VERSION, **digests}.items():
         if value is not None and recorded.get(name) not in (None, value):
             _raise(run, stage, f"{name} {'is' if name == 'version' else 'are'} not the same")
@@ -55,6 +55,15 @@ def record_inputs(run: RunDir, stage: str, folder: Path, images: Images, digests
     if not (folder / FILE).exists():
         versions = {kind: version_of(run, kind, found) for kind, found in images.items() if found is not None}
         write_json(folder / FILE, {"version": VERSION} | versions | dict(digests))
+
+
+def _read(file: Path) -> dict[str, str | None]:
+    """Return a record of inputs; empty if there is none."""
+    recorded = read_json(file, {})
+    for name, value in recorded.items():
+        if not isinstance(value, str | None):
+            raise UserError(f"{file}: {name}: must be text (given: {shorten(repr(value), 60)}); restore it")
+    return recorded
 
 
 def difference(run: RunDir, version: str | None, images: ImageSet) -> str:
@@ -86,7 +95,7 @@ def check_training_images(config: Config, run: RunDir, images: ImageSet) -> None
     Raises:
         UserError: It is another folder with other images.
     """
-    version = read_json(run.supernet.path / FILE, {}).get("train")
+    version = _read(run.supernet.path / FILE).get("train")
     if not (text := difference(run, version, images)):
         return
     if os.path.realpath(contents.read(run.contents / f"{version}.txt").root) != os.path.realpath(images.root):

@@ -59,6 +59,17 @@ def test_changed_images_and_weights_are_named(run: RunDir, folder: Path, tmp_pat
         record(run, folder, weights="a")
 
 
+def test_a_record_of_another_type(run: RunDir, folder: Path, tmp_path: Path) -> None:
+    record(run, folder, weights="a")
+    file = run.supernet.path / "inputs.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"train": -1}))
+    config = Config.model_validate({"data": {"train": str(folder)}})
+    for read in (lambda: record(run, folder, weights="a"),
+                 lambda: inputs.check_training_images(config, run, read_folder(folder))):  # fmt: skip
+        with pytest.raises(UserError, match=r"inputs\.json: train: must be text \(given: -1\); restore it"):
+            read()
+
+
 def test_equal_images_have_one_version(run: RunDir, folder: Path) -> None:
     for expected in ("train-1", "train-1"):
         assert inputs.version_of(run, "train", read_folder(folder)) == expected
