@@ -49,7 +49,8 @@ class Variant:
         supernet: Fields of the section ``supernet`` that differ from the recipe.
         space: Fields of the section ``space`` that differ from the recipe.
         subnets: Subnets of a step, all on the same batch.
-        split: Train one supernet for each patch size, each with an equal share of the MACs.
+        split: A field of the section ``space``. Train one supernet for each of its choices, each with an equal share of
+            the MACs.
         length: MACs relative to the other variants.
         sandwich: Train the largest subnet, ``subnets`` random ones and the smallest on each batch; the smaller ones
             learn the outputs of the largest (arXiv 1903.05134).
@@ -60,7 +61,7 @@ class Variant:
     supernet: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     subnets: int = 1
-    split: bool = False
+    split: str = ""
     length: float = 1.0
     sandwich: bool = False
     largest_first: float = 0.0
@@ -86,17 +87,18 @@ VARIANTS = {
         NESTED,
         _nested("small batches", SMALL_BATCHES),
         _nested("nothing private", {"private_attention": 0}),
-        _nested("one per patch size", split=True),
+        _nested("one per patch size", split="patch_sizes"),
         _nested("small batches, nothing private", SMALL_BATCHES | {"private_attention": 0}),
         _nested("small batches, nothing private, one per patch size", SMALL_BATCHES | {"private_attention": 0},
-                split=True),
-        Variant("first positions", BAND, FIRST),
-        Variant("ordinal", ORDINAL),
-        Variant("mean of losses", BAND | {"objective": "loss_mean"}),
+                split="patch_sizes"),
+        _nested("one per embed_dim", split="embed_ratios"),
+        _nested("private norms", {"private_norms": True}),
         _nested("sandwich", subnets=2, sandwich=True),
         _nested("sandwich, largest first", subnets=2, sandwich=True, largest_first=0.3),
         _nested("four subnets", subnets=4),
-        _nested("private norms", {"private_norms": True}),
+        Variant("first positions", BAND, FIRST),
+        Variant("ordinal", ORDINAL),
+        Variant("mean of losses", BAND | {"objective": "loss_mean"}),
         _nested("no weight decay", {"weight_decay": 0.0}),
         _nested("lr 1e-3", {"lr": 1e-3}),
         _nested("lr 4e-3", {"lr": 4e-3}),
@@ -125,7 +127,8 @@ def plans(study: Study, variant: Variant, seed: int) -> list[Plan]:
     space = base.space.model_copy(update=variant.space)
     settings = base.supernet.model_copy(update={"ema_decay": EMA} | variant.supernet)
     whole = variant.length * NETS * study.net_steps * base.retrain.batch_size * float(np.mean(study.budget))
-    spaces = [space.model_copy(update={"patch_sizes": (p,)}) for p in space.patch_sizes] if variant.split else [space]
+    choices = getattr(space, variant.split) if variant.split else ()
+    spaces = [space.model_copy(update={variant.split: (choice,)}) for choice in choices] or [space]
     return [_plan(study, variant, part, settings, whole / len(spaces), seed) for part in spaces]
 
 
@@ -206,7 +209,10 @@ def _scored(
     trainer: PlainTrainer, plan: Plan, study: Study, images: Images, share: float
 ) -> dict[str, dict[str, float]]:
     """Return the scores of the subnets of the plan: way -> subnet -> score. Before the end, of equal cost only."""
-    nets = {name: net for name, net in study.nets.items() if net.patch_size in plan.space.patch_sizes}
+    nets = {
+        name: net for name, net in study.nets.items()
+        if net.patch_size in plan.space.patch_sizes and net.embed_dim in plan.space.embed_widths
+    }  # fmt: skip
     if share < 1:
         nets = {name: net for name, net in nets.items() if name.startswith("equal")}
     supernets = {"": trainer.model}

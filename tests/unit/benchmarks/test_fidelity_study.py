@@ -168,7 +168,7 @@ def test_a_job_of_a_subnet_is_a_complete_row(work, record):
 
 
 BY_HAND = ("default", "ordinal", "nested, one per patch size", "nested, four subnets", "nested, three times as long",
-           "nested, sandwich, largest first", "nested, small batches")  # fmt: skip
+           "nested, sandwich, largest first", "nested, small batches", "nested, one per embed_dim")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -177,7 +177,7 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
     monkeypatch.setattr(supernets, "DRAWN", 300)
     variant, of = supernets.VARIANTS[name], small_study(root, steps=2.0)
     plans = supernets.plans(of, variant, seed=0)
-    assert len(plans) == (2 if variant.split else 1)
+    assert len(plans) == {"": 1, "patch_sizes": 2, "embed_ratios": 5}[variant.split]
     costs = []
     for plan in plans:
         sides = 2 if plan.settings.sharing == "bilateral" else 1
@@ -185,6 +185,7 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
             plan.settings.batch_size * sides * sum(map(spec_macs, plan.subnets(step))) for step in range(plan.steps)
         ]
         assert {net.patch_size for net in plan.subnets(0)} <= set(plan.space.patch_sizes)
+        assert {net.embed_dim for net in plan.subnets(0)} <= set(plan.space.embed_widths)
         assert len(plan.subnets(plan.steps - 1)) == variant.subnets + 2 * variant.sandwich
         share = sum(50 * spec_macs(net) for step in range(plan.steps) if len(plan.subnets(step)) == 1
                     for net in plan.subnets(step)) / plan.macs  # fmt: skip
@@ -196,7 +197,7 @@ def test_every_supernet_trains_for_the_same_macs_by_hand(root, name, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["default", "nested, one per patch size"])
+@pytest.mark.parametrize("name", ["default", "nested, one per patch size", "nested, one per embed_dim"])
 def test_a_supernet_scores_every_subnet_also_after_a_kill(work, name, record, monkeypatch):
     """A kill at the first mark: the second start has the scores of the first."""
     monkeypatch.setattr(supernets, "DRAWN", 20)
