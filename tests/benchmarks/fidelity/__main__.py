@@ -37,6 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name or file of a recipe")
     parser.add_argument("part", choices=[*PARTS, "report"], help="part of the study")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="only jobs whose name contains TEXT; repeatable"
+    )
     parser.add_argument("--small", action="store_true", help="few subnets and steps: the same procedure, shows nothing")
     add_options(parser, "runs/fidelity")
     parser.add_argument("--docs", type=Path, help="report: folder for results.md and figures")
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         working.prepare(work)
         start = time.monotonic()
         for make in PARTS[args.part]:
-            todo = make(work.study, record)
+            todo = jobs.named(make(work.study, record), args.only)
             for job, left in working.do(todo, work, record, args.workers, stamp):
                 count = f"{sum(other.name in record.rows for other in todo):3}/{len(todo)}"
                 clocks = f"{clock(time.monotonic() - start)}, {clock(left)} left"

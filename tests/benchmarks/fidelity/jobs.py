@@ -111,6 +111,11 @@ def pick_jobs(study: Study, record: Record) -> list[Job]:
     ]
 
 
+def named(jobs: list[Job], texts: list[str]) -> list[Job]:
+    """Return the jobs whose name contains one of the texts; all jobs without texts."""
+    return [job for job in jobs if not texts or any(text in job.name for text in texts)]
+
+
 def pick_name(spec: dict[str, Any]) -> str:
     """Return a short name of a network."""
     layers = " ".join(f"{layer['num_heads']}.{layer['qkv_dim']}.{layer['mlp_dim']}" for layer in spec["layers"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.fidelity import __main__ as command
-from tests.benchmarks.fidelity import lock
+from tests.benchmarks.fidelity import jobs, lock
 from tests.benchmarks.fidelity.record import KEYS, Record
 from vitas_ds.errors import UserError
 
@@ -44,6 +44,12 @@ def test_an_invalid_line_of_the_record_is_an_error(tmp_path, line):
 def test_a_line_of_progress_has_the_numbers_of_a_row():
     assert command.headline({"accuracy": 0.5, "steps": 1234, "seconds": 3.5}) == "accuracy 0.5, steps 1234, 3.5 s"
     assert command.headline({"steps": [10, 20], "scores": {}, "seconds": 3.5}) == "3.5 s"
+
+
+def test_only_jobs_that_are_named_run():
+    all_jobs = [jobs.Job(name, "net", None, 0, 1) for name in ("a, seed 0", "a, seed 1", "b, seed 0")]
+    assert [job.name for job in jobs.named(all_jobs, ["a", "b, seed 1"])] == ["a, seed 0", "a, seed 1"]
+    assert jobs.named(all_jobs, []) == all_jobs
 
 
 def test_a_folder_is_locked_by_one_start(tmp_path):
