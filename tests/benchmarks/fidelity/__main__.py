@@ -28,6 +28,7 @@ PARTS = {  # in this order: later jobs need the results of earlier ones
     "truth": [jobs.truth_jobs],
     "sharing": [jobs.sharing_jobs],
     "ranking": [jobs.ranking_jobs, jobs.adapted_jobs],
+    "aids": [jobs.aid_jobs],
     "comparison": [jobs.comparison_jobs, jobs.pick_jobs],
 }
 

@@ -32,11 +32,17 @@ def inherited(supernet: Supernet) -> Callable[[SubnetSpec], dict[str, Tensor]]:
     return weights
 
 
-def adapt(study: Study, variant: str, images: Images, seed: int, folder: Path, weights: Path) -> dict[str, Any]:
-    """Train each subnet of equal cost for a few steps. Returns its scores after each of ``MARKS`` steps."""
+def trained_supernet(study: Study, variant: str, seed: int, weights: Path) -> Supernet:
+    """Return the supernet of a variant with its weights, see ``working.Work.weights``."""
     (plan,) = supernets.plans(study, supernets.VARIANTS[variant], seed)
     supernet = supernets.new(plan)
     supernet.load_state_dict(torch.load(weights.with_stem(f"{weights.stem} 0")))
+    return supernet
+
+
+def adapt(study: Study, variant: str, images: Images, seed: int, folder: Path, weights: Path) -> dict[str, Any]:
+    """Train each subnet of equal cost for a few steps. Returns its scores after each of ``MARKS`` steps."""
+    supernet = trained_supernet(study, variant, seed, weights)
     retrain = study.config.retrain.model_copy(update={"lr": LR})
     config = study.config.model_copy(update={"retrain": retrain})
     trainings = Trainings(folder, images, config, MARKS[-1], seed, inherited(supernet))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fidelity import alone, comparison, early, longer, picks, plots, ranking, regression, sharing
+from tests.benchmarks.fidelity import aids, alone, comparison, early, longer, picks, plots, ranking, regression, sharing
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import supernets
 from tests.benchmarks.fidelity.tables import table
@@ -32,6 +32,11 @@ def text(record: Record, recipe: str) -> str:
         *_truth(record, truth),
         *(["## What does sharing cost?\n" + sharing.report(record)] if record.of("sharing") else []),
         *(_supernets(record, truth) if supernets(record) else []),
+        *(
+            [f"## Inherited weights and teachers\n{aids.NOTES}\n\n" + table(aids.table(record, truth))]
+            if record.of("aids")
+            else []
+        ),
         *_searches(record),
         "## Where\n" + table(where(record)),
         "## Subnets\n" + table(alone.nets(truth)),

@@ -82,6 +82,15 @@ def adapted_jobs(study: Study, record: Record) -> list[Job]:
     ]
 
 
+def aid_jobs(study: Study, record: Record) -> list[Job]:
+    """Return the trainings from the weights of a supernet, which must be trained, and with a teacher."""
+    return [
+        Job(f"aids, {what}, seed {seed}", "aids", what, seed, cost)
+        for seed in range(study.size.seeds)
+        for what, cost in (("supernet", 2), ("teacher", 3))
+    ]
+
+
 def comparison_jobs(study: Study, record: Record) -> list[Job]:
     """Return whole searches, with all methods of a seed before the next one."""
     budget = f"{np.mean(study.budget) / 1e6:.3g}M"

@@ -1,4 +1,4 @@
-"""Whole searches of part 4 of the study. Each ends with networks to train alone, and the compute it took."""
+"""Whole searches of part 5 of the study. Each ends with networks to train alone, and the compute it took."""
 # U: MACs of the training of one network of average cost alone
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.scorer import balanced_order
 from vitas_ds.search.trials.plan import Rung, added_steps, make_rungs
 
-OURS = supernets.NESTED  # frozen before part 4 starts
+OURS = supernets.NESTED  # frozen before part 5 starts
 FIRST_RELEASE = supernets.UNIFORM
 SCORED = 1000  # images of a score
 COUNT, KEEP = 8, 0.5  # finalists, and the share that goes on

@@ -18,8 +18,9 @@ from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.models.layers import init_weights
 from vitas_ds.models.vit import VisionTransformer
-from vitas_ds.training.losses import cross_entropy
+from vitas_ds.training.losses import cross_entropy, loss_with_teacher
 from vitas_ds.training.plain import PlainTrainer
+from vitas_ds.training.teacher import TeacherNetwork
 
 SAVE_SECONDS = 60
 CURVE = (1 / 8, 1 / 4, 1 / 2, 1)  # shares of a training after which the network is evaluated on the search images
@@ -46,13 +47,20 @@ def train_net(spec: SubnetSpec, images: Images, config: Config, steps: int, seed
     }  # fmt: skip
 
 
-def net_trainer(spec: SubnetSpec, config: Config, steps: int, seed: int) -> PlainTrainer:
-    """Return the training of a subnet alone, as the stage retrain does it."""
+def net_trainer(
+    spec: SubnetSpec, config: Config, steps: int, seed: int, teacher: nn.Module | None = None
+) -> PlainTrainer:
+    """Return the training of a subnet alone, as the stage retrain does it; ``retrain.teacher`` belongs to a teacher."""
     net = VisionTransformer(spec, class_token_only=True)
     init_weights(net, seed, config.retrain.init_std)
+    frozen = None if teacher is None else TeacherNetwork(teacher.eval(), "", config.engine.precision)
 
     def losses(x: Tensor, targets: Tensor, step: int) -> Iterator[Tensor]:
-        yield cross_entropy(net(x)[None], targets, "loss_mean")
+        logits = net(x)[None]
+        if frozen is None:
+            yield cross_entropy(logits, targets, "loss_mean")
+        else:
+            yield loss_with_teacher(logits, targets, frozen(x), "loss_mean", config.retrain.teacher)
 
     return PlainTrainer(net, config.retrain, steps, losses, spec.num_classes, seed, config.engine.precision)
 

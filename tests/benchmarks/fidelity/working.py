@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.fidelity import adapting, images, pipelines, sharing, supernets, training
+from tests.benchmarks.fidelity import adapting, aids, images, pipelines, sharing, supernets, training
+from tests.benchmarks.fidelity.images import Images
 from tests.benchmarks.fidelity.jobs import Job
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
@@ -35,6 +36,14 @@ class Work:
         """Return the path of an unfinished training. Another recipe has other paths."""
         return self.folder / "unfinished" / self.study.digest(job.section) / f"{job.name}.pt"
 
+    def progress(self, job: Job) -> Path:
+        """Return the folder of the unfinished trainings of a job that has several."""
+        return self.saved(job).with_suffix("")
+
+    def trained(self, variant: str, job: Job) -> Path:
+        """Return the path of the supernet of a variant with the seed of a job."""
+        return self.weights(replace(job, name=f"{variant}, seed {job.seed}"))
+
     def weights(self, job: Job) -> Path:
         """Return the path of a trained supernet. The first of a variant has the suffix 0."""
         return self.folder / "supernets" / f"{job.name}.pt"
@@ -49,29 +58,52 @@ def prepare(work: Work) -> None:
 def run(job: Job, work: Work) -> dict[str, Any]:
     """Run a job and return its row of the record."""
     torch.set_num_threads(1)
-    config, start = work.study.config, time.thread_time()
-    shown = images.read(work.images, config.data)
-    row: dict[str, Any] = {"job": job.name, "kind": job.kind, "seed": job.seed, "what": job.what}
-    saved = work.saved(job)
-    if job.kind in ("net", "longer"):
-        steps = work.study.net_steps * (1 + (job.kind == "longer"))
-        row |= training.train_net(spec_from_dict(job.what), shown, config, steps, job.seed, saved)
-        row["digest"] = work.study.digest("retrain")
-    elif job.kind == "supernet":
-        variant = supernets.VARIANTS[job.what]
-        row |= supernets.train(work.study, variant, shown, job.seed, saved, work.weights(job))
-        row["digest"] = work.study.digest("supernet")
-    elif job.kind == "sharing":
-        row |= sharing.train(work.study, job.what, shown, job.seed, saved)
-        row["digest"] = work.study.digest("supernet")
-    elif job.kind == "adapted":
-        trained = work.weights(replace(job, name=f"{job.what}, seed {job.seed}"))
-        row |= adapting.adapt(work.study, job.what, shown, job.seed, saved.with_suffix(""), trained)
-    elif job.kind == "search":
-        context = pipelines.Context(work.study, shown, job.seed, saved.with_suffix(""))
-        row["result"] = pipelines.METHODS[job.what["method"]](context)
-    saved.unlink(missing_ok=True)
+    start = time.thread_time()
+    shown = images.read(work.images, work.study.config.data)
+    row = {"job": job.name, "kind": job.kind, "seed": job.seed, "what": job.what}
+    row |= KINDS[job.kind](job, work, shown)
+    work.saved(job).unlink(missing_ok=True)
     return row | {"seconds": round(time.thread_time() - start, 1)}
+
+
+def _net(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    steps = work.study.net_steps * (1 + (job.kind == "longer"))
+    spec, config = spec_from_dict(job.what), work.study.config
+    row = training.train_net(spec, shown, config, steps, job.seed, work.saved(job))
+    return row | {"digest": work.study.digest("retrain")}
+
+
+def _supernet(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    variant = supernets.VARIANTS[job.what]
+    row = supernets.train(work.study, variant, shown, job.seed, work.saved(job), work.weights(job))
+    return row | {"digest": work.study.digest("supernet")}
+
+
+def _sharing(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    row = sharing.train(work.study, job.what, shown, job.seed, work.saved(job))
+    return row | {"digest": work.study.digest("supernet")}
+
+
+def _adapted(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    return adapting.adapt(work.study, job.what, shown, job.seed, work.progress(job), work.trained(job.what, job))
+
+
+def _aids(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    if job.what == "teacher":
+        return {"ways": aids.with_teacher(work.study, shown, job.seed, work.progress(job))}
+    trained = work.trained(adapting.ADAPTED[0], job)
+    return {"ways": aids.from_supernet(work.study, shown, job.seed, work.progress(job), trained)}
+
+
+def _search(job: Job, work: Work, shown: Images) -> dict[str, Any]:
+    context = pipelines.Context(work.study, shown, job.seed, work.progress(job))
+    return {"result": pipelines.METHODS[job.what["method"]](context)}
+
+
+KINDS = {
+    "net": _net, "longer": _net, "supernet": _supernet, "sharing": _sharing, "adapted": _adapted, "aids": _aids,
+    "search": _search,
+}  # fmt: skip
 
 
 def do(jobs: list[Job], work: Work, record: Record, workers: int, stamp: dict[str, Any]) -> Iterator[tuple[Job, float]]:
