@@ -26,7 +26,8 @@ short trainings of all subnets."""
 
 
 def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
-    """Return tau of the regression for each part of the training, and of its sum with the scores of each supernet."""
+    """Return tau of the regression for each part of the training, of its sum with the scores of each supernet, and of a
+    regression that has these scores as a feature."""
     rows = []
     for step in early.steps(record, truth):
         accuracy_n = early.scores_at(record, truth, step, "accuracy").mean(0)

@@ -6,18 +6,21 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
+from vitas_ds.config import Config
 from vitas_ds.data.loader import Batch
 from vitas_ds.distributed import comm, preemption
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.stages.common import model_folder
-from vitas_ds.stages.evaluate import _count
+from vitas_ds.stages.common import model_folder, read_val
+from vitas_ds.stages.evaluate import _changed, _count
+from vitas_ds.stages.inputs import version_of
 
 LABELS = torch.arange(43) % 8
 IMAGES = torch.randn(43, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -58,6 +61,28 @@ def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     for field in ("evaluate.model", "export.model"):
         with pytest.raises(UserError, match=rf"^{field}: {tmp_path}/retrain/model/model\.safetensors does not exist"):
             model_folder("retrain", field, run)
+
+
+@pytest.mark.parametrize(
+    ("previous", "clause"),
+    [
+        ({}, ""),
+        ({"sha256": "b"}, "the file of weights has changed"),
+        ({"precision": "bf16"}, "the precision has changed"),
+        ({"val": "elsewhere"}, ""),  # the same images
+        ({"val": "elsewhere", "contents": None}, "data.val has changed"),  # evaluated by an older version
+        ({"contents": -1}, "the record of its images has changed"),
+    ],
+)
+def test_an_evaluation_is_repeated_after_a_change(tmp_path: Path, previous: dict[str, Any], clause: str) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "val" / label).mkdir(parents=True)
+        (tmp_path / "val" / label / "0.jpg").write_bytes(b"")
+    config = Config.model_validate({"data": {"val": str(tmp_path / "val")}, "space": {"num_classes": 2}})
+    run = RunDir(tmp_path / "run")
+    key = {"model": "m", "sha256": "a", "precision": "fp32", "val": config.data.val}
+    known = key | {"contents": version_of(run, "val", read_val(config))}
+    assert _changed(config, run, known | previous, key) == clause
 
 
 def test_stop_request(net: nn.Module) -> None:

@@ -59,7 +59,7 @@ def test_changed_images_and_weights_are_named(run: RunDir, folder: Path, tmp_pat
         record(run, folder, weights="a")
 
 
-def test_a_record_of_another_type(run: RunDir, folder: Path, tmp_path: Path) -> None:
+def test_a_record_of_another_type(run: RunDir, folder: Path) -> None:
     record(run, folder, weights="a")
     file = run.supernet.path / "inputs.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"train": -1}))
