@@ -22,12 +22,15 @@ METHODS = {
     "supernet, evolution": "b",
     "supernet, random search, finalists": "c",
     "supernet, random search": "c, no finalists",
+    "supernet, evolution by score, finalists": "i",
+    "supernet, evolution by score": "i, no finalists",
     "random networks, halving, 32": "d",
     "random networks, halving, 96": "d",
     "first release": "f",
     "regression": "h, no finalists",
     "regression, finalists": "h",
 }  # of the plan; those of "by hand" and "rules" have many names
+SEARCHES = {"ga": "evolution", "random": "random search", "score": "evolution by score"}
 OURS = "supernet, evolution, finalists"
 NOTES = """Accuracy on the validation images of the network that a search ends with, trained alone: the mean and range
 over the seeds of the search. U: compute before that training, in trainings of one network of average cost."""
@@ -75,9 +78,9 @@ def ends(row: dict[str, Any]) -> Iterator[End]:
     """Yield the networks that a search ends with. One job runs several methods that share a supernet."""
     result, seed, name = row["result"], row["seed"], row["what"]["method"]
     if name == "supernet":
-        for algorithm, label in (("ga", "evolution"), ("random", "random search")):
-            found = result[algorithm]
-            units = result["supernet_units"] + found["scoring_units"]
+        for key, label in SEARCHES.items():
+            found = result[key]
+            units = result["supernet_units"] + found["scoring_units"] + result["fitting_units"] * (key != "score")
             yield End(f"supernet, {label}", seed, found["pick"], units)
             finalists = found["finalists"]
             yield End(f"supernet, {label}, finalists", seed, finalists["pick"], units + finalists["units"])

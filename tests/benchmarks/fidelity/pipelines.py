@@ -34,12 +34,14 @@ from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.scorer import balanced_order
 from vitas_ds.search.trials.plan import Rung, added_steps, make_rungs
 
-OURS = supernets.NESTED  # frozen before part 5 starts
+OURS = supernets.VARIANTS["nested, half as long"]  # frozen before the first search with it
 FIRST_RELEASE = supernets.UNIFORM
-SCORED = 1000  # images of a score
+SCORED = 2000  # images of a score
 COUNT, KEEP = 8, 0.5  # finalists, and the share that goes on
-SHORT = 1 / 8  # part of a training to which the regression is fitted
+SHORT = 1 / 4  # part of a training to which a regression is fitted
 PREDICTED = 10  # networks that the regression orders, relative to those of the rules
+
+Score = Callable[[SubnetSpec], float]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,13 @@ class Context:
             "curves": [{"spec": row["spec"].to_dict(), "curve": row["curve"]} for row in rows],
         }  # fmt: skip
 
+    def short_trainings(self, nets: list[SubnetSpec]) -> tuple[np.ndarray, float]:
+        """Train networks for a short time. Returns their accuracies on the search images, and the cost in U."""
+        study, step = self.study, max(1, round(SHORT * self.study.net_steps))
+        trainings = Trainings(self.folder / "fitted", self.images, study.config, study.net_steps, self.seed)
+        macs = 3 * study.config.retrain.batch_size * step * sum(map(spec_macs, nets))
+        return np.array([trainings.accuracy(net, step) for net in nets]), self.units(float(macs))
+
 
 def _macs(rows: list[dict[str, Any]], rungs: list[Rung], batch_size: int) -> float:
     """Return the MACs of the trainings: three forward passes for each image."""
@@ -90,37 +99,58 @@ def _macs(rows: list[dict[str, Any]], rungs: list[Rung], batch_size: int) -> flo
 
 
 def with_supernet(context: Context) -> dict[str, Any]:
-    """Methods a, b and c: evolution and random search on one supernet, each with and without finalists."""
+    """Methods a, b, c and i: searches on one supernet, each with and without finalists.
+
+    a, b and c correct the scores by a regression on the genes and the score, fitted to short trainings of a few random
+    networks; i does not.
+    """
     supernet, cost = _supernet(context, OURS)
-    result: dict[str, Any] = {"supernet_units": cost}
-    for algorithm in ("ga", "random"):
-        found, scoring = _search(context, supernet, algorithm)
-        finalists = context.halving(found[:COUNT], "finalists")
-        result[algorithm] = {"pick": found[0].to_dict(), "scoring_units": scoring, "finalists": finalists}
+    score = _scorer(context, supernet)
+    nets = context.random_nets(context.study.size.corrected)
+    accuracies, fitting = context.short_trainings(nets)
+    corrected = _corrected(nets, accuracies, score)
+    fitting += _scoring_units(context, supernet, nets)
+    result: dict[str, Any] = {"supernet_units": cost, "fitting_units": fitting, "accuracies": accuracies.tolist()}
+    for name, algorithm, fitness in (("ga", "ga", corrected), ("random", "random", corrected), ("score", "ga", score)):
+        found, scored = _search(context, fitness, algorithm)
+        result[name] = {
+            "pick": found[0].to_dict(), "scoring_units": _scoring_units(context, supernet, scored),
+            "finalists": context.halving(found[:COUNT], "finalists"),
+        }  # fmt: skip
     return result
+
+
+def _corrected(nets: list[SubnetSpec], accuracies: np.ndarray, score: Score) -> Score:
+    """Return scores that predict the accuracy of a short training. ``nets`` are those of the trainings."""
+
+    def features(specs: list[SubnetSpec]) -> np.ndarray:
+        genes = regression.features(WidthTable.from_specs(specs))
+        return np.column_stack([genes, [score(spec) for spec in specs]])
+
+    predict = regression.fit(features(nets), accuracies)
+    return lambda spec: float(predict(features([spec]))[0])
 
 
 def with_regression(context: Context) -> dict[str, Any]:
     """Method h: a regression on the genes, fitted to short trainings of random networks, orders many others."""
-    study = context.study
-    nets, step = context.random_nets(study.size.fitted), max(1, round(SHORT * study.net_steps))
-    trainings = Trainings(context.folder / "fitted", context.images, study.config, study.net_steps, context.seed)
-    accuracies = np.array([trainings.accuracy(net, step) for net in nets])
+    size = context.study.size
+    nets = context.random_nets(size.fitted)
+    accuracies, fitting = context.short_trainings(nets)
     predict = regression.fit(regression.features(WidthTable.from_specs(nets)), accuracies)
-    pool = context.random_nets(PREDICTED * study.size.ruled)
+    pool = context.random_nets(PREDICTED * size.ruled)
     order = np.argsort(-predict(regression.features(WidthTable.from_specs(pool))), kind="stable")
-    macs = 3 * study.config.retrain.batch_size * step * sum(map(spec_macs, nets))
     best = [pool[i] for i in order[:COUNT]]
     return {
-        "pick": best[0].to_dict(), "fitting_units": context.units(float(macs)),
-        "accuracies": accuracies.tolist(), "finalists": context.halving(best, "finalists"),
+        "pick": best[0].to_dict(), "fitting_units": fitting, "accuracies": accuracies.tolist(),
+        "finalists": context.halving(best, "finalists"),
     }  # fmt: skip
 
 
 def first_release(context: Context) -> dict[str, Any]:
     """Method f: uniform genes with a fitted identity probability, bilateral sharing, best score."""
     supernet, cost = _supernet(context, FIRST_RELEASE)
-    found, scoring = _search(context, supernet, "ga", {"random_fraction": 0.0})
+    found, scored = _search(context, _scorer(context, supernet), "ga", {"random_fraction": 0.0})
+    scoring = _scoring_units(context, supernet, scored)
     return {"pick": found[0].to_dict(), "supernet_units": cost, "scoring_units": scoring}
 
 
@@ -195,30 +225,33 @@ def _supernet(context: Context, variant: Variant) -> tuple[supernets.Supernet, f
     return trainer.model, context.units(3 * plan.macs)  # type: ignore[return-value]
 
 
+def _scorer(context: Context, supernet: supernets.Supernet) -> Score:
+    """Return the accuracy of a network in a supernet on some of the search images."""
+    base, (pixels, labels) = context.study.config, context.images.search
+    order = torch.from_numpy(balanced_order(labels.numpy(), min(SCORED, len(labels)), base.run.seed))
+    x, y = context.images.normalized(pixels[order]), labels[order]
+    return cache(lambda spec: _accuracy(supernet, spec, x, y, base.engine.precision))
+
+
+def _scoring_units(context: Context, supernet: supernets.Supernet, specs: list[SubnetSpec]) -> float:
+    images = min(SCORED, len(context.images.search[1]))
+    return context.units(float(len(supernet.sides) * images * sum(map(spec_macs, specs))))
+
+
 def _search(
-    context: Context, supernet: supernets.Supernet, algorithm: str, changes: dict[str, Any] | None = None
-) -> tuple[list[SubnetSpec], float]:
-    """Return the candidates of a search, best first, and the cost of their scores in U."""
+    context: Context, fitness: Score, algorithm: str, changes: dict[str, Any] | None = None
+) -> tuple[list[SubnetSpec], list[SubnetSpec]]:
+    """Return the distinct networks of a search, best first, and all that it has scored."""
     base, size = context.study.config, context.study.size
     cfg = base.search.model_copy(
         update={"population": size.population, "generations": size.generations, "algorithm": algorithm}
         | (changes or {})
     )
-    pixels, labels = context.images.search
-    order = torch.from_numpy(balanced_order(labels.numpy(), SCORED, base.run.seed))
-    x, y = context.images.normalized(pixels[order]), labels[order]
-
-    @cache
-    def score(spec: SubnetSpec) -> float:
-        return _accuracy(supernet, spec, x, y, base.engine.precision)
-
     problem = SearchProblem(base.space, cfg, context.seed)
-    result = run_loop(problem, Evaluator(lambda specs: map(score, specs), ledger.in_memory()))
-    sides = len(supernet.sides)
-    scored = {candidate.spec.key(): candidate for candidate in result.candidates}
-    macs = sides * SCORED * sum(spec_macs(candidate.spec) for candidate in scored.values())
+    result = run_loop(problem, Evaluator(lambda specs: map(fitness, specs), ledger.in_memory()))
     found = {c.spec.key(): c.spec.canonical() for c in ranked(result.candidates)}
-    return list(found.values()), context.units(float(macs))
+    scored = {c.spec.key(): c.spec for c in result.candidates}
+    return list(found.values()), list(scored.values())
 
 
 @torch.inference_mode()

@@ -41,17 +41,18 @@ class Size:
     population: int  # candidates of a generation
     generations: int
     random: tuple[int, ...]  # random networks of successive halving without a supernet, increasing
-    fitted: int  # random networks of the regression
+    corrected: int  # random networks of the regression that corrects scores
+    fitted: int  # random networks of the regression without a supernet
     ruled: int  # random candidates of the rules
 
 
 FULL = Size(
-    equal=40, spread=20, longer=6, seeds=2, searches=3, steps=1.0, views=16, population=20, generations=20,
-    random=(32, 96), fitted=44, ruled=1000,
+    equal=40, spread=20, longer=6, seeds=2, searches=3, steps=1.0, views=16, population=20, generations=15,
+    random=(32, 96), corrected=12, fitted=22, ruled=1000,
 )  # fmt: skip
 SMALL = Size(
     equal=4, spread=2, longer=2, seeds=2, searches=1, steps=0.02, views=2, population=4, generations=3, random=(4, 8),
-    fitted=6, ruled=20,
+    corrected=4, fitted=6, ruled=20,
 )  # fmt: skip
 
 

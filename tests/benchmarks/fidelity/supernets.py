@@ -103,6 +103,8 @@ VARIANTS = {
         _nested("lr 1e-3", {"lr": 1e-3}),
         _nested("lr 4e-3", {"lr": 4e-3}),
         Variant("cyclic", BAND | {"sharing": "cyclic"}),
+        _nested("a quarter as long", length=0.25),
+        _nested("half as long", length=0.5),
         _nested("three times as long", length=3.0),
         _nested("ten times as long", length=10.0),
     )

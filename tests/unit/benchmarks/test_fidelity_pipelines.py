@@ -1,11 +1,11 @@
-"""Whole searches without a supernet in tests/benchmarks/fidelity. References: costs counted by hand, a linear truth."""
+"""Whole searches in tests/benchmarks/fidelity. References: costs counted by hand, a linear truth."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.benchmarks.fidelity import comparison, pipelines, regression
+from tests.benchmarks.fidelity import comparison, pipelines, regression, supernets
 from tests.helpers.fidelity_records import STAMP
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import WidthTable
@@ -45,7 +45,7 @@ def test_the_search_by_regression_counts_its_trainings(context):
     size, steps = context.study.size, context.study.net_steps
     found = pipelines.with_regression(context)
     nets = context.random_nets(size.fitted)
-    fitted = 3 * 50 * round(steps / 8) * sum(map(spec_macs, nets))
+    fitted = 3 * 50 * round(steps / 4) * sum(map(spec_macs, nets))
     assert found["fitting_units"] == pytest.approx(fitted / unit(context)) and len(found["accuracies"]) == size.fitted
     curves = found["finalists"]["curves"]
     assert len(curves) == pipelines.COUNT and found["pick"] in [row["spec"] for row in curves]
@@ -55,6 +55,40 @@ def test_the_search_by_regression_counts_its_trainings(context):
     plain, with_finalists = comparison.ends(row)
     assert plain.units == found["fitting_units"] < with_finalists.units and plain.spec == found["pick"]
     assert with_finalists.method in comparison.METHODS and with_finalists.spec == found["finalists"]["pick"]
+
+
+def test_a_correction_adds_genes_to_a_score(context):
+    """The accuracy depends on the score and on the embedding width, which the score ignores."""
+    nets = context.random_nets(60)
+    noise = dict(zip([net.key() for net in nets], np.random.default_rng(0).normal(size=60), strict=True))
+    truth = np.array([0.5 + 0.01 * noise[net.key()] - 0.02 * np.log2(net.embed_dim) for net in nets])
+    corrected = pipelines._corrected(nets[:40], truth[:40], lambda net: noise[net.key()])
+    found = np.array([corrected(net) for net in nets[40:]])
+    assert np.corrcoef(found, truth[40:])[0, 1] > 0.99
+    assert np.corrcoef([noise[net.key()] for net in nets[40:]], truth[40:])[0, 1] < 0.9
+
+
+@pytest.mark.slow
+def test_the_searches_on_a_supernet_count_everything(context, monkeypatch):
+    monkeypatch.setattr(supernets, "DRAWN", 20)
+    study, size, low_high = context.study, context.study.size, context.study.budget
+    found = pipelines.with_supernet(context)
+    nets = context.random_nets(size.corrected)
+    images = len(context.images.search[1])  # fewer than SCORED
+    fitted = sum(map(spec_macs, nets)) * (3 * 50 * round(study.net_steps / 4) + images)
+    assert found["fitting_units"] == pytest.approx(fitted / unit(context)) and len(found["accuracies"]) == len(nets)
+    assert found["supernet_units"] == pytest.approx(2.5, rel=0.3)
+    scored = size.population * size.generations * images * np.mean(low_high) / unit(context)
+    row = STAMP | {"result": found, "seed": 1, "what": {"method": "supernet", "macs": list(low_high)}}
+    ends = {end.method: end for end in comparison.ends(row)}
+    assert len(ends) == 6 and ends.keys() <= comparison.METHODS.keys()
+    for key, name in comparison.SEARCHES.items():
+        assert 0.5 * scored < found[key]["scoring_units"] <= 1.05 * scored
+        plain, finalists = ends[f"supernet, {name}"], ends[f"supernet, {name}, finalists"]
+        without = found["supernet_units"] + found[key]["scoring_units"]
+        assert plain.units == pytest.approx(without + (0 if key == "score" else found["fitting_units"]))
+        assert finalists.units == pytest.approx(plain.units + found[key]["finalists"]["units"])
+        assert finalists.spec in [row["spec"] for row in found[key]["finalists"]["curves"]]
 
 
 def test_random_halving_counts_its_trainings(context):
