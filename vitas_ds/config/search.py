@@ -37,6 +37,9 @@ class Finalists(Section):
         return self
 
 
+CORRECTED = 8  # networks of the check to which a correction of the scores can be fitted
+
+
 class Check(Section):
     """Short trainings at the start of a search: they show how well the supernet ranks subnets."""
 
@@ -44,12 +47,18 @@ class Check(Section):
     steps: int = Field(
         0, ge=0, le=COUNT, description="optimizer steps of each training; the schedule of `retrain` is compressed to it"
     )
+    correct: bool = Field(
+        False, description="correct the scores of the search by a regression on the genes and the score, fitted to "
+        "these networks",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _check(self) -> Check:
         check_pair(("nets", self.nets), ("steps", self.steps))
         if 0 < self.nets < 4:
             raise ValueError("nets must be 0, or 4 or more: the ranking of fewer networks means nothing")
+        if self.correct and self.nets < CORRECTED:
+            raise ValueError(f"correct needs {CORRECTED} nets or more (given: {self.nets})")
         return self
 
 
@@ -161,6 +170,8 @@ class Search(Section):
                 raise ValueError(f"{name} must be two increasing numbers, 0 or above (given: {list(pair)})")
         if self.seconds is not None and self.seconds[0] >= self.seconds[1]:
             raise ValueError("latency and throughput contradict each other: no network satisfies both")
+        if self.racing and self.check.correct:
+            raise ValueError("racing compares scores image by image, check.correct changes them; turn one of them off")
         if len(set(self.budgets)) < len(self.budgets):
             raise ValueError(f"budgets: the same budget twice (given: {list(self.budgets)})")
         sizes = [self.latency_batch_size, *self.latency_also]

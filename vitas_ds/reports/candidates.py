@@ -16,6 +16,7 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger_reader import iter_ledger
 from vitas_ds.search.survivors import choices_of, shares
+from vitas_ds.search.trials.correction import corrected
 
 BEST = 2000  # candidates of the table
 SAMPLE = 1000  # candidates of a chart
@@ -70,7 +71,7 @@ def read_candidates(run: RunDir, config: Config) -> Candidates:
     found.front_specs = {spec_from_dict(row["spec"], str(run.pareto)) for row in front}
     best_rows = [entry["top"][0] for entry in results.get("budgets", ())] or ([results] if results else [])
     found.chosen_specs = {spec_from_dict(row["spec"], str(run.best)) for row in best_rows}
-    for candidate in iter_ledger(run.ledger):
+    for candidate in corrected(run, iter_ledger(run.ledger)):
         found.add(candidate)
     best = [entry[-1] for entry in sorted(found.heap, reverse=True)]
     choices = choices_of(config.space)

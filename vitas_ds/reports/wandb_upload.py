@@ -16,7 +16,8 @@ from vitas_ds.run.summary import read_summary
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger_reader import read_ledger
+from vitas_ds.search.scoring.ledger_reader import iter_ledger
+from vitas_ds.search.trials.correction import corrected
 from vitas_ds.search.trials.rows import read_rows
 
 Rows = list[dict[str, Any]]
@@ -74,7 +75,7 @@ def _with_mode(config: Config, mode: str) -> Config:
 
 def _send_stage(mirror: WandbMirror, run: RunDir, stage: str, rows: Rows) -> None:
     mirror.begin(stage)
-    candidates = read_ledger(run.ledger, missing_ok=True) if stage == "search" else []
+    candidates = list(corrected(run, iter_ledger(run.ledger, missing_ok=True))) if stage == "search" else []
     scores = _scores(candidates)
     for row in rows:
         mirror.log(

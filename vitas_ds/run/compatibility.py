@@ -38,7 +38,7 @@ FREE = {
     "search": {
         "generations", "top_k", "ranks_per_candidate", "baselines", "latency_also", "budgets",
         # check and finalists compare what their results depend on
-        "check.nets", "check.steps",
+        "check.nets", "check.steps", "check.correct",
         "finalists.count", "finalists.steps", "finalists.keep", "finalists.init",
     },
 }  # fmt: skip

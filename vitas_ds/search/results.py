@@ -17,8 +17,9 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.feasible.budget import format_cost
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.ledger_reader import read_ledger
+from vitas_ds.search.scoring.ledger_reader import iter_ledger
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
+from vitas_ds.search.trials.correction import corrected
 from vitas_ds.search.trials.finalists import FinalistsResult
 
 MAX_ENTRIES = 8  # of a list in an error line
@@ -134,7 +135,7 @@ def _select_below(run: RunDir, choice: str, bound: Bound) -> SubnetSpec:
     dropped = [row["spec"] for row in best.get("dropped", ())]
     candidates = [
         c
-        for c in read_ledger(run.ledger)
+        for c in corrected(run, iter_ledger(run.ledger))
         if c.images == best["searched_on"] and name in c.costs and c.spec.to_dict() not in dropped
     ]
     if not candidates:

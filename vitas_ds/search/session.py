@@ -15,6 +15,7 @@ from vitas_ds.run.run_dir import RunDir, reused_ledger
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.confirm import Confirmed, confirm, rescore
+from vitas_ds.search.corrected import CorrectedEvaluator
 from vitas_ds.search.curve import extrapolate, mean_curve
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.feasible.several import feasible_sets
@@ -29,11 +30,13 @@ from vitas_ds.search.results import write_baselines, write_results
 from vitas_ds.search.runtime import open_runtime
 from vitas_ds.search.scoring import racing
 from vitas_ds.search.scoring.candidate import Candidate
-from vitas_ds.search.scoring.evaluation import Evaluator
+from vitas_ds.search.scoring.evaluation import Evaluator, ScoreFunction
 from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 from vitas_ds.search.separation import separation, top_count, warning
-from vitas_ds.search.trials.check import Check
+from vitas_ds.search.trials.check import Check, keep_scores
+from vitas_ds.search.trials.check_result import read_check
+from vitas_ds.search.trials.correction import Correction, of_check
 from vitas_ds.search.trials.finalists import FinalistsResult, Place, check_inputs, run_finalists
 from vitas_ds.search.trials.inputs import ScoringInputs
 
@@ -74,6 +77,17 @@ class Session:
         costs = budgets.COSTS if self.timing is None else self.timing.costs
         seed = self.config.run.seed if self.config.search.seed is None else self.config.search.seed
         return [SearchProblem(self.config.space, one, seed, costs) for one in self.config.search.each_budget()]
+
+    @cached_property
+    def correction(self) -> Correction | None:
+        """The correction of the scores, from the check, if ``search.check.correct`` is set. All ranks call it."""
+        if not self.config.search.check.correct:
+            return None
+        return from_main(lambda: of_check(read_check(self.run), str(self.run.check)))
+
+    def evaluator(self, score: ScoreFunction, ledger: Ledger, images: int) -> Evaluator:
+        """Return an evaluator that corrects the scores, if the search does."""
+        return CorrectedEvaluator(score, ledger, images, self.correction)
 
     @property
     def limits(self) -> list[str]:
@@ -125,7 +139,7 @@ def run_search(session: Session) -> dict[str, Any]:
     tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}{several}, "
                 f"{session.scorer.images} search images")  # fmt: skip
     feasible_sets(session.config.space, cfg, problems[0].costs)  # an empty budget is an error before the first score
-    guidance = _check_supernet(session, problems[len(problems) // 2]) if cfg.check.nets else {}
+    guidance = _check_supernet(session, problems[len(problems) // 2])
     figures = session.run.figures if session.ranks.is_main else None
     monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems))
     results = [_run_generations(session, _with_seeds(session, p), monitor, i) for i, p in enumerate(problems)]
@@ -162,7 +176,7 @@ def _with_seeds(session: Session, problem: SearchProblem) -> SearchProblem:
 def _finish(session: Session, results: list[Result]) -> list[Outcome]:
     """Confirm the latencies, train the finalists, and score the best candidates on all search images."""
     cfg, found = session.config.search, list[Outcome]()
-    full = Evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
+    full = session.evaluator(session.full_scorer, session.ledger, session.full_scorer.images)
     for limit, problem, result in zip(session.limits, session.problems, results, strict=True):
         confirmed = _confirm(session, problem, result)
         best_first, finalists = ranked(fully_scored(confirmed.result.candidates)), None
@@ -194,6 +208,9 @@ def _print_outcome(session: Session, outcome: Outcome) -> None:
 
 
 def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
+    if not session.config.search.check.nets:
+        from_main(lambda: keep_scores(session.run))
+        return {}
     check = Check(
         session.config, session.run, session.ranks, session.tracker, session.inputs, session.full_scorer,
         problem.feasible,
@@ -202,12 +219,14 @@ def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
 
 
 def _judge_scores(session: Session, results: list[Result]) -> dict[str, Any]:
-    """Warn if the scores cannot separate the best candidates. A front has no single best one.
+    """Warn if the scores cannot separate the best candidates.
+
+    A front has no single best one. The error of corrected scores is that of the correction, which the check shows.
 
     The numbers of several budgets are those of the least certain one.
     """
     cfg, run = session.config.search, session.run
-    if cfg.algorithm == "nsga2":
+    if cfg.algorithm == "nsga2" or session.correction is not None:
         return {}
     longer = None if cfg.checkpoint else extrapolate(*mean_curve(read_metrics(run)))
     advice = [] if longer is None else [longer.describe(session.config.supernet.epochs)]
@@ -237,7 +256,7 @@ def _run_generations(session: Session, problem: SearchProblem, monitor: Monitor,
     if race is not None:
         rounds = [replace(r, score=monitor.timed(r.score, r.images)) for r in race.rounds]
         race = replace(race, rounds=rounds)
-    evaluator = Evaluator(monitor.timed(session.scorer, images), session.ledger, images)
+    evaluator = session.evaluator(monitor.timed(session.scorer, images), session.ledger, images)
     result = run_loop(problem, evaluator, race, monitor.update)
     monitor.finish()
     return result
@@ -264,7 +283,7 @@ def _score_baselines(session: Session) -> None:
     ledger = open_ledger(run.baseline_scores, session.scoring, run.ledger, session.ranks.is_main)
     total = cfg.population * (cfg.generations + 1) * len(problems)
     score = with_progress(session.scorer, session.tracker, "baselines", total)
-    evaluator, baselines = Evaluator(score, ledger, session.scorer.images), dict[str, list[Candidate]]()
+    evaluator, baselines = session.evaluator(score, ledger, session.scorer.images), dict[str, list[Candidate]]()
     for limit, problem in zip(session.limits, problems, strict=True):
         found = score_baselines(problem, evaluator)
         baselines |= {f"{name}, {limit}" if limit else name: best for name, best in found.items()}

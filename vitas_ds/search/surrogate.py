@@ -17,24 +17,11 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.distributed.comm import from_main
 from vitas_ds.search.feasible import budget as budgets
 from vitas_ds.search.problem import SearchProblem
+from vitas_ds.search.ridge import Ridge, fit_ridge
 from vitas_ds.search.scoring.candidate import Candidate
 
 FOLDS = 5  # of the cross-validation
 MIN_SAMPLES = 20  # no fit with fewer scores
-PENALTIES = 10.0 ** np.arange(-1, 5)
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Ridge regression: ``mean + (features - center) @ weights``."""
-
-    center: np.ndarray  # [P]
-    weights: np.ndarray  # [P]
-    mean: float
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Predict the scores [K] of features [K, P]."""
-        return self.mean + (features - self.center) @ self.weights
 
 
 @dataclass(frozen=True)
@@ -71,22 +58,6 @@ def genome_features(space: SearchSpace, genomes: np.ndarray) -> np.ndarray:
     shares = [(widths[..., None] == np.array(allowed)).sum(1) / depth for widths, allowed in choices]
     costs = np.stack([np.log(np.maximum(value, 1)) for value in budgets.compute_costs(space, genomes).values()], 1)
     return np.concatenate([*chosen, *shares, depth / space.depth, costs], 1)
-
-
-def fit_ridge(features: np.ndarray, scores: np.ndarray) -> Ridge:
-    """Fit a ridge regression with the penalty of the smallest leave-one-out error."""
-    center, mean = features.mean(0), float(scores.mean())
-    U, s, Vt = np.linalg.svd(features - center, full_matrices=False)
-    kept = s > 1e-9 * max(s[0], 1e-9)
-    U, s, Vt = U[:, kept], s[kept], Vt[kept]
-    target = scores - mean
-    errors = []
-    for penalty in PENALTIES:
-        shrunk = U * (s**2 / (s**2 + penalty))
-        left_out = (target - shrunk @ (U.T @ target)) / (1 - 1 / len(scores) - (shrunk * U).sum(1))
-        errors.append((left_out**2).mean())
-    penalty = PENALTIES[int(np.argmin(errors))]
-    return Ridge(center, Vt.T @ (s / (s**2 + penalty) * (U.T @ target)), mean)
 
 
 def fit_model(space: SearchSpace, genomes: np.ndarray, scores: np.ndarray, seed: int) -> tuple[Ridge | None, float]:

@@ -89,7 +89,7 @@ def run(config: Config, redo: bool = False) -> None:
                 tracker.table("search/budgets", BUDGET_COLUMNS, budget_rows(numbers["budgets"]))
     if ranks.is_main:
         before = read_summary(run_dir).get("search", {})
-        without = {name: None for name in ("finalists", "budgets") if name in before}
+        without = {name: None for name in ("finalists", "budgets", "check", "separation") if name in before}
         update_summary(run_dir, "search", without | key | numbers)
 
 
@@ -146,8 +146,9 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     finalists_done = not trained
     if wanted.count:
         finalists_done = wanted.model_dump().items() <= trained.items()
-    check, checked = config.search.check, previous.get("check") or {}
-    check_done = not check.nets or check.model_dump().items() <= checked.items()
+    check, checked = config.search.check, {"correct": False} | (previous.get("check") or {})
+    check_done = check.correct == checked["correct"]
+    check_done = check_done and (not check.nets or check.model_dump().items() <= checked.items())
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
     same = all(previous.get(k) == value for k, value in key.items())
     same = same and [row["budget"] for row in previous.get("budgets") or ()] == list(config.search.budgets)

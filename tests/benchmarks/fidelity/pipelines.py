@@ -32,6 +32,7 @@ from vitas_ds.search.ranking import ranked
 from vitas_ds.search.scoring import ledger
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.scorer import balanced_order
+from vitas_ds.search.trials import correction
 from vitas_ds.search.trials.plan import Rung, added_steps, make_rungs
 
 OURS = supernets.VARIANTS["nested, half as long"]  # frozen before the first search with it
@@ -85,9 +86,12 @@ class Context:
         }  # fmt: skip
 
     def short_trainings(self, nets: list[SubnetSpec]) -> tuple[np.ndarray, float]:
-        """Train networks for a short time. Returns their accuracies on the search images, and the cost in U."""
-        study, step = self.study, max(1, round(SHORT * self.study.net_steps))
-        trainings = Trainings(self.folder / "fitted", self.images, study.config, study.net_steps, self.seed)
+        """Train networks for a short time, with a schedule of that length.
+
+        Returns their accuracies on the search images, and the cost in U.
+        """
+        study, step = self.study, max(2, round(SHORT * self.study.net_steps))
+        trainings = Trainings(self.folder / "fitted", self.images, study.config, step, self.seed)
         macs = 3 * study.config.retrain.batch_size * step * sum(map(spec_macs, nets))
         return np.array([trainings.accuracy(net, step) for net in nets]), self.units(float(macs))
 
@@ -122,13 +126,8 @@ def with_supernet(context: Context) -> dict[str, Any]:
 
 def _corrected(nets: list[SubnetSpec], accuracies: np.ndarray, score: Score) -> Score:
     """Return scores that predict the accuracy of a short training. ``nets`` are those of the trainings."""
-
-    def features(specs: list[SubnetSpec]) -> np.ndarray:
-        genes = regression.features(WidthTable.from_specs(specs))
-        return np.column_stack([genes, [score(spec) for spec in specs]])
-
-    predict = regression.fit(features(nets), accuracies)
-    return lambda spec: float(predict(features([spec]))[0])
+    found = correction.fit(nets, np.array([score(net) for net in nets]), accuracies)
+    return lambda spec: float(found([spec], np.array([score(spec)]))[0])
 
 
 def with_regression(context: Context) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The surrogate: against scikit-learn, used only if it ranks held-out candidates, and deterministic."""
+"""The surrogate: used only if it ranks held-out candidates, and deterministic."""
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge as Reference
 
 from tests.helpers.searches import BUDGET, CELL, SMALL, Killed, dying, each, likeness, noise, search
 from vitas_ds.config import Search
@@ -10,7 +9,7 @@ from vitas_ds.search.algorithms import non_dominated, select_best
 from vitas_ds.search.feasible.operators import sample_distinct
 from vitas_ds.search.feasible.table import feasible_set
 from vitas_ds.search.scoring.ledger import in_memory, open_ledger
-from vitas_ds.search.surrogate import PENALTIES, fit_model, fit_ridge, genome_features
+from vitas_ds.search.surrogate import fit_model, genome_features
 
 GENOMES = sample_distinct(feasible_set(SMALL, {"macs": BUDGET}), 150, np.random.default_rng(0))
 
@@ -19,25 +18,6 @@ def additive(spec) -> float:
     """Return a score additive in the widths, plus noise."""
     wide = sum(layer.mlp_dim / 128 - layer.qkv_dim / 288 for layer in spec.active)
     return (wide + spec.embed_dim / 64) / 8 + noise(spec, 0.05)
-
-
-def test_ridge_regression_with_the_smallest_leave_one_out_error():
-    X, rng = genome_features(SMALL, GENOMES), np.random.default_rng(1)
-    y = X @ rng.normal(size=X.shape[1]) + rng.normal(0, 2, len(X))
-    model = fit_ridge(X, y)
-    references = [Reference(alpha=penalty).fit(X, y) for penalty in PENALTIES]
-    equal = [i for i, r in enumerate(references) if np.allclose(r.predict(X), model(X), atol=1e-6)]
-    assert len(equal) == 1
-
-    def left_out(penalty: float) -> float:
-        """Compute the leave-one-out error with one fit per sample."""
-        errors = []
-        for i in range(len(X)):
-            rest = np.arange(len(X)) != i
-            errors.append(Reference(alpha=penalty).fit(X[rest], y[rest]).predict(X[[i]])[0] - y[i])
-        return float(np.mean(np.square(errors)))
-
-    assert equal[0] == int(np.argmin([left_out(penalty) for penalty in PENALTIES]))
 
 
 def test_the_correlation_is_on_held_out_genomes():

@@ -68,6 +68,7 @@ class Candidate:
         seconds: Time that scoring took; 0 if the score was known.
         genome: Canonical genome, int64 [G]; None if the candidate was read from a file.
         predicted: Predicted final score of a candidate that racing has dropped.
+        supernet_score: Score as measured, if ``search.check.correct`` has replaced it; None otherwise.
     """
 
     spec: SubnetSpec
@@ -77,6 +78,7 @@ class Candidate:
     seconds: float = 0.0
     genome: np.ndarray | None = field(default=None, compare=False, repr=False)
     predicted: float | None = field(default=None, compare=False)
+    supernet_score: float | None = None
 
     @property
     def value(self) -> float:
@@ -106,10 +108,11 @@ class Candidate:
     def to_dict(self) -> dict[str, Any]:
         """Return the candidate as written to ``ledger.jsonl``, ``pareto.json`` and ``best.json``."""
         score = {"score": self.value, "stderr": self.stderr, "images": self.images}
+        measured = {} if self.supernet_score is None else {"supernet_score": self.supernet_score}
         counts = {"counts": list(self._score.counts)} if self._score.counts else {}
         points = {"points": self._score.points} if self._score.points else {}
         origin = {"generation": self.generation, "seconds": round(self.seconds, 6)}
-        return {"spec": self.spec.to_dict(), **self.reported_costs(), **score, **counts, **points, **origin}
+        return {"spec": self.spec.to_dict(), **self.reported_costs(), **score, **measured, **counts, **points, **origin}
 
     def reported_costs(self) -> dict[str, int | float]:
         """Return the costs as written to files: the latency is named ``predicted_latency`` and in seconds."""

@@ -24,6 +24,7 @@ from typing_extensions import override  # a dependency of pydantic
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.config import Config, Finalists
+from vitas_ds.config.search import CORRECTED
 from vitas_ds.distributed import comm, preemption
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.distributed.groups import Group, MeetingPoint, largest_divisor, split
@@ -38,6 +39,7 @@ from vitas_ds.search.trials import plan
 from vitas_ds.search.trials.agreement import agreement, tau
 from vitas_ds.search.trials.check_plot import save_figure
 from vitas_ds.search.trials.check_result import COLUMNS, describe, headline, read_check, table_rows
+from vitas_ds.search.trials.correction import left_out
 from vitas_ds.search.trials.finalists import settings as training_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import Rung
@@ -122,11 +124,15 @@ class Check:
         """
         specs, wanted = self._networks(), self._settings()
         saved = comm.from_main(lambda: read_check(self.run))
+        correct = {"correct": self.config.search.check.correct}
         if saved.get("settings") == wanted and [row["spec"] for row in saved["nets"]] == [s.to_dict() for s in specs]:
-            self.tracker.print(f"search: check done already, {describe(saved)}")
-            return headline(saved)
+            result = saved | correct_rows(saved["nets"], specs) | correct
+            if self.ranks.is_main and result != saved:
+                write_json(self.run.check, result)
+            self.tracker.print(f"search: check done already, {describe(result)}")
+            return headline(result)
         outcomes = self._train(specs)
-        result = compare(specs, list(self.scorer(specs)), outcomes) | {"settings": wanted}
+        result = compare(specs, list(self.scorer(specs)), outcomes) | correct | {"settings": wanted}
         if self.ranks.is_main:
             self._report(result)
             for spec in specs:
@@ -238,11 +244,18 @@ class Check:
         self.tracker.image("search/check", save_figure(result, self.run.figures))
 
 
+def keep_scores(run: RunDir) -> None:
+    """Record that scores are not corrected from now on, if an earlier search has corrected them."""
+    saved = read_check(run)
+    if saved.get("correct"):
+        write_json(run.check, saved | {"correct": False})
+
+
 def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome]) -> dict[str, Any]:
     """Return ``check.json`` without the settings.
 
     It has Kendall's tau with its 95 % interval over networks, the same of the pairs with equal patch sizes (None if all
-    are equal), and a row per network.
+    are equal), that of corrected scores, and a row per network.
     """
     truth, predicted = np.array([o.accuracy for o in outcomes]), np.array([[score.value for score in scores]])
     found = agreement(tau, predicted, truth)
@@ -254,5 +267,14 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
         for spec, score, outcome in zip(specs, scores, outcomes, strict=True)
     ]  # fmt: skip
     return {
-        "tau": asdict(found), "within_patch_size": within and asdict(within), "steps": outcomes[0].step, "nets": rows,
+        "tau": asdict(found), "within_patch_size": within and asdict(within), "steps": outcomes[0].step,
+        **correct_rows(rows, specs), "nets": rows,
     }  # fmt: skip
+
+
+def correct_rows(rows: list[dict[str, Any]], specs: list[SubnetSpec]) -> dict[str, Any]:
+    """Return tau of corrected scores, each corrected by the other networks; None with too few networks."""
+    if len(rows) < CORRECTED:
+        return {"corrected": None}
+    scores, truth = (np.array([row[name] for row in rows]) for name in ("score", "accuracy"))
+    return {"corrected": asdict(agreement(tau, left_out(specs, scores, truth)[None], truth))}

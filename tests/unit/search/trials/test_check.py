@@ -13,15 +13,16 @@ from scipy.stats import kendalltau
 from tests.helpers.digits import write_digits
 from tests.helpers.paths import ROOT
 from vitas_ds.arch.cost import spec_macs
-from vitas_ds.arch.spec import LayerSpec, SubnetSpec
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
 from vitas_ds.errors import Preempted, UserError
 from vitas_ds.recipe import load
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.run.summary import read_summary
+from vitas_ds.search.results import select
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.ledger_reader import read_ledger
-from vitas_ds.search.trials import check
+from vitas_ds.search.trials import check, correction
 from vitas_ds.search.trials.store import Outcome
 from vitas_ds.stages import search, train_supernet
 
@@ -120,6 +121,37 @@ def test_a_second_start_repeats_nothing_and_more_networks_add_to_the_same(words,
     with pytest.raises(UserError, match=r"search\.check\.steps=25 \(now 26\)") as error:
         search.run(config_of(words, "done", 7, 26))
     assert "\n" not in str(error.value)
+
+
+def test_a_search_with_corrected_scores(words, done, capsys):
+    """The networks of the check are trained once. The ledger has measured scores, everything else corrected ones."""
+    search.run(config_of(words, "done", 9))
+    assert "corrected scores: " in capsys.readouterr().out and "supernet_score" not in done.best.read_text()
+    trained = {path.name: path.stat().st_mtime_ns for path in done.check_states.glob("*-25.json")}
+    search.run(config_of([*words, "search.check.correct=true"], "done", 9))
+    assert "corrected scores, which the search uses" in capsys.readouterr().out
+    assert trained == {path.name: path.stat().st_mtime_ns for path in done.check_states.glob("*-25.json")}
+    best, result = json.loads(done.best.read_text()), json.loads(done.check.read_text())
+    corrected = correction.of_check(result, "here")
+    for row in (*best["top"], *json.loads(done.pareto.read_text())):
+        expected = corrected([spec_from_dict(row["spec"])], np.array([row["supernet_score"]]))[0]
+        assert row["score"] == pytest.approx(expected, abs=1e-12)
+    measured = read_ledger(done.ledger)
+    assert all(0 <= c.value <= 1 and c.supernet_score is None for c in measured)
+    top = [row["score"] for row in best["top"]]
+    assert top == sorted(top, reverse=True)
+    found = list(correction.corrected(done, [c for c in measured if c.images == best["searched_on"]]))
+    limit = max(c.costs["macs"] for c in found) + 1
+    assert (
+        select(done, f"search:macs<{limit}").key() == max(found, key=lambda c: (c.value, -c.costs["macs"])).spec.key()
+    )
+    assert read_summary(done)["search"]["check"]["corrected"] == result["corrected"]
+    assert not read_summary(done)["search"].get("separation")
+    search.run(config_of([*words, "search.check.correct=true"], "done", 9))
+    assert "search: done already" in capsys.readouterr().out
+    search.run(config_of(words, "done"))  # without a check
+    assert "supernet_score" not in done.best.read_text() and not json.loads(done.check.read_text())["correct"]
+    assert list(correction.corrected(done, measured)) == measured and read_summary(done)["search"]["check"] is None
 
 
 def test_a_check_that_a_signal_stops_resumes_to_the_same_result(words, done, monkeypatch):
