@@ -22,15 +22,14 @@ METHODS = {
     "supernet, evolution": "b",
     "supernet, random search, finalists": "c",
     "supernet, random search": "c, no finalists",
-    "supernet, evolution by score, finalists": "i",
-    "supernet, evolution by score": "i, no finalists",
+    "supernet, scores alone, finalists": "i",
+    "supernet, scores alone": "i, no finalists",
     "random networks, halving, 32": "d",
     "random networks, halving, 96": "d",
     "first release": "f",
     "regression": "h, no finalists",
     "regression, finalists": "h",
 }  # of the plan; those of "by hand" and "rules" have many names
-SEARCHES = {"ga": "evolution", "random": "random search", "score": "evolution by score"}
 OURS = "supernet, evolution, finalists"
 NOTES = """Accuracy on the validation images of the network that a search ends with, trained alone: the mean and range
 over the seeds of the search. U: compute before that training, in trainings of one network of average cost."""
@@ -77,13 +76,16 @@ class Method:
 def ends(row: dict[str, Any]) -> Iterator[End]:
     """Yield the networks that a search ends with. One job runs several methods that share a supernet."""
     result, seed, name = row["result"], row["seed"], row["what"]["method"]
-    if name == "supernet":
-        for key, label in SEARCHES.items():
-            found = result[key]
-            units = result["supernet_units"] + found["scoring_units"] + result["fitting_units"] * (key != "score")
-            yield End(f"supernet, {label}", seed, found["pick"], units)
-            finalists = found["finalists"]
-            yield End(f"supernet, {label}, finalists", seed, finalists["pick"], units + finalists["units"])
+    if name in ("supernet", "scores"):
+        first = result["supernet_units"] + result.get("fitting_units", 0.0)
+        for algorithm, label in (
+            ("ga", "evolution" if name == "supernet" else "scores alone"),
+            ("random", "random search"),
+        ):
+            if found := result.get(algorithm):
+                units, finalists = first + found["scoring_units"], found["finalists"]
+                yield End(f"supernet, {label}", seed, found["pick"], units)
+                yield End(f"supernet, {label}, finalists", seed, finalists["pick"], units + finalists["units"])
     elif name == "first release":
         yield End(name, seed, result["pick"], result["supernet_units"] + result["scoring_units"])
     elif name == "regression":

@@ -98,7 +98,8 @@ def comparison_jobs(study: Study, record: Record) -> list[Job]:
         Job(f"{method}, {budget}, seed {seed}", "search", {"method": method, "macs": study.budget}, seed, cost)
         for seed in range(study.size.searches)
         for method, cost in (
-            ("supernet", 14),
+            ("supernet", 15),
+            ("scores", 10),
             ("random halving", 32),
             ("regression", 10),
             ("first release", 6),

@@ -48,7 +48,7 @@ class Size:
 
 FULL = Size(
     equal=40, spread=20, longer=6, seeds=2, searches=3, steps=1.0, views=16, population=20, generations=15,
-    random=(32, 96), corrected=12, fitted=22, ruled=1000,
+    random=(32, 96), corrected=16, fitted=22, ruled=1000,
 )  # fmt: skip
 SMALL = Size(
     equal=4, spread=2, longer=2, seeds=2, searches=1, steps=0.02, views=2, population=4, generations=3, random=(4, 8),

@@ -40,9 +40,10 @@ def record(tmp_path):
                 "scoring_units": 0.5,
                 "finalists": {"pick": spec_of(mlp), "units": 4.0, "curves": []},
             }
-            for name, mlp in (("ga", 10 + seed), ("random", 20 + seed), ("score", 20 + seed))
+            for name, mlp in (("ga", 10 + seed), ("random", 20 + seed))
         }
         record.add(search("supernet", seed, {"supernet_units": 2.0, "fitting_units": 3.0} | of))
+        record.add(search("scores", seed, {"supernet_units": 2.0, "ga": of["random"]}))
         record.add(search("rules", seed, {"DSS": {"pick": spec_of(30 + seed)}}))
         for mlp, share in ((10, 0.6), (20, 0.5), (30, 0.59 + seed / 100)):
             for training in range(2):
@@ -63,8 +64,8 @@ def test_methods_have_their_cost_and_accuracy(record):
     found = comparison.methods(record, tuple(BUDGET))
     assert list(found) == [
         "supernet, evolution, finalists", "supernet, evolution", "supernet, random search, finalists",
-        "supernet, random search", "by hand: patch 4", "rules: DSS", "supernet, evolution by score, finalists",
-        "supernet, evolution by score",
+        "supernet, random search", "by hand: patch 4", "rules: DSS", "supernet, scores alone, finalists",
+        "supernet, scores alone",
     ]  # fmt: skip
     assert [method.letter for method in found.values()] == [
         "a",

@@ -71,24 +71,29 @@ def test_a_correction_adds_genes_to_a_score(context):
 @pytest.mark.slow
 def test_the_searches_on_a_supernet_count_everything(context, monkeypatch):
     monkeypatch.setattr(supernets, "DRAWN", 20)
-    study, size, low_high = context.study, context.study.size, context.study.budget
-    found = pipelines.with_supernet(context)
+    study, size, (low, high) = context.study, context.study.size, context.study.budget
+    found, by_score = pipelines.with_supernet(context), pipelines.by_score(context)
     nets = context.random_nets(size.corrected)
     images = len(context.images.search[1])  # fewer than SCORED
     fitted = sum(map(spec_macs, nets)) * (3 * 50 * round(study.net_steps / 4) + images)
     assert found["fitting_units"] == pytest.approx(fitted / unit(context)) and len(found["accuracies"]) == len(nets)
-    assert found["supernet_units"] == pytest.approx(2.5, rel=0.3)
-    scored = size.population * size.generations * images * np.mean(low_high) / unit(context)
-    row = STAMP | {"result": found, "seed": 1, "what": {"method": "supernet", "macs": list(low_high)}}
-    ends = {end.method: end for end in comparison.ends(row)}
-    assert len(ends) == 6 and ends.keys() <= comparison.METHODS.keys()
-    for key, name in comparison.SEARCHES.items():
-        assert 0.5 * scored < found[key]["scoring_units"] <= 1.05 * scored
-        plain, finalists = ends[f"supernet, {name}"], ends[f"supernet, {name}, finalists"]
-        without = found["supernet_units"] + found[key]["scoring_units"]
-        assert plain.units == pytest.approx(without + (0 if key == "score" else found["fitting_units"]))
-        assert finalists.units == pytest.approx(plain.units + found[key]["finalists"]["units"])
-        assert finalists.spec in [row["spec"] for row in found[key]["finalists"]["curves"]]
+    assert found["supernet_units"] == pytest.approx(1.25, rel=0.5) and by_score["supernet_units"] > 4
+    scored = size.population * size.generations * images * (low + high) / 2 / unit(context)
+    for method, result, expected in (
+        ("supernet", found, {"ga": "evolution", "random": "random search"}),
+        ("scores", by_score, {"ga": "scores alone"}),
+    ):  # fmt: skip
+        row = STAMP | {"result": result, "seed": 1, "what": {"method": method, "macs": [low, high]}}
+        ends = {end.method: end for end in comparison.ends(row)}
+        assert len(ends) == 2 * len(expected) and ends.keys() <= comparison.METHODS.keys()
+        for algorithm, name in expected.items():
+            of = result[algorithm]
+            assert 0.5 * scored < of["scoring_units"] <= 1.05 * scored
+            plain, finalists = ends[f"supernet, {name}"], ends[f"supernet, {name}, finalists"]
+            before = result["supernet_units"] + result.get("fitting_units", 0)
+            assert plain.units == pytest.approx(before + of["scoring_units"])
+            assert finalists.units == pytest.approx(plain.units + of["finalists"]["units"])
+            assert finalists.spec in [row["spec"] for row in of["finalists"]["curves"]]
 
 
 def test_random_halving_counts_its_trainings(context):
