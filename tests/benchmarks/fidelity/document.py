@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.fidelity import aids, alone, comparison, early, longer, picks, plots, ranking, regression, sharing
+from tests.benchmarks.fidelity import (
+    aids,
+    alone,
+    comparison,
+    corrections,
+    early,
+    longer,
+    picks,
+    plots,
+    ranking,
+    regression,
+    sharing,
+)
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import supernets
 from tests.benchmarks.fidelity.tables import table
@@ -77,11 +89,17 @@ def _supernets(record: Record, truth: Truth) -> list[str]:
         + table(ranking.by_way(record, truth))
         + "\n\nOf the supernet with the highest tau, and of its base:\n\n"
         + table(ranking.by_way_of(record, truth, ranking.best(record, truth))),
+        *_corrected(record, truth),
         "## Do the scores favor a gene?\nMean of score minus truth, both standardized over the subnets of equal MACs, "
         "with its standard error.\n\n" + table(ranking.bias(record, truth, ranking.best(record, truth))),
         "## Supernets, with the loss as the truth\n" + table(ranking.by_loss(record, Truth(record, "loss"))),
         f"## Regret of a pick\n{picks.NOTES}\n\n" + table(picks.table(record, truth)),
     ]
+
+
+def _corrected(record: Record, truth: Truth) -> list[str]:
+    rows = corrections.table(record, truth)
+    return [f"## Corrected scores\n{corrections.notes(record, truth)}\n\n{table(rows)}"] if rows else []
 
 
 def _searches(record: Record) -> list[str]:
