@@ -7,6 +7,7 @@ and the scores of the others are corrected.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,36 +32,53 @@ def notes(record: Record, truth: Truth) -> str:
 
 
 def table(record: Record, truth: Truth) -> list[dict[str, Any]]:
-    """Return a row for no supernet and for each supernet of the first seed. Empty without enough subnets."""
-    at = truth.at(EQUAL)
-    counts = [count for count in COUNTS if len(at) - count >= count / 2]
+    """Return tau for no supernet and for each supernet, by the number of subnets. Empty without enough subnets."""
+    n = len(truth.at(EQUAL))
+    counts = [count for count in COUNTS if n - count >= count / 2]
     if not counts or not early.steps(record, truth):
         return []
-    accuracy_n = early.scores_at(record, truth, _step(record, truth), "accuracy")[0, at]
-    rows = [{"supernet": "none"} | _cells(truth, np.zeros(len(at)), accuracy_n, counts)]
-    for name in supernets(record):
-        found = scores_of(record, truth, name)
-        if found and np.isfinite(score_n := stacked(found)[0, at]).all():
-            rows.append({"supernet": name} | _cells(truth, score_n, accuracy_n, counts))
-    return rows
+    return [
+        {"supernet": name or "none"} | {f"{c} subnets": f"{mean_tau(record, truth, name, c):.2f}" for c in counts}
+        for name in (None, *supernets(record)) if _scores(record, truth, name) is not None
+    ]  # fmt: skip
+
+
+def mean_tau(record: Record, truth: Truth, supernet: str | None, count: int) -> float:
+    """Return the mean tau of corrected scores over random choices of ``count`` subnets trained alone."""
+    return float(np.mean([agreement.tau(a, b)[0] for a, b in held_out(record, truth, supernet, count)]))
+
+
+def held_out(record: Record, truth: Truth, supernet: str | None, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield corrected scores and the truth of the subnets that a correction is not fitted to.
+
+    Args:
+        record: The record.
+        truth: The truth.
+        supernet: A variant, whose first seed counts; None: equal scores, so that only the genes predict.
+        count: Number of subnets trained alone.
+    """
+    at = truth.at(EQUAL)
+    specs, truth_n, score_n = [truth.specs[i] for i in at], truth.mean_n[at], _scores(record, truth, supernet)
+    assert score_n is not None, supernet
+    accuracy_n, rng = early.scores_at(record, truth, _step(record, truth), "accuracy")[0, at], np.random.default_rng(0)
+    for _ in range(SPLITS):
+        order = rng.permutation(len(at))
+        known, others = order[:count], order[count:]
+        fitted = correction.fit([specs[i] for i in known], score_n[known], accuracy_n[known])
+        yield fitted([specs[i] for i in others], score_n[others]), truth_n[others]
+
+
+def _scores(record: Record, truth: Truth, supernet: str | None) -> np.ndarray | None:
+    """Return the scores of the subnets of equal MACs; None if some have none."""
+    at = truth.at(EQUAL)
+    if supernet is None:
+        return np.zeros(len(at))
+    found = scores_of(record, truth, supernet)
+    score_n = stacked(found)[0, at] if found else np.full(1, np.nan)
+    return score_n if np.isfinite(score_n).all() else None
 
 
 def _step(record: Record, truth: Truth) -> int:
     """Return the recorded step that is closest to ``SHARE`` of a training."""
     steps = early.steps(record, truth) or [0]
     return min(steps, key=lambda step: abs(step - SHARE * steps[-1]))
-
-
-def _cells(truth: Truth, score_n: np.ndarray, accuracy_n: np.ndarray, counts: list[int]) -> dict[str, Any]:
-    specs, truth_n = [truth.specs[i] for i in truth.at(EQUAL)], truth.mean_n[truth.at(EQUAL)]
-    cells = {}
-    for count in counts:
-        rng, taus = np.random.default_rng(count), []
-        for _ in range(SPLITS):
-            order = rng.permutation(len(specs))
-            known, others = order[:count], order[count:]
-            fitted = correction.fit([specs[i] for i in known], score_n[known], accuracy_n[known])
-            predicted = fitted([specs[i] for i in others], score_n[others])
-            taus.append(float(agreement.tau(predicted, truth_n[others])[0]))
-        cells[f"{count} subnets"] = f"{np.mean(taus):.2f}"
-    return cells

@@ -12,6 +12,7 @@ from tests.benchmarks.fidelity import (
     corrections,
     early,
     longer,
+    method_plot,
     picks,
     plots,
     ranking,
@@ -99,7 +100,8 @@ def _supernets(record: Record, truth: Truth) -> list[str]:
 
 def _corrected(record: Record, truth: Truth) -> list[str]:
     rows = corrections.table(record, truth)
-    return [f"## Corrected scores\n{corrections.notes(record, truth)}\n\n{table(rows)}"] if rows else []
+    figure = "\n\n![How long to train, how many networks to train](method.png)" if method_plot.possible(record) else ""
+    return [f"## Corrected scores\n{corrections.notes(record, truth)}\n\n{table(rows)}{figure}"] if rows else []
 
 
 def _searches(record: Record) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from tests.benchmarks.fidelity import alone, comparison, longer
+from tests.benchmarks.fidelity import alone, comparison, longer, method_plot
 from tests.benchmarks.fidelity.agreement import Estimate
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
@@ -26,7 +26,8 @@ def write(record: Record, truth: Truth, folder: Path) -> list[str]:
     """Write the plots into a folder and return their names.
 
     ``genes.png`` shows the accuracy by gene, ``seeds.png`` two trainings of each subnet, ``agreement.png`` tau of rules
-    and supernets for both truths, ``scatter.png`` scores against accuracy, and ``comparison.png`` whole searches.
+    and supernets for both truths, ``scatter.png`` scores against accuracy, ``method.png`` what to set, and
+    ``comparison.png`` whole searches.
     """
     _genes(truth, folder / "genes.png")
     names = ["genes.png"]
@@ -38,6 +39,8 @@ def write(record: Record, truth: Truth, folder: Path) -> list[str]:
     if supernets(record):
         _scatter(record, truth, folder / "scatter.png")
         names.append("scatter.png")
+    if method_plot.write(record, truth, folder / "method.png"):
+        names.append("method.png")
     if _comparison(record, folder / "comparison.png"):
         names.append("comparison.png")
     return names

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.fidelity import corrections, document
+from tests.benchmarks.fidelity import corrections, document, method_plot
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.truth import Truth
 from tests.helpers.fidelity_records import net, supernet
+from tests.helpers.paths import ROOT
 
 DEPTHS = np.arange(1, 7)
 HIDDEN = np.random.default_rng(0).uniform(0, 1, 12)  # what the genes do not say
@@ -40,3 +41,18 @@ def test_no_table_without_enough_subnets_or_short_trainings(deep, record):
     deep.rows = {name: row for name, row in deep.rows.items() if not name.startswith(("equal 11", "equal 10"))}
     assert corrections.table(deep, Truth(deep)) == []
     assert corrections.table(record, Truth(record)) == []
+
+
+def test_the_figure_of_what_to_set(deep, tmp_path):
+    """Lengths are those of the same supernet only."""
+    assert not method_plot.write(deep, Truth(deep), tmp_path / "method.png")
+    for name in ("nested, a quarter as long", "nested", "nested, lr 1e-3"):
+        deep.add(supernet(name, 0, {"accuracy": HIDDEN}))
+    assert method_plot.lengths(deep) == {1.25: "nested, a quarter as long", 5: "nested"}
+
+
+@pytest.mark.slow
+def test_the_figure_of_a_whole_study(tmp_path):
+    record = Record(ROOT / "docs" / "cifar10" / "record.jsonl")
+    assert method_plot.write(record, Truth(record), tmp_path / "method.png")
+    assert (tmp_path / "method.png").stat().st_size > 10_000
