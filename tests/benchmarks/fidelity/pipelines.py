@@ -74,12 +74,16 @@ class Context:
         rows = operators.sample_distinct(feasible, count, np.random.default_rng([self.seed, 0xD]))
         return [spec.canonical() for spec in genome.decode_all(space, rows)]
 
-    def halving(self, specs: list[SubnetSpec], folder: str, initial: Callable[..., Any] | None = None
-                ) -> dict[str, Any]:  # fmt: skip
+    def finalists(self, specs: list[SubnetSpec]) -> dict[str, Any]:
+        """Train the first networks as the product trains finalists, see ``halving``."""
+        best = specs[:COUNT]
+        rungs = make_rungs(Finalists(count=len(best), steps=self.study.net_steps, keep=KEEP), len(best))
+        return self.halving(best, rungs, "finalists")
+
+    def halving(self, specs: list[SubnetSpec], rungs: list[Rung], folder: str) -> dict[str, Any]:
         """Train networks by successive halving. Returns the winner, all curves, and the cost."""
         study = self.study
-        rungs = make_rungs(Finalists(count=len(specs), steps=study.net_steps, keep=KEEP), len(specs))
-        trainings = Trainings(self.folder / folder, self.images, study.config, study.net_steps, self.seed, initial)
+        trainings = Trainings(self.folder / folder, self.images, study.config, study.net_steps, self.seed)
         rows = halve(specs, rungs, trainings.accuracy)
         return {
             "pick": rows[0]["spec"].to_dict(), "units": self.units(_macs(rows, rungs, study.config.retrain.batch_size)),
@@ -129,7 +133,7 @@ def _search_and_train(context: Context, supernet: supernets.Supernet, fitness: S
     found, scored = _search(context, fitness, algorithm)
     return {
         "pick": found[0].to_dict(), "scoring_units": _scoring_units(context, supernet, scored),
-        "finalists": context.halving(found[:COUNT], "finalists"),
+        "finalists": context.finalists(found),
     }  # fmt: skip
 
 
@@ -150,7 +154,7 @@ def with_regression(context: Context) -> dict[str, Any]:
     best = [pool[i] for i in order[:COUNT]]
     return {
         "pick": best[0].to_dict(), "fitting_units": fitting, "accuracies": accuracies.tolist(),
-        "finalists": context.halving(best, "finalists"),
+        "finalists": context.finalists(best),
     }  # fmt: skip
 
 
@@ -163,10 +167,16 @@ def first_release(context: Context) -> dict[str, Any]:
 
 
 def random_halving(context: Context) -> dict[str, Any]:
-    """Method d: successive halving of random networks, a few and many. The few are the first of the many."""
-    sizes = context.study.size.random
+    """Method d: successive halving of random networks, a few and many. The few are the first of the many.
+
+    All train for 1/8 of the steps, half of them for 1/4, a quarter for 1/2 and an eighth to the end: shorter trainings
+    would rank them badly.
+    """
+    sizes, steps = context.study.size.random, context.study.net_steps
     nets = context.random_nets(max(sizes))
-    return {str(count): context.halving(nets[:count], "random") for count in reversed(sizes)}
+    shares = (1 / 8, 1 / 4, 1 / 2, 1)
+    rungs = {n: [Rung(max(1, round(n / 8 / share)), round(share * steps)) for share in shares] for n in sizes}
+    return {str(count): context.halving(nets[:count], rungs[count], "random") for count in reversed(sizes)}
 
 
 def rules(context: Context) -> dict[str, Any]:

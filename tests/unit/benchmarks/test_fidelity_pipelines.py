@@ -97,14 +97,15 @@ def test_the_searches_on_a_supernet_count_everything(context, monkeypatch):
 
 
 def test_random_halving_counts_its_trainings(context):
-    """Of 4 networks, 2 go on after a part of the steps and 1 to the end."""
-    found = pipelines.random_halving(context)["4"]
-    total = 0.0
-    for row in found["curves"]:
-        total += 3 * 50 * max(map(int, row["curve"])) * spec_macs(spec_from_dict(row["spec"]))
-    assert found["units"] == pytest.approx(total / unit(context))
-    longest = max(found["curves"], key=lambda row: max(map(int, row["curve"])))
-    assert found["pick"] == longest["spec"] and max(map(int, longest["curve"])) == context.study.net_steps
+    """Of 8 networks, 4 go on after 1/8 of the 12 steps, 2 after 1/4, 1 after 1/2."""
+    both = pipelines.random_halving(context)
+    for count, longest in (("8", [2, 2, 2, 2, 3, 3, 6, 12]), ("4", [2, 2, 3, 12])):
+        found, steps = both[count], [max(map(int, row["curve"])) for row in both[count]["curves"]]
+        assert sorted(steps) == longest
+        total = sum(3 * 50 * n * spec_macs(spec_from_dict(row["spec"]))
+                    for row, n in zip(found["curves"], steps, strict=True))  # fmt: skip
+        assert found["units"] == pytest.approx(total / unit(context))
+        assert found["pick"] == found["curves"][steps.index(context.study.net_steps)]["spec"]
 
 
 def test_shapes_by_hand_have_equal_layers_within_the_budget(context):
