@@ -56,6 +56,7 @@ def results(runs: Runs) -> list[tuple[str, ...]]:
     numbers: list[tuple[str, str, Callable[[Any], str]]] = [
         ("top-1 on val", "evaluate.top1", "{:.2%}".format), ("top-5 on val", "evaluate.top5", "{:.2%}".format),
         ("search score of the best candidate", "search.best.score", "{:.2%}".format),
+        ("by the supernet, before the correction", "search.best.supernet_score", "{:.2%}".format),
         ("its standard error", "search.best.stderr", "{:.2%}".format), ("its latency", "search.best.latency", _ms),
         ("its MACs", "search.best.macs", short), ("its parameters", "search.best.params", short),
         ("accuracy of the best finalist", "search.finalists.accuracy", "{:.2%}".format),

@@ -14,6 +14,7 @@ from vitas_ds.run.summary import read_summary
 from vitas_ds.search.curve import PREFIX
 from vitas_ds.search.separation_result import Separation
 from vitas_ds.search.trials.check_result import describe, read_check
+from vitas_ds.search.trials.correction import read_correction
 
 Rows = list[dict[str, Any]]
 ACCURACY = Axis("accuracy on the search images", percent=True)
@@ -66,7 +67,7 @@ def _dots(name: str, rows: Rows, color: int) -> Series:
 def notes(run: RunDir) -> list[str]:
     """Return sentences about the check and the separation of the scores."""
     result, found = read_check(run), read_summary(run).get("search", {}).get("separation")
-    lines = [f"Check of the supernet: {describe(result)}."] if result else []
+    lines = [f"Check of the supernet: {describe(result, read_correction(run) is not None)}."] if result else []
     if found:
         values = {name: found[name] for name in Separation.__dataclass_fields__}
         text, details = found["warning"], Separation(**values).describe()

@@ -56,6 +56,9 @@ def columns_of(search: Search, candidates: Candidates, names: dict[SubnetSpec, s
     columns = [Column("rank", "whole", lambda c: place[c.spec]), Column("score", "percent", lambda c: c.value)]
     if any(c.stderr is not None for c in candidates.best):
         columns.append(Column("± std. error", "percent", lambda c: c.stderr))
+    if any(c.supernet_score is not None for c in candidates.best):
+        columns[-1] = Column("corrected score", "percent", lambda c: c.value)
+        columns.append(Column("by the supernet", "percent", lambda c: c.supernet_score))
     columns += [Column("MACs", "short", lambda c: c.costs["macs"]),
                 Column("parameters", "short", lambda c: c.costs["params"])]  # fmt: skip
     shown = shown_costs(search)

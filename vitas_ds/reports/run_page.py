@@ -156,6 +156,8 @@ def headline_numbers(run: RunDir) -> list[tuple[str, str]]:
 
 
 def _score_name(best: dict[str, Any]) -> str:
+    if "supernet_score" in best:
+        return "its corrected search score"
     return "its search score" + ("" if best.get("stderr") is None else f", ±\N{NO-BREAK SPACE}{best['stderr']:.1%}")
 
 

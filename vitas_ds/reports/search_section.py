@@ -15,6 +15,7 @@ from vitas_ds.search.scoring.candidate import Candidate
 
 Rows = list[dict[str, Any]]
 SEEN, SCORE = Axis("candidates seen", whole=True), Axis("score on the search images", percent=True)
+CORRECTED = Axis("corrected score: predicted accuracy, trained alone", percent=True)
 VOLUME = Axis("share of the box of scores and costs")
 MACS = Axis("MACs per image")
 AXES = {
@@ -98,7 +99,12 @@ def candidates_chart(candidates: Candidates, search: Search, cost: str = "macs")
         what = f"{len(candidates.sample):,} of {candidates.count:,} scored candidates, and the front"
     if cost != "macs":
         what += f", by {NAMES[cost]}"
-    return chart(what, series, AXES[cost], SCORE, limits(search, cost, candidates.shown))
+    return chart(what, series, AXES[cost], score_axis(candidates.shown), limits(search, cost, candidates.shown))
+
+
+def score_axis(candidates: list[Candidate]) -> Axis:
+    """Return the axis of the scores, which may be corrected."""
+    return CORRECTED if any(c.supernet_score is not None for c in candidates) else SCORE
 
 
 def limits(search: Search, cost: str, candidates: list[Candidate], color: int = 6) -> list[Limit]:

@@ -35,6 +35,8 @@ class Outcome:
         best = self.top[0]
         latency = self.confirmed.latencies.get(best.spec.key(), {})
         score = {"score": best.value, "stderr": best.stderr, "spec": best.spec.to_dict()}
+        if best.supernet_score is not None:
+            score["supernet_score"] = best.supernet_score
         trained = {} if self.finalists is None else self.finalists.entry(best.spec)
         return {**best.reported_costs(), **latency, **score, **trained}
 

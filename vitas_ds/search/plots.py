@@ -103,13 +103,18 @@ def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",), 
         _plot_budget(axes, [limit * unit for limit in (budget or {}).get(cost, ())], min(xs), max(xs))
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel(SCORE)
+    panels[0].set_ylabel(score_label(candidates))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1))
     shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, frameon=False)
     figure.colorbar(dots, ax=panels, label="generation", ticks=MaxNLocator(integer=True))
     figure.suptitle(f"{len(candidates):,} candidates")
     return figure
+
+
+def score_label(candidates: list[Candidate]) -> str:
+    """Return the label of the scores, which may be corrected."""
+    return "corrected score" if any(c.supernet_score is not None for c in candidates) else SCORE
 
 
 def _plot_front(axes: Axes, front: list[Candidate], cost: str, unit: float, end: float) -> None:
@@ -138,7 +143,7 @@ def progress_figure(candidates: list[Candidate], max_costs: dict[str, float]) ->
     scores.plot(steps, [values[generations <= g].max() for g in steps], marker=".", color=BLUE, label="best so far")
     means = [values[generations == g].mean() for g in steps]
     scores.plot(steps, means, marker=".", color=PALE, label="mean of the generation")
-    scores.set_ylabel(SCORE)
+    scores.set_ylabel(score_label(candidates))
     scores.yaxis.set_major_formatter(PercentFormatter(1))
     scores.legend(loc="best")
     volumes = [hypervolume([c for c in candidates if c.generation <= g], max_costs) for g in steps]

@@ -19,7 +19,7 @@ from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger_reader import iter_ledger
 from vitas_ds.search.selector import Bound, ListEntry, parse_choice
-from vitas_ds.search.trials.correction import corrected
+from vitas_ds.search.trials.correction import Correction, corrected
 from vitas_ds.search.trials.finalists import FinalistsResult
 
 MAX_ENTRIES = 8  # of a list in an error line
@@ -33,6 +33,7 @@ def write_results(
     dropped: Sequence[Candidate] = (),
     finalists: FinalistsResult | None = None,
     within: Sequence[tuple[str, list[Candidate]]] = (),
+    correction: Correction | None = None,
 ) -> None:
     """Write ``pareto.json`` (the front, cheapest first) and ``best.json`` (the first candidate of ``top``).
 
@@ -50,6 +51,7 @@ def write_results(
         finalists: Result of the trainings.
         within: Of several budgets, each one and its best candidates. They become the list ``budgets``; ``top`` has the
             best candidate of each.
+        correction: Correction of the scores; becomes ``correction``, with which readers correct those of the ledger.
     """
 
     def row(candidate: Candidate) -> dict[str, Any]:
@@ -67,7 +69,16 @@ def write_results(
     lists: dict[str, Any] = {"top": rows, "dropped": [row(candidate) for candidate in dropped]}
     if within:
         lists["budgets"] = [{"budget": limit, "top": with_ranks(best)} for limit, best in within]
+    if correction is not None:
+        lists["correction"] = correction.to_dict()
     write_json(run.best, rows[0] | {"searched_on": result.best.images} | lists)
+
+
+def forget_baselines(run: RunDir, correction: Correction | None) -> None:
+    """Remove ``baselines.json`` if the last search has corrected its scores otherwise."""
+    before = read_json(run.best, {}).get("correction")
+    if before != (None if correction is None else correction.to_dict()):
+        run.baselines.unlink(missing_ok=True)
 
 
 def write_baselines(run: RunDir, baselines: dict[str, list[Candidate]]) -> None:

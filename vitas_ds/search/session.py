@@ -26,7 +26,7 @@ from vitas_ds.search.monitor import Monitor, with_progress
 from vitas_ds.search.outcome import Outcome, combine
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import Result, fully_scored, ranked
-from vitas_ds.search.results import write_baselines, write_results
+from vitas_ds.search.results import forget_baselines, write_baselines, write_results
 from vitas_ds.search.runtime import open_runtime
 from vitas_ds.search.scoring import racing
 from vitas_ds.search.scoring.candidate import Candidate
@@ -34,8 +34,8 @@ from vitas_ds.search.scoring.evaluation import Evaluator, ScoreFunction
 from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 from vitas_ds.search.separation import separation, top_count, warning
-from vitas_ds.search.trials.check import Check, keep_scores
-from vitas_ds.search.trials.check_result import read_check
+from vitas_ds.search.trials.check import Check
+from vitas_ds.search.trials.check_result import headline
 from vitas_ds.search.trials.correction import Correction, of_check
 from vitas_ds.search.trials.finalists import FinalistsResult, Place, check_inputs, run_finalists
 from vitas_ds.search.trials.inputs import ScoringInputs
@@ -57,6 +57,7 @@ class Session:
         race: Racing, if ``search.racing`` is set.
         timing: Predicted and measured latencies, if the search uses latency.
         inputs: Supernet and images.
+        correction: Corrects all scores, if ``search.check.correct`` is set.
     """
 
     config: Config
@@ -70,6 +71,7 @@ class Session:
     race: racing.Race | None
     timing: LatencyModel | None
     inputs: ScoringInputs
+    correction: Correction | None = None
 
     @cached_property
     def problems(self) -> list[SearchProblem]:
@@ -77,13 +79,6 @@ class Session:
         costs = budgets.COSTS if self.timing is None else self.timing.costs
         seed = self.config.run.seed if self.config.search.seed is None else self.config.search.seed
         return [SearchProblem(self.config.space, one, seed, costs) for one in self.config.search.each_budget()]
-
-    @cached_property
-    def correction(self) -> Correction | None:
-        """The correction of the scores, from the check, if ``search.check.correct`` is set. All ranks call it."""
-        if not self.config.search.check.correct:
-            return None
-        return from_main(lambda: of_check(read_check(self.run), str(self.run.check)))
 
     def evaluator(self, score: ScoreFunction, ledger: Ledger, images: int) -> Evaluator:
         """Return an evaluator that corrects the scores, if the search does."""
@@ -139,7 +134,8 @@ def run_search(session: Session) -> dict[str, Any]:
     tracker.print(f"search: {cfg.algorithm}, {cfg.generations} generations of {cfg.population}{several}, "
                 f"{session.scorer.images} search images")  # fmt: skip
     feasible_sets(session.config.space, cfg, problems[0].costs)  # an empty budget is an error before the first score
-    guidance = _check_supernet(session, problems[len(problems) // 2])
+    guidance, session = _check_supernet(session, problems[len(problems) // 2])
+    from_main(lambda: forget_baselines(session.run, session.correction))
     figures = session.run.figures if session.ranks.is_main else None
     monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems))
     results = [_run_generations(session, _with_seeds(session, p), monitor, i) for i, p in enumerate(problems)]
@@ -153,7 +149,7 @@ def run_search(session: Session) -> dict[str, Any]:
         confirmed = combined.confirmed
         write_results(
             session.run, confirmed.result, combined.top, confirmed.latencies, confirmed.dropped, combined.finalists,
-            within,
+            within, session.correction,
         )  # fmt: skip
     numbers = _headline_numbers(session, combined) | monitor.summary() | guidance
     if cfg.budgets:
@@ -198,8 +194,9 @@ def _print_outcome(session: Session, outcome: Outcome) -> None:
         numbers = outcome.finalists.numbers
         trained = f", accuracy {numbers['accuracy']:.4f} after {numbers['steps']:,} steps"
     within = f" within {outcome.limit}" if outcome.limit else ""
+    measured = "" if best.supernet_score is None else f" (corrected, by the supernet {best.supernet_score:.4f})"
     session.tracker.print(
-        f"search: {len(outcome.result.candidates)} candidates{within}, best {best.value:.4f} with "
+        f"search: {len(outcome.result.candidates)} candidates{within}, best {best.value:.4f}{measured} with "
         f"{best.costs['macs']:,} MACs{trained}"
     )
     if session.timing is not None:
@@ -207,15 +204,25 @@ def _print_outcome(session: Session, outcome: Outcome) -> None:
         session.tracker.print(f"search: {'; '.join(f'{name}: {text}' for name, text in facts.items())}")
 
 
-def _check_supernet(session: Session, problem: SearchProblem) -> dict[str, Any]:
+def _check_supernet(session: Session, problem: SearchProblem) -> tuple[dict[str, Any], Session]:
+    """Return the numbers of the check, and the session with the correction of the scores."""
     if not session.config.search.check.nets:
-        from_main(lambda: keep_scores(session.run))
-        return {}
+        return {}, session
     check = Check(
         session.config, session.run, session.ranks, session.tracker, session.inputs, session.full_scorer,
         problem.feasible,
     )  # fmt: skip
-    return {"check": check()}
+    result, correction = check(), None
+    if session.config.search.check.correct:
+        correction = from_main(lambda: of_check(result))
+        if correction.slope <= 0:
+            warnings.warn(
+                f"search.check.correct: the correction does not use the scores of the supernet (weight "
+                f"{correction.slope + 0:.2g}); train more networks, or longer ones",
+                stacklevel=2,
+            )
+    numbers = headline(result) | {"correct": correction is not None}
+    return {"check": numbers}, replace(session, correction=correction)
 
 
 def _judge_scores(session: Session, results: list[Result]) -> dict[str, Any]:

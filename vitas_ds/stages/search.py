@@ -22,6 +22,8 @@ from vitas_ds.run.start import find_run
 from vitas_ds.run.summary import read_summary, update_summary
 from vitas_ds.search.plots import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.trials import check
+from vitas_ds.search.trials.correction import read_correction
 from vitas_ds.search.trials.finalists import changed_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import count_trainings
@@ -131,9 +133,11 @@ def _compare(config: Config, run_dir: RunDir, done: bool, redo: bool) -> str:
             "settings, give its folder instead of a recipe; or set another run.name",
         )  # fmt: skip
     changed = changed_settings(config, run_dir) if config.search.finalists.count else ""
-    if not changed:
+    stale = Store(run_dir).stale(changed) if changed else None
+    if stale is None and config.search.check.nets and (changed := check.changed_settings(config, run_dir)):
+        stale = check.store(run_dir).stale(changed)
+    if stale is None:
         return ""
-    stale = Store(run_dir).stale(changed)
     if done and not redo:
         return f"; {stale.reason}: --redo searches again"
     raise stale
@@ -146,9 +150,10 @@ def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
     finalists_done = not trained
     if wanted.count:
         finalists_done = wanted.model_dump().items() <= trained.items()
-    check, checked = config.search.check, {"correct": False} | (previous.get("check") or {})
-    check_done = check.correct == checked["correct"]
-    check_done = check_done and (not check.nets or check.model_dump().items() <= checked.items())
+    check_done = config.search.check.correct == (read_correction(run_dir) is not None)
+    if config.search.check.nets:
+        checked = {"correct": False} | (previous.get("check") or {})
+        check_done = check_done and config.search.check.model_dump().items() <= checked.items()
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
     same = all(previous.get(k) == value for k, value in key.items())
     same = same and [row["budget"] for row in previous.get("budgets") or ()] == list(config.search.budgets)

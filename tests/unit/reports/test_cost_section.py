@@ -71,8 +71,10 @@ def test_finalists_and_check(config):
     rows.append(row | {"candidate": 1, "rung": 2, "step": 30})
     run.finalists.write_text("".join(json.dumps(r) + "\n" for r in rows))
     update_summary(run, "search", {"finalists": {"seconds": 50}})
-    nets = [{"steps": 7, "macs": 1000, "seconds": 2.0, "spec": best.spec.to_dict()}] * 3
-    write_json(run.check, {"tau": {}, "within_patch_size": None, "steps": 7, "settings": {}, "nets": nets})
+    trained = {"score": 0.5, "stderr": None, "accuracy": 0.5, "steps": 7, "macs": 1000, "seconds": 2.0}
+    tau = {"value": 0.0, "low": 0.0, "high": 0.0}
+    nets = [trained | {"spec": best.spec.to_dict()}] * 3
+    write_json(run.check, {"tau": tau, "within_patch_size": None, "steps": 7, "settings": {}, "nets": nets})
     found, batch = costs(run, config), config.retrain.batch_size
     finalists, check = found["search: finalists"], found["search: check of the supernet"]
     assert (finalists.images, finalists.macs, finalists.seconds) == (40 * batch, 3 * 100 * 40 * batch, 50)

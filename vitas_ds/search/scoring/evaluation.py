@@ -43,7 +43,7 @@ class Evaluator:
                 start = time.perf_counter()
                 score = self._checked(next(new_scores), candidate.spec)
                 seconds = time.perf_counter() - start
-            scored = replace(candidate, score=score, seconds=seconds, predicted=None)
+            scored = replace(candidate, score=score, seconds=seconds, predicted=None, supernet_score=None)
             self.ledger.add(scored)
             yield scored
         assert next(new_scores, None) is None, "more scores than candidates"

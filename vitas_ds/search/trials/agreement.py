@@ -44,8 +44,23 @@ def tau(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None, like: n
     if like is not None:
         a_nn, b_nn = (x_nn * (like[:, None] == like) for x_nn in (a_nn, b_nn))
     w_Kn = np.ones((1, len(a))) if weights is None else weights
+    return _tau_of_signs(a_nn, b_nn, w_Kn)
+
+
+def _tau_of_signs(a_nn: np.ndarray, b_nn: np.ndarray, w_Kn: np.ndarray) -> np.ndarray:
     concord, pairs_a, pairs_b = (_form(w_Kn, m) for m in (a_nn * b_nn, abs(a_nn), abs(b_nn)))
     return ratio(concord, np.sqrt(pairs_a * pairs_b))
+
+
+def estimate_of_signs(a_nn: np.ndarray, b_nn: np.ndarray) -> Estimate:
+    """Return Kendall's tau-b of the signs of all differences [n, n], 0 for pairs that do not count, with its interval.
+
+    It is ``tau`` for comparisons that no single score per subnet explains.
+    """
+    n = len(a_nn)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    found_K = _tau_of_signs(a_nn, b_nn, np.concatenate([np.ones((1, n)), drawn]))
+    return estimate(found_K[0], found_K[1:])
 
 
 def _form(w_Kn: np.ndarray, m_nn: np.ndarray) -> np.ndarray:

@@ -38,13 +38,14 @@ from vitas_ds.search.scoring.scorer import Scorer
 from vitas_ds.search.trials import plan
 from vitas_ds.search.trials.agreement import agreement, tau
 from vitas_ds.search.trials.check_plot import save_figure
-from vitas_ds.search.trials.check_result import COLUMNS, describe, headline, read_check, table_rows
-from vitas_ds.search.trials.correction import left_out
+from vitas_ds.search.trials.check_result import COLUMNS, describe, read_check, table_rows
+from vitas_ds.search.trials.correction import held_out_tau
+from vitas_ds.search.trials.finalists import configured
 from vitas_ds.search.trials.finalists import settings as training_settings
 from vitas_ds.search.trials.inputs import ScoringInputs
 from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.spread import spread_subnets
-from vitas_ds.search.trials.store import Outcome, Store, name_of
+from vitas_ds.search.trials.store import Outcome, Store, changes, name_of
 from vitas_ds.search.trials.training import Trial, training_images
 
 
@@ -106,7 +107,7 @@ class Check:
 
     @property
     def _store(self) -> Store:
-        return Store(CheckDir(self.run.path), "networks of the check")
+        return store(self.run)
 
     @property
     def _training(self) -> Config:
@@ -116,7 +117,7 @@ class Check:
         return self.config.model_copy(update={"search": search})
 
     def __call__(self) -> dict[str, Any]:
-        """Train, score and compare the networks, unless it is done. All ranks call it. Return the headline numbers.
+        """Train, score and compare the networks, unless it is done. All ranks call it. Return the result.
 
         Raises:
             Preempted: A rank was asked to stop; the states are saved.
@@ -124,20 +125,16 @@ class Check:
         """
         specs, wanted = self._networks(), self._settings()
         saved = comm.from_main(lambda: read_check(self.run))
-        correct = {"correct": self.config.search.check.correct}
         if saved.get("settings") == wanted and [row["spec"] for row in saved["nets"]] == [s.to_dict() for s in specs]:
-            result = saved | correct_rows(saved["nets"], specs) | correct
-            if self.ranks.is_main and result != saved:
-                write_json(self.run.check, result)
-            self.tracker.print(f"search: check done already, {describe(result)}")
-            return headline(result)
+            self.tracker.print(f"search: check done already, {describe(saved, self.config.search.check.correct)}")
+            return saved
         outcomes = self._train(specs)
-        result = compare(specs, list(self.scorer(specs)), outcomes) | correct | {"settings": wanted}
+        result = compare(specs, list(self.scorer(specs)), outcomes) | {"settings": wanted}
         if self.ranks.is_main:
             self._report(result)
             for spec in specs:
                 self._store.remove(name_of(spec))
-        return headline(result)
+        return result
 
     def _networks(self) -> list[SubnetSpec]:
         wanted = self.config.search.check.nets
@@ -237,18 +234,24 @@ class Check:
 
     def _report(self, result: dict[str, Any]) -> None:
         write_json(self.run.check, result)
-        self.tracker.print(f"search: check, {describe(result)}")
+        self.tracker.print(f"search: check, {describe(result, self.config.search.check.correct)}")
         flat = {"tau" if name == "value" else name: value for name, value in result["tau"].items()}
         self.tracker.evaluation(1, {f"check/{name}": value for name, value in flat.items()})
         self.tracker.table("search/check", COLUMNS, table_rows(result))
         self.tracker.image("search/check", save_figure(result, self.run.figures))
 
 
-def keep_scores(run: RunDir) -> None:
-    """Record that scores are not corrected from now on, if an earlier search has corrected them."""
-    saved = read_check(run)
-    if saved.get("correct"):
-        write_json(run.check, saved | {"correct": False})
+def store(run: RunDir) -> Store:
+    """Return the states and results of the networks of a run's check."""
+    return Store(CheckDir(run.path), "networks of the check")
+
+
+def changed_settings(config: Config, run: RunDir) -> str:
+    """Return the settings of the check of a run that are configured otherwise now; "" without saved settings."""
+    saved, name = store(run).settings(), "search.check.steps"
+    now = configured(config) | {name: config.search.check.steps}
+    now = {key: value for key, value in now.items() if not key.startswith("search.finalists.")}
+    return changes({key: saved.get(key) for key in now}, now) if saved else ""
 
 
 def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome]) -> dict[str, Any]:
@@ -273,8 +276,8 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
 
 
 def correct_rows(rows: list[dict[str, Any]], specs: list[SubnetSpec]) -> dict[str, Any]:
-    """Return tau of corrected scores, each corrected by the other networks; None with too few networks."""
+    """Return tau of corrected scores, see ``held_out_tau``; None with too few networks."""
     if len(rows) < CORRECTED:
         return {"corrected": None}
     scores, truth = (np.array([row[name] for row in rows]) for name in ("score", "accuracy"))
-    return {"corrected": asdict(agreement(tau, left_out(specs, scores, truth)[None], truth))}
+    return {"corrected": asdict(held_out_tau(specs, scores, truth))}

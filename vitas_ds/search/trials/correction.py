@@ -19,12 +19,17 @@ import numpy as np
 
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.errors import UserError
+from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.ridge import Ridge, fit_ridge
 from vitas_ds.search.scoring.candidate import Candidate, Score
-from vitas_ds.search.trials.check_result import read_check
+from vitas_ds.search.trials.agreement import Estimate, estimate_of_signs
 
 BLOCK = 1000  # candidates corrected at once
+PAIRS = 2000  # most pairs of networks that are left out together
+FEATURES = 7  # six genes and the score
+CONSTANT = 1e-9  # a feature that varies by less, relative to its size, does not vary
 
 
 @dataclass(frozen=True)
@@ -46,36 +51,60 @@ class Correction:
 
     def __call__(self, specs: Sequence[SubnetSpec], scores: np.ndarray) -> np.ndarray:
         """Return the predictions [n] for networks with their scores [n]."""
-        return self.ridge(_features(specs, scores) / self.scale)
+        return self.predict(_features(specs, scores))
+
+    def predict(self, features_nF: np.ndarray) -> np.ndarray:
+        """Return the predictions [n] for features."""
+        return self.ridge(features_nF / self.scale)
 
     def apply(self, candidates: list[Candidate]) -> list[Candidate]:
         """Return scored candidates with corrected scores."""
         if not candidates:
             return []
         values = self([c.spec for c in candidates], np.array([c.value for c in candidates]))
-        return [self._with_value(c, float(value)) for c, value in zip(candidates, values, strict=True)]
+        return [
+            replace(c, score=Score(float(value), None, c.images), supernet_score=c.value)
+            for c, value in zip(candidates, values, strict=True)
+        ]  # fmt: skip
 
-    def _with_value(self, candidate: Candidate, value: float) -> Candidate:
-        stderr = None if candidate.stderr is None else candidate.stderr * abs(self.slope)
-        return replace(candidate, score=Score(value, stderr, candidate.images), supernet_score=candidate.value)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the correction as written to ``best.json``."""
+        vectors = {"center": self.ridge.center, "weights": self.ridge.weights, "scale": self.scale}
+        return {name: vector.tolist() for name, vector in vectors.items()} | {"mean": self.ridge.mean}
 
 
 def fit(specs: Sequence[SubnetSpec], scores: np.ndarray, accuracies: np.ndarray) -> Correction:
     """Fit a correction to networks with their scores [n] and their accuracies alone [n]."""
-    features_nF = _features(specs, scores)
-    scale_F = features_nF.std(0)
-    scale_F[scale_F == 0] = 1
-    return Correction(fit_ridge(features_nF / scale_F, accuracies), scale_F)
+    return _fit(_features(specs, scores), accuracies)
 
 
-def left_out(specs: Sequence[SubnetSpec], scores: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-    """Return the prediction of each network [n] by a correction fitted to the others."""
-    predicted_n = np.empty(len(specs))
-    for i in range(len(specs)):
-        others = [j for j in range(len(specs)) if j != i]
-        correction = fit([specs[j] for j in others], scores[others], accuracies[others])
-        predicted_n[i] = correction([specs[i]], scores[[i]])[0]
-    return predicted_n
+def _fit(features_nF: np.ndarray, accuracies: np.ndarray) -> Correction:
+    # The deviation of equal numbers need not be 0
+    varies_F = np.ptp(features_nF, 0) > CONSTANT * abs(features_nF).max(0)
+    scale_F = np.where(varies_F, features_nF.std(0), 1)
+    ridge = fit_ridge(features_nF / scale_F, accuracies)
+    return Correction(replace(ridge, weights=ridge.weights * varies_F), scale_F)
+
+
+def held_out_tau(specs: Sequence[SubnetSpec], scores: np.ndarray, accuracies: np.ndarray) -> Estimate:
+    """Return Kendall's tau of corrected scores with the accuracies, with its interval over networks.
+
+    The two networks of each pair are compared by a correction fitted to the others. Of many pairs, a random part
+    counts. Leaving out one network would not do: without a good one the others have a lower mean, and so has its
+    prediction.
+    """
+    n, features_nF = len(specs), _features(specs, scores)
+    pairs = np.argwhere(np.triu(np.ones((n, n)), 1))
+    if len(pairs) > PAIRS:
+        pairs = pairs[np.random.default_rng(0).choice(len(pairs), PAIRS, replace=False)]
+    predicted_nn, truth_nn = np.zeros((n, n)), np.zeros((n, n))
+    for i, j in pairs:
+        others = np.delete(np.arange(n), [i, j])
+        first, second = _fit(features_nF[others], accuracies[others]).predict(features_nF[[i, j]])
+        for matrix, sign in ((predicted_nn, first - second), (truth_nn, accuracies[i] - accuracies[j])):
+            matrix[i, j] = np.sign(sign)
+            matrix[j, i] = -matrix[i, j]
+    return estimate_of_signs(predicted_nn, truth_nn)
 
 
 def genes(table: WidthTable) -> np.ndarray:
@@ -89,19 +118,46 @@ def _features(specs: Sequence[SubnetSpec], scores: np.ndarray) -> np.ndarray:
     return np.column_stack([genes(WidthTable.from_specs(list(specs))), scores])
 
 
-def of_check(result: dict[str, Any], where: str) -> Correction:
-    """Return the correction fitted to the networks of ``check.json``; ``where`` starts the line of an error."""
+def of_check(result: dict[str, Any]) -> Correction:
+    """Return the correction fitted to the networks of ``check.json``.
+
+    Raises:
+        UserError: All networks have the same accuracy.
+    """
     rows = result["nets"]
-    specs = [spec_from_dict(row["spec"], where) for row in rows]
-    return fit(specs, *(np.array([row[name] for row in rows]) for name in ("score", "accuracy")))
+    scores, accuracies = (np.array([row[name] for row in rows], float) for name in ("score", "accuracy"))
+    if np.ptp(accuracies) == 0:
+        raise UserError(
+            f"search.check.correct: all {len(rows)} networks have the same accuracy after {result['steps']:,} steps; "
+            "increase search.check.steps, or set search.check.correct=false"
+        )
+    return fit([spec_from_dict(row["spec"]) for row in rows], scores, accuracies)
+
+
+def read_correction(run: RunDir) -> Correction | None:
+    """Return the correction of the last search, from ``best.json``; None if its scores are those of the supernet.
+
+    Raises:
+        UserError: The file has another content.
+    """
+    data = read_json(run.best, {}).get("correction")
+    if data is None:
+        return None
+    try:
+        center, weights, scale = (np.array(data[name], float) for name in ("center", "weights", "scale"))
+        numbers = np.concatenate([center, weights, scale, [data["mean"]]])
+        if not (np.isfinite(numbers).all() and len(center) == len(weights) == len(scale) == FEATURES and scale.all()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run.best}: correction: not as the search writes it; restore it, or search again") from None
+    return Correction(Ridge(center, weights, float(data["mean"])), scale)
 
 
 def corrected(run: RunDir, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Yield the candidates of a ledger with the scores that the search of the run has used."""
-    result = read_check(run)
-    if not result.get("correct"):
-        yield from candidates
+    """Yield the candidates of a ledger with the scores that the last search of the run has used."""
+    correction, rest = read_correction(run), iter(candidates)
+    if correction is None:
+        yield from rest
         return
-    correction, rest = of_check(result, str(run.check)), iter(candidates)
     while block := list(islice(rest, BLOCK)):
         yield from correction.apply(block)

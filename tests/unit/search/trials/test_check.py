@@ -23,6 +23,7 @@ from vitas_ds.search.results import select
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.trials import check, correction
+from vitas_ds.search.trials.check_result import describe, headline, table_rows
 from vitas_ds.search.trials.store import Outcome
 from vitas_ds.stages import search, train_supernet
 
@@ -42,16 +43,16 @@ def test_tau_and_rows_by_hand():
         "score": 0.3, "stderr": 0.05, "accuracy": 0.7, "steps": 9, "seconds": 2.5, "macs": spec_macs(specs[2]),
         "spec": specs[2].to_dict(),
     }  # fmt: skip
-    numbers = check.headline(found)
+    numbers = headline(found)
     assert numbers["tau"] == found["tau"] and numbers["nets"] == 4 and numbers["steps"] == 9
-    assert check.table_rows(found)[1] == [2, 0.4, 0.05, 0.6, spec_macs(specs[1]), 2, 7, 32]
+    assert table_rows(found)[1] == [2, 0.4, 0.05, 0.6, spec_macs(specs[1]), 2, 7, 32]
     text = (
         "Kendall's tau 0.60 [{}, 0.90] between the scores by the supernet and the accuracy of 4 networks after 9 steps"
     )
-    assert check.describe(found | {"tau": {"value": 0.6, "low": 0.1, "high": 0.9}}) == text.format("0.10") + " alone"
-    assert "may be no better than chance" in check.describe(found | {"tau": {"value": 0.6, "low": -0.1, "high": 0.9}})
+    assert describe(found | {"tau": {"value": 0.6, "low": 0.1, "high": 0.9}}, False) == text.format("0.10") + " alone"
+    assert "may be no better than chance" in describe(found | {"tau": {"value": 0.6, "low": -0.1, "high": 0.9}}, False)
     within = {"value": -0.5, "low": -1.0, "high": 0.2}
-    assert "-0.50 [-1.00, 0.20] within a patch size" in check.describe(found | {"within_patch_size": within})
+    assert "-0.50 [-1.00, 0.20] within a patch size" in describe(found | {"within_patch_size": within}, False)
 
 
 def test_the_remaining_time_by_hand():
@@ -100,7 +101,7 @@ def test_the_result_is_in_every_record(done):
     assert {row["spec"]["patch_size"] for row in rows} == {7, 14} and len({row["accuracy"] for row in rows}) > 1
     expected = kendalltau([row["score"] for row in rows], [row["accuracy"] for row in rows]).statistic
     assert result["tau"]["value"] == pytest.approx(0.0 if np.isnan(expected) else expected)
-    assert read_summary(done)["search"]["check"] == check.headline(result)
+    assert read_summary(done)["search"]["check"] == headline(result) | {"correct": False}
     (record,) = [row for row in read_metrics(done) if row.get("evaluation")]
     assert record["check/tau"] == result["tau"]["value"] and (done.figures / "check.png").exists()
     known = {c.spec.key(): c.value for c in read_ledger(done.ledger)}
@@ -128,11 +129,13 @@ def test_a_search_with_corrected_scores(words, done, capsys):
     search.run(config_of(words, "done", 9))
     assert "corrected scores: " in capsys.readouterr().out and "supernet_score" not in done.best.read_text()
     trained = {path.name: path.stat().st_mtime_ns for path in done.check_states.glob("*-25.json")}
-    search.run(config_of([*words, "search.check.correct=true"], "done", 9))
+    with pytest.warns(UserWarning, match=r"does not use the scores of the supernet \(weight 0\)"):  # all are equal
+        search.run(config_of([*words, "search.check.correct=true"], "done", 9))
     assert "corrected scores, which the search uses" in capsys.readouterr().out
     assert trained == {path.name: path.stat().st_mtime_ns for path in done.check_states.glob("*-25.json")}
     best, result = json.loads(done.best.read_text()), json.loads(done.check.read_text())
-    corrected = correction.of_check(result, "here")
+    corrected = correction.of_check(result)
+    assert best["correction"] == corrected.to_dict() and best["stderr"] is None
     for row in (*best["top"], *json.loads(done.pareto.read_text())):
         expected = corrected([spec_from_dict(row["spec"])], np.array([row["supernet_score"]]))[0]
         assert row["score"] == pytest.approx(expected, abs=1e-12)
@@ -149,9 +152,14 @@ def test_a_search_with_corrected_scores(words, done, capsys):
     assert not read_summary(done)["search"].get("separation")
     search.run(config_of([*words, "search.check.correct=true"], "done", 9))
     assert "search: done already" in capsys.readouterr().out
+    kept = done.check.read_text()
+    done.check.unlink()  # the results do not need it
+    assert select(done, f"search:macs<{limit}") == max(found, key=lambda c: (c.value, -c.costs["macs"])).spec
+    done.baselines.write_text("{}")
     search.run(config_of(words, "done"))  # without a check
-    assert "supernet_score" not in done.best.read_text() and not json.loads(done.check.read_text())["correct"]
+    assert "supernet_score" not in done.best.read_text() and not done.baselines.exists()
     assert list(correction.corrected(done, measured)) == measured and read_summary(done)["search"]["check"] is None
+    done.check.write_text(kept)
 
 
 def test_a_check_that_a_signal_stops_resumes_to_the_same_result(words, done, monkeypatch):
