@@ -53,11 +53,12 @@ def section(run: RunDir, search: Search, candidates: Candidates) -> dict[str, An
 def columns_of(search: Search, candidates: Candidates, names: dict[SubnetSpec, str]) -> list[Column]:
     """Return the columns of a search. Latencies are there if it measured or predicted any."""
     place = {c.spec: i for i, c in enumerate(candidates.best, 1)}
-    columns = [Column("rank", "whole", lambda c: place[c.spec]), Column("score", "percent", lambda c: c.value)]
+    corrected = any(c.supernet_score is not None for c in candidates.best)
+    score = "corrected score" if corrected else "score"
+    columns = [Column("rank", "whole", lambda c: place[c.spec]), Column(score, "percent", lambda c: c.value)]
     if any(c.stderr is not None for c in candidates.best):
         columns.append(Column("± std. error", "percent", lambda c: c.stderr))
-    if any(c.supernet_score is not None for c in candidates.best):
-        columns[-1] = Column("corrected score", "percent", lambda c: c.value)
+    if corrected:
         columns.append(Column("by the supernet", "percent", lambda c: c.supernet_score))
     columns += [Column("MACs", "short", lambda c: c.costs["macs"]),
                 Column("parameters", "short", lambda c: c.costs["params"])]  # fmt: skip

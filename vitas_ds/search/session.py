@@ -218,7 +218,7 @@ def _check_supernet(session: Session, problem: SearchProblem) -> tuple[dict[str,
         if correction.slope <= 0:
             warnings.warn(
                 f"search.check.correct: the correction does not use the scores of the supernet (weight "
-                f"{correction.slope + 0:.2g}); train more networks, or longer ones",
+                f"{correction.slope + 0:.2g}); train more networks, or longer ones",  # no -0
                 stacklevel=2,
             )
     numbers = headline(result) | {"correct": correction is not None}

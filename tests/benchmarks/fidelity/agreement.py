@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vitas_ds.search.trials.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, tau
+from vitas_ds.search.trials.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, resampled, tau
 
 __all__ = [
     "RESAMPLES", "Estimate", "agreement", "estimate", "oracle", "over_nets", "random_regret", "ratio", "regret", "rho",
@@ -33,14 +33,8 @@ def rho(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> np.n
 
 def over_nets(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
     """Return a statistic of n subnets with its interval over other subnets. It maps weights [K, n] to [K]."""
-    found_K = statistic(_resampled(n, np.random.default_rng(0)))
+    found_K = statistic(resampled(n, np.random.default_rng(0)))
     return estimate(found_K[0], found_K[1:])
-
-
-def _resampled(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the weights [1 + RESAMPLES, n] of the subnets themselves and of their resamples."""
-    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
-    return np.concatenate([np.ones((1, n)), drawn])
 
 
 def oracle(truth_Rn: np.ndarray, like: np.ndarray, trainings: int | None = None) -> Estimate:
@@ -80,7 +74,7 @@ def share_of_ceiling(scores: np.ndarray, truth_Rn: np.ndarray, like: np.ndarray)
     Both are computed on the same resamples of subnets; S, the seeds of the supernet, are resampled too.
     """
     (seeds, n), rng = scores.shape, np.random.default_rng(0)
-    w_Kn = _resampled(n, rng)
+    w_Kn = resampled(n, rng)
     found_SK = np.array([tau(row, truth_Rn.mean(0), w_Kn, like) for row in scores])
     again_SK = rng.integers(0, seeds, (seeds, RESAMPLES))
     mean_K = np.append(found_SK[:, 0].mean(), np.take_along_axis(found_SK[:, 1:], again_SK, 0).mean(0))

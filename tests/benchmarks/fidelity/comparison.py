@@ -30,6 +30,9 @@ METHODS = {
     "regression": "h, no finalists",
     "regression, finalists": "h",
 }  # of the plan; those of "by hand" and "rules" have many names
+SEARCHES = {
+    ("supernet", "ga"): "evolution", ("supernet", "random"): "random search", ("scores", "ga"): "scores alone",
+}  # fmt: skip
 OURS = "supernet, evolution, finalists"
 NOTES = """Accuracy on the validation images of the network that a search ends with, trained alone: the mean and range
 over the seeds of the search. U: compute before that training, in trainings of one network of average cost."""
@@ -78,11 +81,9 @@ def ends(row: dict[str, Any]) -> Iterator[End]:
     result, seed, name = row["result"], row["seed"], row["what"]["method"]
     if name in ("supernet", "scores"):
         first = result["supernet_units"] + result.get("fitting_units", 0.0)
-        for algorithm, label in (
-            ("ga", "evolution" if name == "supernet" else "scores alone"),
-            ("random", "random search"),
-        ):
-            if found := result.get(algorithm):
+        for (method, algorithm), label in SEARCHES.items():
+            if method == name:
+                found = result[algorithm]
                 units, finalists = first + found["scoring_units"], found["finalists"]
                 yield End(f"supernet, {label}", seed, found["pick"], units)
                 yield End(f"supernet, {label}, finalists", seed, finalists["pick"], units + finalists["units"])

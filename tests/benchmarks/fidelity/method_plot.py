@@ -11,13 +11,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from tests.benchmarks.fidelity import agreement, corrections, early
+from tests.benchmarks.fidelity.colors import BLUE, DPI, GREEN, GREY, ORANGE
 from tests.benchmarks.fidelity.corrections import COUNTS
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
 from tests.benchmarks.fidelity.supernets import NESTED, NETS, VARIANTS, Variant
 from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
 
-BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d9772b", "#3a9a5b", "#999999"
 FITTED = 16  # subnets of the correction in the panels on length and finalists
 KEPT = (1, 2, 3, 4, 6, 8, 12)  # finalists
 
@@ -32,7 +32,7 @@ def write(record: Record, truth: Truth, path: Path) -> bool:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)
     return True
 

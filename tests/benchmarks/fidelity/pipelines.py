@@ -130,9 +130,9 @@ def by_score(context: Context) -> dict[str, Any]:
 
 
 def _search_and_train(context: Context, supernet: supernets.Supernet, fitness: Score, algorithm: str) -> dict[str, Any]:
-    found, scored = _search(context, fitness, algorithm)
+    found = _search(context, fitness, algorithm)
     return {
-        "pick": found[0].to_dict(), "scoring_units": _scoring_units(context, supernet, scored),
+        "pick": found[0].to_dict(), "scoring_units": _scoring_units(context, supernet, found),
         "finalists": context.finalists(found),
     }  # fmt: skip
 
@@ -148,9 +148,9 @@ def with_regression(context: Context) -> dict[str, Any]:
     size = context.study.size
     nets = context.random_nets(size.fitted)
     accuracies, fitting = context.short_trainings(nets)
-    predict = regression.fit(regression.features(WidthTable.from_specs(nets)), accuracies)
+    predict = regression.fit(correction.genes(WidthTable.from_specs(nets)), accuracies)
     pool = context.random_nets(PREDICTED * size.ruled)
-    order = np.argsort(-predict(regression.features(WidthTable.from_specs(pool))), kind="stable")
+    order = np.argsort(-predict(correction.genes(WidthTable.from_specs(pool))), kind="stable")
     best = [pool[i] for i in order[:COUNT]]
     return {
         "pick": best[0].to_dict(), "fitting_units": fitting, "accuracies": accuracies.tolist(),
@@ -161,8 +161,8 @@ def with_regression(context: Context) -> dict[str, Any]:
 def first_release(context: Context) -> dict[str, Any]:
     """Method f: uniform genes with a fitted identity probability, bilateral sharing, best score."""
     supernet, cost = _supernet(context, FIRST_RELEASE)
-    found, scored = _search(context, _scorer(context, supernet), "ga", {"random_fraction": 0.0})
-    scoring = _scoring_units(context, supernet, scored)
+    found = _search(context, _scorer(context, supernet), "ga", {"random_fraction": 0.0})
+    scoring = _scoring_units(context, supernet, found)
     return {"pick": found[0].to_dict(), "supernet_units": cost, "scoring_units": scoring}
 
 
@@ -258,8 +258,8 @@ def _scoring_units(context: Context, supernet: supernets.Supernet, specs: list[S
 
 def _search(
     context: Context, fitness: Score, algorithm: str, changes: dict[str, Any] | None = None
-) -> tuple[list[SubnetSpec], list[SubnetSpec]]:
-    """Return the distinct networks of a search, best first, and all that it has scored."""
+) -> list[SubnetSpec]:
+    """Return the distinct networks that a search has scored, best first."""
     base, size = context.study.config, context.study.size
     cfg = base.search.model_copy(
         update={"population": size.population, "generations": size.generations, "algorithm": algorithm}
@@ -267,9 +267,7 @@ def _search(
     )
     problem = SearchProblem(base.space, cfg, context.seed)
     result = run_loop(problem, Evaluator(lambda specs: map(fitness, specs), ledger.in_memory()))
-    found = {c.spec.key(): c.spec.canonical() for c in ranked(result.candidates)}
-    scored = {c.spec.key(): c.spec for c in result.candidates}
-    return list(found.values()), list(scored.values())
+    return list({c.spec.key(): c.spec.canonical() for c in ranked(result.candidates)}.values())
 
 
 @torch.inference_mode()

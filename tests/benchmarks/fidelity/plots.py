@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 
 from tests.benchmarks.fidelity import alone, comparison, longer, method_plot
 from tests.benchmarks.fidelity.agreement import Estimate
+from tests.benchmarks.fidelity.colors import BLUE, DPI, GREEN, GREY, ORANGE
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
 from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
 
-DPI, BLUE, ORANGE, GREEN, GREY = 110, "#2a6fbb", "#d9772b", "#3a9a5b", "#999999"
 COLORS = (BLUE, ORANGE, GREEN, GREY)
 SHOWN = 6  # supernets in the scatter plot
 

@@ -16,7 +16,7 @@ from tests.benchmarks.fidelity import early
 from tests.benchmarks.fidelity.record import Record
 from tests.benchmarks.fidelity.scores import scores_of, stacked, supernets
 from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
-from vitas_ds.arch.space import WidthTable
+from vitas_ds.search.trials.correction import genes
 
 RIDGE = 1.0  # penalty of a standardized feature, fixed before the results are known
 NOTES = """A ridge regression on patch size, embed_dim, layers, and mean heads, q/k/v and MLP width, fitted to the
@@ -47,7 +47,7 @@ def predict(truth: Truth, accuracy_n: np.ndarray, score_n: np.ndarray | None = N
     The scores of a supernet are another feature if they are given.
     """
     at = truth.at(EQUAL)
-    x_nF, y_n = features(truth.table)[at], accuracy_n[at]
+    x_nF, y_n = genes(truth.table)[at], accuracy_n[at]
     if score_n is not None:
         x_nF = np.column_stack([x_nF, score_n[at]])
     predicted_n = np.full(len(accuracy_n), np.nan)
@@ -55,13 +55,6 @@ def predict(truth: Truth, accuracy_n: np.ndarray, score_n: np.ndarray | None = N
         others = np.arange(len(at)) != i
         predicted_n[net] = fit(x_nF[others], y_n[others])(x_nF[i : i + 1])[0]
     return predicted_n
-
-
-def features(table: WidthTable) -> np.ndarray:
-    """Return the genes of networks [n, F]: widths and the patch size as logarithms, means over the layers."""
-    depth_n = (table.num_heads > 0).sum(1)
-    means = [values.sum(1) / depth_n for values in (table.num_heads, table.qkv_dim, table.mlp_dim)]
-    return np.stack([np.log2(x) for x in (table.patch_size, table.embed_dim, depth_n, *means)], 1)
 
 
 def fit(x_nF: np.ndarray, y_n: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -10,6 +10,7 @@ from tests.helpers.fidelity_records import STAMP
 from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import spec_from_dict
+from vitas_ds.search.trials import correction
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def unit(context) -> float:
 
 def test_a_regression_orders_a_linear_truth(context):
     nets = context.random_nets(60)
-    features = regression.features(WidthTable.from_specs(nets))
+    features = correction.genes(WidthTable.from_specs(nets))
     truth = features @ np.array([-3.0, 0.5, 1.0, 2.0, -1.0, 0.3])
     predicted = regression.fit(features[:40], truth[:40])(features[40:])
     assert np.corrcoef(predicted, truth[40:])[0, 1] > 0.98
@@ -38,7 +39,7 @@ def test_features_by_hand(context):
         np.mean([getattr(layer, name) for layer in net.active]) for name in ("num_heads", "qkv_dim", "mlp_dim")
     )
     expected = np.log2([net.patch_size, net.embed_dim, net.depth, heads, qkv, mlp])
-    assert regression.features(WidthTable.from_specs([net]))[0] == pytest.approx(expected)
+    assert correction.genes(WidthTable.from_specs([net]))[0] == pytest.approx(expected)
 
 
 def test_the_search_by_regression_counts_its_trainings(context):

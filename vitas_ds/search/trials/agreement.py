@@ -57,9 +57,7 @@ def estimate_of_signs(a_nn: np.ndarray, b_nn: np.ndarray) -> Estimate:
 
     It is ``tau`` for comparisons that no single score per subnet explains.
     """
-    n = len(a_nn)
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
-    found_K = _tau_of_signs(a_nn, b_nn, np.concatenate([np.ones((1, n)), drawn]))
+    found_K = _tau_of_signs(a_nn, b_nn, resampled(len(a_nn), np.random.default_rng(0)))
     return estimate(found_K[0], found_K[1:])
 
 
@@ -79,13 +77,18 @@ def agreement(measure: Measure, scores: np.ndarray, truth: np.ndarray, less: np.
     With ``less [R, n]``, return the difference to the measure of these scores, on the same resamples and row by row.
     """
     (seeds, n), rng = scores.shape, np.random.default_rng(0)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
-    weights = np.concatenate([np.ones((1, n)), drawn])
+    weights = resampled(n, rng)
     found_RK = np.array([measure(row, truth, weights) for row in scores])
     if less is not None:
         found_RK -= np.array([measure(row, truth, weights) for row in less])
     again_RK = rng.integers(0, seeds, (seeds, RESAMPLES))
     return estimate(found_RK[:, 0].mean(), np.take_along_axis(found_RK[:, 1:], again_RK, 0).mean(0))
+
+
+def resampled(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the weights [1 + RESAMPLES, n] of the subnets themselves and of their resamples."""
+    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    return np.concatenate([np.ones((1, n)), drawn])
 
 
 def estimate(value: float, resampled: np.ndarray) -> Estimate:

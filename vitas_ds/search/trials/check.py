@@ -258,12 +258,13 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
     """Return ``check.json`` without the settings.
 
     It has Kendall's tau with its 95 % interval over networks, the same of the pairs with equal patch sizes (None if all
-    are equal), that of corrected scores, and a row per network.
+    are equal), that of corrected scores (None with too few networks), and a row per network.
     """
     truth, predicted = np.array([o.accuracy for o in outcomes]), np.array([[score.value for score in scores]])
     found = agreement(tau, predicted, truth)
     patch_sizes = np.array([spec.patch_size for spec in specs])
     within = agreement(partial(tau, like=patch_sizes), predicted, truth) if len(set(patch_sizes)) > 1 else None
+    corrected = held_out_tau(specs, predicted[0], truth) if len(specs) >= CORRECTED else None
     rows = [
         {"score": score.value, "stderr": score.stderr, "accuracy": outcome.accuracy, "steps": outcome.step,
          "seconds": outcome.seconds, "macs": spec_macs(spec), "spec": spec.to_dict()}
@@ -271,13 +272,5 @@ def compare(specs: list[SubnetSpec], scores: list[Score], outcomes: list[Outcome
     ]  # fmt: skip
     return {
         "tau": asdict(found), "within_patch_size": within and asdict(within), "steps": outcomes[0].step,
-        **correct_rows(rows, specs), "nets": rows,
+        "corrected": corrected and asdict(corrected), "nets": rows,
     }  # fmt: skip
-
-
-def correct_rows(rows: list[dict[str, Any]], specs: list[SubnetSpec]) -> dict[str, Any]:
-    """Return tau of corrected scores, see ``held_out_tau``; None with too few networks."""
-    if len(rows) < CORRECTED:
-        return {"corrected": None}
-    scores, truth = (np.array([row[name] for row in rows]) for name in ("score", "accuracy"))
-    return {"corrected": asdict(held_out_tau(specs, scores, truth))}
