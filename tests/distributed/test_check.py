@@ -57,3 +57,16 @@ def test_killed_check_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     assert [row["spec"] for row in best["top"]] == [row["spec"] for row in expected["top"]]
     assert [row["score"] for row in best["top"]] == [row["score"] for row in expected["top"]]
     assert best["score"] != best["supernet_score"]
+
+    # A search without the correction, killed on the way, leaves the results of the one with it.
+    measured, before = [*two, "search.check.correct=false"], (run / "search" / "best.json").read_text()
+    (run / "search" / "ledger.jsonl").unlink()  # or there is nothing to score
+    status, output = start_and_hit(stage_command("search", measured), r"best ", signal.SIGKILL)
+    assert status != 0 and (run / "search" / "best.json").read_text() == before, output
+    run_stage("search", measured)
+    run_stage("search", [*words, "run.name=alone", "search.check.correct=false"])
+    ours, theirs = (
+        json.loads((folder / "search" / "best.json").read_text())["top"] for folder in (run, tmp_path / "alone")
+    )
+    assert [(row["spec"], row["score"]) for row in ours] == [(row["spec"], row["score"]) for row in theirs]
+    assert "supernet_score" not in ours[0]

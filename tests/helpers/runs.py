@@ -18,6 +18,8 @@ from vitas_ds.search.ranking import Result
 from vitas_ds.search.results import write_results
 from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.ledger import open_ledger
+from vitas_ds.search.scoring.ledger_reader import read_ledger
+from vitas_ds.search.trials.correction import of_check
 
 
 @pytest.fixture
@@ -62,6 +64,19 @@ def search(config):
             tracker.log(step, {"best": 0.5 + step / 100, "mean": 0.5, "hypervolume": 0.3, "generation": step // 6})
     update_summary(run, "search", {"best": {**best.costs, "score": best.value}, "scored": 12})
     return run, best
+
+
+def correct(run):
+    """Change the files of a finished search into those of one that has corrected its scores. Return the correction."""
+    rows = [{"spec": c.spec.to_dict(), "score": c.value, "stderr": None, "macs": c.costs["macs"], "steps": 90,
+             "accuracy": 0.4 + 0.1 * (i % 3) + 0.5 * c.value, "seconds": 1.5}
+            for i, c in enumerate(read_ledger(run.ledger)[:10])]  # fmt: skip
+    tau = {"value": 0.5, "low": 0.1, "high": 0.9}
+    result = {"steps": 90, "tau": tau, "corrected": tau, "within_patch_size": None, "settings": {}, "nets": rows}
+    correction = of_check(result)
+    write_json(run.check, result)
+    write_json(run.best, json.loads(run.best.read_text()) | {"correction": correction.to_dict()})
+    return correction
 
 
 @pytest.fixture

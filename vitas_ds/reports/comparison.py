@@ -10,7 +10,7 @@ from vitas_ds.config import Config, Search, format_value
 from vitas_ds.reports import nets, page
 from vitas_ds.reports.candidates import read_candidates
 from vitas_ds.reports.run_page import IMAGES, STEP, Rows, about, starts_of
-from vitas_ds.reports.search_section import MACS, SCORE, SEEN, VOLUME, limits, scatter, values_of
+from vitas_ds.reports.search_section import MACS, SEEN, VOLUME, limits, scatter, score_axis, values_of
 from vitas_ds.reports.svg import Axis, Series, chart, short
 from vitas_ds.run.compatibility import PLACE, leaves
 from vitas_ds.run.metrics import clock
@@ -123,9 +123,10 @@ def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) ->
         for limit in limits(read_config(run).search, "macs", found.front, color)
     ]
     volumes = _lines(metrics, names, "search", "hypervolume", dots=True) if _same_objectives(runs) else []
+    scores = score_axis([c for found in candidates for c in found.shown])
     return [
-        chart("Fronts, with standard errors; dashed: budgets", fronts, MACS, SCORE, budgets),
-        chart("Best score so far", _lines(metrics, names, "search", "best", dots=True), SEEN, SCORE),
+        chart("Fronts, with standard errors; dashed: budgets", fronts, MACS, scores, budgets),
+        chart("Best score so far", _lines(metrics, names, "search", "best", dots=True), SEEN, scores),
         chart("Hypervolume", volumes, SEEN, VOLUME),
     ]
 

@@ -14,7 +14,7 @@ from vitas_ds.run.summary import read_summary
 from vitas_ds.search.curve import PREFIX
 from vitas_ds.search.separation_result import Separation
 from vitas_ds.search.trials.check_result import describe, read_check
-from vitas_ds.search.trials.correction import read_correction
+from vitas_ds.search.trials.correction import held_out, read_correction
 
 Rows = list[dict[str, Any]]
 ACCURACY = Axis("accuracy on the search images", percent=True)
@@ -41,20 +41,34 @@ def _curve(metrics: Rows, name: str, title: str, spec: SubnetSpec) -> Series:
     return Series(title, steps, values, COLORS.get(name, 1), dots=True, tips=tips)
 
 
-def check_chart(run: RunDir) -> str:
-    """Draw the accuracy of the networks trained alone over their scores by the supernet; empty without a check."""
+def check_charts(run: RunDir) -> list[str]:
+    """Draw the accuracy of the networks trained alone over their scores; empty without a check.
+
+    The second chart, of a search that corrects its scores, has for each network the score by a correction fitted to
+    the others.
+    """
     result = read_check(run)
     rows = result.get("nets", [])
+    alone = Axis(f"accuracy after {result.get('steps', 0):,} steps alone", percent=True)
+    first = chart(
+        f"Check of the supernet: {alone.name}", _dots(rows), Axis("score by the supernet", percent=True), alone
+    )
+    if not rows or read_correction(run) is None:
+        return [first]
+    fitted = [row | {"score": score} for row, score in zip(rows, held_out(result), strict=True)]
+    axis = Axis("corrected score, fitted to the other networks", percent=True)
+    return [first, chart(f"Check of corrected scores: {alone.name}", _dots(fitted), axis, alone)]
+
+
+def _dots(rows: Rows) -> list[Series]:
     sizes = sorted({row["spec"]["patch_size"] for row in rows})
-    series = [
-        _dots(f"patch size {size}", [row for row in rows if row["spec"]["patch_size"] == size], 1 + i % 3)
+    return [
+        _dots_of(f"patch size {size}", [row for row in rows if row["spec"]["patch_size"] == size], 1 + i % 3)
         for i, size in enumerate(sizes)
     ]
-    alone = Axis(f"accuracy after {result.get('steps', 0):,} steps alone", percent=True)
-    return chart(f"Check of the supernet: {alone.name}", series, Axis("score by the supernet", percent=True), alone)
 
 
-def _dots(name: str, rows: Rows, color: int) -> Series:
+def _dots_of(name: str, rows: Rows, color: int) -> Series:
     tips = [
         f"accuracy {row['accuracy']:.1%}, score {row['score']:.1%}, {short(row['macs'])} MACs, "
         f"{len(row['spec']['layers'])} layers, embedding {row['spec']['embed_dim']}"

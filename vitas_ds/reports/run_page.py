@@ -39,7 +39,7 @@ def render(run: RunDir) -> str:
         results=headlines(run),
         supernet=[*training_charts(metrics, "train-supernet"), guidance_section.accuracy_chart(run, metrics)],
         search=search_section.section(run, config, metrics, candidates),
-        check=[guidance_section.check_chart(run)],
+        check=guidance_section.check_charts(run),
         ledger=ledger_table.section(run, config.search, candidates),
         notes=guidance_section.notes(run),
         finalists=finalists_section.section(run, config),

@@ -16,6 +16,7 @@ from vitas_ds.search.scoring.candidate import Candidate
 Rows = list[dict[str, Any]]
 SEEN, SCORE = Axis("candidates seen", whole=True), Axis("score on the search images", percent=True)
 CORRECTED = Axis("corrected score: predicted accuracy, trained alone", percent=True)
+EITHER = Axis("score, corrected in a part of the runs", percent=True)
 VOLUME = Axis("share of the box of scores and costs")
 MACS = Axis("MACs per image")
 AXES = {
@@ -34,7 +35,7 @@ def section(run: RunDir, config: Config, metrics: Rows, candidates: Candidates) 
     """Return the charts, the marginals and the rows of the baselines for the template."""
     costs = [candidates_chart(candidates, config.search, name) for name in shown_costs(config.search)]
     return {
-        "charts": [*costs, progress_chart(metrics), hypervolume_chart(metrics)],
+        "charts": [*costs, progress_chart(metrics, score_axis(candidates.shown)), hypervolume_chart(metrics)],
         "marginals": marginals(candidates),
         "baselines": baselines(run, candidates),
         "budgets": budgets(run),
@@ -47,7 +48,7 @@ def values_of(metrics: Rows, stage: str, name: str) -> tuple[list[float], list[f
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def progress_chart(metrics: Rows) -> str:
+def progress_chart(metrics: Rows, axis: Axis = SCORE) -> str:
     """Draw the best and the mean score over the candidates seen."""
     rows = [row for row in metrics if row["stage"] == "search" and row.get("best") is not None]
     series: list[Series] = []
@@ -56,7 +57,7 @@ def progress_chart(metrics: Rows) -> str:
         for name, key, color in (("best so far", "best", 1), ("mean of the generation", "mean", 4)):
             x, y = values_of(own, "search", key)
             series.append(Series(name if first else "", x, y, color, dots=True))
-    return chart("Search progress", series, SEEN, SCORE)
+    return chart("Search progress", series, SEEN, axis)
 
 
 def hypervolume_chart(metrics: Rows) -> str:
@@ -103,8 +104,9 @@ def candidates_chart(candidates: Candidates, search: Search, cost: str = "macs")
 
 
 def score_axis(candidates: list[Candidate]) -> Axis:
-    """Return the axis of the scores, which may be corrected."""
-    return CORRECTED if any(c.supernet_score is not None for c in candidates) else SCORE
+    """Return the axis of the scores, which may be corrected, in all runs or in a part of them."""
+    kinds = {c.supernet_score is not None for c in candidates}
+    return EITHER if len(kinds) == 2 else CORRECTED if True in kinds else SCORE
 
 
 def limits(search: Search, cost: str, candidates: list[Candidate], color: int = 6) -> list[Limit]:

@@ -3,12 +3,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
+from tests.helpers.runs import correct, search
 from tests.unit.reports.test_run_page import Page
 from vitas_ds.arch.cost import spec_macs
-from vitas_ds.arch.spec import LayerSpec, SubnetSpec
-from vitas_ds.reports import guidance_section, run_page
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
+from vitas_ds.reports import comparison, guidance_section, run_page
 from vitas_ds.reports.svg import short
 from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
@@ -16,7 +18,7 @@ from vitas_ds.run.summary import update_summary
 from vitas_ds.search.scoring.candidate import Score
 from vitas_ds.search.separation import warning
 from vitas_ds.search.separation_result import Separation
-from vitas_ds.search.trials import check
+from vitas_ds.search.trials import check, correction
 from vitas_ds.search.trials.store import Outcome
 
 NETS = {name: SubnetSpec(28, 7, 48, 10, (LayerSpec(2, 96, 96),) * depth)
@@ -62,7 +64,7 @@ def test_curves_check_and_warning_are_on_the_page(guided):
 
 
 def test_a_run_without_guidance_shows_nothing(run):
-    assert guidance_section.accuracy_chart(run, read_metrics(run)) == guidance_section.check_chart(run) == ""
+    assert [guidance_section.accuracy_chart(run, read_metrics(run)), *guidance_section.check_charts(run)] == ["", ""]
     assert guidance_section.notes(run) == []
 
 
@@ -70,3 +72,32 @@ def test_scores_that_separate_are_said_to(guided):
     sure = FOUND.to_dict() | {"probability": 0.9, "warning": None}
     update_summary(guided, "search", {"separation": sure})
     assert guidance_section.notes(guided)[1].startswith("The scores separate the best candidates: a score has")
+
+
+def test_corrected_scores_have_a_chart_of_their_own(run):
+    """Each network has the score by a correction fitted to the nine others. All charts say which scores they show."""
+    correct(run)
+    rows = json.loads(run.check.read_text())["nets"]
+    specs = [spec_from_dict(row["spec"]) for row in rows]
+    scores, accuracies = (np.array([row[name] for row in rows]) for name in ("score", "accuracy"))
+    chart = guidance_section.check_charts(run)[1]
+    for i in range(10):
+        others = [k for k in range(10) if k != i]
+        fitted = correction.fit([specs[k] for k in others], scores[others], accuracies[others])
+        expected = fitted([specs[i]], scores[[i]])[0]
+        assert f"accuracy {accuracies[i]:.1%}, score {expected:.1%}, " in chart
+    text = run_page.render(run)
+    charts = {a["aria-label"]: a for tag, a in Page(text).elements if tag == "svg" and a["class"] == "chart"}
+    assert "Check of corrected scores: accuracy after 90 steps alone" in charts
+    assert text.count(">corrected score: predicted accuracy, trained alone<") == 2  # candidates, progress
+    assert "score on the search images<" not in text
+
+
+def test_a_comparison_says_that_one_run_has_corrected_scores(run, config):
+    renamed = {"run": config.run.model_copy(update={"name": "other"})}
+    other, _ = search(config.model_copy(update=renamed))
+    assert "in a part of the runs" not in comparison.render(run, other)
+    correct(run)
+    assert comparison.render(run, other).count(">score, corrected in a part of the runs<") == 2
+    correct(other)
+    assert comparison.render(run, other).count(">corrected score: predicted accuracy, trained alone<") == 2

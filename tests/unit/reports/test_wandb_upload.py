@@ -11,10 +11,12 @@ import pytest
 import wandb
 from PIL import Image
 
+from tests.helpers.runs import correct
 from tests.helpers.wandb_files import artifacts, history, run_of
 from vitas_ds.__main__ import main
 from vitas_ds.run.files import write_text
 from vitas_ds.run.metrics import read_metrics
+from vitas_ds.search.scoring.ledger_reader import read_ledger
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +59,31 @@ def test_upload_has_every_row_once(run, capsys):
     } <= keys
     assert "report/page" in keys
     assert {("spec", "best-spec"), ("model", "a-model")} <= set(artifacts(folder))
+
+
+@pytest.mark.slow
+def test_uploaded_scores_are_those_of_the_search(run, capsys):
+    """The table and the histogram have the corrected scores; the table of the check has the measured ones."""
+    correction = correct(run)
+    expected = [c.value for c in correction.apply(read_ledger(run.ledger))]
+    measured = [row["score"] for row in json.loads(run.check.read_text())["nets"]]
+    assert main(["report", str(run.path), "--to-wandb"]) == 0
+    (folder,) = map(Path, capsys.readouterr().out.partition("wandb sync ")[2].split())
+    wandb.teardown()
+    tables = {name: table_of(folder, f"search/{name}") for name in ("candidates", "check")}
+    assert sorted(column(tables["candidates"], "score")) == pytest.approx(sorted(expected), abs=1e-12)
+    assert column(tables["check"], "score") == measured
+    bins = [row["search/scores.bins"] for row in history(folder) if "search/scores.bins" in row]
+    assert (bins[0][0], bins[0][-1]) == pytest.approx((min(expected[:6]), max(expected[:6])))
+
+
+def table_of(folder, name):
+    (path,) = {row[f"{name}.path"] for row in history(folder) if f"{name}.path" in row}
+    return json.loads((folder / "files" / path).read_text())
+
+
+def column(table, name):
+    return [row[table["columns"].index(name)] for row in table["data"]]
 
 
 def test_user_errors_are_one_line(config, run, monkeypatch, capsys):

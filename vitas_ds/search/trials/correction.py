@@ -124,14 +124,29 @@ def of_check(result: dict[str, Any]) -> Correction:
     Raises:
         UserError: All networks have the same accuracy.
     """
-    rows = result["nets"]
-    scores, accuracies = (np.array([row[name] for row in rows], float) for name in ("score", "accuracy"))
+    specs, scores, accuracies = _columns(result)
     if np.ptp(accuracies) == 0:
         raise UserError(
-            f"search.check.correct: all {len(rows)} networks have the same accuracy after {result['steps']:,} steps; "
+            f"search.check.correct: all {len(specs)} networks have the same accuracy after {result['steps']:,} steps; "
             "increase search.check.steps, or set search.check.correct=false"
         )
-    return fit([spec_from_dict(row["spec"]) for row in rows], scores, accuracies)
+    return fit(specs, scores, accuracies)
+
+
+def held_out(result: dict[str, Any]) -> list[float]:
+    """Return the score of each network of ``check.json`` by a correction fitted to the other networks."""
+    specs, scores, accuracies = _columns(result)
+    features_nF, found = _features(specs, scores), []
+    for i in range(len(specs)):
+        others = np.arange(len(specs)) != i
+        found += _fit(features_nF[others], accuracies[others]).predict(features_nF[[i]]).tolist()
+    return found
+
+
+def _columns(result: dict[str, Any]) -> tuple[list[SubnetSpec], np.ndarray, np.ndarray]:
+    rows = result["nets"]
+    scores, accuracies = (np.array([row[name] for row in rows], float) for name in ("score", "accuracy"))
+    return [spec_from_dict(row["spec"]) for row in rows], scores, accuracies
 
 
 def read_correction(run: RunDir) -> Correction | None:
