@@ -1,11 +1,11 @@
 """Compare the ranking of subnets by supernets with the ranking by their own training, on any ImageFolder.
 
-    python -m tests.benchmarks.fidelity cifar10 truth               train subnets alone: the truth
-    python -m tests.benchmarks.fidelity cifar10 report --docs DIR   write the results so far, with figures
+    python -m tests.benchmarks.fidelity RECIPE truth               train subnets alone: the truth
+    python -m tests.benchmarks.fidelity RECIPE report --docs DIR   write the results so far, with figures
 
-Everything is taken from a recipe, with overrides like those of a stage: python -m tests.benchmarks.fidelity cifar10
-truth data.train=DIR data.val=DIR. A second start resumes: finished jobs are in the record, and unfinished trainings go
-on from their last minute.
+RECIPE is tests/benchmarks/fidelity/cifar10.yaml for the study of docs/cifar10.md, or any other recipe. Everything is
+taken from it, with overrides like those of a stage, such as data.train=DIR data.val=DIR. A second start resumes:
+finished jobs are in the record, and unfinished trainings go on from their last minute.
 """
 
 from __future__ import annotations

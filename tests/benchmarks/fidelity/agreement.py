@@ -1,6 +1,6 @@
 """Agreement of scores with the truth: Spearman's rho, the ceiling of a perfect predictor, and regret.
 
-``vitas_ds.search.agreement`` has Kendall's tau and the bootstrap intervals.
+``vitas_ds.search.trials.agreement`` has Kendall's tau and the bootstrap intervals.
 """
 # n nets, R supernets or seeds, K resamples
 
@@ -14,8 +14,8 @@ import numpy as np
 from vitas_ds.search.trials.agreement import RESAMPLES, Estimate, agreement, estimate, ratio, resampled, tau
 
 __all__ = [
-    "RESAMPLES", "Estimate", "agreement", "estimate", "oracle", "over_nets", "random_regret", "ratio", "regret", "rho",
-    "share_of_ceiling", "tau",
+    "RESAMPLES", "Estimate", "agreement", "estimate", "first_choice", "oracle", "over_nets", "random_regret", "ratio",
+    "regret", "rho", "share_of_ceiling", "tau",
 ]  # fmt: skip
 
 
@@ -89,6 +89,13 @@ def regret(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
     """
     picks = [truth[np.argsort(-row, kind="stable")[:k]].max() for row in scores]
     return float(np.mean(picks) - truth.max())
+
+
+def first_choice(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
+    """Return the mean truth of the top-scored one of ``k`` subnets that are drawn at random."""
+    n = len(truth)
+    top_probs = [math.comb(below, k - 1) / math.comb(n, k) for below in range(n)]  # of being the top of the draw
+    return float(truth[np.argsort(scores, kind="stable")] @ top_probs)
 
 
 def random_regret(truth: np.ndarray, k: int) -> float:

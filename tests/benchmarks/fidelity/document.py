@@ -39,9 +39,9 @@ def write(record: Record, recipe: str, folder: Path) -> list[Path]:
 
 def text(record: Record, recipe: str) -> str:
     """Return the text of ``results.md``."""
-    truth = Truth(record)
+    truth, command = Truth(record), f"python -m tests.benchmarks.fidelity {recipe} report"
     parts = [
-        f"# Results: {recipe}\nComputed from the record by `python -m tests.benchmarks.fidelity {recipe} report`.",
+        f"# Results: {Path(recipe).stem}\nComputed from the record by `{command}`.",
         *_truth(record, truth),
         *(["## What does sharing cost?\n" + sharing.report(record)] if record.of("sharing") else []),
         *(_supernets(record, truth) if supernets(record) else []),

@@ -1,4 +1,4 @@
-"""A figure of what to set: how long to train, and how many networks."""
+"""A figure of what to set: how long to train, how many networks, and whether to search at all."""
 # n nets
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
-from tests.benchmarks.fidelity import agreement, corrections, early
+from tests.benchmarks.fidelity import agreement, comparison, corrections, early
 from tests.benchmarks.fidelity.colors import BLUE, DPI, GREEN, GREY, ORANGE
 from tests.benchmarks.fidelity.corrections import COUNTS
 from tests.benchmarks.fidelity.record import Record
@@ -20,14 +21,21 @@ from tests.benchmarks.fidelity.truth import EQUAL, WITHIN, Truth
 
 FITTED = 16  # subnets of the correction in the panels on length and finalists
 KEPT = (1, 2, 3, 4, 6, 8, 12)  # finalists
+SCORED = (1, 2, 4, 8, 16, 24)  # candidates
+SEARCHED = {"supernet, random search": 300, "regression": 10_000}  # candidates of the searches of the study
+BY_HAND = "by hand: "
 
 
 def write(record: Record, truth: Truth, path: Path) -> bool:
     """Write the figure. Returns False without corrected scores of the supernet *nested*."""
     if not possible(record) or not corrections.table(record, truth):
         return False
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 7))
-    for axis, draw in zip(axes.flat, (_lengths, _corrections, _shorter, _finalists), strict=True):
+    panels = [_lengths, _corrections, _shorter, _finalists, _candidates]
+    panels += [_against_hand] * bool(_ends(record))
+    figure, axes = plt.subplots(3, 2, figsize=(9.5, 10.5))
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, draw in zip(axes.flat, panels, strict=False):
         draw(axis, record, truth)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -105,3 +113,49 @@ def _finalists(axis: Axes, record: Record, truth: Truth) -> None:
         axis.plot(kept, 100 * np.array(losses), "o-", color=color, label=name)
     axis.set(title="How many finalists to train", xlabel=f"finalists, the first of {len(pairs[0][0])} networks")
     axis.set_ylabel("best finalist minus best network, %")
+
+
+def _candidates(axis: Axes, record: Record, truth: Truth) -> None:
+    at = truth.at(EQUAL)
+    counts = [k for k in SCORED if k <= len(at) - FITTED]
+    shown = {None: (GREY, "genes alone", "regression"), NESTED.name: (BLUE, "corrected", "supernet, random search")}
+    for supernet, (color, label, search) in shown.items():
+        pairs = list(corrections.held_out(record, truth, supernet, FITTED))
+        values = [np.mean([agreement.first_choice(a, b, k) for a, b in pairs]) for k in counts]
+        axis.plot(counts, 100 * np.array(values), "o-", color=color, label=f"{label}, of the {len(at)} networks")
+        if (found := _ends(record).get(search)) is not None:
+            values = 100 * np.array(found.accuracies)
+            axis.plot([SEARCHED[search]] * len(values), values, "s", color=color, label=f"{label}, searches")
+    axis.axhline(100 * truth.mean_n[at].max(), color=GREEN, linestyle=":", label=f"the best of the {len(at)}")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set(title="How many candidates to score", xlabel="candidates", ylabel="accuracy of the top-scored one, %")
+
+
+def _against_hand(axis: Axes, record: Record, truth: Truth) -> None:
+    found = _ends(record)
+    for name, method in found.items():
+        if name.startswith(BY_HAND):
+            axis.axhline(100 * np.mean(method.accuracies), color=GREY, linestyle="--", zorder=1)
+            axis.text(1, 100 * np.mean(method.accuracies), f"{name}, 0 U", fontsize=8, va="bottom", ha="right",
+                      transform=axis.get_yaxis_transform())  # fmt: skip
+    searches = {name: method for name, method in found.items() if method.units > 0}
+    for finalists, color in ((True, BLUE), (False, ORANGE)):
+        own = [method for method in searches.values() if _trains(method) == finalists]
+        label = "searches that train finalists" if finalists else "searches without finalists"
+        axis.scatter([m.units for m in own], [100 * np.mean(m.accuracies) for m in own], color=color, label=label)
+        for m in own:
+            axis.annotate(m.letter[0], (m.units, 100 * np.mean(m.accuracies)), (3, 3), textcoords="offset points")
+    axis.set(title="When a network scaled by hand is enough", xlabel="compute of the search (U)")
+    axis.set_ylabel("accuracy of the network found, %")
+
+
+def _trains(method: comparison.Method) -> bool:
+    """Return whether a search chooses by real trainings in the end."""
+    return method.letter not in ("b", "f") and "no finalists" not in method.letter
+
+
+def _ends(record: Record) -> dict[str, comparison.Method]:
+    """Return the methods of the larger budget."""
+    budgets = comparison.budgets(record)
+    return comparison.methods(record, budgets[0]) if budgets else {}

@@ -23,6 +23,7 @@ from vitas_ds.data.sources import ImageSet, fingerprint, hold_out, read_folder
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.table import feasible_set
 
+CIFAR10 = "tests/benchmarks/fidelity/cifar10.yaml"  # the recipe of docs/cifar10.md
 POOL = 300  # feasible subnets from which those of the truth are chosen
 SPREAD = 0.25, 2.0  # range of the spread subnets, relative to the budget
 

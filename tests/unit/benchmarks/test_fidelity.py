@@ -1,5 +1,7 @@
 """The statistics of tests/benchmarks/fidelity. References: scipy, repeated subnets, values by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
@@ -104,6 +106,14 @@ def test_an_interval_over_subnets_is_that_of_the_normal_distribution():
     assert found.value == pytest.approx(values.mean())
     half = 1.96 * values.std() / 50**0.5
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.04)
+
+
+def test_first_choice_of_every_draw():
+    rng = np.random.default_rng(0)
+    scores, truth = rng.random(7), rng.random(7)
+    for k in (1, 3, 7):
+        picks = [truth[max(draw, key=lambda i: scores[i])] for draw in itertools.combinations(range(7), k)]
+        assert agreement.first_choice(scores, truth, k) == pytest.approx(np.mean(picks))
 
 
 def test_random_regret_by_hand():

@@ -92,4 +92,5 @@ FOLDERS = [path.parent for path in sorted((ROOT / "docs").glob("*/record.jsonl")
 @pytest.mark.parametrize("folder", FOLDERS, ids=[folder.name for folder in FOLDERS])
 def test_committed_results_equal_those_of_their_record(folder):
     """The folder of a study is named after its recipe."""
-    assert (folder / "results.md").read_text() == document.text(Record(folder / "record.jsonl"), folder.name)
+    recipe = f"tests/benchmarks/fidelity/{folder.name}.yaml"
+    assert (folder / "results.md").read_text() == document.text(Record(folder / "record.jsonl"), recipe)
