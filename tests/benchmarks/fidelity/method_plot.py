@@ -144,9 +144,11 @@ def _against_hand(axis: Axes, record: Record, truth: Truth) -> None:
         own = [method for method in searches.values() if _trains(method) == finalists]
         label = "searches that train finalists" if finalists else "searches without finalists"
         axis.scatter([m.units for m in own], [100 * np.mean(m.accuracies) for m in own], color=color, label=label)
-        for m in own:
-            axis.annotate(m.letter[0], (m.units, 100 * np.mean(m.accuracies)), (3, 3), textcoords="offset points")
+        for i, m in enumerate(sorted(own, key=lambda m: np.mean(m.accuracies))):
+            side = -11 if i % 2 else 5  # the letters of neighbors would overlap
+            axis.annotate(m.letter[0], (m.units, 100 * np.mean(m.accuracies)), (side, -3), textcoords="offset points")
     axis.set(title="When a network scaled by hand is enough", xlabel="compute of the search (U)")
+    axis.set_xlim(0)
     axis.set_ylabel("accuracy of the network found, %")
 
 
