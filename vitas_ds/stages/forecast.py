@@ -37,8 +37,9 @@ def print_search_estimate(config: Config, ranks: Ranks, params: int, images: int
     batch = min(config.data.eval_batch_size, images)
     memory = FP32 * params + (0 if config.data.cache == "file" else pixels) + batch * float(layers.max())
     disk = candidates * (LINE + LAYER_TEXT * largest.depth) + (pixels if config.data.cache == "file" else 0)
+    scored = min(config.search.images or images, images)
     print(
-        f"search: estimate: {candidates:,} candidates on {images:,} images, {format_size(disk)} on disk, "
+        f"search: estimate: {candidates:,} candidates on {scored:,} images, {format_size(disk)} on disk, "
         f"{format_size(memory)} of memory per rank without libraries", flush=True,
     )  # fmt: skip
 
@@ -82,7 +83,8 @@ def _search_macs(config: Config, mean: float) -> float:
         budgets = max(len(config.search.budgets), 1)  # each has finalists of its own
         rungs = make_rungs(config.search.finalists, candidates // budgets)
         total += budgets * training_macs(rungs, [round(macs)], config.retrain.batch_size)
-    return total
+    check = config.search.check
+    return total + PASSES * macs * check.nets * check.steps * config.retrain.batch_size
 
 
 def _retrain_macs(config: Config, run: RunDir, mean: float, images: int) -> float:

@@ -54,12 +54,18 @@ def test_the_finalists_and_a_known_network_count(tmp_path: Path) -> None:
     assert forecast.after_search(config, run_of(config)) == pytest.approx(retrain / search, rel=1e-3)
     config = load(str(FIXTURES / "tiny.yaml"), [*words, "search.budgets=[250K, 300K]"])  # each with its own finalists
     assert forecast.after_search(config, run_of(config)) == pytest.approx(retrain / (2 * search), rel=1e-3)
+    config = load(str(FIXTURES / "tiny.yaml"), [*words, "search.check.nets=5", "search.check.steps=40"])
+    search += 3 * 275_000 * 5 * 40 * 16
+    assert forecast.after_search(config, run_of(config)) == pytest.approx(retrain / search, rel=1e-3)
 
 
 def test_the_estimate_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
     config = load(str(FIXTURES / "tiny.yaml"), [])
     forecast.print_search_estimate(config, ALONE, 1_000_000, 80)
     assert capsys.readouterr().out.startswith("search: estimate: 12 candidates on 80 images, 10.1 kB on disk, ")
+    fewer = load(str(FIXTURES / "tiny.yaml"), ["search.images=50"])
+    forecast.print_search_estimate(fewer, ALONE, 1_000_000, 80)
+    assert capsys.readouterr().out.startswith("search: estimate: 12 candidates on 50 images, 10.1 kB on disk, ")
     forecast.print_search_estimate(config, Ranks(1, 2, 1, torch.device("cpu")), 1_000_000, 80)
     assert capsys.readouterr().out == ""
 
