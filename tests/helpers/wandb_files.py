@@ -31,6 +31,13 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row} for row in rows]
 
 
+def table_of(folder: Path, name: str) -> dict[str, Any]:
+    """Return a table that was logged once: its columns and rows."""
+    (path,) = {row[f"{name}.path"] for row in history(folder) if f"{name}.path" in row}
+    table: dict[str, Any] = json.loads((folder / "files" / path).read_text())
+    return table
+
+
 def run_of(folder: Path) -> Any:
     """Return the record of the run itself: id, group, job type, name."""
     return next(record.run for record in records(folder) if record.WhichOneof("record_type") == "run")

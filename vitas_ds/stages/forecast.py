@@ -37,7 +37,7 @@ def print_search_estimate(config: Config, ranks: Ranks, params: int, images: int
     batch = min(config.data.eval_batch_size, images)
     memory = FP32 * params + (0 if config.data.cache == "file" else pixels) + batch * float(layers.max())
     disk = candidates * (LINE + LAYER_TEXT * largest.depth) + (pixels if config.data.cache == "file" else 0)
-    scored = min(config.search.images or images, images)
+    scored = config.search.images or images
     print(
         f"search: estimate: {candidates:,} candidates on {scored:,} images, {format_size(disk)} on disk, "
         f"{format_size(memory)} of memory per rank without libraries", flush=True,

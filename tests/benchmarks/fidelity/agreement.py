@@ -100,6 +100,4 @@ def first_choice(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
 
 def random_regret(truth: np.ndarray, k: int) -> float:
     """Return the mean loss of drawing the ``k`` subnets at random."""
-    n, k = len(truth), min(k, len(truth))
-    best_probs = [math.comb(below, k - 1) / math.comb(n, k) for below in range(n)]  # of being the best of the draw
-    return float(np.sort(truth) @ best_probs - truth.max())
+    return first_choice(truth, truth, min(k, len(truth))) - float(truth.max())

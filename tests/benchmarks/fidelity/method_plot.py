@@ -118,14 +118,15 @@ def _finalists(axis: Axes, record: Record, truth: Truth) -> None:
 def _candidates(axis: Axes, record: Record, truth: Truth) -> None:
     at = truth.at(EQUAL)
     counts = [k for k in SCORED if k <= len(at) - FITTED]
+    searches = _ends(record)
     shown = {None: (GREY, "genes alone", "regression"), NESTED.name: (BLUE, "corrected", "supernet, random search")}
     for supernet, (color, label, search) in shown.items():
         pairs = list(corrections.held_out(record, truth, supernet, FITTED))
         values = [np.mean([agreement.first_choice(a, b, k) for a, b in pairs]) for k in counts]
         axis.plot(counts, 100 * np.array(values), "o-", color=color, label=f"{label}, of the {len(at)} networks")
-        if (found := _ends(record).get(search)) is not None:
-            values = 100 * np.array(found.accuracies)
-            axis.plot([SEARCHED[search]] * len(values), values, "s", color=color, label=f"{label}, searches")
+        if search in searches:
+            ends = 100 * np.array(searches[search].accuracies)
+            axis.plot([SEARCHED[search]] * len(ends), ends, "s", color=color, label=f"{label}, searches")
     axis.axhline(100 * truth.mean_n[at].max(), color=GREEN, linestyle=":", label=f"the best of the {len(at)}")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -136,20 +137,25 @@ def _against_hand(axis: Axes, record: Record, truth: Truth) -> None:
     found = _ends(record)
     for name, method in found.items():
         if name.startswith(BY_HAND):
-            axis.axhline(100 * np.mean(method.accuracies), color=GREY, linestyle="--", zorder=1)
-            axis.text(1, 100 * np.mean(method.accuracies), f"{name}, 0 U", fontsize=8, va="bottom", ha="right",
+            axis.axhline(_percent(method), color=GREY, linestyle="--", zorder=1)
+            axis.text(1, _percent(method), f"{name}, 0 U", fontsize=8, va="bottom", ha="right",
                       transform=axis.get_yaxis_transform())  # fmt: skip
-    searches = {name: method for name, method in found.items() if method.units > 0}
-    for finalists, color in ((True, BLUE), (False, ORANGE)):
-        own = [method for method in searches.values() if _trains(method) == finalists]
-        label = "searches that train finalists" if finalists else "searches without finalists"
-        axis.scatter([m.units for m in own], [100 * np.mean(m.accuracies) for m in own], color=color, label=label)
-        for i, m in enumerate(sorted(own, key=lambda m: np.mean(m.accuracies))):
+    searches = sorted((method for method in found.values() if method.units > 0), key=_percent)
+    for finalists, color, label in (
+        (True, BLUE, "searches that train finalists"), (False, ORANGE, "searches without finalists")
+    ):  # fmt: skip
+        own = [method for method in searches if _trains(method) == finalists]
+        axis.scatter([m.units for m in own], [_percent(m) for m in own], color=color, label=label)
+        for i, m in enumerate(own):
             side = -11 if i % 2 else 5  # the letters of neighbors would overlap
-            axis.annotate(m.letter[0], (m.units, 100 * np.mean(m.accuracies)), (side, -3), textcoords="offset points")
+            axis.annotate(m.letter[0], (m.units, _percent(m)), (side, -3), textcoords="offset points")
     axis.set(title="When a network scaled by hand is enough", xlabel="compute of the search (U)")
     axis.set_xlim(0)
     axis.set_ylabel("accuracy of the network found, %")
+
+
+def _percent(method: comparison.Method) -> float:
+    return 100 * float(np.mean(method.accuracies))
 
 
 def _trains(method: comparison.Method) -> bool:

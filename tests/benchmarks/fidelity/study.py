@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from vitas_ds.data.sources import ImageSet, fingerprint, hold_out, read_folder
 from vitas_ds.search.feasible import operators
 from vitas_ds.search.feasible.table import feasible_set
 
-CIFAR10 = "tests/benchmarks/fidelity/cifar10.yaml"  # the recipe of docs/cifar10.md
+CIFAR10 = str(Path(__file__).with_name("cifar10.yaml"))  # the recipe of docs/cifar10.md
 POOL = 300  # feasible subnets from which those of the truth are chosen
 SPREAD = 0.25, 2.0  # range of the spread subnets, relative to the budget
 

@@ -9,13 +9,12 @@ import torch
 from tests.benchmarks.fidelity import document, jobs, sharing, study, supernets, working
 from tests.benchmarks.fidelity.study import Study
 from tests.helpers.fidelity_records import STAMP, spec_of
-from tests.helpers.paths import ROOT
 from vitas_ds import recipe
 from vitas_ds.arch import genome
 from vitas_ds.models.extract import subnet_state_dict
 from vitas_ds.models.vit import VisionTransformer
 
-CIFAR10 = Study(recipe.load(str(ROOT / study.CIFAR10), []), study.FULL)
+CIFAR10 = Study(recipe.load(study.CIFAR10, []), study.FULL)
 
 
 def test_the_observed_subnet_has_the_middle_choices_by_hand():

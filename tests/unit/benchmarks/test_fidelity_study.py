@@ -12,7 +12,6 @@ import torch
 from tests.benchmarks.fidelity import jobs, study, supernets, training, working
 from tests.benchmarks.fidelity.record import Record
 from tests.helpers.digits import write_digits
-from tests.helpers.paths import ROOT
 from tests.helpers.photos import cpu_rank
 from tests.helpers.small_study import CLASSES, SEARCH, TRAIN, VAL, small_study
 from vitas_ds import recipe
@@ -20,7 +19,7 @@ from vitas_ds.arch.cost import spec_macs
 from vitas_ds.data import loader
 from vitas_ds.data.sources import read_folder
 
-CIFAR10 = study.Study(recipe.load(str(ROOT / study.CIFAR10), []), study.FULL)
+CIFAR10 = study.Study(recipe.load(study.CIFAR10, []), study.FULL)
 
 
 def test_subnets_of_the_study_by_hand():

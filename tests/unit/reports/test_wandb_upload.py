@@ -12,7 +12,7 @@ import wandb
 from PIL import Image
 
 from tests.helpers.runs import correct
-from tests.helpers.wandb_files import artifacts, history, run_of
+from tests.helpers.wandb_files import artifacts, history, run_of, table_of
 from vitas_ds.__main__ import main
 from vitas_ds.run.files import write_text
 from vitas_ds.run.metrics import read_metrics
@@ -75,11 +75,6 @@ def test_uploaded_scores_are_those_of_the_search(run, capsys):
     assert column(tables["check"], "score") == measured
     bins = [row["search/scores.bins"] for row in history(folder) if "search/scores.bins" in row]
     assert (bins[0][0], bins[0][-1]) == pytest.approx((min(expected[:6]), max(expected[:6])))
-
-
-def table_of(folder, name):
-    (path,) = {row[f"{name}.path"] for row in history(folder) if f"{name}.path" in row}
-    return json.loads((folder / "files" / path).read_text())
 
 
 def column(table, name):
