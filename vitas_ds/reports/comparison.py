@@ -132,13 +132,13 @@ def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) ->
 
 
 def _same_objectives(runs: Runs) -> bool:
-    """Return whether hypervolumes compare: they are relative to the space, the budget and the objectives of a run."""
+    """Return whether hypervolumes compare: they are relative to the space, the budget, the objectives and the scores."""
     keys = [(config.space, *_objectives(config.search)) for config in map(read_config, runs)]
     return all(key == keys[0] for key in keys)
 
 
 def _objectives(search: Search) -> tuple[Any, ...]:
-    return search.algorithm, search.objectives, search.budget, search.budgets
+    return search.algorithm, search.objectives, search.budget, search.budgets, search.check.correct
 
 
 def _best_networks(runs: Runs, names: Sequence[str]) -> Iterator[nets.Network]:

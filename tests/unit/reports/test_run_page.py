@@ -246,13 +246,15 @@ def test_missing_run_is_an_error(config):
         report.run(config)
 
 
-def test_comparison_omits_hypervolumes_of_different_budgets(run, config, tmp_path):
+def test_comparison_omits_hypervolumes_of_different_budgets_or_scores(run, config, tmp_path):
     update_summary(run, "search", {"hypervolume": 0.5})
-    for limit, compared in (((1.0, 2e9), False), (config.search.macs, True)):
-        change = {"macs": limit}
+    corrected = config.search.check.model_copy(update={"nets": 8, "steps": 9, "correct": True})
+    for name, change, compared in (
+        ("limited", {"macs": (1.0, 2e9)}, False), ("corrected", {"check": corrected}, False), ("same", {}, True)
+    ):  # fmt: skip
         other = open_run(
             config.model_copy(update={
-                "run": config.run.model_copy(update={"name": f"other{compared}"}),
+                "run": config.run.model_copy(update={"name": name}),
                 "search": config.search.model_copy(update=change),
             }), True,
         )  # fmt: skip
