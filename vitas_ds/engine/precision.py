@@ -58,7 +58,8 @@ def set_backends(engine: config.Engine) -> None:
     if engine.deterministic:
         # cuBLAS reads this when it creates its workspace. Without it, torch refuses matrix products on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(engine.deterministic)
+    if engine.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: seconds
+        torch.use_deterministic_algorithms(engine.deterministic)
     # cuDNN attention builds a plan for each new shape, which takes longer than a step of a subnet. Subnets have many
     # shapes. The other kernels need no plan.
     torch.backends.cuda.enable_cudnn_sdp(False)

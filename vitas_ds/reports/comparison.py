@@ -132,7 +132,7 @@ def _search_charts(runs: Runs, metrics: Sequence[Rows], names: Sequence[str]) ->
 
 
 def _same_objectives(runs: Runs) -> bool:
-    """Return whether hypervolumes compare: they are relative to the space, the budget, the objectives and the scores."""
+    """Return whether hypervolumes compare: they depend on space, budget, objectives and scores."""
     keys = [(config.space, *_objectives(config.search)) for config in map(read_config, runs)]
     return all(key == keys[0] for key in keys)
 

@@ -17,6 +17,8 @@ from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import WandbMirror, open_mirror, wandb_mode
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.scoring.ledger_reader import iter_ledger
+from vitas_ds.search.tables import COLUMNS, FRONT_COLUMNS, front_rows, table_rows
+from vitas_ds.search.trials import check_result, finalists_plot
 from vitas_ds.search.trials.correction import corrected
 from vitas_ds.search.trials.rows import read_rows
 
@@ -96,9 +98,6 @@ def _send_files(mirror: Tracker, run: RunDir, stage: str, candidates: list[Candi
     if stage in pictures and pictures[stage].is_file():
         mirror.image("images", pictures[stage])
     if stage == "search":
-        from vitas_ds.search.plots import COLUMNS, FRONT_COLUMNS, front_rows, table_rows
-        from vitas_ds.search.trials import check_result, finalists_plot  # import matplotlib
-
         for path in sorted(run.figures.glob("*.png")):
             mirror.image(f"search/{path.stem}", path)
         mirror.table("search/candidates", COLUMNS, table_rows(candidates))

@@ -15,13 +15,14 @@ from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.run.metrics import clock
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.search.loop import GenerationSummary
-from vitas_ds.search.plots import COLUMNS, save_figures, table_rows
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import fully_scored, hypervolume, ranked
 from vitas_ds.search.scoring.candidate import Candidate, Score
 from vitas_ds.search.scoring.evaluation import ScoreFunction
+from vitas_ds.search.tables import COLUMNS, table_rows
 
 DRAWING_SHARE = 0.1  # maximum share of the time spent on figures
+FIRST_DRAWING = 5.0  # seconds after the start: a shorter search draws only its last generation
 
 
 def with_progress(
@@ -70,7 +71,7 @@ class Monitor:
         self.budgets = budgets
         self.last: GenerationSummary | None = None
         self._best: dict[str, float] = {}  # metric "best" of the last generation
-        self._drawn_generation, self._next_drawing = 0, 0.0
+        self._drawn_generation, self._next_drawing = 0, time.monotonic() + FIRST_DRAWING
         self._computed_images, self._seconds = 0, 0.0  # since this start
         self._computed_share = 1.0  # share of the last generation's images that racing did not save
         self._before: list[Candidate] = []  # of the budgets before this one
@@ -158,6 +159,8 @@ class Monitor:
         """Draw figures and table of all candidates; delay the next drawing to stay below ``DRAWING_SHARE``."""
         if self.figures is None:
             return
+        from vitas_ds.search.plots import save_figures  # imports matplotlib, which only rank 0 needs
+
         start = time.monotonic()
         for name, path in save_figures(summary, self.problem, self.figures).items():
             self.tracker.image(f"search/{name}", path)

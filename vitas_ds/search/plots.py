@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vitas_ds.arch.space import SearchSpace
-from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.run.files import replacing
 from vitas_ds.search.colors import BLUE, DARK, ORANGE, PALE, RED
 from vitas_ds.search.feasible.budget import Budget
@@ -27,15 +25,6 @@ from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, make_result
 from vitas_ds.search.scoring.candidate import Candidate
 from vitas_ds.search.survivors import survivor_shares
-
-COLUMNS = (
-    "generation", "score", "stderr", "images", "macs", "vitas_flops", "params", "activations", "predicted_latency",
-    "depth", "patch_size", "embed_dim",
-)  # fmt: skip
-
-FRONT_COLUMNS = ("index", *COLUMNS)
-
-BUDGET_COLUMNS = ("budget", "score", "stderr", "accuracy", "macs", "vitas_flops", "params", "predicted_latency")
 
 AXES = {  # label and unit
     "latency": ("predicted latency [ms]", 1e-9), "activations": ("activations of an image [MB]", 1e-6),
@@ -59,35 +48,6 @@ def save_figures(summary: GenerationSummary, problem: SearchProblem, folder: Pat
         with replacing(paths[name]) as aside:
             figure.savefig(aside, dpi=110, format="png")
     return paths
-
-
-def table_rows(candidates: list[Candidate]) -> list[list[Any]]:
-    """Return one table row of ``COLUMNS`` per candidate."""
-    rows = []
-    for candidate in candidates:
-        spec = {name: getattr(candidate.spec, name) for name in ("depth", "patch_size", "embed_dim")}
-        values = candidate.to_dict() | spec
-        rows.append([values.get(name) for name in COLUMNS])
-    return rows
-
-
-def front_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
-    """Return one table row of ``FRONT_COLUMNS`` per entry of ``pareto.json``."""
-    rows = []
-    for entry in entries:
-        spec = spec_from_dict(entry["spec"], "pareto.json")
-        values = entry | {name: getattr(spec, name) for name in ("depth", "patch_size", "embed_dim")}
-        rows.append([values.get(name) for name in FRONT_COLUMNS])
-    return rows
-
-
-def budget_rows(entries: list[dict[str, Any]]) -> list[list[Any]]:
-    """Return one table row of ``BUDGET_COLUMNS`` per entry of ``search.budgets`` in ``summary.json``."""
-    rows = []
-    for entry in entries:
-        trained = {"accuracy": (entry.get("finalist") or {}).get("accuracy")}
-        rows.append([(entry | trained).get(name) for name in BUDGET_COLUMNS])
-    return rows
 
 
 def front_figure(candidates: list[Candidate], costs: Iterable[str] = ("macs",), budget: Budget | None = None) -> Figure:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from vitas_ds.arch import genome
 from vitas_ds.arch.space import SearchSpace
@@ -67,6 +66,8 @@ def fit_model(space: SearchSpace, genomes: np.ndarray, scores: np.ndarray, seed:
         The model and its rank correlation (Spearman) in a five-fold cross-validation; None and 0 if there are too few
         scores or all are equal.
     """
+    from scipy.stats import spearmanr  # slow to import, and seldom needed
+
     if len(scores) < MIN_SAMPLES or np.ptp(scores) == 0:
         return None, 0.0
     features, predicted = genome_features(space, genomes), np.zeros(len(scores))

@@ -20,8 +20,8 @@ from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import find_run
 from vitas_ds.run.summary import read_summary, update_summary
-from vitas_ds.search.plots import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.session import open_session, run_search
+from vitas_ds.search.tables import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.trials import check
 from vitas_ds.search.trials.correction import read_correction
 from vitas_ds.search.trials.finalists import changed_settings

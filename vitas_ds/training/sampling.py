@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import brentq
 
 from vitas_ds import config
 from vitas_ds.arch import cost, genome
@@ -131,6 +130,8 @@ def fit_identity_prob(space: SearchSpace, low: float, high: float, model: CostMo
         high: Upper bound of the budget.
         model: The budgeted cost.
     """
+    from scipy.optimize import brentq  # slow to import, and seldom needed
+
     middle = (low + high) / 2
     if not space.identity:
         mean = mean_cost(space, 0.0, model)

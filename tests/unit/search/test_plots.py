@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers.searches import BUDGET, SMALL, each, likeness, search
 from vitas_ds.config import Search
-from vitas_ds.search.plots import COLUMNS, front_figure, save_figures, table_rows
+from vitas_ds.search.plots import front_figure, save_figures
 from vitas_ds.search.problem import SearchProblem
 from vitas_ds.search.ranking import hypervolume, ranked
 from vitas_ds.search.scoring.candidate import Score
@@ -66,11 +66,3 @@ def test_survivors_are_the_best_candidates_so_far(summary):
     assert shares["layers"][1][-1] == pytest.approx(depth)
     heads = [layer.num_heads for c in best for layer in c.spec.layers]
     assert shares["heads of a layer"][1][-1] == pytest.approx([np.mean(np.array(heads) == h) for h in (1, 2, 4)])
-
-
-def test_the_table_has_one_row_per_candidate(summary):
-    table = table_rows(summary.candidates)
-    assert len(table) == 120 and {len(row) for row in table} == {len(COLUMNS)}
-    first = dict(zip(COLUMNS, table[0], strict=True))
-    candidate = summary.candidates[0]
-    assert (first["generation"], first["score"], first["depth"]) == (1, candidate.value, candidate.spec.depth)

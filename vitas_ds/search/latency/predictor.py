@@ -7,8 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import nnls
-from scipy.stats import spearmanr
 
 from vitas_ds.arch.space import WidthTable
 from vitas_ds.arch.spec import SubnetSpec
@@ -88,6 +86,9 @@ def fit_predictor(
     Raises:
         UserError: There are fewer than 12 networks.
     """
+    from scipy.optimize import nnls  # slow to import, and seldom needed
+    from scipy.stats import spearmanr
+
     if len(specs) < MIN_NETWORKS:
         raise UserError(f"a latency predictor needs at least {MIN_NETWORKS} measured networks (given: {len(specs)})")
     table, seconds = WidthTable.from_specs(specs), np.asarray(seconds, float)

@@ -16,7 +16,6 @@ from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from vitas_ds.arch.spec import SubnetSpec
 from vitas_ds.distributed.comm import from_main
@@ -172,6 +171,8 @@ def report(race: Race, candidates: list[Candidate]) -> dict[str, Any]:
         last, the rank correlation (Spearman) between the scores after this round and the full scores, over the
         survivors; it is None for fewer than three survivors or if all scores are equal.
     """
+    from scipy.stats import spearmanr  # slow to import, and seldom needed
+
     full = [c for c in candidates if c.images == race.images]
     looks = []
     for images in list(accumulate(r.images for r in race.rounds))[:-1]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
-
 from vitas_ds.run.files import replacing
 from vitas_ds.search.colors import BLUE, GREEN, ORANGE
 from vitas_ds.search.trials.agreement import Estimate
@@ -15,6 +12,9 @@ from vitas_ds.search.trials.agreement import Estimate
 
 def save_figure(result: dict[str, Any], folder: Path) -> Path:
     """Draw the accuracy of the networks of ``check.json`` over their scores. Return the path of the figure."""
+    from matplotlib.figure import Figure  # ranks without a figure do not need matplotlib
+    from matplotlib.ticker import PercentFormatter
+
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
     axes, rows = figure.subplots(), result["nets"]
     for i, patch_size in enumerate(sorted({row["spec"]["patch_size"] for row in rows})):
