@@ -55,7 +55,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     supernet = Supernet(space, "bilateral", 2)
     init_weights(supernet, 0, None)
     save_file(supernet.state_dict(), folder / "supernet.safetensors")
-    output = run_stage("search", words(folder, "uninterrupted"))
+    output = run_stage("search", words(folder, "uninterrupted"), launcher="torchrun")
     assert "3 candidates to step 60, 1 to 200" in output
     return folder
 

@@ -19,11 +19,9 @@ from tests.helpers.launching import environment, launch, start_process, start_ta
 STEPS = "12"
 KILLS = (  # ZeRO stage, step, rank to kill, during the save of the step or after it
     ("zero0", 4, 0, True),
-    ("zero1", 3, 1, True),
     ("zero1", 9, 0, False),
     ("zero2", 6, 1, False),
     ("zero3", 3, 1, True),
-    ("zero3", 9, 0, False),
     ("zero2_offload", 5, 0, True),
     ("zero3_offload", 7, 1, False),
 )
@@ -35,7 +33,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert {row.split()[0] for row in uninterrupted} == {zero for zero, *_ in KILLS}  # every ZeRO stage
     folder, rng = _folder(tmp_path, "b"), random.Random(0)
     for nth, (zero, step, victim, inside) in enumerate(KILLS):
-        launcher = ("deepspeed", "torchrun")[nth % 2]
+        launcher = "torchrun" if nth % 3 else "deepspeed"
         job, _ = start_task(tmp_path / "b.json", "train_to_end", folder, STEPS, launcher=launcher)
         try:
             _wait_for(Path(folder, zero), step, inside)
