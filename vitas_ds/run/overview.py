@@ -37,7 +37,7 @@ class Overview:
         state: "running", "stopped", "done" (the stage has ended) or "failed".
         reason: Why it failed; "" if it did not.
         left: Remaining seconds of a running stage; None if unknown.
-        run_left: Remaining seconds of this stage and the later ones, at its speed; None if unknown.
+        run_left: Remaining seconds of this stage and the later ones; None if unknown.
         best: Search score of the best candidate; None before the search has ended.
         top1: Accuracy on the validation images; None before the evaluation.
         older: Whether this is the accuracy of the best network of an earlier search.
@@ -82,18 +82,19 @@ def overview(run: RunDir) -> Overview:
     running, reason = ranks_state(run)
     done = stage in summary and (not total or step >= total)
     state = "running" if running else "failed" if reason else "done" if done else "stopped"
-    pace = last.get("step_seconds")
-    left, run_left = _remaining(step, total, pace, recorded.get("later")) if running and pace else (None, None)
+    left, run_left = (_remaining(recorded, name) if running and total else None for name in ("left", "run_left"))
     best = summary.get("search", {}).get("best", {}).get("score")
     top1 = summary.get("evaluate", {}).get("top1")
     older = top1 is not None and trains_older_network(run)
     return Overview(stage, step, total, state, reason, left, run_left, best, top1, older, folder_size(run.path), last)
 
 
-def _remaining(step: int, total: int, pace: float, later: float | None) -> tuple[float | None, float | None]:
-    """Return the remaining seconds of a stage, and of it and the later ones; None if unknown."""
-    left = pace * (total - step) if total else None
-    return left, None if left is None or later is None else left + pace * total * later
+def _remaining(recorded: dict[str, Any], name: str) -> float | None:
+    """Return the last estimate of remaining seconds, less the time since then; None if unknown."""
+    seconds, then = recorded.get(name), recorded.get("time")
+    if not (isinstance(seconds, int | float) and isinstance(then, int | float)):
+        return None
+    return max(seconds - max(time.time() - then, 0.0), 0.0)
 
 
 def last_record(run: RunDir, stage: str, evaluation: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ runs/NAME/
   search_images.txt           images held out of supernet training
   wandb_ids.json, wandb/      W&B run id, and W&B's files
   tensorboard/                event files of each stage (only with tracking.tensorboard)
-  life/                       heartbeats of the ranks (watchdog.py), and the steps of the stage (total.json)
+  life/                       heartbeats of the ranks (watchdog.py), steps and remaining time of the stage (total.json)
   supernet/
     checkpoints/              ZeRO checkpoints to resume from
     weights.safetensors       the trained supernet, consolidated

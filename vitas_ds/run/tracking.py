@@ -27,7 +27,8 @@ from vitas_ds.run.tensorboard_mirror import check_tensorboard, open_writer
 from vitas_ds.run.tracker import Tracker
 from vitas_ds.run.wandb_mirror import open_mirror, wandb_mode
 
-STEADY = 20  # steps until the speed of a stage is known
+STEADY, SURE = 20, 60.0  # steps or seconds until the speed of a stage is known
+ESTIMATE = 10.0  # seconds between estimates for other processes
 CHECK = 1.0  # seconds between checks of the lock, which ask for two files; a suspension that loses it lasts longer
 
 
@@ -42,6 +43,8 @@ class LiveTracker(Tracker):
         mirrors: Trackers that receive everything too.
         every: Smallest number of seconds between progress lines. The last step always prints one.
         later: Computation of the later stages, relative to that of this one; nan if unknown.
+
+    ``total.json`` has the last estimate of the remaining time, for the command ``status``.
     """
 
     def __init__(
@@ -52,8 +55,8 @@ class LiveTracker(Tracker):
         self.mirrors, self.every, self.later = mirrors, every, later
         cut_metrics(run.metrics, stage, start_step)
         self.file, self.checked = open_to_append(run.metrics), float("-inf")
-        write_json(run.total, {"stage": stage, "total": total, "later": later})
-        self.start = self.last = time.perf_counter()
+        self.start = self.last = self.estimated = time.perf_counter()
+        self._write_estimate(math.nan, math.nan)
         self.last_step, self.waited, self.printed = start_step, 0.0, float("-inf")
 
     @override
@@ -114,14 +117,24 @@ class LiveTracker(Tracker):
     @override
     def progress(self, step: int, values: dict[str, Any], left: float) -> None:
         now = time.perf_counter()
+        run_left = self._run_left(step, left, now)
         if now - self.printed >= self.every:
-            self.print(progress_line(self.stage, step, self.total, values, left, self._run_left(step, left, now)))
+            self.print(progress_line(self.stage, step, self.total, values, left, run_left))
             self.printed = now
+        if now - self.estimated >= ESTIMATE:
+            self._write_estimate(left, run_left)
+            self.estimated = now
 
     def _run_left(self, step: int, left: float, now: float) -> float:
         """Return the remaining seconds of this and the later stages, at the speed of this one; nan at its start."""
-        done = step - self.first
-        return left + (now - self.start) / done * self.total * self.later if done >= STEADY else math.nan
+        if step - self.first < STEADY and now - self.start < SURE:
+            return math.nan
+        share = (self.total - self.first) / max(self.total, 1)  # of the stage, in this start
+        return left + (now - self.start + left) / share * self.later if share > 0 else math.nan
+
+    def _write_estimate(self, left: float, run_left: float) -> None:
+        estimate = {"time": time.time(), "left": left, "run_left": run_left}
+        write_json(self.run.total, {"stage": self.stage, "total": self.total} | estimate)
 
     @override
     @contextmanager

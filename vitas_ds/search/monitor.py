@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,16 @@ class Monitor:
         images: Number of images of a full score.
         figures: Folder for the figures; None on all ranks except 0.
         budgets: Number of budgets, each searched with as many candidates.
+        later: Returns the seconds of the rest of the search, given those of all scores.
         last: Summary of the last generation.
     """
 
     def __init__(
-        self, tracker: Tracker, problem: SearchProblem, images: int, figures: Path | None, budgets: int = 1
-    ) -> None:
+        self, tracker: Tracker, problem: SearchProblem, images: int, figures: Path | None, budgets: int = 1,
+        later: Callable[[float], float] = lambda scoring: 0.0,
+    ) -> None:  # fmt: skip
         self.tracker, self.problem, self.images, self.figures = tracker, problem, images, figures
-        self.budgets = budgets
+        self.budgets, self.later = budgets, later
         self.last: GenerationSummary | None = None
         self._best: dict[str, float] = {}  # metric "best" of the last generation
         self._drawn_generation, self._next_drawing = 0, time.monotonic() + FIRST_DRAWING
@@ -112,13 +114,14 @@ class Monitor:
         return len(self.last.candidates) if self.last else 0
 
     def seconds_left(self) -> float:
-        """Estimate the remaining seconds from the scores computed since this start; nan before the first one."""
+        """Estimate the remaining seconds of the search; nan before the first score that this start computed."""
         if not self._computed_images:
             return math.nan
         cfg = self.problem.cfg
         total = cfg.population * cfg.generations * self.budgets
         candidates = max(total - self._done - self._in_progress, 0.0)
-        return candidates * self.images * self._computed_share * self._seconds / self._computed_images
+        seconds = self.images * self._computed_share * self._seconds / self._computed_images  # of a candidate
+        return candidates * seconds + self.later(total * seconds)
 
     def update(self, summary: GenerationSummary) -> None:
         """Record a generation. The step of the record is the number of candidates so far."""

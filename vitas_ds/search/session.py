@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.distributed.comm import Ranks, from_main
+from vitas_ds.distributed.groups import largest_divisor
 from vitas_ds.elastic.greedy import seeds
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir, reused_ledger
@@ -35,10 +37,11 @@ from vitas_ds.search.scoring.ledger import Ledger, Scoring, open_ledger
 from vitas_ds.search.scoring.scorer import Scorer, split_rounds
 from vitas_ds.search.separation import separation, top_count, warning
 from vitas_ds.search.trials.check import Check
-from vitas_ds.search.trials.check_result import headline
+from vitas_ds.search.trials.check_result import headline, read_check
 from vitas_ds.search.trials.correction import Correction, of_check
 from vitas_ds.search.trials.finalists import FinalistsResult, Place, check_inputs, run_finalists
 from vitas_ds.search.trials.inputs import ScoringInputs
+from vitas_ds.search.workload import workload
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def run_search(session: Session) -> dict[str, Any]:
     guidance, session = _check_supernet(session, problems[len(problems) // 2])
     from_main(lambda: forget_baselines(session.run, session.correction))
     figures = session.run.figures if session.ranks.is_main else None
-    monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems))
+    monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems), _after_scoring(session))
     results = [_run_generations(session, _with_seeds(session, p), monitor, i) for i, p in enumerate(problems)]
     guidance |= _judge_scores(session, results)
     outcomes = _finish(session, results)
@@ -178,7 +181,7 @@ def _finish(session: Session, results: list[Result]) -> list[Outcome]:
         best_first, finalists = ranked(fully_scored(confirmed.result.candidates)), None
         if cfg.finalists.count:
             rows = found[-1].finalists.rows if found and found[-1].finalists else ()
-            finalists = _train_finalists(session, best_first, Place(limit, rows, len(found) == len(results) - 1))
+            finalists = _train_finalists(session, best_first, Place(limit, rows, len(results) - 1 - len(found)))
         if finalists is None:
             top = rescore(best_first[: cfg.top_k], full)
         else:
@@ -223,6 +226,19 @@ def _check_supernet(session: Session, problem: SearchProblem) -> tuple[dict[str,
             )
     numbers = headline(result) | {"correct": correction is not None}
     return {"check": numbers}, replace(session, correction=correction)
+
+
+def _after_scoring(session: Session) -> Callable[[float], float]:
+    """Return the seconds of the finalists as a function of those of all scores.
+
+    The trainings of the check are like theirs. Without them, a MAC takes as long as in a score.
+    """
+    parts, checked = workload(session.config, 1.0), session.config.search.check.nets
+    if not (checked and session.ranks.is_main):  # only rank 0 prints it
+        return lambda scoring: scoring * parts.finalists / parts.scoring
+    at_once = largest_divisor(session.ranks.world_size, checked)
+    seconds = sum(row["seconds"] for row in read_check(session.run)["nets"]) / at_once
+    return lambda scoring: seconds * parts.finalists / parts.check
 
 
 def _judge_scores(session: Session, results: list[Result]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from vitas_ds.models.channels import SIDES
 from vitas_ds.run.overview import format_size
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.summary import read_summary
-from vitas_ds.search.trials.plan import PASSES, make_rungs, training_macs
+from vitas_ds.search.trials.plan import PASSES
+from vitas_ds.search.workload import count_candidates, workload
 from vitas_ds.training.task import Task, count_steps
 
 DRAWN = 16  # steps whose subnets give the mean cost of a step
@@ -42,11 +43,6 @@ def print_search_estimate(config: Config, ranks: Ranks, params: int, images: int
         f"search: estimate: {candidates:,} candidates on {scored:,} images, {format_size(disk)} on disk, "
         f"{format_size(memory)} of memory per rank without libraries", flush=True,
     )  # fmt: skip
-
-
-def count_candidates(config: Config) -> int:
-    """Return the candidates of a search."""
-    return config.search.population * config.search.generations * max(len(config.search.budgets), 1)
 
 
 def after_supernet(task: Task, run: RunDir) -> float:
@@ -76,15 +72,7 @@ def _mean_macs(config: Config, otherwise: float) -> float:
 
 def _search_macs(config: Config, mean: float) -> float:
     """Return the computation of a search; ``mean`` are the MACs of its candidates without a budget of MACs."""
-    available = config.data.search_per_class * config.space.num_classes
-    candidates, macs = count_candidates(config), _mean_macs(config, mean)
-    total = candidates * (config.search.images or available) * macs * len(SIDES[config.supernet.sharing])
-    if config.search.finalists.count:
-        budgets = max(len(config.search.budgets), 1)  # each has finalists of its own
-        rungs = make_rungs(config.search.finalists, candidates // budgets)
-        total += budgets * training_macs(rungs, [round(macs)], config.retrain.batch_size)
-    check = config.search.check
-    return total + PASSES * macs * check.nets * check.steps * config.retrain.batch_size
+    return workload(config, _mean_macs(config, mean)).total
 
 
 def _retrain_macs(config: Config, run: RunDir, mean: float, images: int) -> float:

@@ -18,7 +18,7 @@ import pytest
 
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import read_json, write_json
 from vitas_ds.run.overview import format_size, last_record, overview
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
@@ -52,8 +52,12 @@ def test_stopped_running_failed_done(run: RunDir) -> None:
     assert last_record(run, "train-supernet", evaluation=True)["top1"] == 0.5
     beat(run)
     running = overview(run)
-    assert running.state == "running" and running.left == pytest.approx(80 * running.last["step_seconds"])
-    assert running.run_left == pytest.approx((80 + 3 * 100) * running.last["step_seconds"])
+    assert (running.state, running.left, running.run_left) == ("running", None, None)  # too early for an estimate
+    total = read_json(run.total, {})
+    write_json(run.total, total | {"time": time.time() - 5, "left": 65.0, "run_left": 305.0})
+    assert (overview(run).left, overview(run).run_left) == (pytest.approx(60, abs=1), pytest.approx(300, abs=1))
+    write_json(run.total, total | {"time": time.time() - 99, "left": 65.0, "run_left": "x"})
+    assert (overview(run).left, overview(run).run_left) == (0, None)
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     beat(run, pid=child.pid)

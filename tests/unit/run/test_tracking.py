@@ -20,7 +20,7 @@ from tests.helpers.wandb_files import history, run_of
 from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.run import lock, tracking
-from vitas_ds.run.files import write_text
+from vitas_ds.run.files import read_json, write_text
 from vitas_ds.run.metrics import clock, cut_metrics, progress_line, read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
@@ -70,6 +70,23 @@ def test_the_time_of_the_later_stages(tmp_path, capsys):
     early, line = capsys.readouterr().out.splitlines()
     assert "all stages" not in early
     assert line.endswith(f"all stages about {clock(took + took / 20 * 48 * 3)}")
+
+
+def test_the_estimate_is_on_disk(tmp_path, monkeypatch):
+    """For the command ``status``; not more often than every ten seconds."""
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "search", True, total=40, every=1e9, later=0.5) as tracker:
+        tracker.progress(0, {}, 30.0)
+        assert read_json(run.total, {}) | {"time": 0} == {
+            "stage": "search", "total": 40, "time": 0, "left": None, "run_left": None,
+        }  # fmt: skip
+        tracker.start -= 70  # the search takes 100 s, the later stages half as long
+        tracker.estimated -= 11
+        tracker.progress(0, {}, 30.0)
+        tracker.progress(0, {}, 20.0)
+    found = read_json(run.total, {})
+    assert (found["left"], found["run_left"]) == (30, pytest.approx(30 + 50, abs=1))
+    assert 0 <= time.time() - found["time"] < 10
 
 
 def test_console_is_throttled_but_prints_the_last_step(tmp_path, capsys):

@@ -6,6 +6,8 @@ Reference: counts and times by hand.
 import math
 import time
 
+import pytest
+
 from tests.helpers.searches import BUDGET, SMALL, likeness, search
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
@@ -64,6 +66,16 @@ def test_the_estimate_of_remaining_time_ignores_known_scores():
     assert all(math.isnan(left) for _, _, left in resumed.records[:3])
     assert all(left >= (30 - step) * NAP for step, _, left in resumed.records[3:])
     assert [step for step, _ in resumed.lines] == list(range(19, 31)) and resumed.lines[0][1] >= 11 * NAP
+
+
+def test_the_estimate_includes_the_finalists():
+    """They take twice as long as the scores of all 30 candidates."""
+    recorder = Recorder()
+    monitor = Monitor(recorder, SearchProblem(SMALL, CFG, 0), 10, None, later=lambda scoring: 2 * scoring)
+    search(SMALL, CFG, monitor.timed(slow, 10), in_memory(), 0, monitor.update, 10)
+    for step, _, left in recorder.records:
+        seconds = monitor._seconds / 30
+        assert left == pytest.approx((30 - step + 2 * 30) * seconds, rel=0.5)
 
 
 def test_the_share_of_feasible_proposals_is_a_metric():

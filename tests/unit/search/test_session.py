@@ -4,6 +4,7 @@ References: full scoring, a second start, and the files of the first.
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from vitas_ds.arch.spec import spec_from_dict
 from vitas_ds.config import Config, Search
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.errors import UserError
+from vitas_ds.recipe import load
+from vitas_ds.run.files import write_json
 from vitas_ds.run.metrics import read_metrics
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.tracker import Tracker
@@ -25,7 +28,7 @@ from vitas_ds.search.scoring.ledger import in_memory
 from vitas_ds.search.scoring.ledger_reader import read_ledger
 from vitas_ds.search.scoring.racing import Race, format_report, report
 from vitas_ds.search.scoring.scorer import Scorer, balanced_order, split_rounds
-from vitas_ds.search.session import ScoringInputs, open_session, run_search
+from vitas_ds.search.session import ScoringInputs, _after_scoring, open_session, run_search
 from vitas_ds.stages.retrain import chosen_spec
 
 pytestmark = pytest.mark.slow
@@ -193,3 +196,19 @@ def test_results_measure_within_the_budget(tmp_path):
     best, front = (json.loads(path.read_text()) for path in (run.best, run.pareto))
     assert all(low <= row["latency"] <= high for row in [*best["top"], *front])
     assert all(not low <= row["latency"] <= high for row in best["dropped"])
+
+
+def test_the_time_of_the_finalists(tmp_path):
+    """They have a quarter of the MACs of the check, which took 4 x 50 s; or 30 times those of all scores."""
+    words = ["search.population=10", "search.generations=1", "search.images=128", "retrain.batch_size=128"]
+    words += ["search.finalists.count=2", "search.finalists.steps=50", "search.finalists.keep=0.5"]
+    spec = {"image_size": 32, "patch_size": 4}
+    row = {"score": 0.5, "stderr": None, "accuracy": 0.5, "seconds": 50.0, "macs": 9, "steps": 100, "spec": spec}
+    run = RunDir(tmp_path)
+    tau = {"value": 0.5, "low": 0.0, "high": 1.0}
+    write_json(run.check, {"nets": [row] * 4, "steps": 100, "settings": {}, "tau": tau})
+    for check, ranks, expected in ((4, 2, 25), (4, 1, 50), (0, 2, 30 * 30)):
+        trained = [f"search.check.nets={check}", f"search.check.steps={25 * check}", "search.check.correct=false"]
+        config = load("cifar10", [*words, *trained])
+        session = SimpleNamespace(config=config, run=run, ranks=Ranks(0, ranks, 0, torch.device("cpu")))
+        assert _after_scoring(session)(30.0) == pytest.approx(expected)

@@ -47,6 +47,7 @@ from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.spread import spread_subnets
 from vitas_ds.search.trials.store import Outcome, Store, changes, name_of
 from vitas_ds.search.trials.training import Trial, training_images
+from vitas_ds.search.workload import workload
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,17 @@ class Pace:
         start: Time of the start of the first network.
         before: Work done since then.
         left: Work left.
+        later: Work of the rest of the search, as if it were trainings too.
     """
 
     start: float
     before: int
     left: int
+    later: float = 0.0
 
     def seconds_left(self, done: int) -> float:
-        """Return the remaining seconds after ``done`` of the network's own work."""
-        return max(self.left - done, 0) * (time.monotonic() - self.start) / (self.before + done)
+        """Return the remaining seconds of the search after ``done`` of the network's own work."""
+        return (max(self.left - done, 0) + self.later) * (time.monotonic() - self.start) / (self.before + done)
 
 
 @dataclass(frozen=True)
@@ -183,9 +186,10 @@ class Check:
         """
         steps, start, found = self.config.search.check.steps, time.monotonic(), dict[int, Outcome]()
         before, left = 0, sum(work.values())
+        later = self._later(specs) / group.count
         for i, own in work.items():
             if not self._trial(group, specs[i], i).run(
-                steps, self._progress(i, specs[i], own, Pace(start, before, left))
+                steps, self._progress(i, specs[i], own, Pace(start, before, left, later))
             ):
                 return True, found
             before, left = before + own, left - own
@@ -194,6 +198,12 @@ class Check:
                 assert outcome is not None, "written by this rank"
                 found[i] = outcome
         return False, found
+
+    def _later(self, specs: list[SubnetSpec]) -> float:
+        """Return the work of the rest of the search, MACs times steps."""
+        macs = sum(map(spec_macs, specs)) / len(specs)
+        parts = workload(self.config, macs)
+        return (parts.scoring + parts.finalists) / parts.check * macs * len(specs) * self.config.search.check.steps
 
     def _look_up(self, specs: list[SubnetSpec]) -> tuple[dict[int, Outcome], dict[int, int]]:
         """Return the known results, and the remaining steps of the other networks."""

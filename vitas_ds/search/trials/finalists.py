@@ -76,12 +76,12 @@ class Place:
     Attributes:
         limit: The budget; empty if there is only one.
         earlier: Lines of ``finalists.jsonl`` of the budgets before it.
-        last: Whether no other budget follows.
+        after: Number of budgets after it.
     """
 
     limit: str = ""
     earlier: tuple[Row, ...] = ()
-    last: bool = True
+    after: int = 0
 
     @property
     def first(self) -> int:
@@ -194,8 +194,9 @@ class Halving:
     def __post_init__(self) -> None:
         macs = {i: candidate.costs["macs"] for i, candidate in enumerate(self.candidates)}
         self._report = ProgressReport(
-            self.config.search, self.tracker, self.rungs, macs, self.ranks.world_size, self.place.first, len(self.rows)
-        )
+            self.config.search, self.tracker, self.rungs, macs, self.ranks.world_size, self.place.first, len(self.rows),
+            self.place.after,
+        )  # fmt: skip
         self._meeting = MeetingPoint(self.ranks, self.config.run.timeout)
         self._groups: dict[int, Group] = {}
 
@@ -287,7 +288,7 @@ class Halving:
             self.store.write_rows(self.rows)
             for i in ordered[kept:]:
                 self.store.remove(name_of(self.candidates[i].spec))
-            if last and self.place.last:
+            if last and not self.place.after:
                 self.store.remove_all()
             self.tracker.image("search/finalists", save_figure(self.rows, self.store.run.figures))
             self.tracker.table("search/finalists", COLUMNS, table_rows(self.rows))

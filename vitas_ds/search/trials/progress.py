@@ -29,14 +29,15 @@ class ProgressReport:
         world_size: Number of ranks.
         first: Number of finalists of the budgets before this one.
         finished: Number of trainings of these.
+        after: Number of budgets after this one, with as much work.
     """
 
     def __init__(
         self, cfg: Search, tracker: Tracker, rungs: Sequence[Rung], macs: Mapping[int, int], world_size: int,
-        first: int = 0, finished: int = 0,
+        first: int = 0, finished: int = 0, after: int = 0,
     ) -> None:  # fmt: skip
         self.tracker, self.rungs, self.macs, self.world_size = tracker, rungs, macs, world_size
-        self.first = first
+        self.first, self.after = first, after
         self.finished = cfg.population * cfg.generations * max(len(cfg.budgets), 1) + finished
         self._start, self._done = 0.0, 0.0  # since this start
         self._left, self._later = 0.0, 0.0  # work in this rung and in later ones
@@ -46,6 +47,7 @@ class ProgressReport:
         macs = [self.macs[i] for i in remaining]
         self._left = plan.work(macs, list(remaining.values()), group.count) / group.size
         self._later = sum(self._work(later) for later in range(number + 1, len(self.rungs)))
+        self._later += self.after * sum(map(self._work, range(len(self.rungs))))
         self._size = group.size
         self._start = self._start or time.monotonic()
 

@@ -59,6 +59,7 @@ def test_the_remaining_time_by_hand():
     """A network of 3 units of work is done after 6 s, 1 of 4 of the next one after 2 s: 3 are left."""
     pace = check.Pace(time.monotonic() - 8, 3, 4)
     assert pace.seconds_left(1) == pytest.approx(3 * 2, abs=0.1)
+    assert replace(pace, later=10).seconds_left(1) == pytest.approx((3 + 10) * 2, abs=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+import pytest
+
 from tests.helpers.finalists import ListTracker
 from vitas_ds.config import Search
 from vitas_ds.distributed.groups import Group
@@ -12,6 +14,16 @@ from vitas_ds.search.trials.plan import Rung
 from vitas_ds.search.trials.progress import ProgressReport
 
 CFG = Search(population=6, generations=2)
+
+
+def test_budgets_to_come_have_as_much_work():
+    """Two candidates for 10 and one for 10 more steps, at 100 MACs; 500 of 3,000 MACs after 2 s, 6,000 to come."""
+    tracker = ListTracker()
+    report = ProgressReport(CFG, tracker, [Rung(2, 10), Rung(1, 20)], {0: 100, 1: 100}, 1, after=2)
+    report.start_rung(0, {0: 10, 1: 10}, Group(0, 1))
+    report._start = time.monotonic() - 2
+    report.of(0, 0)(5, 0.5)
+    assert report.seconds_left() == pytest.approx((2_500 + 6_000) / 500 * 2, rel=0.1)
 
 
 def test_remaining_time_of_two_ranks():
