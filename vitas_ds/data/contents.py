@@ -2,10 +2,10 @@
 
 A record is a text file: a line of JSON, then size, modification time in ns, digest or ``-``, and name of each file. Of
 a large set, it has at most about ``MOST`` files, chosen by a hash of their names, and digests of the first ones in the
-order of the hash, up to ``READ`` bytes. Two sets are equal if names and sizes are, and each file with another time has
-an equal digest. Files without a digest count as changed if their time has changed, unless all times have: then the set
-is a copy. A new file of the same size and time as the old one is not noticed. Neither is a change of a file outside of
-the chosen ones.
+order of the hash, up to ``READ`` bytes and ``READ_FILES`` files. Two sets are equal if names and sizes are, and each
+file with another time has an equal digest. Files without a digest count as changed if their time has changed, unless
+all times have: then the set is a copy. A new file of the same size and time as the old one is not noticed. Neither is a
+change of a file outside of the chosen ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.reading import read_bytes
 
 MOST = 100_000  # files of a record; on a network file system, asking for their sizes takes up to 10 s
-READ = 128 << 20  # bytes read for digests
+READ, READ_FILES = 128 << 20, 10_000  # bytes and files read for digests; a slow disk finds 500 small files per second
 THREADS = 16
 MAX_RECORD = 1 << 30  # bytes
 NONE, NEWLINE, SHA256 = "-", "\0", "sha256"
@@ -50,15 +51,16 @@ def take(images: ImageSet) -> Record:
     every = -(-len(images) // MOST)
     names = _choose(images, every)
     states = _stat(images.root, names)
-    left, digests = READ, dict.fromkeys(names, NONE)
-    for name in sorted(names, key=_order):
-        size = states[name][0]
-        if size > left:
-            break
-        left -= max(size, 0)
-        digests[name] = _digest(images.root, name)
-    files = {name: (states[name], digests[name]) for name in names}
+    digests = _digests(images.root, _first(states))
+    files = {name: (states[name], digests.get(name, NONE)) for name in names}
     return Record(images.root, len(images), fingerprint(images), every, files)
+
+
+def _first(states: dict[str, State]) -> list[str]:
+    """Return the first files in the order of the hash, up to ``READ`` bytes and ``READ_FILES`` files."""
+    names = sorted(states, key=_order)[:READ_FILES]
+    ends = accumulate(max(states[name][0], 0) for name in names)
+    return [name for name, end in zip(names, ends, strict=True) if end <= READ]
 
 
 def digest(images: ImageSet) -> str:
@@ -128,10 +130,10 @@ def _changed(old: Record, names: Sequence[str], root: str) -> list[str]:
     touched = [name for name in names if states[name][1] != old.files[name][0][1]]
     copied = len(touched) == len(names)
     changed = {name for name in names if states[name][0] != old.files[name][0][0]}
-    for name in touched:
-        known = old.files[name][1]
-        if (known == NONE and not copied) or (known != NONE and name not in changed and _digest(root, name) != known):
-            changed.add(name)
+    if not copied:
+        changed |= {name for name in touched if old.files[name][1] == NONE}
+    known = {name: old.files[name][1] for name in touched if old.files[name][1] != NONE and name not in changed}
+    changed |= {name for name, digest in _digests(root, list(known)).items() if digest != known[name]}
     return [name for name in names if name in changed]
 
 
@@ -158,10 +160,16 @@ def _stat(root: str, names: Sequence[str]) -> dict[str, State]:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def _digest(root: str, name: str) -> str:
-    with suppress(OSError), open(os.path.join(root, name), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return "missing"
+def _digests(root: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the digests of files. Small files take as long as their disk or server needs to find them."""
+
+    def one(name: str) -> str:
+        with suppress(OSError), open(os.path.join(root, name), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return "missing"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
 
 
 def _show(name: str) -> str:

@@ -90,6 +90,17 @@ def test_without_digests_a_copy_is_equal_and_a_newer_file_is_not(
     assert changes(record, folder) == ""
 
 
+def test_of_many_small_files_some_are_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "READ_FILES", 3)
+    record = record_of(read_folder(folder), tmp_path / "r.txt")
+    known = [name for name, (_, digest) in record.files.items() if digest != contents.NONE]
+    assert len(record.files) == 40 and len(known) == 3
+    monkeypatch.setattr(contents, "READ_FILES", 40)  # an earlier version has read more, or fewer
+    assert changes(record, folder) == ""
+    later(folder / known[0])
+    assert changes(record, folder) == ""
+
+
 def test_of_a_large_set_some_files_are_compared(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "MOST", 10)
     record = record_of(read_folder(folder), tmp_path / "r.txt")
