@@ -121,6 +121,8 @@ def test_an_image_that_blocks_ends_the_job(tmp_path: Path) -> None:
     # depends on which rank reads the pipe first
     who = r"(rank \d \(.*\) hangs|all ranks are alive, but none makes progress)"
     assert re.search(rf"{who}: waiting for data, step \d+ for run.timeout = 10 s", error_line(output))
+    stacks = [path.read_text() for path in (tmp_path / "tiny" / "life").glob("*.txt")]
+    assert stacks and "trainer.py" in stacks[0]  # shows where the rank waits
 
 
 def test_a_killed_rank_ends_the_search(tmp_path: Path, digits: Path) -> None:

@@ -5,7 +5,7 @@ lost node) blocks all; one that dies breaks a connection on another rank. Each r
 heartbeats to a file in the run folder. Nobody reads these files until a rank makes no progress:
 
     runs/NAME/life/rank-00000.json ...  last heartbeat: step, phase, and a counter
-                   rank-00000.txt ...   traceback of a rank that lost the connection to another one
+                   rank-00000.txt ...   traceback of a rank that ends because of another one
                    said                 created by the rank that prints the error line
 
 Usage: ``with Watchdog(...) as watch: watch.at(step, "waiting for data")``. All ranks call ``at`` in the same order; a
@@ -152,8 +152,7 @@ class Watchdog:
         if error is not None and comm.is_peer_failure(error):
             with self._verdict_lock:
                 line, culprits = self._diagnose(wait=False, timed_out=True) or ("", [])
-                with suppress(OSError):
-                    (self.folder / f"rank-{self.ranks.rank:05d}.txt").write_text(traceback.format_exc())
+                self._write_traceback(traceback.format_exc())
                 self._finish("")
                 self._report(line, culprits)
             raise RankLost(line) from error
@@ -194,10 +193,16 @@ class Watchdog:
             verdict = self._diagnose(wait=not died, timed_out=timed_out)
             with self._verdict_lock:
                 if verdict and not self._done.is_set() and (died or self._state.moves == moves):
+                    stack = traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0])
+                    self._write_traceback("".join(["Traceback (most recent call last):\n", *stack]))
                     self._report(*verdict)
                     sys.stdout.flush()
                     # the main thread is inside a collective or a read that never returns: sys.exit would not end it
                     os._exit(RankLost.STATUS)
+
+    def _write_traceback(self, text: str) -> None:
+        with suppress(OSError):
+            (self.folder / f"rank-{self.ranks.rank:05d}.txt").write_text(text)
 
     def _neighbor_died(self) -> bool:
         """Return whether a rank of this node has died. NCCL does not notice, and the launcher soon ends this rank."""
