@@ -180,6 +180,11 @@ class Search(Section):
         return self
 
     @property
+    def candidates(self) -> int:
+        """Number of candidates of each budget."""
+        return self.population * self.generations
+
+    @property
     def budget(self) -> dict[str, tuple[float, float]]:
         """The bounds set by the user, by field name."""
         names = ("macs", "vitas_flops", "params", "activations", "latency", "throughput")

@@ -14,13 +14,13 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.errors import UserError, shorten
@@ -32,6 +32,7 @@ THREADS = 16
 MAX_RECORD = 1 << 30  # bytes
 NONE, NEWLINE, SHA256 = "-", "\0", "sha256"
 
+Found = TypeVar("Found")
 State = tuple[int, int]  # size in bytes and modification time in ns; -1 without a file
 
 
@@ -156,20 +157,22 @@ def _stat(root: str, names: Sequence[str]) -> dict[str, State]:
             return -1, -1
         return info.st_size, info.st_mtime_ns
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+    return _at_once(one, names)
 
 
 def _digests(root: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the digests of files. Small files take as long as their disk or server needs to find them."""
-
     def one(name: str) -> str:
         with suppress(OSError), open(os.path.join(root, name), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
         return "missing"
 
+    return _at_once(one, names)
+
+
+def _at_once(function: Callable[[str], Found], names: Sequence[str]) -> dict[str, Found]:
+    """Apply a function to files in threads: small files take as long as their disk or server needs to find them."""
     with ThreadPoolExecutor(THREADS) as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+        return dict(zip(names, pool.map(function, names), strict=True))
 
 
 def _show(name: str) -> str:

@@ -118,7 +118,7 @@ class Monitor:
         if not self._computed_images:
             return math.nan
         cfg = self.problem.cfg
-        total = cfg.population * cfg.generations * self.budgets
+        total = cfg.candidates * self.budgets
         candidates = max(total - self._done - self._in_progress, 0.0)
         seconds = self.images * self._computed_share * self._seconds / self._computed_images  # of a candidate
         return candidates * seconds + self.later(total * seconds)

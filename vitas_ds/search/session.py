@@ -301,7 +301,7 @@ def _confirm(session: Session, problem: SearchProblem, result: Result) -> Confir
 
 def _score_baselines(session: Session) -> None:
     cfg, run, problems = session.config.search, session.run, session.problems
-    session.tracker.print(f"search: baselines, {cfg.population * cfg.generations} random candidates, "
+    session.tracker.print(f"search: baselines, {cfg.candidates} random candidates, "
                 f"{cfg.population} uniform ones")  # fmt: skip
     ledger = open_ledger(run.baseline_scores, session.scoring, run.ledger, session.ranks.is_main)
     total = cfg.population * (cfg.generations + 1) * len(problems)

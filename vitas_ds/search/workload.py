@@ -25,19 +25,19 @@ class Workload:
 
 def count_candidates(config: Config) -> int:
     """Return the candidates of a search."""
-    return config.search.population * config.search.generations * max(len(config.search.budgets), 1)
+    return config.search.candidates * max(len(config.search.budgets), 1)
 
 
 def workload(config: Config, macs: float) -> Workload:
     """Return the computation of a search whose networks have ``macs`` MACs on average."""
-    cfg, batch, candidates = config.search, config.retrain.batch_size, count_candidates(config)
+    cfg, batch = config.search, config.retrain.batch_size
     images = cfg.images or config.data.search_per_class * config.space.num_classes
     finalists = 0.0
     if cfg.finalists.count:
         budgets = max(len(cfg.budgets), 1)  # each has finalists of its own
-        finalists = budgets * training_macs(make_rungs(cfg.finalists, candidates // budgets), [round(macs)], batch)
+        finalists = budgets * training_macs(make_rungs(cfg.finalists, cfg.candidates), [round(macs)], batch)
     return Workload(
         check=PASSES * macs * cfg.check.nets * cfg.check.steps * batch,
-        scoring=candidates * images * macs * len(SIDES[config.supernet.sharing]),
+        scoring=count_candidates(config) * images * macs * len(SIDES[config.supernet.sharing]),
         finalists=finalists,
     )

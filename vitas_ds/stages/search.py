@@ -71,7 +71,7 @@ def run(config: Config, redo: bool = False) -> None:
         training = split_training_images(config)[0]
         teacher = load_teacher(config, "retrain", training, ranks.device)
     print_search_estimate(config, ranks, sum(p.numel() for p in supernet.parameters()), len(images))
-    candidates = config.search.population * config.search.generations
+    candidates = config.search.candidates
     total = candidates + count_trainings(config.search.finalists, candidates)
     total *= max(len(config.search.budgets), 1)
     with running(config, "search", ranks, total, after_search(config, run_dir)) as tracker:

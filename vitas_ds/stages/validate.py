@@ -199,7 +199,7 @@ def _check_distribution(config: Config) -> None:
 
 def _check_finalists(config: Config, ranks: int) -> None:
     """Check the trainings of finalists, and warn about settings that weaken them."""
-    cfg, candidates = config.search.finalists, config.search.population * config.search.generations
+    cfg, candidates = config.search.finalists, config.search.candidates
     if cfg.count or config.search.check.nets:
         for name in ("layer_decay", "freeze", "distill_token"):
             if getattr(config.retrain, name) != getattr(Retrain(), name):

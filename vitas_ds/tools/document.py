@@ -174,8 +174,7 @@ def supernet_hours(cfg: Config) -> float:
 
 def search_hours(cfg: Config, macs: float) -> float:
     """Return GPU hours of the forward passes of all candidates over the search images."""
-    candidates = cfg.search.population * cfg.search.generations
-    return 2 * macs * candidates * SEARCH_IMAGES * sides(cfg) / FLOPS_PER_SECOND / 3600
+    return 2 * macs * cfg.search.candidates * SEARCH_IMAGES * sides(cfg) / FLOPS_PER_SECOND / 3600
 
 
 def sides(cfg: Config) -> int:

@@ -201,9 +201,8 @@ class Check:
 
     def _later(self, specs: list[SubnetSpec]) -> float:
         """Return the work of the rest of the search, MACs times steps."""
-        macs = sum(map(spec_macs, specs)) / len(specs)
-        parts = workload(self.config, macs)
-        return (parts.scoring + parts.finalists) / parts.check * macs * len(specs) * self.config.search.check.steps
+        parts = workload(self.config, sum(map(spec_macs, specs)) / len(specs))
+        return (parts.scoring + parts.finalists) / (plan.PASSES * self.config.retrain.batch_size)
 
     def _look_up(self, specs: list[SubnetSpec]) -> tuple[dict[int, Outcome], dict[int, int]]:
         """Return the known results, and the remaining steps of the other networks."""

@@ -38,7 +38,7 @@ class ProgressReport:
     ) -> None:  # fmt: skip
         self.tracker, self.rungs, self.macs, self.world_size = tracker, rungs, macs, world_size
         self.first, self.after = first, after
-        self.finished = cfg.population * cfg.generations * max(len(cfg.budgets), 1) + finished
+        self.finished = cfg.candidates * max(len(cfg.budgets), 1) + finished
         self._start, self._done = 0.0, 0.0  # since this start
         self._left, self._later = 0.0, 0.0  # work in this rung and in later ones
 
