@@ -136,7 +136,9 @@ make_venv() {
         "$python" -m venv --clear .venv
     fi
     echo "installing requirements.txt and .[$1] into .venv (minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[$1]"
+    # pip would compile with one core; status 1: a template in a package is no valid Python
+    .venv/bin/python -m compileall -qq -j 0 .venv/lib vitas_ds || true
     for extra in ${1//,/ }; do
         printf '%s\n' "$requirements" >".venv/installed.$extra"
     done

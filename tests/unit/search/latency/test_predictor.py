@@ -45,7 +45,7 @@ def test_too_few_networks_are_an_error():
         fit_predictor(NETS[:11], np.ones(11))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_error_on_measured_networks_is_small():
     """48 networks of a small space. Skipped on a busy machine, whose measurements are too noisy."""
     space = SearchSpace(image_size=64, patch_sizes=(8, 16), embed_dim=192, depth=6, num_classes=100)
