@@ -76,6 +76,9 @@ def run(args: argparse.Namespace) -> Iterator[str]:
                     f"{record.path}: {row['job']} has other settings than this start; give another --record"
                 )
         study.write_images()
+        for name in jobs.lost(study, record):
+            del record.rows[name]
+            yield f"{name}: in the record, but its files are missing; it runs again"
         yield from (_start if args.step == "start" else _compare)(args, study, record, stamp)
 
 

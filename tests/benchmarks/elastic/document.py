@@ -30,7 +30,7 @@ SINGLE = """Who needs one network only gives pruning everything that elastic cos
 WHEN = {"top1": "after fine-tuning or training", "before": "before fine-tuning"}
 NOTES = """Elastic minus the other method, in points of top-1: mean of the paired differences over the budgets, with the
 interval of a t-test whose units are the seeds, at the level of Holm's procedure. A tie means that the interval
-contains 0, not that both are equal."""
+contains 0, not that both are equal. One seed has a difference, but no test."""
 
 
 def write(record: Record, docs: Path) -> list[Path]:
@@ -55,9 +55,10 @@ def write(record: Record, docs: Path) -> list[Path]:
 def _summary(rows: list[Row], even: BreakEven | None) -> str:
     """Return the measured part of ``elastic.md``."""
     found = together(rows, "top1")
-    notes = f"Mean of {_seeds(rows)} seeds, in %: before -> after fine-tuning.\n{NOTES}"
-    lines = [table(means(rows, found)), notes]
-    lines += [ties(rows), SINGLE, table(single(rows))]
+    count = _seeds(rows)
+    seeds = "One seed" if count == 1 else f"Mean of {count} seeds"
+    lines = [table(means(rows, found)), f"{seeds}, in %: before -> after fine-tuning.\n{NOTES}"]
+    lines += [*([ties(rows)] if count > 1 else []), SINGLE, table(single(rows))]
     if even is not None:
         lines += [sentence(even), f"![Cost against the number of networks]({FOLDER}/{FIGURE})"]
     return "\n\n".join([*lines, f"[All numbers]({FOLDER}/results.md)"])
@@ -115,7 +116,7 @@ def single(rows: list[Row]) -> list[dict[str, Any]]:
     ours, other = (paired.accuracies(rows, name, "top1") for name in ("elastic", ALONE))
     found = paired.compare({budget: paired.per_seed(ours, other, [budget]) for budget in budgets(rows)})
     return [
-        {"budget": budget, f"elastic minus {ALONE}": str(gap), "p (Holm)": f"{gap.p:.3f}", "elastic is": gap.verdict}
+        {"budget": budget, f"elastic minus {ALONE}": str(gap), "p (Holm)": gap.adjusted, "elastic is": gap.verdict}
         for budget, gap in found.items()
     ]
 
@@ -123,7 +124,7 @@ def single(rows: list[Row]) -> list[dict[str, Any]]:
 def difference_rows(found: dict[str, paired.Difference]) -> list[dict[str, Any]]:
     """Return a row for each method."""
     return [
-        {"": METHODS[name].letter, "elastic minus": name, "difference": str(gap), "p (Holm)": f"{gap.p:.3f}",
+        {"": METHODS[name].letter, "elastic minus": name, "difference": str(gap), "p (Holm)": gap.adjusted,
          "seeds": gap.seeds, "elastic is": gap.verdict}
         for name, gap in found.items()
     ]  # fmt: skip

@@ -108,7 +108,7 @@ def search_name(name: str, seed: int) -> str:
 
 
 def network_jobs(study: Study, seed: int, searches: dict[str, Row]) -> list[Job]:
-    """Return the trainings of all networks of a seed, the longest first.
+    """Return the trainings of all networks of a seed, the longest first, and those of one budget alone last.
 
     Args:
         study: The study.
@@ -120,7 +120,7 @@ def network_jobs(study: Study, seed: int, searches: dict[str, Row]) -> list[Job]
         job for name in METHODS for budgets in ([[i] for i in whole] if name == ALONE else [whole])
         for job in _of_method(study, seed, name, searches, budgets)
     ]  # fmt: skip
-    return sorted(jobs, key=lambda job: -job.cost)
+    return sorted(jobs, key=lambda job: (job.what == ALONE, -job.cost))
 
 
 def _of_method(study: Study, seed: int, name: str, searches: dict[str, Row], budgets: list[int]) -> list[Job]:
@@ -184,6 +184,23 @@ def all_jobs(study: Study, record: Record) -> list[Job]:
         searches = {name: record.rows.get(search_name(name, seed), expected) for name in SUPERNETS}
         found += [*search_jobs(study, seed), *network_jobs(study, seed, searches)]
     return found
+
+
+def lost(study: Study, record: Record) -> list[str]:
+    """Return the recorded jobs whose files are gone, for example with another machine, but are still needed."""
+    left = {seed for seed in range(study.size.seeds) if _networks_left(study, record, seed)}
+    files = {"start": [study.run("start").summary]} if left else {}
+    for seed in left:
+        for name in SUPERNETS:
+            files[search_name(name, seed)] = [search_run(study, name, seed).best]
+        pruned = [pruned_folder(study, name, budget, seed) for name in PRUNED for budget in study.budgets]
+        files[search_name("elastic", seed)] += pruned
+    return [name for name in files if name in record.rows and not all(path.exists() for path in files[name])]
+
+
+def _networks_left(study: Study, record: Record, seed: int) -> bool:
+    done = sum(row["seed"] == seed for row in record.of("network"))
+    return done < len(METHODS) * len(study.budgets)
 
 
 def words(study: Study, job: Job) -> list[str]:

@@ -25,9 +25,9 @@ class Difference:
 
     Attributes:
         mean: Mean.
-        low: Lower end of the interval, at the level that Holm's procedure gives this method.
+        low: Lower end of the interval, at the level that Holm's procedure gives this method; nan for one seed.
         high: Upper end.
-        p: Holm's adjusted p-value.
+        p: Holm's adjusted p-value; nan for one seed.
         seeds: Number of seeds.
     """
 
@@ -40,12 +40,20 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What the test says about the elastic method."""
+        if self.seeds < 2:
+            return "not tested"
         if self.p >= LEVEL:
             return "tie"
         return "better" if self.mean > 0 else "worse"
 
+    @property
+    def adjusted(self) -> str:
+        """The p-value for a table."""
+        return "" if math.isnan(self.p) else f"{self.p:.3f}"
+
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        interval = "" if math.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.mean:+.2f}{interval}"
 
 
 def accuracies(rows: Iterable[Mapping[str, Any]], method: str, key: str) -> Table:
@@ -81,10 +89,12 @@ def compare(found: Mapping[str, np.ndarray]) -> dict[str, Difference]:
 
     The smallest p-value is tested at level / m, the next one at level / (m - 1), and so on to the first one that is
     not significant. That one and all later ones have intervals of its level. So an interval excludes 0 exactly if the
-    test is significant.
+    test is significant. One seed has a mean, but no test.
     """
     tests = {name: t_test(values) for name, values in found.items() if len(values) > 1}
-    result, adjusted, level = {}, 0.0, LEVEL
+    single = {name: float(values[0]) for name, values in found.items() if len(values) == 1}
+    result = {name: Difference(mean, math.nan, math.nan, math.nan, 1) for name, mean in single.items()}
+    adjusted, level = 0.0, LEVEL
     for i, name in enumerate(sorted(tests, key=lambda name: tests[name][1])):
         (error, p), values = tests[name], found[name]
         if adjusted < LEVEL:

@@ -15,7 +15,7 @@ from scipy import stats
 from tests.benchmarks.elastic import __main__ as command
 from tests.benchmarks.elastic import break_even, document, jobs, paired, working
 from tests.benchmarks.elastic.jobs import ALONE, METHODS, Job
-from tests.benchmarks.elastic.study import QUICK, Study
+from tests.benchmarks.elastic.study import FULL, QUICK, Study
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
 from vitas_ds.errors import UserError
@@ -94,7 +94,9 @@ def test_incomplete_seeds_are_left_out():
     ours = {(seed, budget): 1.0 for seed in range(3) for budget in BUDGETS}
     other = {cell: 0.0 for cell in ours if cell != (1, "30M")}
     assert paired.per_seed(ours, other, BUDGETS).tolist() == [1.0, 1.0]
-    assert paired.compare({"x": np.array([1.0])}) == {}  # one seed has no spread
+    alone = paired.compare({"x": np.array([1.0]), "none": np.array([])})
+    assert [*alone] == ["x"] and (str(alone["x"]), alone["x"].adjusted) == ("+1.00", "")  # one seed has no spread
+    assert alone["x"].verdict == "not tested"
     equal = paired.compare({"x": np.array([1.0, 1.0])})["x"]
     assert (equal.low, equal.high, equal.verdict) == (1.0, 1.0, "better")
 
@@ -145,6 +147,38 @@ def test_an_incomplete_record_has_a_document_too(tmp_path):
         document.write(record, tmp_path)
     record.add(network("elastic", 0, "20M", 0.7))
     assert len(document.write(record, tmp_path)) == 2
+
+
+def test_one_seed_has_differences_without_a_test(record, tmp_path):
+    record.rows = {job: row for job, row in record.rows.items() if row["seed"] == 0}
+    (tmp_path / "elastic.md").write_text(f"{document.BEGIN}\n{document.END}\n")
+    text = document.write(record, tmp_path)[0].read_text()
+    assert "One seed, in %" in text and "| 6 | +2.00 | not tested |" in text
+    assert "| 20M | +1.00 |  | not tested |" in text
+    assert "Ties at" not in text and "nan" not in text and "30M: 1.0; 40M: 1.0." in text
+
+
+def test_jobs_whose_files_are_gone_run_again_if_they_are_needed(record, tmp_path):
+    """The searches of seed 1 are complete, those of seed 0 are not needed, one of seed 2 lacks a pruned network."""
+    study = Study(tmp_path, "elastic_cifar10", (), FULL)
+    record.add(search(0) | {"job": "start", "kind": "start", "what": "start"})
+    assert jobs.lost(study, record) == []
+    for seed in (1, 2):
+        del record.rows[f"sibling, 20M, seed {seed}"]
+        record.add(search(seed) | {"job": f"unsorted, search, seed {seed}", "what": "unsorted"})
+        for name in ("elastic", "unsorted"):
+            best = jobs.search_run(study, name, seed).best
+            best.parent.mkdir(parents=True)
+            best.touch()
+        for name in jobs.PRUNED:
+            for budget in study.budgets:
+                jobs.pruned_folder(study, name, budget, seed).mkdir(parents=True)
+    assert jobs.lost(study, record) == ["start"]
+    study.run("start").path.mkdir()
+    study.run("start").summary.touch()
+    jobs.pruned_folder(study, "greedy", "30M", 2).rmdir()
+    jobs.search_run(study, "unsorted", 1).best.unlink()
+    assert jobs.lost(study, record) == ["unsorted, search, seed 1", "elastic, search, seed 2"]
 
 
 def test_finished_jobs_do_not_run_again(tmp_path):
