@@ -42,7 +42,10 @@ class Size:
     settings: tuple[str, ...]
 
 
-FULL = Size(3, 1500, 200, 0, 60, ("search.population=20", "search.generations=10", "search.images=1000"))
+FULL = Size(
+    3, 4800, 200, 0, 20,
+    ("supernet.epochs=2", "search.population=20", "search.generations=10", "search.images=1000", "retrain.epochs=2"),
+)  # fmt: skip
 QUICK = Size(
     2, 16, 8, 8, 1,
     ("supernet.epochs=1", "supernet.batch_size=40", "supernet.lr=4e-4", "supernet.importance_images=16",

@@ -18,8 +18,10 @@ from tests.benchmarks.elastic.jobs import ALONE, METHODS, Job
 from tests.benchmarks.elastic.study import FULL, QUICK, Study
 from tests.benchmarks.fidelity.pool import pool
 from tests.benchmarks.fidelity.record import Record
+from tests.helpers.paths import ROOT
 from vitas_ds.errors import UserError
 
+PILOT = ROOT / "docs" / "elastic" / "pilot"
 BUDGETS = ("20M", "30M", "40M")
 COST = {"elastic": 13, "uniform": 29, ALONE: 49}  # of a network; elastic training costs 30, importance 1, scores 6
 STAMP = {"machine": "a CPU", "git": "abc", "torch": "2", "seconds": 7.0}
@@ -179,6 +181,12 @@ def test_jobs_whose_files_are_gone_run_again_if_they_are_needed(record, tmp_path
     jobs.pruned_folder(study, "greedy", "30M", 2).rmdir()
     jobs.search_run(study, "unsorted", 1).best.unlink()
     assert jobs.lost(study, record) == ["unsorted, search, seed 1", "elastic, search, seed 2"]
+
+
+def test_committed_results_of_the_pilot_equal_those_of_its_record(tmp_path):
+    (tmp_path / "elastic.md").write_text(f"{document.BEGIN}\n{document.END}\n")
+    document.write(Record(PILOT / "record.jsonl"), tmp_path)
+    assert (tmp_path / "elastic" / "results.md").read_text() == (PILOT / "results.md").read_text()
 
 
 def test_finished_jobs_do_not_run_again(tmp_path):
