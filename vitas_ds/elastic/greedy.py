@@ -136,12 +136,17 @@ def uniform(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> np.nda
     Of several, it is one with the most layers, then with the largest embed_dim, then with the smallest expected loss.
     """
     for depth in range(space.depth, space.min_layers - 1, -1):
-        layers, rows = np.flatnonzero(space.active_positions[depth]), uniform_networks(space, feasible, depth)
+        rows = uniform_networks(space, feasible, depth)
         if len(rows):
-            h, q, m = rows[:, 2:].reshape(len(rows), space.depth, 3)[:, layers[0]].T
-            loss = losses.attn[layers][:, h, q].sum(0) + losses.mlp[layers][:, m].sum(0)
-            return rows[np.lexsort((loss, -rows[:, 1]))[0]]
+            return rows[np.lexsort((uniform_losses(space, losses, rows, depth), -rows[:, 1]))[0]]
     return None
+
+
+def uniform_losses(space: SearchSpace, losses: Losses, rows: np.ndarray, depth: int) -> np.ndarray:
+    """Return the expected loss [K] of networks [K, G] of a depth whose layers are all equal."""
+    layers = np.flatnonzero(space.active_positions[depth])
+    h, q, m = rows[:, 2:].reshape(len(rows), space.depth, 3)[:, layers[0]].T
+    return losses.attn[layers][:, h, q].sum(0) + losses.mlp[layers][:, m].sum(0)
 
 
 def uniform_networks(space: SearchSpace, feasible: FeasibleSet, depth: int) -> np.ndarray:

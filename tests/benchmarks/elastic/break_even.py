@@ -90,8 +90,8 @@ def _of_seed(rows: Sequence[Row], seed: int) -> list[Line]:
     tuned, pruned, alone = (
         float(np.mean([row["own"] for row in _of(rows, seed, method)])) for method in ("elastic", PRUNED, ALONE)
     )
-    importance = search["compute"]["importance"]
-    return [Line(once, scores + tuned), Line(once, scores), Line(importance, pruned), Line(importance, alone)]
+    shared = _of(rows, seed, PRUNED)[0]["shared"]
+    return [Line(once, scores + tuned), Line(once, scores), Line(shared, pruned), Line(shared, alone)]
 
 
 def _by_accuracy(rows: Sequence[Row], budget: str, fixed: float) -> float:

@@ -43,12 +43,12 @@ METHODS = {
     "elastic": Method("", "elastic", "elastic", ("importance", "training", "scores")),
     "scratch": Method("i", "elastic", "scratch", teacher=False),
     "scratch with teacher": Method("i", "elastic", "scratch"),
-    "uniform": Method("ii", "uniform", "pruned", ("importance",)),
-    "greedy": Method("iii", "greedy", "pruned", ("importance",)),
+    "uniform": Method("ii", "uniform", "pruned", ("importance", "uniform")),
+    "greedy": Method("iii", "greedy", "pruned", ("importance", "greedy")),
     "sibling": Method("iv", "sibling", "scratch"),
     "random": Method("v", "random", "elastic", ("importance", "training")),
     "unsorted": Method("vi", "unsorted", "unsorted", ("importance", "training", "scores")),
-    "uniform alone": Method("ii", "uniform", "pruned", ("importance",)),
+    "uniform alone": Method("ii", "uniform", "pruned", ("importance", "uniform")),
 }
 ALONE = "uniform alone"  # at each budget, with all the computation that elastic needs for this budget alone
 
@@ -167,12 +167,14 @@ def stand_in(study: Study) -> Row:
     """Return the expected row of a search that is not done: siblings stand in for all networks."""
     config, macs, search = study.config, spec_macs(study.largest), study.config.search
     siblings = [networks.sibling(study, limit) for limit in study.limits]
-    scored = search.population * search.generations * (search.images or study.size.search * config.space.num_classes)
+    scored = search.population * search.generations * (search.images or study.search_images)
+    options = (config.space.depth - config.space.min_layers + 1) * len(config.space.embed_widths)
+    pruned = options * study.search_images * sum(map(spec_macs, siblings))
     compute = {
         "importance": counts.importance_macs(config, study.train_images, macs),
         "training": counts.elastic_macs(config, study.train_images, macs),
         "scores": {name: scored * spec_macs(spec) for name, spec in zip(study.budgets, siblings, strict=True)},
-    }
+    } | dict.fromkeys(PRUNED, pruned)
     specs = [spec.to_dict() for spec in siblings]
     return {"compute": compute, "networks": {method.networks: specs for method in METHODS.values()}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vitas_ds.arch.space import SearchSpace
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config.limits import Limit
 from vitas_ds.elastic.fill import fill
-from vitas_ds.elastic.greedy import Losses, expected_losses, greedy, uniform
+from vitas_ds.elastic.greedy import Losses, expected_losses, greedy, uniform_losses, uniform_networks
 from vitas_ds.elastic.scores import read_scores
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import read_model, read_preprocess, write_model
@@ -30,6 +31,7 @@ from vitas_ds.search.feasible.table import FeasibleSet
 DRAW = 0xE1B  # tag of the random stream of random subnets
 DEEPER = 2  # layers that a sibling may have more or fewer than the start network
 Specs = dict[str, list[dict[str, Any]]]
+Score = Callable[[SubnetSpec], float]
 
 
 def of_search(run: RunDir) -> list[dict[str, Any]]:
@@ -37,31 +39,49 @@ def of_search(run: RunDir) -> list[dict[str, Any]]:
     return [budget["top"][0]["spec"] for budget in read_json(run.best, {})["budgets"]]
 
 
-def by_importance(run: RunDir, seed: int) -> Specs:
-    """Return networks of the other methods for each budget, from the importance that a run has measured."""
+def by_importance(run: RunDir, seed: int, score: Score) -> tuple[Specs, dict[str, int]]:
+    """Return networks of the other methods for each budget, from the importance that a run has measured.
+
+    Importance cannot compare depths and embedding widths. So the uniform and the greedy network of each combination are
+    scored, and the best one counts.
+
+    Returns:
+        The networks of each method, and the MACs that a forward pass of all scored networks costs, for each method.
+    """
     config = read_config(run)
     space, sets = config.space, feasible_sets(config.space, config.search)
     losses = expected_losses(space, read_scores(run.importance))
-    rows = {
-        "uniform": [uniform(space, losses, feasible) for feasible in sets],
-        "greedy": [widest_greedy(space, losses, feasible) for feasible in sets],
-        "random": [sample_distinct(feasible, 1, np.random.default_rng([DRAW, seed, i]))[0]
+    options = {
+        "uniform": [uniform_options(space, losses, feasible) for feasible in sets],
+        "greedy": [greedy_options(space, losses, feasible) for feasible in sets],
+        "random": [[*sample_distinct(feasible, 1, np.random.default_rng([DRAW, seed, i]))]
                    for i, feasible in enumerate(sets)],
     }  # fmt: skip
-    missing = [name for name, found in rows.items() if any(row is None for row in found)]
+    missing = [name for name, found in options.items() if not all(found)]
     if missing:
         raise UserError(f"search.budgets: no {missing[0]} network within one of them; choose other budgets")
-    return {name: [_spec(space, row).to_dict() for row in found] for name, found in rows.items()}
+    specs = {name: [[_spec(space, row) for row in rows] for rows in found] for name, found in options.items()}
+    macs = {name: sum(spec_macs(spec) for some in specs[name] for spec in some) for name in ("uniform", "greedy")}
+    best = {name: [max(some, key=score) if len(some) > 1 else some[0] for some in specs[name]] for name in specs}
+    return {name: [spec.to_dict() for spec in found] for name, found in best.items()}, macs
 
 
-def widest_greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> np.ndarray | None:
-    """Return the greedy network that lacks the fewest layers and the least of embed_dim, as in the search."""
-    choices = itertools.product(range(space.depth - space.min_layers + 1), range(len(space.embed_widths)))
-    for dropped, narrower in sorted(choices, key=sum):
-        row = greedy(space, losses, feasible, len(space.embed_widths) - 1 - narrower, space.depth - dropped)
-        if row is not None:
-            return row
-    return None
+def uniform_options(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> list[np.ndarray]:
+    """Return the uniform network of the smallest expected loss for each depth and embed_dim."""
+    found = []
+    for depth in range(space.min_layers, space.depth + 1):
+        rows = uniform_networks(space, feasible, depth)
+        for embed in np.unique(rows[:, 1]):
+            some = rows[rows[:, 1] == embed]
+            found.append(some[np.argmin(uniform_losses(space, losses, some, depth))])
+    return found
+
+
+def greedy_options(space: SearchSpace, losses: Losses, feasible: FeasibleSet) -> list[np.ndarray]:
+    """Return the greedy network of each depth and embed_dim within the budget."""
+    choices = itertools.product(range(space.min_layers, space.depth + 1), range(len(space.embed_widths)))
+    rows = [greedy(space, losses, feasible, embed, depth) for depth, embed in choices]
+    return [row for row in rows if row is not None and not feasible.violation(row[None])[0]]
 
 
 def _spec(space: SearchSpace, row: np.ndarray) -> SubnetSpec:
@@ -88,11 +108,15 @@ def sibling(study: Study, limit: Limit) -> SubnetSpec:
     return max(inside, key=spec_macs)
 
 
-def write_pruned(run: RunDir, spec: SubnetSpec, folder: Path) -> None:
-    """Write a subnet of the start network, with units sorted by importance, as a model folder unless it exists."""
-    if folder.exists():
-        return
+def sorted_supernet(run: RunDir) -> Supernet:
+    """Return the start network of a run as a supernet, with units sorted by importance."""
     config = read_config(run)
     supernet = Supernet(config.space, config.supernet.sharing, config.supernet.private_attention, class_token_only=True)
     fill(supernet, read_model(run.pretrained).state_dict())
-    write_model(extract(supernet, spec), folder, read_preprocess(run.pretrained), folder.name, {})
+    return supernet
+
+
+def write_pruned(run: RunDir, spec: SubnetSpec, folder: Path) -> None:
+    """Write a subnet of the start network as a model folder unless it exists."""
+    if not folder.exists():
+        write_model(extract(sorted_supernet(run), spec), folder, read_preprocess(run.pretrained), folder.name, {})

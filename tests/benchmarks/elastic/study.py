@@ -106,17 +106,22 @@ class Study:
         return self.size.train * self.source.space.num_classes
 
     @property
+    def search_images(self) -> int:
+        """Number of search images."""
+        return self.size.search * self.source.space.num_classes
+
+    @property
     def num_test_images(self) -> int:
         """Number of test images, for the estimate of the time; those of CIFAR-10 if all are used."""
         return self.size.test * self.source.space.num_classes or 10_000
 
     def words(self, seed: int, *more: str) -> list[str]:
         """Return the settings of a stage; later ones win."""
-        size, classes = self.size, self.source.space.num_classes
+        size = self.size
         places = [
             f"run.dir={self.folder / 'runs'}", f"run.seed={seed}", f"supernet.init={self.run('start').path}",
             f"data.train={self.folder / 'images' / f'train-{seed}'}", f"data.val={self._test}",
-            f"data.search_per_class={size.search}", f"retrain.eval_images={size.search * classes}",
+            f"data.search_per_class={size.search}", f"retrain.eval_images={self.search_images}",
         ]  # fmt: skip
         given = [word for word in self.overrides if not word.startswith(PLACES)]
         return [*SAME, *size.settings, *given, *places, *more]

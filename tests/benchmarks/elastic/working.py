@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tests.benchmarks.elastic import counts, jobs, networks
+from tests.benchmarks.elastic import counts, jobs, networks, scores
 from tests.benchmarks.elastic.jobs import METHODS, SUPERNETS, Job, Row
 from tests.benchmarks.elastic.study import SCRATCH_LR, Study
 from tests.benchmarks.fidelity.pool import pool
@@ -130,19 +130,20 @@ def _search(job: Job, study: Study) -> Row:
     stage("search", study, job.seed, *words)
     config, macs = study.config, spec_macs(study.largest)
     found: networks.Specs = {job.what: networks.of_search(run)}
-    importance = 0
+    compute = {
+        "importance": 0, "training": counts.elastic_macs(config, study.train_images, macs),
+        "scores": counts.score_macs(run.ledger, study.limits),
+    }  # fmt: skip
     if job.what == "elastic":
-        importance = counts.importance_macs(config, study.train_images, macs)
-        found |= networks.by_importance(run, job.seed)
+        compute["importance"] = counts.importance_macs(config, study.train_images, macs)
+        others, scored = networks.by_importance(run, job.seed, scores.on_search_images(run))
+        found |= others
+        compute |= {name: count * study.search_images for name, count in scored.items()}
         found["sibling"] = [networks.sibling(study, limit).to_dict() for limit in study.limits]
         for name in jobs.PRUNED:
             for budget, spec in zip(study.budgets, found[name], strict=True):
                 folder = jobs.pruned_folder(study, name, budget, job.seed)
                 networks.write_pruned(run, spec_from_dict(spec), folder)
-    compute = {
-        "importance": importance, "training": counts.elastic_macs(config, study.train_images, macs),
-        "scores": counts.score_macs(run.ledger, study.limits),
-    }  # fmt: skip
     seconds = read_summary(run)["train-supernet"]["seconds"]
     return {"compute": compute, "networks": found, "training_seconds": seconds}
 
