@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.elastic import counts, networks
+from tests.benchmarks.elastic.networks import PRUNED
 from tests.benchmarks.elastic.study import SCRATCH_LR, Study
 from tests.benchmarks.fidelity.record import Record
 from vitas_ds.arch.cost import spec_macs
@@ -17,7 +18,6 @@ from vitas_ds.run.run_dir import RunDir
 Row = dict[str, Any]
 NO_SORTING = ("supernet.importance_images=0", "search.seeds=0")
 SUPERNETS = {"elastic": (), "unsorted": NO_SORTING}
-PRUNED = ("uniform", "greedy")
 
 
 @dataclass(frozen=True)

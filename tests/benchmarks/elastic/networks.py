@@ -29,6 +29,7 @@ from vitas_ds.search.feasible.several import feasible_sets
 from vitas_ds.search.feasible.table import FeasibleSet
 
 DRAW = 0xE1B  # tag of the random stream of random subnets
+PRUNED = ("uniform", "greedy")  # methods that choose by score
 DEEPER = 2  # layers that a sibling may have more or fewer than the start network
 Specs = dict[str, list[dict[str, Any]]]
 Score = Callable[[SubnetSpec], float]
@@ -61,8 +62,9 @@ def by_importance(run: RunDir, seed: int, score: Score) -> tuple[Specs, dict[str
     if missing:
         raise UserError(f"search.budgets: no {missing[0]} network within one of them; choose other budgets")
     specs = {name: [[_spec(space, row) for row in rows] for rows in found] for name, found in options.items()}
-    macs = {name: sum(spec_macs(spec) for some in specs[name] for spec in some) for name in ("uniform", "greedy")}
-    best = {name: [max(some, key=score) if len(some) > 1 else some[0] for some in specs[name]] for name in specs}
+    macs = {name: sum(spec_macs(spec) for some in specs[name] for spec in some) for name in PRUNED}
+    best = {name: [max(some, key=score) for some in specs[name]] for name in PRUNED}
+    best["random"] = [spec for (spec,) in specs["random"]]
     return {name: [spec.to_dict() for spec in found] for name, found in best.items()}, macs
 
 
