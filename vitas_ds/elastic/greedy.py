@@ -52,18 +52,30 @@ def _attn_losses(space: SearchSpace, scores: LayerScores) -> np.ndarray:
 def seeds(space: SearchSpace, scores: Scores, feasible: FeasibleSet, count: int) -> np.ndarray:
     """Return up to ``count`` networks within a budget, [K, G]: the uniform one, then greedy ones.
 
-    Greedy ones with more layers and a larger embed_dim come first.
+    The first greedy one has the most layers and the largest embed_dim that fit. Each of the others differs as much as
+    possible in both from those before it, so that a few also cover shallow and narrow networks.
     """
-    losses, found = expected_losses(space, scores), dict[bytes, np.ndarray]()
-    rows = [uniform(space, losses, feasible)]
-    steps = itertools.product(range(space.depth - space.min_layers + 1), range(len(space.embed_widths)))
-    for dropped, narrower in sorted(steps, key=sum):
-        embed = len(space.embed_widths) - 1 - narrower
-        rows.append(greedy(space, losses, feasible, embed, space.depth - dropped))
-    for row in rows:
-        if row is not None and not feasible.violation(row[None])[0]:
-            found.setdefault(row.tobytes(), row)
-    return np.array([*found.values()][:count], np.int64).reshape(-1, len(space.gene_sizes))
+    losses = expected_losses(space, scores)
+    depths, embeds = range(space.depth, space.min_layers - 1, -1), range(len(space.embed_widths) - 1, -1, -1)
+    built = {point: greedy(space, losses, feasible, point[1], point[0]) for point in itertools.product(depths, embeds)}
+    within = {x: row for x, row in built.items() if row is not None and not feasible.violation(row[None])[0]}
+    rows = [uniform(space, losses, feasible), *(within[point] for point in _spread([*within]))]
+    distinct = {row.tobytes(): row for row in rows if row is not None}
+    return np.array([*distinct.values()][:count], np.int64).reshape(-1, len(space.gene_sizes))
+
+
+def _spread(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the points in another order: the first one, then always the one farthest from all before it."""
+    if not points:
+        return []
+    at = np.array(points, float)
+    at /= np.maximum(np.ptp(at, axis=0), 1)
+    order, nearest = [0], np.full(len(at), np.inf)
+    while len(order) < len(at):
+        nearest = np.minimum(nearest, np.linalg.norm(at - at[order[-1]], axis=1))
+        nearest[order[-1]] = -1  # taken
+        order.append(int(np.argmax(nearest)))
+    return [points[i] for i in order]
 
 
 def greedy(space: SearchSpace, losses: Losses, feasible: FeasibleSet, embed: int, depth: int) -> np.ndarray | None:

@@ -99,3 +99,14 @@ def test_seeds_are_distinct_and_within_the_budget() -> None:
     assert len({row.tobytes() for row in found}) == len(found)
     assert (genome.canonical(SPACE, found) == found).all()
     assert seeds(SPACE, SCORES, feasible, 1).tolist() == found[:1].tolist()
+
+
+def test_a_few_seeds_cover_shallow_and_narrow_networks() -> None:
+    """Corners of depth and embed_dim first, the most layers and the widest embed_dim before the others."""
+    wide = {"embed_ratios": (0.5, 0.75, 1.0), "depth": 4, "elastic": {"head_dim": 4, "drop_order": (1, 0, 2, 3)}}
+    space = SearchSpace(**SPACE.model_dump() | wide)
+    scores = Scores("w", "d", 1, "labels", (0.0,) * 16, tuple(map(layer_scores, range(4))))
+    found = seeds(space, scores, feasible_set(space, {"macs": (0, 75_000)}), 10)
+    points = [(int((row[2:].reshape(4, 3)[:, 0] < 2).sum()), int(row[1])) for row in found[1:]]
+    assert len(points) == 9 and points[:2] == [(4, 2), (2, 0)] and set(points[2:4]) == {(4, 0), (2, 2)}
+    assert points[4] == (3, 1)
