@@ -60,6 +60,7 @@ def test_value_types_on_the_command_line(recipe):
         ("supernet.learning_rate=1", "supernet.learning_rate: unknown key"),
         ("supernett.lr=1", "supernett: unknown key"),
         ("supernet.augment.flip=1", "supernet.augment.flip: unknown key"),
+        ("retrain.teacher.hard=1", "hard: unknown key; known keys: model, weights, kind, weight, temperature"),
         ("supernet.lr=fast", "supernet.lr: Input should be a valid number, unable to parse string as a number"),
         ("supernet.lr=[1]", "supernet.lr: Input should be a valid number (given: [1])"),
         ("supernet.lr=-1", "supernet.lr: Input should be greater than 0 (given: -1)"),

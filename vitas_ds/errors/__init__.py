@@ -79,6 +79,7 @@ def _allowed_characters(pattern: str, text: str) -> str:
     return f"must have only {', '.join(['letters', 'digits', *signs[:-1]])} and {signs[-1]}"
 
 
+FEW_KEYS = 12  # a message lists the known keys of a section that has no more
 _TRAINING = {
     "accumulate": "grad_accum_steps", "ema": "ema_decay", "init_from": "resume_from", "weights_from": "init_weights",
 }  # fmt: skip
@@ -93,7 +94,7 @@ RENAMED = {  # keys of version 0.1 and their names since 0.2, by section
 
 
 def explain(error: Any, model: type) -> str:
-    """Return the first problem as one line; for an unknown key, with its new name or the most similar known key.
+    """Return the first problem as one line; for an unknown key, with its new name or similar known ones.
 
     Args:
         error: A pydantic ``ValidationError``.
@@ -110,8 +111,10 @@ def explain(error: Any, model: type) -> str:
     for name in sections:
         known = getattr(known, "model_fields", {}).get(name)
         known = known and known.annotation
-    similar = difflib.get_close_matches(key, list(getattr(known, "model_fields", ())), 1)
-    return f"{text}; did you mean {similar[0]}?" if similar else text
+    keys = list(getattr(known, "model_fields", ()))
+    if similar := difflib.get_close_matches(key, keys, 1):
+        return f"{text}; did you mean {similar[0]}?"
+    return f"{text}; known keys: {', '.join(keys)}" if 0 < len(keys) <= FEW_KEYS else text
 
 
 def is_version_01(error: Any) -> bool:

@@ -53,7 +53,7 @@ def run(config: Config) -> None:
     images, search_images = hold_out(all_images, config.data.search_per_class, config.run.seed)
     check_batch_size(images, config.supernet.batch_size, "supernet")
     open_run(config, ranks.is_main, stage="train-supernet", world_size=ranks.world_size)
-    comm.from_main(lambda: record_inputs(run_dir, "train-supernet", run_dir.supernet.path, {"train": all_images}, {}))
+    comm.from_main(lambda: _check(run_dir, all_images))
     if is_pretrained(config):
         config = prepare(config, run_dir, ranks, images)
     if ranks.is_main:
@@ -62,7 +62,8 @@ def run(config: Config) -> None:
             write_classes(images.classes, aside)
         if not list_checkpoints(run_dir.supernet.checkpoints):  # else keep the list of the training that wrote them
             _write_search_images(run_dir, search_images)
-    task = make_task(config, run_dir, ranks, images)
+    task = make_task(config, run_dir, ranks, images)  # a refused network or teacher leaves no record of its images
+    comm.from_main(lambda: record_inputs(run_dir, "train-supernet", run_dir.supernet.path, {"train": all_images}, {}))
     largest = genome.decode(config.space, genome.largest(config.space))
     print_estimate(task, ranks, largest, len(SIDES[config.supernet.sharing]))
     task = replace(_with_evaluation(task, run_dir, ranks, search_images), later=after_supernet(task, run_dir))

@@ -63,8 +63,9 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def export(folder: Path, spec: SubnetSpec, mean: float = 0.5, facts: dict | None = None) -> None:
-    write_model(random_network(spec), folder, Preprocess(28, (mean,) * 3, (0.5,) * 3), "net", facts or {})
+def export(folder: Path, spec: SubnetSpec, mean: float = 0.5, facts: dict | None = None, classes: str = "") -> None:
+    preprocess = Preprocess(28, (mean,) * 3, (0.5,) * 3, classes=tuple(classes))
+    write_model(random_network(spec), folder, preprocess, "net", facts or {})
 
 
 def config_of(folder: Path, name: str, *words: str, init: str = "net") -> Config:
@@ -209,6 +210,18 @@ def test_an_untrained_classifier_is_refused(folder):
     export(folder / "new", SPEC, facts={"classifier": "new, of 10 classes, not trained"})
     with pytest.raises(UserError, match="its classifier is not trained; fine-tune it first"):
         train_supernet.run(config_of(folder, "untrained", init="new"))
+
+
+def test_a_refused_start_does_not_bind_the_run_to_its_images(folder):
+    """The second start has the folder that the network was trained on."""
+    export(folder / "named", SPEC, classes="0123456789")
+    shutil.copytree(folder / "digits" / "train", folder / "renamed")
+    (folder / "renamed" / "9").rename(folder / "renamed" / "nine")
+    with pytest.raises(UserError, match="was trained on other classes than those in"):
+        train_supernet.run(config_of(folder, "corrected", f"data.train={folder}/renamed", init="named"))
+    corrected = config_of(folder, "corrected", *FROZEN, init="named")
+    train_supernet.run(corrected)
+    assert (run_of(corrected).supernet.path / "inputs.json").exists() and run_of(corrected).supernet_weights.exists()
 
 
 def test_settings_without_effect_give_a_warning(folder):
