@@ -130,7 +130,7 @@ def _of_method(study: Study, seed: int, name: str, searches: dict[str, Row], bud
     limit = elastic_total(study, searches["elastic"], budgets)
     specs = [row["networks"][method.networks][i] for i in budgets]
     per_epoch = [_epoch(study, spec, method.teacher) for spec in specs]
-    shared = sum(total(row["compute"][part]) for part in method.shared)
+    shared = sum(_paid(row["compute"][part], [study.budgets[i] for i in budgets]) for part in method.shared)
     fixed = name in SUPERNETS
     epochs = [study.config.retrain.epochs] * len(specs) if fixed else counts.affordable(limit - shared, per_epoch)
     jobs = []
@@ -140,6 +140,11 @@ def _of_method(study: Study, seed: int, name: str, searches: dict[str, Row], bud
         job = f"{name}, {study.budgets[i]}, seed {seed}"
         jobs.append(Job(job, "network", name, seed, cost, study.budgets[i], spec, count, own, shared, limit))
     return jobs
+
+
+def _paid(compute: int | dict[str, int], budgets: list[str]) -> int:
+    """Return what a part of a search costs for some budgets."""
+    return sum(compute[name] for name in budgets) if isinstance(compute, dict) else compute
 
 
 def _epoch(study: Study, spec: Row, teacher: bool = True) -> int:
@@ -169,12 +174,16 @@ def stand_in(study: Study) -> Row:
     siblings = [networks.sibling(study, limit) for limit in study.limits]
     scored = search.population * search.generations * (search.images or study.search_images)
     options = (config.space.depth - config.space.min_layers + 1) * len(config.space.embed_widths)
-    pruned = options * study.search_images * sum(map(spec_macs, siblings))
+    pruned = options * study.search_images
+
+    def of_each(images: int) -> dict[str, int]:
+        return {name: images * spec_macs(spec) for name, spec in zip(study.budgets, siblings, strict=True)}
+
     compute = {
         "importance": counts.importance_macs(config, study.train_images, macs),
         "training": counts.elastic_macs(config, study.train_images, macs),
-        "scores": {name: scored * spec_macs(spec) for name, spec in zip(study.budgets, siblings, strict=True)},
-    } | dict.fromkeys(PRUNED, pruned)
+        "scores": of_each(scored),
+    } | dict.fromkeys(PRUNED, of_each(pruned))
     specs = [spec.to_dict() for spec in siblings]
     return {"compute": compute, "networks": {method.networks: specs for method in METHODS.values()}}
 

@@ -40,14 +40,14 @@ def of_search(run: RunDir) -> list[dict[str, Any]]:
     return [budget["top"][0]["spec"] for budget in read_json(run.best, {})["budgets"]]
 
 
-def by_importance(run: RunDir, seed: int, score: Score) -> tuple[Specs, dict[str, int]]:
+def by_importance(run: RunDir, seed: int, score: Score) -> tuple[Specs, dict[str, list[int]]]:
     """Return networks of the other methods for each budget, from the importance that a run has measured.
 
     Importance cannot compare depths and embedding widths. So the uniform and the greedy network of each combination are
     scored, and the best one counts.
 
     Returns:
-        The networks of each method, and the MACs that a forward pass of all scored networks costs, for each method.
+        The networks of each method, and the MACs of a forward pass of all networks scored for each budget.
     """
     config = read_config(run)
     space, sets = config.space, feasible_sets(config.space, config.search)
@@ -62,7 +62,7 @@ def by_importance(run: RunDir, seed: int, score: Score) -> tuple[Specs, dict[str
     if missing:
         raise UserError(f"search.budgets: no {missing[0]} network within one of them; choose other budgets")
     specs = {name: [[_spec(space, row) for row in rows] for rows in found] for name, found in options.items()}
-    macs = {name: sum(spec_macs(spec) for some in specs[name] for spec in some) for name in PRUNED}
+    macs = {name: [sum(map(spec_macs, some)) for some in specs[name]] for name in PRUNED}
     best = {name: [max(some, key=score) for some in specs[name]] for name in PRUNED}
     best["random"] = [spec for (spec,) in specs["random"]]
     return {name: [spec.to_dict() for spec in found] for name, found in best.items()}, macs

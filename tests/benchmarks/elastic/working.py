@@ -138,7 +138,8 @@ def _search(job: Job, study: Study) -> Row:
         compute["importance"] = counts.importance_macs(config, study.train_images, macs)
         others, scored = networks.by_importance(run, job.seed, scores.on_search_images(run))
         found |= others
-        compute |= {name: count * study.search_images for name, count in scored.items()}
+        for name, counted in scored.items():
+            compute[name] = {b: count * study.search_images for b, count in zip(study.budgets, counted, strict=True)}
         found["sibling"] = [networks.sibling(study, limit).to_dict() for limit in study.limits]
         for name in jobs.PRUNED:
             for budget, spec in zip(study.budgets, found[name], strict=True):

@@ -100,6 +100,7 @@ def test_epochs_of_the_plan(study):
     for i, budget in enumerate(study.budgets):  # one network gets what elastic needs for it alone
         alone = found[jobs.ALONE, budget]
         assert alone.limit == limit - sum(scores) - sum(tuned) + scores[i] + tuned[i]
+        assert alone.shared == 1024 * 3 * LARGEST + 9 * 2000 * SIBLINGS[i]  # its own scores only
         assert alone.epochs == (alone.limit - alone.shared) // (shown * (3 * SIBLINGS[i] + teacher))
 
 
