@@ -30,8 +30,8 @@ class Elastic(BaseModel):
         "heads, and qkv_ratios are fractions of head_dim, with the softmax scale of the whole head. null: off",
     )  # fmt: skip
     drop_order: tuple[int, ...] | None = Field(
-        None, description="layers, the first to be dropped first: a subnet that lacks k layers lacks the first k. "
-        "null: train-supernet measures it, with supernet.init; without, the last layers",
+        None, description="order in which layers are dropped: a subnet with k fewer layers lacks the first k of this "
+        "list. null: train-supernet measures the order if supernet.init is set, else the last layers are dropped first",
     )  # fmt: skip
     prefix_tokens: int = Field(1, gt=0, le=1024, description="class token, distillation token and registers")
     classifiers: int = Field(1, gt=0, le=2, description="2: class token and distillation token have a classifier each")
