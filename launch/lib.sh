@@ -74,7 +74,7 @@ signal_ranks() {
     STOPPING=1
     if [[ $2 == remote ]]; then
         kill -KILL "-$3" 2>/dev/null || true
-        return
+        return 0 # not the status of the interrupted command
     fi
     for ((generation = 0; generation < $2; generation++)); do
         # shellcheck disable=SC2086 # split the list
@@ -158,13 +158,30 @@ count_gpus() {
     fi
 }
 
-# which_gpus N: print the deepspeed launcher's arguments for N ranks on this node. With --num_gpus the launcher ignores
-# CUDA_VISIBLE_DEVICES and takes GPUs 0, 1, ...; with --include it takes the listed ones.
+# which_gpus N: set WHICH to the deepspeed launcher's arguments for N ranks on this node. With --num_gpus the launcher
+# ignores CUDA_VISIBLE_DEVICES and takes GPUs 0, 1, ...; with --include it takes those of the listed numbers.
 which_gpus() {
-    if [[ $(count_gpus) == 0 || ! ${CUDA_VISIBLE_DEVICES:-} =~ ^[0-9]+(,[0-9]+)*$ ]]; then
-        echo "--num_gpus $1"
+    local visible entry number numbers=''
+    visible=$(tr -d ' ' <<<"${CUDA_VISIBLE_DEVICES:-}")
+    WHICH=(--num_gpus "$1")
+    [[ -n $visible && $(count_gpus) != 0 ]] || return 0
+    for entry in ${visible//,/ }; do
+        [[ $entry != -* ]] || break
+        number=$(gpu_number "$entry")
+        [[ -n $number ]] || die "CUDA_VISIBLE_DEVICES=$visible: deepspeed needs the numbers of GPUs, and nvidia-smi" \
+            "tells none for $entry; use launch/torchrun.sh, which passes the list on"
+        numbers+=,$number
+    done
+    WHICH=(--include "localhost:$(cut -d, -f "1-$1" <<<"${numbers#,}")")
+}
+
+# gpu_number ENTRY: print the number of a GPU, given by number or by the beginning of its UUID; nothing if there is none.
+gpu_number() {
+    if [[ $1 =~ ^[0-9]+$ ]]; then
+        echo "$1"
     else
-        echo "--include localhost:$(cut -d, -f "1-$1" <<<"$CUDA_VISIBLE_DEVICES")"
+        nvidia-smi --query-gpu=index,uuid --format=csv,noheader 2>/dev/null |
+            awk -F ', *' -v id="$1" 'index($2, id) == 1 { n++; number = $1 } END { if (n == 1) print number }' || true
     fi
 }
 

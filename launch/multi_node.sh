@@ -32,12 +32,14 @@ for host in "${HOSTS[@]}"; do
 done
 check_run "$RANKS"
 print_ranks "${HOSTS[@]}"
+depth=remote
+((${#HOSTS[@]} > 1)) || depth=2 # deepspeed starts the ranks of a single node itself, without a connection
 for stage in "${STAGES[@]}"; do
     words_of "$stage"
     if alone "$stage"; then
         start_ranks 0 python -m vitas_ds "${WORDS[@]}"
     else
-        start_ranks remote deepspeed --hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$FIRST}" \
+        start_ranks "$depth" deepspeed --hostfile "$HOSTFILE" --master_addr "${MASTER_ADDR:-$FIRST}" \
             --master_port "${MASTER_PORT:-29500}" --module vitas_ds "${WORDS[@]}"
     fi
 done

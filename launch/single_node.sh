@@ -27,8 +27,8 @@ for stage in "${STAGES[@]}"; do
     if alone "$stage"; then
         start_ranks 0 python -m vitas_ds "${WORDS[@]}"
     else
-        read -ra which < <(which_gpus "$RANKS")
-        start_ranks 2 deepspeed "${which[@]}" --master_port "${MASTER_PORT:-$(free_port)}" --log_level error \
+        which_gpus "$RANKS"
+        start_ranks 2 deepspeed "${WHICH[@]}" --master_port "${MASTER_PORT:-$(free_port)}" --log_level error \
             --module vitas_ds "${WORDS[@]}"
     fi
 done

@@ -64,12 +64,11 @@ def parse(top: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
 
 def run_stage(args: argparse.Namespace) -> int:
     """Run one stage of a recipe."""
-    from vitas_ds.recipe import load
     from vitas_ds.stages import validate
-    from vitas_ds.stages.elastic_space import with_drop_order
+    from vitas_ds.stages.elastic_space import load_with_order
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # a lost rank is one line, not a stack trace per rank
-    config = with_drop_order(load(args.recipe, args.overrides))
+    config = load_with_order(args.recipe, args.overrides)
     check = partial(validate.check, config, args.command, launcher.read().world_size)
     check()
     stage = import_module(f"vitas_ds.stages.{args.command.replace('-', '_')}")

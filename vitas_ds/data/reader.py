@@ -72,7 +72,7 @@ class Reader:
         self.recipe = replace(recipe, source="file" if images.spans is None else "bytes")
         self.device = torch.device(ranks.device)
         self.device_id = None if self.device.type == "cpu" else (self.device.index or 0)
-        self.threads = data.threads or max(1, host.cores() // local_ranks(ranks))
+        self.threads = data.threads or host.share(local_ranks(ranks))
         self.pool = ThreadPoolExecutor(self.threads) if images.spans is not None else None
 
     def run(self, requests: Iterator[Request], batch_size: int) -> Iterator[tuple[Request, Tensor]]:

@@ -29,9 +29,10 @@ from vitas_ds.data.lazy import load_dali
 from vitas_ds.data.processing import size_problem
 from vitas_ds.data.resized import NAME, read_settings
 from vitas_ds.data.sources import ImageSet, fingerprint, read_folder, write_classes, write_list
+from vitas_ds.data.walk import is_hidden
 from vitas_ds.distributed import host
 from vitas_ds.distributed.workers import pool as worker_pool
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.exits import DISK, naming
 from vitas_ds.errors.reading import parse_json, read_text
 
@@ -79,9 +80,8 @@ def resize_data(
         UserError: The folders do not fit, or the disk is too small.
     """
     images = read_folder(source)
-    if settings.format == "folder" and images.classes != tuple(sorted(images.classes)):
-        raise UserError(f"{source}: the classes are not in alphabetical order, so folders would change the labels; use "
-                        "--format shards")  # fmt: skip
+    if settings.format == "folder" and images.spans is not None:
+        _check_names(source, images)
     about = asdict(settings) | {"source": str(source.absolute()), "images": len(images),
                                 "classes": len(images.classes), "fingerprint": fingerprint(images)}  # fmt: skip
     if not _is_complete(source, target, about):
@@ -94,6 +94,24 @@ def resize_data(
                 unreadable = _resize(images, target, settings, workers, progress, journal)
                 _finish(target, settings, images, about, unreadable)
     return len(images), [tuple(pair) for pair in (read_settings(target) or {})["unreadable"]]
+
+
+def _check_names(source: Path, images: ImageSet) -> None:
+    """Check that the classes and members of shards can become folders and files below the target.
+
+    Raises:
+        UserError: The order of the classes would change, or a name would leave the target.
+    """
+    fix = "use --format shards"
+    if images.classes != tuple(sorted(images.classes)):
+        raise UserError(f"{source}: the classes are not in alphabetical order, so folders would change labels; {fix}")
+    for name in images.classes:
+        if not name or "/" in name or "\0" in name or is_hidden(name):
+            raise UserError(f"{source}/classes.json: {shorten(repr(name), 60)} cannot be the name of a folder; {fix}")
+    for path in images.paths:
+        member = path.partition(".tar/")[2]
+        if member.startswith("/") or ".." in member.split("/"):
+            raise UserError(f"{source}: {shorten(path, 100)}: this name leaves its folder; {fix}")
 
 
 def _resize(images: ImageSet, target: Path, settings: Settings, workers: int, progress: Progress | None,

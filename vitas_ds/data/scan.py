@@ -166,6 +166,8 @@ def _check_jpeg(content: bytes) -> str | None:
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker == 0xDA:
             break
+    if at > end:
+        return "truncated in the header"
     return _check_coded_data(content, at) if frame else "damaged header: no frame"
 
 

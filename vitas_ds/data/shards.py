@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitas_ds.data.walk import is_hidden, shards_of
+from vitas_ds.data.walk import is_hidden, shards_of, text_name
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import check_regular, read_json
 
@@ -90,7 +90,7 @@ def class_names(root: str, count: int) -> list[str]:
     if not path.is_file():
         return [str(label) for label in range(count)]
     try:
-        names = {int(label): str(name) for name, label in read_json(path, dict).items()}
+        names = {int(label): text_name(str(name)) for name, label in read_json(path, dict).items()}
     except (ValueError, AttributeError, TypeError, OverflowError):
         raise UserError(f'{path}: not a class map; expected {{"name": label, ...}}') from None
     if sorted(names) != list(range(len(names))) or len(names) < count:

@@ -20,7 +20,7 @@ from vitas_ds.data.image_index import Listing
 from vitas_ds.data.names import choose, joined
 from vitas_ds.data.sampler import steps_per_epoch
 from vitas_ds.data.shards import read_shards
-from vitas_ds.data.walk import SUFFIXES, Folder, list_folder, shards_of, walk, warn_hidden
+from vitas_ds.data.walk import SUFFIXES, Folder, list_folder, shards_of, text_name, walk, warn_hidden
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import read_bytes
 
@@ -100,15 +100,15 @@ def _read(root: str, exclude: str | Path | None) -> ImageSet:
     if not os.path.isdir(root):
         raise UserError(f"{root or 'data.train and data.val: empty'}: no such folder of images")
     top = list_folder(root)
-    classes = top.folders
-    if not classes and shards_of(root):
+    folders, classes = top.folders, tuple(map(text_name, top.folders))
+    if not folders and shards_of(root):
         return _read_shards(root, exclude)
-    if not classes:
+    if not folders:
         raise UserError(_no_classes(top))
-    if indexed := image_index.read(root, classes):
+    if indexed := image_index.read(root, folders):
         return _without(ImageSet(root, *indexed, classes), exclude)
     hidden = list(top.hidden)
-    found = [list_class(root, name, hidden).names for name in classes]
+    found = [list_class(root, name, hidden).names for name in folders]
     warn_hidden(root, hidden)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(names) for names in found])
     return _without(ImageSet(root, tuple(chain(*found)), labels, classes), exclude)

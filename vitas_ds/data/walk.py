@@ -38,6 +38,11 @@ class Folder:
         return [name for name in self.files if name.lower().endswith(SUFFIXES)]
 
 
+def text_name(name: str) -> str:
+    """Return a name that files in UTF-8 can have: the bytes of another encoding are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is not part of the data: it is hidden, or a file manager made it."""
     return name.startswith(".") or name.lower() in HIDDEN

@@ -143,7 +143,7 @@ def _identity(device: torch.device) -> str:
 
 def _cpu_share(launch: Launch) -> int:
     """Return this rank's share of the node's cores."""
-    return max(1, host.cores() // (launch.local_world_size or 1))
+    return host.share(launch.local_world_size or 1)
 
 
 def barrier() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # cgroup v1 has a number near 2^63 without a limit
@@ -20,6 +20,18 @@ def cores() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _cgroups("cpu") if (quota := _cpu_quota(folder))]
     return max(1, min([count, *(int(quota + 0.5) for quota in quotas)]))
+
+
+def share(ranks: int, env: Mapping[str, str] = os.environ) -> int:
+    """Return this rank's share of the cores, for ``ranks`` ranks on the machine.
+
+    Slurm may bind each task to cores of its own; then they are not divided again.
+    """
+    available, of_task = cores(), env.get("SLURM_CPUS_PER_TASK", "")
+    one_rank = not (env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE"))  # else another launcher runs in the task
+    if one_rank and of_task.isdecimal() and available <= int(of_task):
+        return available
+    return max(1, available // ranks)
 
 
 def workers() -> int:

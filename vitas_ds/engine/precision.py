@@ -90,9 +90,9 @@ class LossScale:
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        return {"value": self.value, "good_steps": self.good_steps}
+        return {"value": self.value, "good_steps": self.good_steps, "dynamic": self.dynamic}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore ``state()``. If the checkpoint was saved in another precision, keep the initial scale."""
-        if self.dynamic and state["value"] > 1:
+        if self.dynamic and state.get("dynamic", state["value"] > 1):  # checkpoints of 0.1 do not have it
             self.value, self.good_steps = state["value"], state["good_steps"]

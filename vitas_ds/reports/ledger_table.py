@@ -6,7 +6,7 @@ The data are compact: numbers by column, and each layer as an index into the lis
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec, spec_from_dict
@@ -20,6 +20,7 @@ from vitas_ds.search.scoring.candidate import Candidate
 STATIC = 20  # rows without the script
 DROPPED = "dropped: too slow or too fast"  # measured outside the budget, see search/confirm.py
 DIGITS = 6  # of a number
+IN_COLUMNS = ("patch_size", "embed_dim")  # fields of a spec; the candidates of a search share the others
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,13 @@ def section(run: RunDir, search: Search, candidates: Candidates) -> dict[str, An
         return {"rows": [], "header": (), "data": {}, "note": ""}
     columns = columns_of(search, candidates, names_of(run))
     layers: dict[LayerSpec, int] = {}
-    data = {
-        "image_size": rows[0].spec.image_size,
-        "num_classes": rows[0].spec.num_classes,
+    data: dict[str, Any] = {
         "columns": [[column.name, column.kind] for column in columns],
         "values": [[_short(column.value(c)) for c in rows] for column in columns],
         "nets": [[layers.setdefault(layer, len(layers)) for layer in c.spec.active] for c in rows],
     }
-    data["layers"] = [[x.num_heads, x.qkv_dim, x.mlp_dim] for x in layers]
+    common = replace(rows[0].spec, layers=tuple(layers)).to_dict()
+    data |= {"layers": common.pop("layers"), "fields": {k: v for k, v in common.items() if k not in IN_COLUMNS}}
     first = [tuple(text(column, c) for column in columns) for c in rows[:STATIC]]
     return {"rows": first, "header": [c.name for c in columns], "data": data, "note": _note(candidates)}
 

@@ -26,6 +26,9 @@ FOLDERS = (
 )  # fmt: skip
 PLACE = ("run.name", "run.dir")
 TRAINED = ("engine.precision",)  # fixed once a network has been trained
+BUDGETS = tuple(
+    f"search.{name}" for name in ("macs", "vitas_flops", "params", "activations", "latency", "throughput", "budgets")
+)  # fixed while a supernet samples its subnets within them
 MAX_SHOWN = 6  # changed settings on one line
 
 # A stage's own section is fixed once that stage has results, except these fields.
@@ -59,7 +62,8 @@ def check_same_recipe(config: Config, run: RunDir) -> None:
     before = read_config(run)
     old, new = (with_absolute_paths(c).model_dump(mode="json") for c in (before, config))
     for stage in stages_with_results(run):
-        changes = {name: (_get(old, name), _get(new, name)) for name in _fixed_fields(stage, new)}
+        fields = [*_fixed_fields(stage, new), *(BUDGETS if stage == "train-supernet" and _in_budgets(new, run) else ())]
+        changes = {name: (_get(old, name), _get(new, name)) for name in fields}
         changes = {name: (a, b) for name, (a, b) in changes.items() if a != b and not _same_folder(name, a, b)}
         if changes:
             field, (a, b) = next(iter(changes.items()))
@@ -105,6 +109,13 @@ def _fixed_fields(stage: str, config: dict[str, Any]) -> Iterator[str]:
             top, _, field = leaf.partition(".")
             if field not in FREE.get(top, ()):
                 yield leaf
+
+
+def _in_budgets(config: dict[str, Any], run: RunDir) -> bool:
+    """Return whether an unfinished supernet samples its subnets by the budgets of the search."""
+    supernet = config["supernet"]
+    fitted = config["space"]["identity"] and not (supernet["macs"] or supernet["throughput"])
+    return not run.supernet_weights.exists() and (supernet["distribution"] == "budget" or fitted)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

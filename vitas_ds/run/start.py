@@ -75,6 +75,10 @@ def _lock(run: RunDir, stage: str) -> None:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock.acquire(run.path, stage)
+        folder = {"train-supernet": run.supernet.path, "search": run.search, "retrain": run.retrain.path}.get(stage)
+        for leftover in folder.glob(".*.tmp") if folder else ():  # of a killed job; weights are large
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
     except OSError as error:
         raise _not_writable(run, error) from None
 

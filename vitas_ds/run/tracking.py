@@ -19,6 +19,7 @@ from typing import Any
 from typing_extensions import override  # a dependency of pydantic
 
 from vitas_ds.config import Config
+from vitas_ds.errors.exits import naming
 from vitas_ds.run import lock
 from vitas_ds.run.files import open_to_append, to_json, write_json
 from vitas_ds.run.metrics import cut_metrics, peak_memory, progress_line, read_metrics
@@ -89,8 +90,9 @@ class LiveTracker(Tracker):
             lock.check(self.run.metrics)
             self.checked = now
         record = {"stage": self.stage, "step": step, "time": round(now, 3), **values}
-        self.file.write(f"{to_json(record)}\n".encode())
-        self.file.flush()
+        with naming(self.run.metrics):
+            self.file.write(f"{to_json(record)}\n".encode())
+            self.file.flush()
 
     @override
     def evaluation(self, step: int, values: dict[str, Any]) -> None:

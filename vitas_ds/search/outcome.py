@@ -76,6 +76,7 @@ def _combine_finalists(results: Sequence[FinalistsResult | None]) -> FinalistsRe
         name: sum(result.numbers[name] for result in found)
         for name in ("candidates", "macs", "retrainings", "seconds")
     }  # fmt: skip
-    outcomes = {spec: outcome for result in found for spec, outcome in result.outcomes.items()}
+    pairs = [pair for result in found for pair in result.outcomes.items()]
+    outcomes = dict(sorted(pairs, key=lambda pair: pair[1].step))  # the longest training of each
     ranking = _distinct([c for result in found for c in result.ranking])
     return FinalistsResult(ranking, outcomes, best.numbers | sums, found[-1].rows)

@@ -20,7 +20,7 @@ from vitas_ds.elastic.order import REORDERED, read_order
 from vitas_ds.elastic.reorder import restore
 from vitas_ds.errors import UserError
 from vitas_ds.export import hub, to_onnx
-from vitas_ds.export.card import Accuracy, model_card
+from vitas_ds.export.card import Accuracy, model_card, read_license
 from vitas_ds.export.digests import is_intact
 from vitas_ds.export.folder import (
     Facts,
@@ -48,7 +48,7 @@ from vitas_ds.run.tracking import open_tracker
 from vitas_ds.search.latency.facts import latency_facts
 from vitas_ds.search.selector import ListEntry, Source, find_source, parse_choice
 from vitas_ds.stages.common import model_folder, validation_images
-from vitas_ds.stages.source_run import source_run
+from vitas_ds.stages.source_run import supernet_run
 
 TOP1_TOP5 = "top-1 / top-5"
 UNITS = {  # of the search budget, for the model card
@@ -97,7 +97,9 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
         print(f"export: done already, {run_dir.export}")
         return
     numbers: dict[str, Any] = {"dir": str(run_dir.export), "model": str(source), "made": made}
-    files, numbers = _write_folder(config, run_dir, model, preprocess, accuracy, numbers)
+    files, numbers = _write_folder(
+        config, run_dir, model, preprocess, accuracy, _license(config, facts, source), numbers
+    )
     update_summary(run_dir, "export", numbers)
     with open_tracker(config, run_dir, "export", True) as tracker:
         tracker.artifact(f"{run_dir.name}-model", "model", run_dir.export)
@@ -121,7 +123,7 @@ def _source_facts(source: Path) -> Facts:
 
 def _write_folder(
     config: Config, run_dir: RunDir, model: VisionTransformer, preprocess: Preprocess, accuracy: Accuracy | None,
-    numbers: dict[str, Any],
+    license: str, numbers: dict[str, Any],
 ) -> Checks:  # fmt: skip
     """Write and check the files, and replace ``export/`` once all are complete. Return lines and headline numbers."""
     facts: Facts = numbers["made"]["facts"]
@@ -132,7 +134,7 @@ def _write_folder(
         for more in (_graphs(config, model, folder), _int8(config, model, folder, preprocess)):
             files, checks = files | more[0], checks | more[1]
         digests = file_digests(folder)
-        card = model_card(model.spec, run_dir.name, facts, accuracy, files, _license(config, facts), digests)
+        card = model_card(model.spec, run_dir.name, facts, accuracy, files, license, digests)
         write_text(folder / "README.md", card)
         numbers |= {"bytes": (folder / "model.safetensors").stat().st_size, "checks": checks}
         write_result(run_dir, "export", numbers, folder / "README.md")
@@ -168,15 +170,16 @@ def _run_facts(config: Config, run_dir: RunDir) -> Facts:
 
 def _origin(config: Config, run_dir: RunDir) -> Facts:
     """Return the origin of the weights of a subnet of a pretrained network, and the parts kept."""
-    folder = (source_run(config) or run_dir).pretrained
+    folder = supernet_run(config).pretrained
     inherited = config.retrain.init == "supernet" and (folder / "spec.json").is_file()
     return origin_facts(folder, read_spec(run_dir.retrain_spec)) if inherited else {}
 
 
-def _license(config: Config, facts: Facts) -> str:
-    """Return the license: of weights from elsewhere, theirs, unless ``export.license`` is set."""
-    usual = config.export.license == Export().license
-    return str(facts.get("origin, license", config.export.license)) if usual else config.export.license
+def _license(config: Config, facts: Facts, source: Path) -> str:
+    """Return the license: that of the origin of the weights or of their folder, unless ``export.license`` is set."""
+    if config.export.license != Export().license:
+        return config.export.license
+    return str(facts.get("origin, license") or read_license(source))
 
 
 def _budget(config: Config, source: Source) -> str:

@@ -12,14 +12,16 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.elastic.order import read_order
 from vitas_ds.elastic.reorder import restore
-from vitas_ds.export.card import model_card
+from vitas_ds.errors import UserError
+from vitas_ds.export.card import LICENSE, model_card, read_license
 from vitas_ds.export.folder import Facts, Preprocess, atomic_folder, write_model_files
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.summary import complete_summary, write_result
 from vitas_ds.stages.initial_weights import make_init
-from vitas_ds.stages.source_run import source_run
+from vitas_ds.stages.model_folders import find_model, is_checkpoint
+from vitas_ds.stages.source_run import supernet_run
 
 
 def keep_initial_weights(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, images: ImageSet) -> None:
@@ -46,14 +48,29 @@ def write_network(
     facts["accuracy"] = "not evaluated"
     with atomic_folder(run_dir.retrain_model) as folder:
         write_model_files(model, folder, preprocess, facts)
-        write_text(folder / "README.md", model_card(model.spec, run_dir.name, facts))
+        write_text(folder / "README.md", model_card(model.spec, run_dir.name, facts, license=_license(config)))
         write_result(run_dir, "retrain", numbers | {"macs": spec_macs(model.spec)}, folder / "config.json")
     complete_summary(run_dir)
 
 
+def _license(config: Config) -> str:
+    """Return the license of the initial weights; of weights trained here, that of new networks."""
+    init = config.retrain.init
+    if init == "supernet":
+        folder = supernet_run(config).pretrained
+    elif init == "scratch" or is_checkpoint(init):
+        return LICENSE
+    else:
+        try:
+            folder = find_model(init, "retrain.init")
+        except UserError:  # removed during the training
+            return "unknown"
+    return read_license(folder) if folder.is_dir() else LICENSE
+
+
 def _restore_order(config: Config, run_dir: RunDir, model: VisionTransformer) -> str:
     """Restore the order of units of the pretrained network if nothing was removed from it. Return a note."""
-    folder = (source_run(config) or run_dir).pretrained
+    folder = supernet_run(config).pretrained
     if not (folder / "spec.json").is_file() or read_spec(folder / "spec.json") != model.spec:
         return ""
     order = read_order(folder, model.spec)

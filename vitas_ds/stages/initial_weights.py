@@ -15,7 +15,7 @@ from torch import Tensor
 from vitas_ds.arch.spec import SubnetSpec, read_spec
 from vitas_ds.config import Config
 from vitas_ds.data.loader import eval_batches
-from vitas_ds.data.sources import ImageSet, hold_out
+from vitas_ds.data.sources import ImageSet
 from vitas_ds.distributed import comm, watchdog
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
@@ -27,6 +27,7 @@ from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.transfer import shapes_after_transfer, transfer
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.stages.common import split_training_images
 from vitas_ds.stages.model_folders import check_inherits, find_model, is_checkpoint
 from vitas_ds.stages.trained_supernet import check_supernet_exists, load_supernet
 from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, open_checkpoint
@@ -53,13 +54,13 @@ def make_init(config: Config, run_dir: RunDir, model: VisionTransformer, images:
     if init == "supernet":
         check_inherits(model.spec, config.space)
         check_supernet_exists(config, run_dir)
-        return partial(_from_supernet, config, run_dir, model, images, ranks)
+        return partial(_from_supernet, config, run_dir, model, ranks)
     if is_checkpoint(init):
         return partial(_from_checkpoint, model, *_matching_checkpoint(Path(init), model))
     return partial(_from_folder, model, *_matching_folder(config, model.spec, images))
 
 
-def _from_supernet(config: Config, run_dir: RunDir, model: VisionTransformer, images: ImageSet, ranks: Ranks) -> str:
+def _from_supernet(config: Config, run_dir: RunDir, model: VisionTransformer, ranks: Ranks) -> str:
     """Load the weights of a side of the supernet: with two sides, the one that classifies more search images."""
     watchdog.at("loading the supernet")
     supernet, _ = load_supernet(config, run_dir)
@@ -67,7 +68,7 @@ def _from_supernet(config: Config, run_dir: RunDir, model: VisionTransformer, im
     if len(nets) == 1:
         model.load_state_dict(nets[0].state_dict())
         return "the weights of the supernet"
-    search_images = hold_out(images, config.data.search_per_class, config.run.seed)[1]
+    search_images = split_training_images(config)[1]  # of all images: retrain may hold out some of its own
     hits = _count_hits(nets, search_images, config, ranks)
     best = hits.index(max(hits))  # the first one, left, if they are equal
     model.load_state_dict(nets[best].state_dict())

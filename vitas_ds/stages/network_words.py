@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch.elastic import elastic_fields
 from vitas_ds.arch.spec import SubnetSpec, read_spec
-from vitas_ds.config import Config, format_value
+from vitas_ds.config import Config
 from vitas_ds.errors import UserError
 from vitas_ds.export.folder import Preprocess, read_preprocess
 from vitas_ds.recipe import load
@@ -38,7 +39,7 @@ def network_words(recipe: str, words: list[str]) -> list[str]:
     set_now = dict(leaves(config.model_dump()))
     given = {word.partition("=")[0] for word in words}
     return [
-        f"{name}={format_value(value)}"
+        f"{name}={json.dumps(value)}"  # all digits
         for name, value in wanted.items()
         if name not in given and set_now[name] != value
     ]

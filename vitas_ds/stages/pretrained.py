@@ -47,7 +47,7 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import file_digest, write_text
 from vitas_ds.run.run_dir import RunDir
-from vitas_ds.stages.elastic_space import ordered
+from vitas_ds.stages.elastic_space import measured_orders, ordered
 from vitas_ds.stages.model_folders import TIMM, find_model
 from vitas_ds.stages.teaching import check_classes
 from vitas_ds.stages.validate_pretrained import check_largest
@@ -119,25 +119,20 @@ def _prepare(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) ->
         return _order(config, known)
     found = load(config, images)
     chosen = _choose(images, config.supernet.importance_images, config.run.seed)
+    if known is not None and not (len(chosen) and (known.weights, known.data) == (found.digest, fingerprint(chosen))):
+        known = None
+    if known is None and config.space.elastic.drop_order in measured_orders(run_dir):
+        config = ordered(config, None)  # of another network or of other images
     if not len(chosen):
+        run_dir.importance.unlink(missing_ok=True)
         _write(config, run_dir, found, None)
         return config.space.elastic.drop_order
-    if known is not None and (known.weights, known.data) != (found.digest, fingerprint(chosen)):
-        known = None
-    if known is None and config.space.elastic.drop_order in _measured_orders(run_dir):
-        config = ordered(config, None)  # of another network or of other images
     scores = known or _measure(config, found, chosen, ranks)
     if known is None:
         write_scores(run_dir.importance, scores)
         plot_scores(scores, run_dir.importance.with_suffix(".png"))
     _write(config, run_dir, found, scores)
     return _order(config, scores)
-
-
-def _measured_orders(run_dir: RunDir) -> set[tuple[int, ...]]:
-    """Return the orders of dropped layers that this run has measured, now or before a start with ``--redo``."""
-    old = run_dir.path.glob(f"old/*/{run_dir.importance.relative_to(run_dir.path)}")
-    return {drop_order(read_scores(path)) for path in (run_dir.importance, *old) if path.is_file()}
 
 
 def _order(config: Config, scores: Scores | None) -> tuple[int, ...] | None:

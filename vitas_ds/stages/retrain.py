@@ -37,7 +37,7 @@ from vitas_ds.stages.inputs import (
     record_inputs,
     train_if_present,
 )
-from vitas_ds.stages.model_folders import spec_of_init
+from vitas_ds.stages.model_folders import INIT, spec_of_init
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.training import is_trained, last_checkpoint, print_estimate, print_replay
 from vitas_ds.training.checkpoint_reader import consolidate
@@ -74,7 +74,7 @@ def one_network_each(config: Config) -> list[Config]:
 
     def one(suffix: str, choice: str) -> Config:
         checkpoint = config.search.checkpoint
-        if config.retrain.init == "supernet" and checkpoint is None:
+        if checkpoint is None and (config.retrain.init == "supernet" or config.retrain.teacher.model == INIT):
             checkpoint = searched
         changes = {
             "run": config.run.model_copy(update={"name": config.run.name + suffix}),
@@ -229,7 +229,8 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
     return Task(
         "retrain", config, config.retrain, run_dir.retrain, model, units, images, losses,
         units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,
-        teacher=teacher.digest if teacher else "", lr_scales=lr_scales(tensors, depth, config.retrain.layer_decay),
+        teacher=teacher.digest if teacher else "", teacher_macs=teacher.macs if teacher else 0,
+        lr_scales=lr_scales(tensors, depth, config.retrain.layer_decay),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from vitas_ds.stages.inputs import (
     train_if_present,
     weights_id,
 )
-from vitas_ds.stages.source_run import check_classes, source_run
+from vitas_ds.stages.source_run import check_classes, supernet_run
 from vitas_ds.stages.teaching import load_teacher
 from vitas_ds.stages.trained_supernet import load_supernet, supernet_path
 from vitas_ds.stages.validate import check_short_trainings
@@ -112,7 +112,7 @@ def _importance(config: Config, run_dir: RunDir) -> Scores | None:
     """Return the importance of the units of the pretrained network from which the supernet started, for the seeds."""
     if not (config.space.elastic.on and config.search.seeds):
         return None
-    path = (source_run(config) or run_dir).importance
+    path = supernet_run(config).importance
     if path.is_file():
         return read_scores(path)
     warnings.warn(f"search.seeds is ignored: {path} does not exist; all first candidates are random", stacklevel=2)

@@ -14,7 +14,7 @@ from vitas_ds.config import Config, format_value
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.errors import UserError
 from vitas_ds.run.files import read_json
-from vitas_ds.run.run_dir import RunDir, read_config
+from vitas_ds.run.run_dir import RunDir, read_config, run_of
 from vitas_ds.stages.model_folders import is_checkpoint
 
 WIDTHS = ("embed_widths", "qkv_widths", "mlp_widths")  # a search may use fewer of them than the supernet has
@@ -26,6 +26,18 @@ def source_run(config: Config) -> RunDir | None:
     """Return the run that ``search.checkpoint`` names; None if it names weights, a checkpoint or nothing."""
     run = RunDir(Path(config.search.checkpoint)) if config.search.checkpoint else None
     return run if run is not None and run.config.is_file() else None
+
+
+def supernet_run(config: Config) -> RunDir:
+    """Return the run of the supernet that a stage uses: of ``search.checkpoint`` if it is in a run, else its own."""
+    return source_run(config) or run_around(config.search.checkpoint) or run_of(config)
+
+
+def run_around(checkpoint: str | None) -> RunDir | None:
+    """Return the run that has trained these weights or this checkpoint; None if they are somewhere else."""
+    path = Path(checkpoint or "").absolute()
+    runs = (RunDir(folder) for folder in path.parents[:3])  # RUN/supernet/checkpoints/step-N
+    return next((run for run in runs if run.supernet.path in path.parents and run.config.is_file()), None)
 
 
 def check_source(config: Config, needed: bool = True) -> None:
@@ -69,7 +81,7 @@ def _settings(theirs: Config, ours: Config) -> Iterator[tuple[str, Any, Any]]:
             yield f"the widths of space.{name}_ratios", trained, searched
     for field in SUPERNET:
         yield f"supernet.{field}", getattr(theirs.supernet, field), getattr(ours.supernet, field)
-    for field in ("mean", "std"):
+    for field in ("resize", "mean", "std"):
         yield f"data.{field}", getattr(theirs.data, field), getattr(ours.data, field)
 
 

@@ -23,9 +23,8 @@ from vitas_ds.export.weights import read_weights
 from vitas_ds.models.shapes import check_shapes, shapes_of
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import file_digest
-from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages.model_folders import INIT, TIMM, check_teacher, find_model
-from vitas_ds.stages.source_run import source_run
+from vitas_ds.stages.source_run import supernet_run
 from vitas_ds.training.teacher import Normalization, TeacherNetwork, freeze
 
 Found = tuple[nn.Module, Normalization, str]  # network, normalization of its images, digest
@@ -63,7 +62,7 @@ def _resolved(config: Config, teacher: Teacher) -> Teacher:
     """Replace ``init``, the network of ``supernet.init``, by its folder in the run or in that of the supernet."""
     if teacher.model != INIT:
         return teacher
-    return teacher.model_copy(update={"model": str((source_run(config) or run_of(config)).pretrained)})
+    return teacher.model_copy(update={"model": str(supernet_run(config).pretrained)})
 
 
 def _count_macs(model: nn.Module) -> int:

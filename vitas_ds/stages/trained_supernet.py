@@ -14,7 +14,7 @@ from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.summary import is_changed
-from vitas_ds.stages.source_run import source_run
+from vitas_ds.stages.source_run import run_around, source_run
 from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, read_consolidated
 
 
@@ -33,6 +33,7 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
     path = supernet_path(config, run_dir)
     weights = _read_weights(path, config)
     _check_own(config, run_dir, path)
+    _check_order(config, path)
     sharing, private = config.supernet.sharing, config.supernet.private_attention
     supernet = Supernet(
         config.space, sharing, private, class_token_only=True, private_norms=config.supernet.private_norms
@@ -44,6 +45,17 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
     for name in sorted(weights):
         digest.update(weights[name].contiguous().numpy().tobytes())
     return supernet.eval(), digest.hexdigest()
+
+
+def _check_order(config: Config, path: Path) -> None:
+    """Check that the order in which the supernet drops layers is known, if it may drop any."""
+    space = config.space
+    unknown = space.elastic.on and space.elastic.drop_order is None and space.min_layers < space.depth
+    if unknown and config.search.checkpoint and not (source_run(config) or run_around(config.search.checkpoint)):
+        raise UserError(
+            f"search.checkpoint: {path} is in no run that tells the order in which its layers are dropped; give the "
+            "folder of its run, or set space.elastic.drop_order"
+        )
 
 
 def supernet_path(config: Config, run_dir: RunDir) -> Path:

@@ -11,7 +11,7 @@ from vitas_ds.config import Config, Supernet
 from vitas_ds.errors import UserError
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages.model_folders import INIT, TIMM, find_model, is_unfinished
-from vitas_ds.stages.source_run import source_run
+from vitas_ds.stages.source_run import supernet_run
 
 NETWORK = ("prefix_tokens", "classifiers", "pool", "layer_scale", "norm_eps", "final_norm_eps")
 
@@ -55,7 +55,7 @@ def check_retrain_teacher(config: Config, stage: str) -> None:
     if checkpoint is None:
         if config.supernet.init == "scratch":
             raise UserError("retrain.teacher.model: init is the network of supernet.init, which is scratch; set it")
-    elif stage in ("search", "retrain") and not (source_run(config) or run).pretrained.is_dir():
+    elif stage in ("search", "retrain") and not supernet_run(config).pretrained.is_dir():
         raise UserError(
             f"retrain.teacher.model: init: search.checkpoint={checkpoint} has no pretrained network; give the folder "
             "of the teacher"

@@ -8,9 +8,9 @@ loaded without running code too. All ranks must see the same folder.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from vitas_ds.errors import SaveFailed, UserError
 from vitas_ds.errors.exits import disk_problem
 from vitas_ds.models.shapes import check_shapes
 from vitas_ds.run import lock
+from vitas_ds.training import checkpoint_files
 from vitas_ds.training.checkpoint_files import DEEPSPEED, FORMAT
 from vitas_ds.training.checkpoint_reader import open_checkpoint
 from vitas_ds.training.checkpoint_shard import write_pickle, write_shard
@@ -44,13 +45,13 @@ class Saver:
         asynchronous: Return from ``save`` when the state is copied to host memory, and write it in a thread.
         deepspeed: Write the files of DeepSpeed's ``engine.save_checkpoint`` in place of our shards.
         limit: Seconds without progress after which a save fails.
-        after: Called on rank 0 after each published checkpoint.
+        after: Called on rank 0 after each published checkpoint, with its step.
         alive: Called while ``save`` or ``wait`` waits.
     """
 
     def __init__(
         self, engine: Engine, directory: Path, asynchronous: bool = True, limit: float = 1800,
-        after: Callable[[], object] = lambda: None, alive: Callable[[], object] = lambda: None,
+        after: Callable[[int], object] = lambda step: None, alive: Callable[[], object] = lambda: None,
         deepspeed: bool = False,
     ) -> None:  # fmt: skip
         self.engine, self.directory, self.asynchronous = engine, Path(directory), asynchronous
@@ -84,7 +85,8 @@ class Saver:
         writers = engine.ranks.world_size if engine.stage else 1  # in stage 0, all ranks have the same tensors
         ready, write, parts = self._copy_deepspeed(step, content) if self.deepspeed else self._copy()
         plan = Plan(
-            step, engine.ranks.rank, writers, token, target, ready, write, parts, content, manifest, self.after,
+            step, engine.ranks.rank, writers, token, target, ready, write, parts, content, manifest,
+            partial(self.after, step),
         )  # fmt: skip
         self._write = Write(plan, self.limit)
         if not self.asynchronous:
@@ -153,8 +155,7 @@ def _fail(step: int, rank: int, error: Exception) -> NoReturn:
 def _make_room(target: Path) -> str:
     """Create the temporary folder of a save, and remove those of killed jobs. Return a token for the save."""
     lock.check(target)
-    for left in target.parent.glob("saving-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    checkpoint_files.remove_leftovers(target.parent)
     target.with_name(f"saving-{target.name}").mkdir(parents=True)
     return uuid.uuid4().hex
 

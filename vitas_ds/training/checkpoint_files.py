@@ -10,7 +10,7 @@ With ``checkpoint.format=deepspeed``, the folder has the files of DeepSpeed in p
 of a checkpoint of DeepSpeed (see ``checkpoint_deepspeed``), and ``DIR/latest`` names the newest one.
 
 A folder without the prefix ``step-`` is not a checkpoint: ``saving-step-...`` is being written or was left by a killed
-job, ``old-step-...`` is being deleted.
+job, ``old-step-...`` is being deleted, ``replaced-step-...`` gets replaced by one of the same step.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ DEEPSPEED = 3  # the files of DeepSpeed in place of shards
 LATEST = "latest"  # DeepSpeed's file with the name of the newest checkpoint in its format
 FORMATS = (1, FORMAT, DEEPSPEED)
 STATE = "state.json"
+REPLACED = "replaced-"  # prefix of a checkpoint that a new one of the same step replaces
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -85,13 +86,13 @@ def warn_about_skipped(problems: list[str]) -> None:
         warnings.warn(f"checkpoint skipped: {problem}", stacklevel=3)
 
 
-def best(directory: Path) -> Path | None:
+def best(directory: Path, until: float = math.inf) -> Path | None:
     """Return the checkpoint with the highest accuracy (the newest of equal ones). It verifies ``state.json`` only.
 
     Without measured accuracies, it is the one with the lowest loss. None if no checkpoint has one of them. Warns about
-    each checkpoint with a damaged state, which is skipped.
+    each checkpoint with a damaged state, which is skipped. Checkpoints after step ``until`` do not count.
     """
-    problems = {path: verify(path, STATE) for path in list_checkpoints(directory)}
+    problems = {path: verify(path, STATE) for path in list_checkpoints(directory) if step_of(path) <= until}
     warn_about_skipped([problem for problem in problems.values() if problem is not None])
     states = {path: _state(path) for path, problem in problems.items() if problem is None}
     for rate in (_error, _loss):
@@ -124,21 +125,32 @@ def _loss(state: Any) -> float:
         return math.nan
 
 
-def prune(directory: Path, keep: int, every: int = 0, keep_best: bool = False) -> None:
+def prune(directory: Path, keep: int, every: int = 0, keep_best: bool = False, step: float = math.inf) -> None:
     """Delete old checkpoints. Only rank 0 may call this.
+
+    Later ones than that of ``step`` are neither counted nor deleted. A training that resumed from an older checkpoint,
+    because they are damaged, will replace them.
 
     Args:
         directory: Folder of the checkpoints.
         keep: Number of newest checkpoints to keep. 0 keeps all.
         every: Also keep checkpoints whose step is a multiple of this. 0 to disable.
         keep_best: Also keep the best checkpoint, see ``best``.
+        step: Step of the checkpoint just saved.
     """
     if keep <= 0:
         return
-    kept = best(directory) if keep_best else None
-    for path in list_checkpoints(directory)[keep:]:
+    kept = best(directory, step) if keep_best else None
+    for path in [path for path in list_checkpoints(directory) if step_of(path) <= step][keep:]:
         if path != kept and (not every or step_of(path) % every):
             remove(path)
+
+
+def keep_only(path: Path) -> None:
+    """Delete all other checkpoints in the folder of one, newer ones too. Only rank 0 may call this."""
+    for other in list_checkpoints(path.parent):
+        if other != path:
+            remove(other)
 
 
 def remove(path: Path) -> None:
@@ -148,6 +160,20 @@ def remove(path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     path.rename(old)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(directory: Path) -> None:
+    """Return a checkpoint to its place if the job was killed while it saved the same step again. Rank 0 calls this."""
+    for old in Path(directory).glob(f"{REPLACED}step-*"):
+        if not (target := old.with_name(old.name.removeprefix(REPLACED))).exists():
+            old.rename(target)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what a killed job left: checkpoints that it was writing, deleting or replacing. Rank 0 calls this."""
+    for pattern in ("saving-*", "old-step-*", f"{REPLACED}step-*"):
+        for left in Path(directory).glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def forget_latest(path: Path) -> None:

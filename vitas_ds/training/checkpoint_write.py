@@ -20,7 +20,7 @@ from typing import Any
 from vitas_ds.errors import UserError
 from vitas_ds.run import lock
 from vitas_ds.run.files import file_digest, sync_folder, write_text
-from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, forget_latest, manifest_digest
+from vitas_ds.training.checkpoint_files import DEEPSPEED, LATEST, REPLACED, forget_latest, manifest_digest
 
 POLL = 0.05  # seconds between two looks for markers
 VISIBLE = 30.0  # seconds until a file of another node must be visible
@@ -190,8 +190,8 @@ def _marker_name(rank: int) -> str:
 
 def _rename(temporary: Path, target: Path) -> None:
     """Rename the temporary folder, and flush the rename to disk."""
-    old = target.with_name(f"old-{target.name}")
-    if target.exists():  # a damaged one: the run resumed from an older checkpoint and reached this step again
+    old = target.with_name(f"{REPLACED}{target.name}")
+    if target.exists():  # a damaged one of which the run has not resumed, or the same step with a new accuracy
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     temporary.rename(target)

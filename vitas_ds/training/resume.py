@@ -82,7 +82,13 @@ def _find_state(path: Path, section: str) -> Path:
     checkpoint = find_checkpoint(path, f"{section}.resume_from")
     if checkpoint is None:
         raise UserError(f"{section}.resume_from: {path}: not a checkpoint or a folder of checkpoints")
-    if open_checkpoint(checkpoint).state is None:
+    state = open_checkpoint(checkpoint).state
+    if state is not None and not state["loop"]:
+        raise UserError(
+            f"{section}.resume_from: {path}: only for --replay of a divergence, without the state of the training; "
+            "resume from a checkpoint in the folder checkpoints"
+        )
+    if state is None:
         raise UserError(
             f"{section}.resume_from: {path}: a checkpoint of DeepSpeed, of which only weights can be read; "
             f"set {section}.init_weights instead"

@@ -71,6 +71,7 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
 def _start(task: Task, ranks: Ranks) -> tuple[Engine, TrainState, Origin]:
     """Create the engine and the loop state, from a checkpoint if there is one."""
     (_, total), section = count_steps(task), task.stage.removeprefix("train-")
+    comm.from_main(lambda: checkpoint_files.restore_replaced(task.folder.checkpoints))
     origin = resume.find_origin(task.folder.checkpoints, task.training, section)
     if origin.weights:
         resume.load_weights(task.model, origin.weights)
@@ -118,6 +119,7 @@ class Trainer:
             ranks.is_main, state.step,
         )  # fmt: skip
         self.peak, self.flops = device_peak(ranks.device), 0.0  # of this rank, since the last metrics record
+        self.logged = state.step  # step of the last metrics record of this start
 
     def run(self, preview: bool = False) -> None:
         """Train until the last step is done and saved.
@@ -231,8 +233,8 @@ class Trainer:
         self.saver.wait()
         # the weights have not changed since before the first skipped step
         folder = nonfinite.checkpoints_of(file)
-        checkpoint.save(self.engine, folder, state.step - count, {})
-        comm.from_main(lambda: checkpoint_files.prune(folder, keep=1))
+        saved = checkpoint.save(self.engine, folder, state.step - count, {})
+        comm.from_main(lambda: checkpoint_files.keep_only(saved))
         raise UserError(
             f"gradient not finite in {count} steps in a row, the last {description}; lower the learning rate, or clip "
             f"the gradient; {task.stage} --replay repeats the first of these steps ({file}); good checkpoints are kept"
@@ -250,10 +252,10 @@ class Trainer:
         values |= self.task.metrics(state.step - 1)
         ideal = self.flops / self.peak if self.peak else 0.0
         self.tracker.log(
-            state.step, values, images=state.loss_steps * self.task.training.batch_size, ideal=ideal,
+            state.step, values, images=(state.step - self.logged) * self.task.training.batch_size, ideal=ideal,
             shown={} if state.accuracy is None else {"top1": state.accuracy},
         )  # fmt: skip
-        state.loss_sum, state.loss_steps, self.flops = 0.0, 0, 0.0
+        state.loss_sum, state.loss_steps, self.flops, self.logged = 0.0, 0, 0.0, state.step
 
     def evaluate(self, again: bool = True) -> bool:
         """Evaluate the network if it is due at this step. All ranks must call this.
@@ -294,7 +296,9 @@ class Trainer:
         config, training, directory = self.task.config, self.task.training, self.task.folder.checkpoints
         return Saver(
             self.engine, directory, config.checkpoint.asynchronous, config.run.timeout,
-            after=lambda: checkpoint_files.prune(directory, training.keep, training.keep_every, training.keep_best),
+            after=lambda step: checkpoint_files.prune(
+                directory, training.keep, training.keep_every, training.keep_best, step
+            ),
             alive=lambda: self.watchdog.at(self.state.step, "saving"),
             deepspeed=config.checkpoint.format == "deepspeed",
         )  # fmt: skip

@@ -309,6 +309,36 @@ def test_folders_of_unsorted_shard_classes_are_refused(tmp_path):
     assert read_folder(tmp_path / "out").classes == ("zebra", "ant")
 
 
+@pytest.mark.parametrize(
+    ("member", "classes", "message"),
+    [
+        ("../../victim/x", ["a", "b"], r"a.tar/../../victim/x.jpg: this name leaves its folder; use --format shards"),
+        ("/tmp/vitas_victim/x", ["a", "b"], "this name leaves its folder"),
+        ("x", ["../victim", "b"], r"classes.json: '../victim' cannot be the name of a folder; use --format shards"),
+        ("x", ["/b", "c"], "cannot be the name of a folder"),
+        ("x", ["", "c"], "cannot be the name of a folder"),
+        ("x", [".hidden", "c"], "cannot be the name of a folder"),
+    ],
+)
+def test_names_that_leave_the_target_are_refused(tmp_path, member, classes, message):
+    """Shards are not trusted. Their own format has numbers for names."""
+    root = tmp_path / "deep" / "down" / "shards"
+    root.mkdir(parents=True)
+    with tarfile.open(root / "a.tar", "w") as tar:
+        for i, key in enumerate((member, "y")):
+            for name, content in ((f"{key}.jpg", encode(photo())), (f"{key}.cls", str(i).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (root / "classes.json").write_text(json.dumps({name: i for i, name in enumerate(classes)}))
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=message):
+        resize_data(root, root.parent / "out", SETTINGS, workers=1)
+    assert {*tmp_path.rglob("*")} == before and not Path("/tmp/vitas_victim").exists()
+    assert resize_data(root, root.parent / "out", Settings(40, 90, "shards"), workers=1) == (2, [])
+    assert read_folder(root.parent / "out").classes == tuple(classes)
+
+
 def test_size_is_that_of_torchvision():
     for width, height in ((500, 375), (375, 500), (333, 1000), (97, 64)):
         expected = v2.functional.resize(torch.zeros(3, height, width), 60).shape[-2:]

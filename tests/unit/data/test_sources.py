@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import ImageFolder
 
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.data import sources
 from vitas_ds.data.sources import ImageSet
 from vitas_ds.errors import UserError
+from vitas_ds.export.folder import Preprocess, read_preprocess, write_model
+from vitas_ds.models.vit import VisionTransformer
+from vitas_ds.run.files import read_json
 
 
 def synthetic(counts):
@@ -27,6 +31,25 @@ def test_folder_equals_torchvision(tmp_path):
     images, reference = sources.read_folder(tmp_path), ImageFolder(tmp_path)
     assert [(images.file(i), images.labels[i]) for i in range(len(images))] == reference.samples
     assert list(images.classes) == reference.classes and len(images) == 5
+
+
+def test_class_names_of_another_encoding_survive_every_file(tmp_path):
+    """The name of one folder is in Latin-1; its images keep their paths."""
+    for name in (b"caf\xe9", "käse".encode()):
+        folder = os.path.join(os.fsencode(tmp_path), b"data", name)
+        os.makedirs(folder)
+        with open(os.path.join(folder, b"1.jpg"), "wb"):
+            pass
+    images = sources.read_folder(tmp_path / "data")
+    assert sorted(images.classes) == ["caf\\udce9", "käse"] and all(os.path.exists(images.file(i)) for i in (0, 1))
+    sources.write_classes(images.classes, tmp_path / "classes.json")
+    assert read_json(tmp_path / "classes.json", {}) == {name: i for i, name in enumerate(images.classes)}
+    network = VisionTransformer(SubnetSpec(8, 8, 4, 2, (LayerSpec(1, 12, 4),)))
+    write_model(network, tmp_path / "net", Preprocess(8, classes=images.classes), "net", {})
+    assert read_preprocess(tmp_path / "net").classes == images.classes
+    assert sources.write_index(tmp_path / "data")[1:] == (2, 2)
+    indexed = sources.read_folder(tmp_path / "data")
+    assert (indexed.classes, tuple(indexed.paths)) == (images.classes, images.paths)
 
 
 def test_invalid_folders_are_refused(tmp_path):

@@ -74,5 +74,15 @@ def test_cores_and_workers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.workers() == 6
 
 
+def test_cores_of_a_task_are_divided_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "cores", lambda: 96)
+    assert host.share(8, {}) == 12 and host.share(200, {}) == 1
+    slurm = {"SLURM_CPUS_PER_TASK": "12"}
+    assert host.share(8, slurm) == 12  # tasks that are not bound
+    monkeypatch.setattr(host, "cores", lambda: 12)
+    assert host.share(8, slurm) == 12  # bound
+    assert host.share(8, slurm | {"LOCAL_WORLD_SIZE": "8"}) == 1  # one task that starts all ranks
+
+
 def test_this_machine() -> None:
     assert host.cores() >= 1 and 0 < host.free_memory() <= host.memory() and host.free_shared_memory() >= 0

@@ -39,6 +39,10 @@ def test_loss_scale_is_restored() -> None:
     scale.update(finite=True)
     other.restore(scale.state())
     assert other.state() == scale.state()
+    for _ in range(100):
+        scale.update(finite=False)
+    other.restore(scale.state())
+    assert other.value == scale.value == 1  # not taken for that of another precision
     fresh = LossScale("fp16").state()
     other = LossScale("fp16")
     other.restore(LossScale("bf16").state())  # saved by a run in bf16

@@ -25,6 +25,13 @@ def data_of(text: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="ledger">(.*?)</script>', text)[1])
 
 
+def spec_in(data: dict, i: int) -> dict:
+    """Return spec.json of a candidate as the script of the page does."""
+    columns = dict(zip((name for name, _ in data["columns"]), data["values"], strict=True))
+    own = {"patch_size": columns["patch size"][i], "embed_dim": columns["embedding"][i]}
+    return data["fields"] | own | {"layers": [data["layers"][k] for k in data["nets"][i]]}
+
+
 def test_the_data_are_those_of_the_ledger(config):
     run, best = search(config)
     data, every = data_of(run_page.render(run)), ranked(read_ledger(run.ledger))
@@ -33,8 +40,7 @@ def test_the_data_are_those_of_the_ledger(config):
     assert columns["score"] == pytest.approx([c.value for c in every])
     assert columns["± std. error"] == [0.01] * 12 and columns["MACs"] == [c.costs["macs"] for c in every]
     assert columns["search:"] == ["best[1], pareto[0]", *[""] * 11]
-    layers = [[tuple(data["layers"][i]) for i in net] for net in data["nets"]]
-    assert layers == [[(x.num_heads, x.qkv_dim, x.mlp_dim) for x in c.spec.active] for c in every]
+    assert [spec_in(data, i) for i in range(12)] == [c.spec.to_dict() for c in every]
     assert "predicted ms" not in columns and best.spec == every[0].spec
     assert read_json(run.best, {})["spec"]["embed_dim"] == columns["embedding"][0]
 

@@ -39,16 +39,33 @@ def test_single_node():
         ("1,2,5", [], ["--include", "localhost:1,2,5"]),  # with --num_gpus 3, deepspeed would take 0, 1 and 2
         ("1,2,5", ["--gpus", "2"], ["--include", "localhost:1,2"]),
         ("3", [], ["--include", "localhost:3"]),
-        ("GPU-aa,GPU-bb", [], ["--num_gpus", "2"]),
-        ("2,-1,3", [], ["--num_gpus", "1"]),
+        ("GPU-aa1,GPU-b", [], ["--include", "localhost:4,6"]),
+        ("2, 3", [], ["--include", "localhost:2,3"]),
+        ("2,-1,3", [], ["--include", "localhost:2"]),
         ("-1", [], ["--num_gpus", "2"]),  # none: two CPU ranks
         ("", ["--gpus", "3"], ["--num_gpus", "3"]),
     ],
 )
-def test_single_node_uses_the_visible_gpus(visible, args, expected):
-    done = launch("single_node.sh", "--dry-run", "--stages", "search", RECIPE, *args, CUDA_VISIBLE_DEVICES=visible)
+def test_single_node_uses_the_visible_gpus(tmp_path, visible, args, expected):
+    env = {"CUDA_VISIBLE_DEVICES": visible, "PATH": with_nvidia_smi(tmp_path)}
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", RECIPE, *args, **env)
     (line,) = commands(done)
     assert line[1:3] == expected and line[3] == "--master_port"
+
+
+@pytest.mark.parametrize("visible", ["GPU-cc", "GPU-aa", "MIG-aa1"])  # unknown, of two GPUs, a part of one
+def test_gpus_without_a_number_are_refused(tmp_path, visible):
+    env = {"CUDA_VISIBLE_DEVICES": visible, "PATH": with_nvidia_smi(tmp_path)}
+    done = launch("single_node.sh", "--dry-run", "--stages", "search", RECIPE, **env)
+    assert done.returncode == 2 and f"tells none for {visible}; use launch/torchrun.sh" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def with_nvidia_smi(folder):
+    """Return a PATH with a substitute that lists three GPUs."""
+    (folder / "nvidia-smi").write_text('#!/bin/sh\nprintf "4, GPU-aa1\\n5, GPU-aa2\\n6, GPU-bb\\n"\n')
+    (folder / "nvidia-smi").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("script", ["single_node.sh", "torchrun.sh"])
@@ -182,6 +199,20 @@ def test_a_stopped_node_lets_its_ranks_save(tmp_path, number):
     assert {path.name for path in tmp_path.glob("saved*")} == {"saved0", "saved1"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_stop_request_ends_the_connections_to_other_nodes(tmp_path, number):
+    """As in multi_node.sh; sleep stands for the launcher."""
+    remote = f"touch {tmp_path}/up; exec sleep 60"
+    script = f"set -euo pipefail; source launch/lib.sh; start_ranks remote bash -c '{remote}'; echo next stage"
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(["bash", "-c", script], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert "next stage" not in process.communicate(timeout=30)[0] and process.returncode == 75
+    assert [path.name for path in tmp_path.iterdir()] == ["up"]  # no temporary file
+
+
 def test_multi_node(tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text(HOSTS)
@@ -208,6 +239,8 @@ def test_slurm_with_a_substitute_for_scontrol(tmp_path):
 
 
 def test_slurm_with_one_task_per_node():
+    lines = commands(launch("slurm.sbatch", "--dry-run", RECIPE, SLURM_CPUS_PER_TASK="12"))
+    assert all(line[2] == "--cpus-per-task=12" for line in lines)
     env = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
     lines = commands(launch("slurm.sbatch", "--dry-run", RECIPE, **env))
     for line in lines[:4]:
@@ -244,6 +277,10 @@ def test_docker(tmp_path):
         mounts = {f"{tmp_path}/{path}:/opt/vitas_ds/{inside}{mode}", f"{tmp_path}/{path}:{tmp_path}/{path}{mode}"}
         assert mounts <= set(line)
     assert line[line.index("WANDB_API_KEY") - 1] == "--env" and "secret" not in " ".join(line)
+    more = {"WANDB_DISABLED": "true", "WANDB_TAGS": "a,b", "WANDB_DIR": "/x", "WANDB_NOTES": ""}
+    (other,) = commands(launch("docker.sh", "--dry-run", "--stages", "search", *words, **env, **more))
+    passed = {other[i + 1] for i, word in enumerate(other) if word == "--env"}
+    assert {"WANDB_API_KEY", "WANDB_DISABLED", "WANDB_TAGS"} <= passed and not passed & {"WANDB_DIR", "WANDB_NOTES"}
     assert line[-5:] == ["launch/single_node.sh", "--stages", "search report", *words]
     inside = [f"data.train={tmp_path}/images/train", "retrain.spec=search:best"]
     done = launch("docker.sh", "--dry-run", RECIPE, *inside, "data.val=/elsewhere/val", **env)

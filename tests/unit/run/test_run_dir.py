@@ -13,7 +13,7 @@ import yaml
 from tests.helpers.paths import ROOT
 from vitas_ds.config import Config, dump
 from vitas_ds.config.parse import framed
-from vitas_ds.errors import UserError
+from vitas_ds.errors import Stale, UserError
 from vitas_ds.run.manifest import git_commit
 from vitas_ds.run.run_dir import RunDir, TrainingDir, read_config
 from vitas_ds.run.start import open_run
@@ -113,6 +113,7 @@ def test_the_error_names_both_values(tmp_path):
         ("supernet/checkpoints/10/shard", {"engine": {"precision": "fp32"}}, "engine.precision"),
         ("retrain/checkpoints/10/shard", {"retrain": {"mixing": {"mixup": 0.8}}}, "retrain.mixing.mixup"),
         ("search/ledger.jsonl", {"search": {"macs": [1e6, 2e6]}}, "search.macs"),
+        ("supernet/checkpoints/10/shard", {"search": {"macs": [1e6, 2e6]}}, "search.macs"),  # it samples within them
     ],
 )
 def test_settings_of_a_stage_are_free_until_it_has_results(tmp_path, file, change, field):
@@ -124,6 +125,37 @@ def test_settings_of_a_stage_are_free_until_it_has_results(tmp_path, file, chang
     open_run(make(tmp_path), True)
     with pytest.raises(UserError, match=field):
         open_run(make(tmp_path, **change), True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fixed"),
+    [
+        ({"supernet": {"macs": [1e6, 3e6]}}, False),  # the supernet has a budget of its own
+        ({"supernet": {"macs": [1e6, 3e6], "distribution": "budget"}}, True),
+        ({"space": {"identity": False}}, False),  # sampled uniformly
+    ],
+)
+def test_budgets_are_fixed_until_a_supernet_that_samples_within_them_is_trained(tmp_path, settings, fixed):
+    run = open_run(make(tmp_path, **settings), True)
+    (run.supernet.checkpoints / "10").mkdir(parents=True)
+    other = make(tmp_path, **settings, search={"budgets": ["2G"]})
+    if fixed:
+        with pytest.raises(Stale, match=r"search\.budgets"):
+            open_run(other, True)
+        run.supernet_weights.touch()
+    open_run(other, True)
+
+
+def test_files_that_a_killed_stage_was_writing_are_removed(tmp_path):
+    run = open_run(make(tmp_path), True)
+    for name in (".weights.safetensors.7.tmp", "weights.safetensors"):
+        run.supernet.path.mkdir(exist_ok=True)
+        (run.supernet.path / name).touch()
+    (run.supernet.path / ".model.tmp").mkdir()
+    open_run(make(tmp_path), True, stage="search")
+    assert len([*run.supernet.path.iterdir()]) == 3
+    open_run(make(tmp_path), True, stage="train-supernet")
+    assert {path.name for path in run.supernet.path.iterdir()} == {"weights.safetensors", ".model.tmp"}
 
 
 def test_free_fields_may_always_change(tmp_path):

@@ -3,6 +3,7 @@
 References: an uninterrupted run, and lines and rates by hand.
 """
 
+import errno
 import json
 import time
 
@@ -100,6 +101,15 @@ def test_a_suspended_writer_adds_no_lines_once_another_job_has_taken_over(tmp_pa
     finally:
         lock.release()
     assert [row["step"] for row in read_metrics(run)] == [1]
+
+
+def test_a_full_disk_is_that_of_the_metrics(tmp_path):
+    config, run = make(tmp_path)
+    with open_tracker(config, run, "retrain", True) as tracker:
+        tracker.file.close()
+        with open("/dev/full", "wb", buffering=0) as tracker.file, pytest.raises(OSError) as error:
+            tracker.log(1, {})
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(run.metrics)
 
 
 def test_data_wait_is_measured(tmp_path):

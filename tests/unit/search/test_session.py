@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import finalists
+from tests.helpers.paths import FIXTURES
 from tests.helpers.searches import search
 from tests.helpers.trained import BUDGET, SPACE, prepare, trained
 from vitas_ds.arch.space import WidthTable
@@ -81,6 +83,17 @@ def open_one(folder, tracker=None, **search_fields):
     tracker = tracker or LiveTracker(run, "search", 32, 0, [Tracker()], 0.0)
     inputs = ScoringInputs(model.supernet, "trained", model.images, model.pixels, prepare)
     return config, run, open_session(config, run, ALONE, tracker, inputs)
+
+
+def test_settings_of_scores_name_crop_sharing_and_drop_order(tmp_path):
+    made = finalists.setting(tmp_path)
+    cpu, before = torch.device("cpu"), made.inputs.settings(made.config, torch.device("cpu"))
+    for word in ("data.resize=40", "data.mean=[0.1,0.2,0.3]", "data.std=[0.1,0.2,0.3]", "supernet.sharing=ordinal"):
+        name = word.partition("=")[0]
+        now = made.inputs.settings(load(str(FIXTURES / "tiny.yaml"), [word]), cpu)
+        assert {key for key in now if now[key] != before[key]} == {name}
+    elastic = load("elastic_cifar10", ["space.elastic.drop_order=[5, 0]", "supernet.init=scratch"])
+    assert made.inputs.settings(elastic, cpu)["space.elastic.drop_order"] == "[5, 0]"
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,21 @@ def test_finalists_are_trained_within_each_budget(images: Path, tmp_path: Path) 
     assert run_session(made, run.path) == numbers and run.finalists.read_text() == before
 
 
+def test_a_finalist_of_two_budgets_has_the_result_of_its_longest_training(images: Path, tmp_path: Path) -> None:
+    """All networks are in both ranges, and the second one trains its finalists for one rung more."""
+    words = ["search.macs=null", "search.budgets=[[0, 400K], [0, 399K]]", "search.top_k=2", "search.images=40"]
+    finalists = ["search.finalists.count=4", "search.finalists.steps=4", "search.finalists.init=supernet"]
+    made, run = setting(images, *words, *finalists), RunDir(tmp_path / "a")
+    run_session(made, run.path)
+    longest: dict[str, int] = {}
+    for row in read_rows(run):
+        key = json.dumps(row["spec"])
+        longest[key] = max(longest.get(key, 0), row["step"])
+    best = json.loads(run.best.read_text())
+    entries = [entry for budget in best["budgets"] for entry in budget["top"] if "finalist" in entry]
+    assert entries and all(entry["finalist"]["steps"] == longest[json.dumps(entry["spec"])] for entry in entries)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_sizes_and_preprocessing_follow_the_network(folder: Path) -> None:
     assert space.num_heads == (1, 2) and space.min_depth == 3 and space.elastic.head_dim == 8
     assert config.data.mean == (0.4,) * 3 and config.data.std == (0.3,) * 3
     assert network_words("recipe.yaml", words + network_words("recipe.yaml", words)) == []
+
+
+def test_settings_of_the_network_keep_all_digits(folder: Path) -> None:
+    spec = replace(SPEC, layers=(LayerSpec(2, 48, 64, 32**-0.5),) * 3)
+    preprocess = Preprocess(28, (0.123456789012345,) * 3, (1 / 3,) * 3)
+    write_model(random_network(spec), Path("scaled"), preprocess, "scaled", {})
+    words = ["supernet.init=scaled"]
+    config = load("recipe.yaml", words + network_words("recipe.yaml", words))
+    assert config.space.elastic.softmax_scale == 32**-0.5
+    assert (config.data.mean, config.data.std) == (preprocess.mean, preprocess.std)
 
 
 def test_stages_in_order(folder: Path) -> None:

@@ -20,6 +20,7 @@ from vitas_ds.elastic.fill import fill
 from vitas_ds.elastic.order import write_order
 from vitas_ds.elastic.reorder import reorder
 from vitas_ds.errors import UserError
+from vitas_ds.export.card import read_license
 from vitas_ds.export.folder import Preprocess, read_model, write_model
 from vitas_ds.models.extract import extract
 from vitas_ds.models.supernet import Supernet
@@ -28,7 +29,7 @@ from vitas_ds.recipe import load
 from vitas_ds.run.files import write_json, write_tensors, write_text
 from vitas_ds.run.run_dir import RunDir, run_of
 from vitas_ds.run.summary import read_summary
-from vitas_ds.stages import retrain, search
+from vitas_ds.stages import export, retrain, search
 from vitas_ds.stages.network_words import network_words
 from vitas_ds.stages.validate import check
 
@@ -82,6 +83,24 @@ def test_the_whole_network_has_its_original_order_again(made: tuple) -> None:
     folder, words, original, _ = made
     found = read_model(run_one(folder, words, SPEC.to_dict(), "whole").retrain_model).state_dict()
     assert all(torch.equal(found[name], value) for name, value in original.state_dict().items())
+
+
+def test_the_license_of_the_initial_weights_stays(made: tuple, tmp_path: Path) -> None:
+    """Of a model folder and of the network from which the supernet started; ``export.license`` wins."""
+    folder, words, original, _ = made
+    write_model(original, tmp_path / "vit", Preprocess(28), "vit", {}, license="cc-by-nc-4.0")
+    words = [*words, "retrain.spec=init", f"retrain.init={tmp_path / 'vit'}", "run.name=licensed"]
+    config = load(str(folder / "recipe.yaml"), words)
+    retrain.run(config)
+    run = run_of(config)
+    assert read_license(run.retrain_model) == "cc-by-nc-4.0"
+    for more, expected in (([], "cc-by-nc-4.0"), (["export.license=mit"], "mit")):
+        export.run(load(str(folder / "recipe.yaml"), [*words, "export.timm=false", *more]))
+        assert read_license(run.export) == expected
+    other = [*words[:3], "run.name=copy", f"export.model={tmp_path / 'vit'}", "export.timm=false"]
+    copied = load(str(folder / "recipe.yaml"), other)
+    export.run(copied)
+    assert read_license(run_of(copied).export) == "cc-by-nc-4.0"
 
 
 def test_random_weights_and_short_trainings_are_refused(made: tuple) -> None:

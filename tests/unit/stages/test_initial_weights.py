@@ -33,6 +33,7 @@ from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.recipe import load
 from vitas_ds.run.run_dir import run_of
 from vitas_ds.stages import initial_weights, retrain
+from vitas_ds.stages.held_out import held_out_images
 from vitas_ds.training import checkpoint
 from vitas_ds.training.checkpoint_reader import consolidate
 
@@ -61,6 +62,15 @@ def recipe(folder: Path, init: str, *overrides: str, sharing: str = "bilateral")
 
 def images_of(config: Config) -> ImageSet:
     return read_folder(config.data.train)
+
+
+def test_search_images_are_those_of_the_search_whatever_retrain_holds_out(folder: Path) -> None:
+    """The stage trains without ``retrain.eval_images``; the search images were held out of all images."""
+    config = recipe(folder, "supernet", "retrain.eval_images=40")
+    images, _ = held_out_images(config)
+    model = VisionTransformer(SPEC)
+    fill = initial_weights.make_init(config, run_of(config), model, images, ALONE)
+    assert fill is not None and fill() == start(config)[1]
 
 
 def start(config: Config, spec: SubnetSpec = SPEC) -> tuple[VisionTransformer, str]:

@@ -33,7 +33,7 @@ from vitas_ds.run.run_dir import read_config, run_of
 from vitas_ds.run.start import open_run
 from vitas_ds.stages import train_supernet
 from vitas_ds.stages.common import split_training_images
-from vitas_ds.stages.elastic_space import with_drop_order
+from vitas_ds.stages.elastic_space import load_with_order, with_drop_order
 from vitas_ds.stages.initial_weights import make_init
 from vitas_ds.stages.trained_supernet import load_supernet
 from vitas_ds.stages.validate import check
@@ -114,6 +114,34 @@ def test_the_first_step_uses_the_logits_of_the_pretrained_network(folder, traine
     supernet, _ = load_supernet(read_config(run_of(frozen)), run_of(frozen))
     got = logits(extract(supernet, largest), images)
     assert (got - logits(original, images)).abs().max() < 1e-4 * got.abs().max()
+
+
+def test_the_order_of_dropped_layers_follows_the_supernet(folder, trained, tmp_path):
+    """By its run, its weights or a checkpoint in it; weights elsewhere need the order."""
+    run = run_of(trained)
+    order, step = read_config(run).space.elastic.drop_order, max(run.supernet.checkpoints.iterdir())
+    for checkpoint in (run.path, run.supernet_weights, step, run.supernet.checkpoints):
+        config = with_drop_order(config_of(folder, "other", f"search.checkpoint={checkpoint}"))
+        assert config.space.elastic.drop_order == order
+    shutil.copy(run.supernet_weights, tmp_path / "weights.safetensors")
+    words = f"search.checkpoint={tmp_path}/weights.safetensors", "space.elastic.drop_order=[2,0]"
+    config = with_drop_order(config_of(folder, "other", words[0]))
+    with pytest.raises(UserError, match=r"in no run that tells the order .* or set space\.elastic\.drop_order$"):
+        load_supernet(config, run_of(config))
+    config = with_drop_order(config_of(folder, "other", *words))
+    assert load_supernet(config, run_of(config))[0].space.elastic.drop_order == (2, 0)
+
+
+def test_a_measured_order_is_not_that_of_another_network(folder, trained):
+    """The run that serves as a recipe has the order among its settings."""
+    run = run_of(trained)
+    order, recipe = read_config(run).space.elastic.drop_order, str(run.path)
+    assert load(recipe, []).space.elastic.drop_order == order
+    assert load_with_order(recipe, []).space.elastic.drop_order == order
+    other = ["run.name=another", f"supernet.init={folder}/net"]
+    assert load_with_order(recipe, other).space.elastic.drop_order is None
+    assert load_with_order(recipe, [*other, "space.elastic.drop_order=[1]"]).space.elastic.drop_order == (1,)
+    assert load_with_order(recipe, [*other, f"search.checkpoint={run.path}"]).space.elastic.drop_order == order
 
 
 def test_a_resumed_training_is_bitwise_equal(folder, trained):

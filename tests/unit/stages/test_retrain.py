@@ -6,6 +6,7 @@ Reference: names and choices written by hand, and the results of a search.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from vitas_ds.run.start import open_run
 from vitas_ds.stages.retrain import chosen_spec, one_network_each
 
 
-def make(root: Path, spec: str, **retrain: str) -> Config:
+def make(root: Path, spec: str, **retrain: Any) -> Config:
     space = {"image_size": 28, "num_classes": 10, "patch_sizes": [7], "embed_dim": 32, "num_heads": [2],
              "qkv_dim": 96, "mlp_dim": 64, "ratios": [1.0]}  # fmt: skip
     run = {"name": "a", "dir": str(root)}
@@ -43,6 +44,9 @@ def test_several_networks_have_runs_of_their_own(tmp_path: Path, searched: RunDi
     assert [config.retrain.spec for config in configs] == [f"{tmp_path}/a:search:pareto[{i}]" for i in (0, 2)]
     assert {config.search.checkpoint for config in configs} == {f"{tmp_path}/a"}
     assert [chosen_spec(config, run_of(config)).depth for config in configs] == [1, 3]
+    for teacher, checkpoint in ((None, None), ("init", f"{tmp_path}/a")):  # the teacher is in the run of the supernet
+        configs = one_network_each(make(tmp_path, "search:pareto[0,2]", teacher={"model": teacher}))
+        assert {config.search.checkpoint for config in configs} == {checkpoint}
     one = make(tmp_path, "search:pareto[1]")
     assert one_network_each(one) == [one] and chosen_spec(one, run_of(one)).depth == 2
 

@@ -14,8 +14,8 @@ from unittest.mock import Mock
 import pytest
 
 from vitas_ds.__main__ import main
-from vitas_ds.config import Config
-from vitas_ds.run.files import file_digest, write_json
+from vitas_ds.config import Config, dump
+from vitas_ds.run.files import file_digest, write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
 
@@ -53,6 +53,21 @@ def test_only_a_finished_training_does_not_need_its_divergence(run: RunDir) -> N
     assert main(["clean", str(run.path), "--yes"]) == 0
     assert (run.retrain.path / "divergence" / "step-00000003" / "manifest.json").is_file()
     assert not (run.supernet.path / "divergence").exists()
+
+
+def test_trainings_of_an_unfinished_search_stay(run: RunDir) -> None:
+    """The earlier search had fewer finalists and no check; best.json is its result."""
+    (run.check_states / "net").mkdir(parents=True)
+    search = {"finalists": {"count": 4, "steps": 9}, "check": {"nets": 8, "steps": 9}, "macs": [1e9, 2e9]}
+    config = Config.model_validate({"run": {"name": "a", "dir": str(run.path.parent)}, "search": search})
+    write_text(run.config, dump(config))
+    done = {"finalists": config.search.finalists.model_dump() | {"accuracy": 0.5}}
+    for summary, left in ({}, [True, True]), (done, [False, True]):
+        write_json(run.summary, {"search": summary})
+        assert main(["clean", str(run.path), "--yes"]) == 0
+        assert [path.exists() for path in (run.finalist_states, run.check_states)] == left
+    write_json(run.summary, {"search": done | {"check": {"nets": 8, "steps": 9, "tau": 0.5}}})
+    assert main(["clean", str(run.path), "--yes"]) == 0 and not run.check_states.exists()
 
 
 def files(run: RunDir) -> set[str]:

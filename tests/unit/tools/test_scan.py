@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.helpers.photos import photo_crop
 from vitas_ds.__main__ import main
+from vitas_ds.data.scan import check
+
+
+def test_a_jpeg_cut_at_any_byte_is_named() -> None:
+    content = io.BytesIO()
+    photo_crop(np.random.default_rng(0), 24, 16).save(content, "JPEG")
+    for end in range(1, len(content.getvalue())):
+        assert check(content.getvalue()[:end]) is not None, end
+    assert check(content.getvalue()) is None
 
 
 @pytest.fixture

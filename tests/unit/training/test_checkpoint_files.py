@@ -17,7 +17,16 @@ import pytest
 from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
 from vitas_ds.training import checkpoint
-from vitas_ds.training.checkpoint_files import best, list_checkpoints, newest, prune, remove, verify
+from vitas_ds.training.checkpoint_files import (
+    best,
+    keep_only,
+    list_checkpoints,
+    newest,
+    prune,
+    remove,
+    restore_replaced,
+    verify,
+)
 from vitas_ds.training.checkpoint_reader import consolidate
 from vitas_ds.training.train_state import TrainState
 
@@ -117,6 +126,35 @@ def test_retention(saved: Path, engine: Engine) -> None:
     assert names(saved) == ["step-00000004", "step-00000006", "step-00000007"]
     prune(saved, keep=0)
     assert len(names(saved)) == 3
+
+
+def test_a_damaged_later_checkpoint_displaces_none(saved: Path, engine: Engine) -> None:
+    """The training resumed from step 2, and saved step 3 before it reaches the damaged step 5 again."""
+    checkpoint.save(engine, saved, 5, {}, 0.1)
+    flip(saved / "step-00000005" / "shard-00000.safetensors")
+    prune(saved, keep=1, keep_best=True, step=3)
+    assert names(saved) == ["step-00000003", "step-00000005"]
+    checkpoint.save(engine, saved, 5, {}, 0.1)
+    prune(saved, keep=1, step=5)
+    assert names(saved) == ["step-00000005"] and verify(saved / "step-00000005") is None
+    keep_only(checkpoint.save(engine, saved, 4, {}))
+    assert names(saved) == ["step-00000004"]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(saved: Path, engine: Engine) -> None:
+    """Between the two renames, only ``replaced-...`` is complete."""
+    for name in names(saved):
+        (saved / name).rename(saved / f"replaced-{name}")
+    shutil.copytree(saved / "replaced-step-00000003", saved / "step-00000003")
+    (saved / "old-step-00000001").mkdir()
+    restore_replaced(saved)
+    assert names(saved) == ["old-step-00000001", "replaced-step-00000003", *steps(1, 2, 3)]
+    checkpoint.save(engine, saved, 4, {})
+    assert names(saved) == steps(1, 2, 3, 4)
+
+
+def steps(*numbers: int) -> list[str]:
+    return [f"step-{number:08d}" for number in numbers]
 
 
 def test_the_best_checkpoint_is_kept(saved: Path, engine: Engine) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from vitas_ds.config import Training
+from vitas_ds.engine.engine import Engine
 from vitas_ds.errors import UserError
+from vitas_ds.training import checkpoint
 from vitas_ds.training.resume import Origin, find_origin
 
 
@@ -35,6 +37,15 @@ def test_an_exported_model_is_refused_as_a_checkpoint_of_the_same_training(tmp_p
         UserError, match=rf"^retrain.init_weights: {tmp_path}: an exported model; retrain.init={tmp_path} "
     ):
         find_origin(tmp_path / "checkpoints", Training(init_weights=str(tmp_path)), "retrain")
+
+
+def test_a_checkpoint_for_the_replay_of_a_divergence_is_refused(saved: Path, engine: Engine, tmp_path: Path) -> None:
+    own, path = tmp_path / "own", saved / "divergence"
+    checkpoint.save(engine, path, 3, {})
+    with pytest.raises(UserError, match=rf"^supernet.resume_from: {path}: only for --replay of a divergence"):
+        find_origin(own, Training(resume_from=str(path)), "supernet")
+    found = find_origin(own, Training(resume_from=str(saved)), "supernet")
+    assert found == Origin(saved / "step-00000003")
 
 
 def test_descriptions_of_the_start() -> None:

@@ -55,11 +55,9 @@ if (holder) {
   }
   function details(i) {
     const own = nets[i].map(k => layers[k]);
-    const text = own.map(([heads, qkv, mlp], k) => `layer ${k + 1}: ${heads} heads, q/k/v ${qkv}, MLP ${mlp}`).join('; ');
+    const text = own.map((x, k) => `layer ${k + 1}: ${x.num_heads} heads, q/k/v ${x.qkv_dim}, MLP ${x.mlp_dim}`).join('; ');
     const column = name => values[columns.findIndex(([heading]) => heading === name)][i];
-    const spec = { image_size: data.image_size, patch_size: column('patch size'), embed_dim: column('embedding'),
-      num_classes: data.num_classes,
-      layers: own.map(([num_heads, qkv_dim, mlp_dim]) => ({ num_heads, qkv_dim, mlp_dim })) };
+    const spec = { ...data.fields, patch_size: column('patch size'), embed_dim: column('embedding'), layers: own };
     return element('tr', {}, element('td', { colspan: columns.length, class: 'details' }, text,
       element('pre', { title: 'spec.json' }, JSON.stringify(spec))));
   }

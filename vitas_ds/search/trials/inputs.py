@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitas_ds.config import Config
+from vitas_ds.config import Config, format_value
 from vitas_ds.data.sources import ImageSet, fingerprint
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.elastic.scores import Scores
@@ -68,8 +68,12 @@ class ScoringInputs:
 
     def settings(self, config: Config, device: torch.device) -> Scoring:
         """Return the settings that scores depend on, for the ledger."""
-        return {
+        data, elastic = config.data, config.space.elastic
+        found: Scoring = {
             "supernet": self.digest, "search images": self.contents or fingerprint(self.images),
             "search.side_rule": config.search.side_rule, "search.precision": scoring_precision(config, device),
-            "data.eval_batch_size": config.data.eval_batch_size,
+            "data.eval_batch_size": data.eval_batch_size, "data.resize": data.resize,
+            "data.mean": format_value(data.mean), "data.std": format_value(data.std),
+            "supernet.sharing": config.supernet.sharing,
         }  # fmt: skip
+        return found | ({"space.elastic.drop_order": format_value(elastic.drop_order)} if elastic.on else {})

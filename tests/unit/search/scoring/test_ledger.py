@@ -4,10 +4,13 @@ References: the written file, and selections by hand.
 """
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.helpers.searches import BUDGET, SMALL, each, noise, search
+from vitas_ds.arch import genome
 from vitas_ds.arch.spec import read_spec
 from vitas_ds.config import Search
 from vitas_ds.errors import UserError
@@ -15,7 +18,7 @@ from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.confirm import rescore
 from vitas_ds.search.ranking import ranked
 from vitas_ds.search.results import select, write_results
-from vitas_ds.search.scoring.candidate import Score
+from vitas_ds.search.scoring.candidate import Score, price
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import open_ledger
 from vitas_ds.search.scoring.ledger_reader import read_ledger
@@ -49,6 +52,24 @@ def test_a_line_holds_the_complete_candidate(done):
     assert [lines[0][k] for k in ("score", "stderr", "images")] == [first.value, 0.01, 50]
     assert [line["generation"] for line in lines[:40]] == [g for g in (1, 2, 3, 4) for _ in range(10)]
     assert [c.score for c in read_ledger(run.ledger)[:40]] == [c.score for c in result.candidates]
+
+
+def test_scores_of_another_crop_are_not_reused(tmp_path):
+    """Lines of an earlier version say nothing about the crop."""
+    path, candidate = tmp_path / "ledger.jsonl", ranked_candidate()
+    now = SCORING | {"data.resize": 32, "space.elastic.drop_order": "[2, 0]"}
+    for scoring in (SCORING, now):
+        path.unlink(missing_ok=True)
+        open_ledger(path, scoring).add(candidate)
+        assert open_ledger(tmp_path / "new.jsonl", now, path).find(candidate.spec, 50) == candidate.score
+    for other in ({"data.resize": 40}, {"space.elastic.drop_order": "null"}):
+        with pytest.raises(UserError, match=f"line 1: scored with {next(iter(other))} .*; search.reuse needs equal"):
+            open_ledger(tmp_path / "new.jsonl", now | other, path)
+
+
+def ranked_candidate():
+    (candidate,) = price(SMALL, genome.sample(SMALL, np.random.default_rng(0), 1), 1)
+    return replace(candidate, score=Score(0.5, 0.01, 50))
 
 
 def test_a_line_is_on_disk_before_the_next_score(tmp_path):

@@ -25,6 +25,10 @@ from vitas_ds.search.scoring.score_table import ScoreTable, key
 
 SCORING = {"supernet": "a" * 64, "search.side_rule": "accuracy_mean", "bits": 16}
 PATH = Path("ledger.jsonl")
+SPECIAL = (  # fields of pretrained networks
+    {}, {"prefix_tokens": 6, "classifiers": 2, "layer_scale": True},
+    {"pool": "patches", "norm_eps": 1e-5, "final_norm_eps": 1e-4},
+)  # fmt: skip
 
 
 def candidates(count, space=SMALL, seed=0):
@@ -44,7 +48,11 @@ def scored(draw):
     points = draw(st.none() | st.text("012", min_size=images, max_size=images))
     score = Score(value, draw(st.none() | st.floats(0, 1)), images, counts, points or None)
     costs = candidate.costs | draw(st.just({}) | st.fixed_dictionaries({"latency": st.integers(0, 10**12)}))
-    return replace(candidate, score=score, costs=costs, seconds=draw(st.floats(0, 1e6)))
+    spec = replace(candidate.spec, **draw(st.sampled_from(SPECIAL)))
+    spec = replace(
+        spec, layers=tuple(replace(x, softmax_scale=draw(st.sampled_from((None, 0.25)))) for x in spec.layers)
+    )
+    return replace(candidate, spec=spec, score=score, costs=costs, seconds=draw(st.floats(0, 1e6)))
 
 
 @given(scored())
@@ -53,6 +61,7 @@ def test_a_line_equals_its_json(candidate):
     found = parser.fast(line, 1)
     assert found is not None
     assert parser.candidate(line, 1) == parser.slow(line, 1)
+    assert parser.candidate(line, 1).spec == candidate.spec.canonical()
     assert found.score() == candidate.score
     table = ScoreTable()
     found.add_to(table)
