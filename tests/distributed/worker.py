@@ -305,6 +305,10 @@ def deepspeed(ranks: Ranks, folder: str) -> dict[str, Any]:
     }
 
 
+def keep_two(directory: Path, step: int) -> None:
+    checkpoint_files.prune(directory, keep=2, step=step)
+
+
 def train_to_end(ranks: Ranks, folder: str, steps: str) -> list[str]:
     """Resume and train to the end in each stage, with a checkpoint after every step. Returns digests of all tensors."""
     Path(folder, f"pid-{ranks.rank}").write_text(str(os.getpid()))
@@ -313,8 +317,7 @@ def train_to_end(ranks: Ranks, folder: str, steps: str) -> list[str]:
         case, directory = Case(zero, clip=1.0, ema=0.9), Path(folder, zero)
         engine, path = toy.start(case, ranks), checkpoint_files.newest(directory)
         done = checkpoint.load(engine, path)["done"] if path else 0
-        prune = partial(checkpoint_files.prune, directory, keep=2)
-        with checkpoint.Saver(engine, directory, after=prune) as saver:
+        with checkpoint.Saver(engine, directory, after=partial(keep_two, directory)) as saver:
             for step in range(done, int(steps)):
                 toy.train_step(engine, case, step)
                 saver.poll()

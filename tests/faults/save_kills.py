@@ -13,7 +13,6 @@ import random
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +76,10 @@ def save_repeatedly(directory: Path, zero: str, deepspeed: bool) -> None:
     case, model = toy.Case(zero), Wide()
     ranks = comm.init("cpu", timeout=60)
     engine = toy.Engine(model, model.units(), case.engine(), case.training(), ranks)
-    prune = partial(checkpoint_files.prune, directory, keep=2)
+
+    def prune(step: int) -> None:
+        checkpoint_files.prune(directory, keep=2, step=step)
+
     with checkpoint.Saver(engine, directory, after=prune, deepspeed=deepspeed) as saver:
         for step in range(1, SAVES + 1):
             with torch.no_grad():

@@ -86,9 +86,13 @@ class Held:
         return copies, self.event.wait
 
 
+def newest(folder: Path) -> str:
+    return checkpoint_files.list_checkpoints(folder)[0].name
+
+
 def test_the_next_save_waits_and_reuses_the_memory(tmp_path: Path) -> None:
     engine, published = start(), []
-    saver = Saver(engine, tmp_path, after=lambda: published.append(checkpoint_files.list_checkpoints(tmp_path)[0].name))
+    saver = Saver(engine, tmp_path, after=lambda step: published.append((step, newest(tmp_path))))
     expected, addresses = {}, set()
     for step in range(4):
         toy.train_step(engine, CASE, step)
@@ -96,7 +100,7 @@ def test_the_next_save_waits_and_reuses_the_memory(tmp_path: Path) -> None:
         addresses.add(tuple(t.data_ptr() for t in saver._staging._memory.values()))
         assert len(published) >= step  # the one before has ended
     saver.wait()
-    assert published == [f"step-{step:08d}" for step in range(1, 5)] and len(addresses) == 1
+    assert published == [(step, f"step-{step:08d}") for step in range(1, 5)] and len(addresses) == 1
     for path, weights in expected.items():
         assert checkpoint_files.verify(path) is None
         saved = consolidate(path)
