@@ -37,8 +37,8 @@ options+=(--user "$(id -u):$(id -g)" --env HOME=/tmp)
 options+=(--volume "$DATA:$HOME_INSIDE/data:ro" --volume "$RUNS:$HOME_INSIDE/runs")
 [[ $DATA == "$HOME_INSIDE/data" ]] || options+=(--volume "$DATA:$DATA:ro")
 [[ $RUNS == "$HOME_INSIDE/runs" ]] || options+=(--volume "$RUNS:$RUNS")
-for name in "${!WANDB_@}"; do # the folder of WANDB_DIR is not in the container
-    [[ -z ${!name} || $name == WANDB_DIR ]] || options+=(--env "$name")
+for name in "${!WANDB_@}"; do # folders of this machine are not in the container
+    [[ -z ${!name} || $name == *_DIR ]] || options+=(--env "$name")
 done
 words=("$RECIPE" "${OVERRIDES[@]}" ${REDO:+--redo})
 for word in "${OVERRIDES[@]}"; do

@@ -22,8 +22,9 @@ def load_with_order(recipe: str, words: Sequence[str]) -> Config:
     run measures it again.
     """
     config, folder = load(recipe, list(words)), find_run_folder(recipe, list(words))
-    given = any(word.startswith("space.elastic.drop_order=") for word in words)
-    if folder is not None and not given and config.space.elastic.drop_order in measured_orders(RunDir(folder)):
+    order, given = config.space.elastic.drop_order, any(word.startswith("space.elastic.drop_order=") for word in words)
+    another = folder is not None and folder.absolute() != run_of(config).path.absolute()
+    if folder and another and not given and order is not None and order in measured_orders(RunDir(folder)):
         config = ordered(config, None)
     return with_drop_order(config)
 
