@@ -171,6 +171,7 @@ which_gpus() {
         [[ -n $number ]] || die "CUDA_VISIBLE_DEVICES=$visible: deepspeed needs the numbers of GPUs, and nvidia-smi" \
             "tells none for $entry; use launch/torchrun.sh, which passes the list on"
         numbers+=,$number
+        [[ $entry == "$number" ]] || export CUDA_DEVICE_ORDER=PCI_BUS_ID # the numbers of nvidia-smi
     done
     WHICH=(--include "localhost:$(cut -d, -f "1-$1" <<<"${numbers#,}")")
 }

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from vitas_ds.distributed.launcher import LOCAL_WORLD_SIZE
+
 UNLIMITED = 1 << 60  # cgroup v1 has a number near 2^63 without a limit
 WORKER_MEMORY = 512 << 20  # bytes per process that decodes large images
 SHM = Path("/dev/shm")
@@ -25,10 +27,11 @@ def cores() -> int:
 def share(ranks: int, env: Mapping[str, str] = os.environ) -> int:
     """Return this rank's share of the cores, for ``ranks`` ranks on the machine.
 
-    Slurm may bind each task to cores of its own; then they are not divided again.
+    Slurm may bind each task to cores of its own; then they are not divided again, unless another launcher has started
+    several ranks in the task.
     """
     available, of_task = cores(), env.get("SLURM_CPUS_PER_TASK", "")
-    one_rank = not (env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE"))  # else another launcher runs in the task
+    one_rank = not any(env.get(name) for name in LOCAL_WORLD_SIZE if not name.startswith("SLURM_"))
     if one_rank and of_task.isdecimal() and available <= int(of_task):
         return available
     return max(1, available // ranks)

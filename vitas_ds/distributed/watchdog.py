@@ -31,7 +31,7 @@ from types import TracebackType
 
 from vitas_ds.distributed import comm, console, launcher, supervisor
 from vitas_ds.distributed.comm import Ranks
-from vitas_ds.distributed.supervisor import RESUME, pid_namespace, state_of
+from vitas_ds.distributed.supervisor import RESUME, pid_namespace, process_start, state_of
 from vitas_ds.errors import Preempted, RankLost, UserError
 from vitas_ds.errors.reading import check_regular
 
@@ -52,6 +52,7 @@ class Heartbeat:
         host: Name of its node.
         space: PID namespace. Process ids are comparable if host and namespace are equal.
         pid: Process id.
+        started: Start time of this process in clock ticks since the start of the machine: ids are used again.
         parent: Process id of its parent.
         step: Training step, from 1; 0 before the first.
         phase: Activity of the rank, for the error line.
@@ -70,6 +71,7 @@ class Heartbeat:
     moves: int = 0
     beat: int = 0
     ended: str | None = None
+    started: int = 0
 
     @property
     def name(self) -> str:
@@ -113,7 +115,10 @@ class Watchdog:
     def __init__(self, folder: Path, stage: str, ranks: Ranks, timeout: float) -> None:
         self.folder, self.stage, self.ranks, self.timeout = folder, stage, ranks, timeout
         self.interval = min(5.0, timeout / 20)  # seconds between heartbeats
-        self._state = Heartbeat(ranks.rank, platform.node(), pid_namespace(), os.getpid(), os.getppid())
+        pid = os.getpid()
+        self._state = Heartbeat(
+            ranks.rank, platform.node(), pid_namespace(), pid, os.getppid(), started=process_start(pid)
+        )
         self._last_progress = time.monotonic()
         self._beats = 0
         self._neighbors: list[Heartbeat] | None = None  # other ranks of this node

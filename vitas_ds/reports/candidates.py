@@ -38,6 +38,7 @@ class Candidates:
             most as many as a generation has.
         images: Search images of all scores of the ledger, without those known from another one.
         macs: MACs of these scores, for one pass per image.
+        seconds: Time in which they were computed, over all starts.
         measured: Measured latencies of the front and of the best candidates, as fields of ``best.json``.
     """
 
@@ -50,6 +51,7 @@ class Candidates:
     shares: dict[str, tuple[tuple[int, ...], np.ndarray, np.ndarray]] = field(default_factory=dict)
     images: int = 0
     macs: int = 0
+    seconds: float = 0.0
     measured: dict[SubnetSpec, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -80,7 +82,7 @@ def read_candidates(run: RunDir, config: Config) -> Candidates:
         found.count, found.first[0].generation if found.first else 1, best, found.sample,
         sorted(found.front.values(), key=lambda c: c.costs["macs"]), list(found.chosen.values()),
         {name: (values, first[name], last[name]) for name, values in choices.items()},
-        found.computed_images, found.computed_macs, _measured(run, results, front),
+        found.computed_images, found.computed_macs, found.computed_seconds, _measured(run, results, front),
     )  # fmt: skip
 
 
@@ -95,6 +97,7 @@ class _Collector:
     def __init__(self, images: int | None, every: int) -> None:
         self.images, self.every, self.count = images, every, 0
         self.computed_images = self.computed_macs = 0
+        self.computed_seconds = 0.0
         self.heap: list[tuple[float, int, int, Candidate]] = []
         self.first: list[Candidate] = []
         self.sample: list[Candidate] = []
@@ -107,6 +110,7 @@ class _Collector:
         """Keep a candidate if it is among the best so far, or in the sample, or in a result of the search."""
         if candidate.seconds:
             self.computed_images += candidate.images
+            self.computed_seconds += candidate.seconds
             self.computed_macs += candidate.images * candidate.costs["macs"]
         if self.images is None:
             self.images = candidate.images

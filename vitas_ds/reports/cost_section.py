@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch import genome
@@ -71,9 +70,8 @@ def costs_of(run: RunDir, config: Config, metrics: Rows, candidates: Candidates)
     yield _supernet(config, metrics, summary.get("train-supernet", {}))
     yield _check(run, config)
     sides = len(SIDES[config.supernet.sharing])
-    yield Cost("search", "search", candidates.images, sides * candidates.macs, _search_seconds(metrics))
-    yield _scores("search: scores of candidates dropped early", run.races, sides)
-    yield _scores("search: baselines", run.baseline_scores, sides)
+    yield Cost("search", "search", candidates.images, sides * candidates.macs, candidates.seconds or None)
+    yield _baselines(run, sides)
     yield _finalists(run, config, summary.get("search", {}).get("finalists") or {})
     yield _retraining(run, config, metrics, summary.get("retrain", {}))
     yield _evaluation(run, summary.get("evaluate", {}))
@@ -92,21 +90,15 @@ def _supernet(config: Config, metrics: Rows, summary: dict[str, Any]) -> Cost:
     return Cost("train-supernet", "train-supernet", images, passes * images * mean, seconds, about=True)
 
 
-def _scores(name: str, ledger: Path, sides: int) -> Cost:
-    """Return the cost of the scores in a ledger, without those known from another one."""
-    images = macs = 0
-    for candidate in iter_ledger(ledger, missing_ok=True):
+def _baselines(run: RunDir, sides: int) -> Cost:
+    """Return the cost of the scores of the baselines, without those known from the ledger of the search."""
+    images, macs, seconds = 0, 0, 0.0
+    for candidate in iter_ledger(run.baseline_scores, missing_ok=True):
         if candidate.seconds:
             images += candidate.images
             macs += candidate.images * candidate.costs["macs"]
-    return Cost(name, "search", images, sides * macs, None)
-
-
-def _search_seconds(metrics: Rows) -> float | None:
-    """Return the duration of the generations of all budgets. Their records may be thinned."""
-    rows = [row for row in _steps(metrics, "search") if row.get("seconds") is not None]
-    last = {row.get("budget", 0): row["generation"] for row in rows}
-    return sum(row["seconds"] for row in rows) * sum(last.values()) / len(rows) if rows else None
+            seconds += candidate.seconds
+    return Cost("search: baselines", "search", images, sides * macs, seconds or None)
 
 
 def _finalists(run: RunDir, config: Config, summary: dict[str, Any]) -> Cost:

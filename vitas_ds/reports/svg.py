@@ -249,6 +249,6 @@ def short(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
+        if abs(value) >= unit * (1 - 10**-digits / 2):  # 999.7M is 1G
             return f"{value / unit:.{digits}g}{letter}"
     return f"{value:.{digits}g}" if abs(value) >= 1e-4 else f"{value:.{digits - 3}e}"

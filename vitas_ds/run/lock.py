@@ -154,6 +154,15 @@ def is_free(folder: Path) -> bool:
     return not last or own or _has_ended(*_look(folder, last), folder)
 
 
+def is_active(folder: Path) -> bool:
+    """Return whether another job writes to the run: it lives on this machine, or has given a sign lately."""
+    last = max(_numbers(folder), default=0)
+    writer, beat = _look(folder, last) if last else (None, None)
+    if writer is None or beat is None or writer.ended:
+        return False
+    return writer.is_alive() if writer.is_here(folder) else time.time() - beat / 1e9 < SILENT
+
+
 def _take(folder: Path, writer: Writer) -> tuple[int, int] | None:
     """Create the next file if the last writer has ended. Return number and handle; None if another job was faster."""
     last = max(_numbers(folder), default=0)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitas_ds.distributed.supervisor import pid_namespace
+from vitas_ds.distributed.supervisor import pid_namespace, process_start
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import open_binary, parse_json_line, read_bytes
+from vitas_ds.run import lock
 from vitas_ds.run.files import read_json
 from vitas_ds.run.manifest import read_starts
 from vitas_ds.run.run_dir import RunDir
@@ -121,6 +122,7 @@ def ranks_state(run: RunDir) -> tuple[bool, str]:
             running |= _is_alive(path, beat)
         elif beat["ended"]:
             reasons.append(str(beat["ended"]))
+    running = running or lock.is_active(run.path)  # before the first heartbeat, and in stages without
     return running, "" if running or not reasons else reasons[0]
 
 
@@ -135,7 +137,8 @@ def _heartbeats(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _is_alive(path: Path, beat: dict[str, Any]) -> bool:
     """Return whether a rank wrote its heartbeat recently; on this machine also whether its process exists."""
     if beat.get("host") == platform.node() and beat.get("space") == pid_namespace():
-        return os.path.exists(f"/proc/{beat.get('pid')}")
+        pid, started = beat.get("pid"), beat.get("started")
+        return isinstance(pid, int) and bool(started) and process_start(pid) == started
     return time.time() - path.stat().st_mtime < SILENT
 
 
@@ -152,7 +155,7 @@ def folder_size(folder: Path) -> int:
 def format_size(size: float) -> str:
     """Format bytes: ``12 kB``, ``3.4 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

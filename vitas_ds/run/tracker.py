@@ -64,6 +64,9 @@ class Tracker:
     def summary(self, values: dict[str, Any]) -> None:
         """Send headline numbers to W&B. ``run_dir.update_summary`` writes them to the run folder."""
 
+    def complete(self) -> None:
+        """Say that the stage has ended, although it had fewer steps than planned."""
+
     def close(self, failed: bool = False) -> None:
         """End tracking of the stage."""
 

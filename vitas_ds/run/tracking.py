@@ -127,6 +127,11 @@ class LiveTracker(Tracker):
             self._write_estimate(left, run_left)
             self.estimated = now
 
+    @override
+    def complete(self) -> None:
+        self.total = self.last_step
+        self._write_estimate(0.0, math.nan)
+
     def _run_left(self, step: int, left: float, now: float) -> float:
         """Return the remaining seconds of this and the later stages, at the speed of this one; nan at its start."""
         if step - self.first < STEADY and now - self.start < SURE:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
+from vitas_ds.config import Search
 from vitas_ds.config.limits import format_number
 from vitas_ds.errors import UserError
 from vitas_ds.errors.reading import open_binary
 from vitas_ds.run.files import read_json, to_json, write_json
 from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.summary import read_summary
 from vitas_ds.search.feasible.budget import format_cost
 from vitas_ds.search.ranking import Result
 from vitas_ds.search.scoring.candidate import Candidate
@@ -74,10 +76,12 @@ def write_results(
     write_json(run.best, rows[0] | {"searched_on": result.best.images} | lists)
 
 
-def forget_baselines(run: RunDir, correction: Correction | None) -> None:
-    """Remove ``baselines.json`` if the last search has corrected its scores otherwise."""
-    before = read_json(run.best, {}).get("correction")
-    if before != (None if correction is None else correction.to_dict()):
+def forget_baselines(run: RunDir, search: Search, correction: Correction | None) -> None:
+    """Remove ``baselines.json`` if the last search had other generations or budgets, or corrected scores otherwise."""
+    before, summary = read_json(run.best, {}).get("correction"), read_summary(run).get("search", {})
+    budgets = [row["budget"] for row in summary.get("budgets") or ()]
+    as_long = summary.get("generations") in (None, search.generations) and budgets == list(search.budgets)
+    if not as_long or before != (None if correction is None else correction.to_dict()):
         run.baselines.unlink(missing_ok=True)
 
 

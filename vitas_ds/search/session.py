@@ -138,7 +138,7 @@ def run_search(session: Session) -> dict[str, Any]:
                 f"{session.scorer.images} search images")  # fmt: skip
     feasible_sets(session.config.space, cfg, problems[0].costs)  # an empty budget is an error before the first score
     guidance, session = _check_supernet(session, problems[len(problems) // 2])
-    from_main(lambda: forget_baselines(session.run, session.correction))
+    from_main(lambda: forget_baselines(session.run, cfg, session.correction))
     figures = session.run.figures if session.ranks.is_main else None
     monitor = Monitor(tracker, problems[0], session.scorer.images, figures, len(problems), _after_scoring(session))
     results = [_run_generations(session, _with_seeds(session, p), monitor, i) for i, p in enumerate(problems)]

@@ -19,12 +19,14 @@ def load_with_order(recipe: str, words: Sequence[str]) -> Config:
     """Load a recipe, with the order in which its supernet drops layers if a run has measured one.
 
     A run that serves as a recipe has its measured order among its settings. That is one of its own network, so another
-    run measures it again.
+    run, or one that measures no importance any more, does not take it over.
     """
     config, folder = load(recipe, list(words)), find_run_folder(recipe, list(words))
     order, given = config.space.elastic.drop_order, any(word.startswith("space.elastic.drop_order=") for word in words)
-    another = folder is not None and folder.absolute() != run_of(config).path.absolute()
-    if folder and another and not given and order is not None and order in measured_orders(RunDir(folder)):
+    if folder is None or given or order is None:
+        return with_drop_order(config)
+    another = folder.absolute() != run_of(config).path.absolute()
+    if (another or not config.supernet.importance_images) and order in measured_orders(RunDir(folder)):
         config = ordered(config, None)
     return with_drop_order(config)
 
@@ -37,7 +39,7 @@ def with_drop_order(config: Config) -> Config:
     order = None
     if source.path.absolute() != own.path.absolute():  # its settings have the order, whether it was measured or given
         order = read_config(source).space.elastic.drop_order
-    if order is None and own.importance.is_file():
+    if order is None and config.supernet.importance_images and own.importance.is_file():
         order = drop_order(read_scores(own.importance))
     return config if order is None else ordered(config, order)
 

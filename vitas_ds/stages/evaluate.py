@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,10 @@ def _evaluate(
         batches = eval_batches(images, data, image_size, config.data.eval_batch_size, ranks)
         if ranks.is_main:
             batches = _save_first(batches, run_dir.evaluation_images, images, data, tracker)
+        start = time.monotonic()
         total, top1, top5 = _count(net, batches, ranks, _precision(config, ranks))
         numbers = {"images": total, "top1": top1 / total, "top5": top5 / total, "macs": spec_macs(model.spec)}
+        numbers["seconds"] = time.monotonic() - start
         tracker.log(total, {name: numbers[name] for name in ("top1", "top5")}, images=total)
         tracker.summary(numbers)
     return numbers

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vitas_ds.arch.spec import read_spec
-from vitas_ds.config import RANDOM_IMAGES, Config, Export
+from vitas_ds.config import RANDOM_IMAGES, Config
 from vitas_ds.config.absolute import with_absolute_paths
 from vitas_ds.data.loader import eval_batches
 from vitas_ds.distributed import comm
@@ -177,7 +177,7 @@ def _origin(config: Config, run_dir: RunDir) -> Facts:
 
 def _license(config: Config, facts: Facts, source: Path) -> str:
     """Return the license: that of the origin of the weights or of their folder, unless ``export.license`` is set."""
-    if config.export.license != Export().license:
+    if config.export.license is not None:
         return config.export.license
     return str(facts.get("origin, license") or read_license(source))
 

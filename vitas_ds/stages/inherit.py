@@ -12,15 +12,14 @@ from vitas_ds.distributed import comm
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.elastic.order import read_order
 from vitas_ds.elastic.reorder import restore
-from vitas_ds.errors import UserError
-from vitas_ds.export.card import LICENSE, model_card, read_license
+from vitas_ds.export.card import model_card
 from vitas_ds.export.folder import Facts, Preprocess, atomic_folder, write_model_files
 from vitas_ds.models.vit import VisionTransformer
 from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.summary import complete_summary, write_result
 from vitas_ds.stages.initial_weights import make_init
-from vitas_ds.stages.model_folders import find_model, is_checkpoint
+from vitas_ds.stages.licenses import license_of_training
 from vitas_ds.stages.source_run import supernet_run
 
 
@@ -48,24 +47,11 @@ def write_network(
     facts["accuracy"] = "not evaluated"
     with atomic_folder(run_dir.retrain_model) as folder:
         write_model_files(model, folder, preprocess, facts)
-        write_text(folder / "README.md", model_card(model.spec, run_dir.name, facts, license=_license(config)))
+        write_text(
+            folder / "README.md", model_card(model.spec, run_dir.name, facts, license=license_of_training(config))
+        )
         write_result(run_dir, "retrain", numbers | {"macs": spec_macs(model.spec)}, folder / "config.json")
     complete_summary(run_dir)
-
-
-def _license(config: Config) -> str:
-    """Return the license of the initial weights; of weights trained here, that of new networks."""
-    init = config.retrain.init
-    if init == "supernet":
-        folder = supernet_run(config).pretrained
-    elif init == "scratch" or is_checkpoint(init):
-        return LICENSE
-    else:
-        try:
-            folder = find_model(init, "retrain.init")
-        except UserError:  # removed during the training
-            return "unknown"
-    return read_license(folder) if folder.is_dir() else LICENSE
 
 
 def _restore_order(config: Config, run_dir: RunDir, model: VisionTransformer) -> str:

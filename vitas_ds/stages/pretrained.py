@@ -119,14 +119,14 @@ def _prepare(config: Config, run_dir: RunDir, ranks: Ranks, images: ImageSet) ->
         return _order(config, known)
     found = load(config, images)
     chosen = _choose(images, config.supernet.importance_images, config.run.seed)
-    if known is not None and not (len(chosen) and (known.weights, known.data) == (found.digest, fingerprint(chosen))):
+    if not len(chosen):
+        run_dir.importance.unlink(missing_ok=True)  # of an earlier start
+        _write(config, run_dir, found, None)
+        return config.space.elastic.drop_order
+    if known is not None and (known.weights, known.data) != (found.digest, fingerprint(chosen)):
         known = None
     if known is None and config.space.elastic.drop_order in measured_orders(run_dir):
         config = ordered(config, None)  # of another network or of other images
-    if not len(chosen):
-        run_dir.importance.unlink(missing_ok=True)
-        _write(config, run_dir, found, None)
-        return config.space.elastic.drop_order
     scores = known or _measure(config, found, chosen, ranks)
     if known is None:
         write_scores(run_dir.importance, scores)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
 
 from vitas_ds.config import Config
 from vitas_ds.data import contents
@@ -20,6 +19,7 @@ from vitas_ds.run.files import read_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import find_run
 from vitas_ds.run.summary import read_summary, update_summary
+from vitas_ds.search.ended import has_ended
 from vitas_ds.search.session import open_session, run_search
 from vitas_ds.search.tables import BUDGET_COLUMNS, FRONT_COLUMNS, budget_rows, front_rows
 from vitas_ds.search.trials import check
@@ -53,7 +53,7 @@ def run(config: Config, redo: bool = False) -> None:
     ranks = comm.init(config.run.device, config.run.timeout)
     run_dir = find_run(config)
     key = {"generations": config.search.generations, "top_k": config.search.top_k}
-    done = _is_done(config, run_dir, key)
+    done = _is_done(config, run_dir)
     note = comm.from_main(lambda: _compare(config, run_dir, done, redo))
     if done:
         comm.from_main(lambda: _check(config, run_dir))
@@ -83,6 +83,7 @@ def run(config: Config, redo: bool = False) -> None:
             comm.from_main(lambda: contents.digest(images)), comm.from_main(lambda: _importance(config, run_dir)),
         )  # fmt: skip
         numbers = run_search(open_session(config, run_dir, ranks, tracker, inputs))
+        tracker.complete()  # a small budget may have fewer networks than planned
         tracker.summary(numbers)
         tracker.artifact("best-spec", "spec", run_dir.best)
         if ranks.is_main:
@@ -143,24 +144,16 @@ def _compare(config: Config, run_dir: RunDir, done: bool, redo: bool) -> str:
     raise stale
 
 
-def _is_done(config: Config, run_dir: RunDir, key: dict[str, Any]) -> bool:
+def _is_done(config: Config, run_dir: RunDir) -> bool:
     """Return whether the search has ended with these settings, including finalists and baselines if requested."""
     previous = read_summary(run_dir).get("search", {})
-    wanted, trained = config.search.finalists, previous.get("finalists") or {}
-    finalists_done = not trained
-    if wanted.count:
-        finalists_done = wanted.model_dump().items() <= trained.items()
-    check_done = config.search.check.correct == (read_correction(run_dir) is not None)
-    if config.search.check.nets:
-        checked = {"correct": False} | (previous.get("check") or {})
-        check_done = check_done and config.search.check.model_dump().items() <= checked.items()
+    corrected = config.search.check.correct == (read_correction(run_dir) is not None)
     baselines_done = run_dir.baselines.exists() or not config.search.baselines
-    same = all(previous.get(k) == value for k, value in key.items())
-    same = same and [row["budget"] for row in previous.get("budgets") or ()] == list(config.search.budgets)
     latency = previous.get("latency")  # a table has no further batch sizes
     sizes = set() if latency is None or config.search.latency_table else set(config.search.latency_also)
     latency_done = sizes.issubset((latency or {}).get("also", ()))
-    return run_dir.best.exists() and baselines_done and finalists_done and check_done and latency_done and same
+    complete = run_dir.best.exists() and corrected and baselines_done and latency_done
+    return complete and has_ended(config.search, previous)
 
 
 def search_images(config: Config, run_dir: RunDir) -> ImageSet:

@@ -35,7 +35,9 @@ def supernet_run(config: Config) -> RunDir:
 
 def run_around(checkpoint: str | None) -> RunDir | None:
     """Return the run that has trained these weights or this checkpoint; None if they are somewhere else."""
-    path = Path(checkpoint or "").absolute()
+    if not checkpoint:
+        return None
+    path = Path(checkpoint).absolute()
     runs = (RunDir(folder) for folder in path.parents[:3])  # RUN/supernet/checkpoints/step-N
     return next((run for run in runs if run.supernet.path in path.parents and run.config.is_file()), None)
 

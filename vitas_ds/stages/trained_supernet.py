@@ -8,11 +8,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vitas_ds.config import Config
+from vitas_ds.config import Config, format_value
 from vitas_ds.errors import UserError
 from vitas_ds.models.shapes import check_finite, check_shapes, shapes_of
 from vitas_ds.models.supernet import Supernet
-from vitas_ds.run.run_dir import RunDir
+from vitas_ds.run.run_dir import RunDir, read_config
 from vitas_ds.run.summary import is_changed
 from vitas_ds.stages.source_run import run_around, source_run
 from vitas_ds.training.checkpoint_reader import consolidate, find_checkpoint, read_consolidated
@@ -48,13 +48,23 @@ def load_supernet(config: Config, run_dir: RunDir) -> tuple[Supernet, str]:
 
 
 def _check_order(config: Config, path: Path) -> None:
-    """Check that the order in which the supernet drops layers is known, if it may drop any."""
-    space = config.space
-    unknown = space.elastic.on and space.elastic.drop_order is None and space.min_layers < space.depth
-    if unknown and config.search.checkpoint and not (source_run(config) or run_around(config.search.checkpoint)):
+    """Check that weights named by ``search.checkpoint`` drop their layers in the order of the space, if any.
+
+    A run is checked by ``check_source``.
+    """
+    space, checkpoint = config.space, config.search.checkpoint
+    if not checkpoint or source_run(config) or not space.elastic.on or space.min_layers == space.depth:
+        return
+    ours, run = space.elastic.drop_order, run_around(checkpoint)
+    if run is None and ours is None:
         raise UserError(
             f"search.checkpoint: {path} is in no run that tells the order in which its layers are dropped; give the "
             "folder of its run, or set space.elastic.drop_order"
+        )
+    if run is not None and (theirs := read_config(run).space.elastic.drop_order) != ours:
+        raise UserError(
+            f"search.checkpoint: {path} has space.elastic.drop_order={format_value(theirs)}, this search has "
+            f"{format_value(ours)}; set it as in {run.config}"
         )
 
 

@@ -15,7 +15,7 @@ from vitas_ds.config.limits import parse_limit
 from vitas_ds.data.resized import check_complete
 from vitas_ds.data.shards import class_names
 from vitas_ds.data.sources import check_class_count
-from vitas_ds.data.walk import list_folder, shards_of
+from vitas_ds.data.walk import list_folder, shards_of, text_name
 from vitas_ds.engine.ds_config import ds_config, micro_batch_size, zero_stage
 from vitas_ds.errors import UserError, shorten
 from vitas_ds.run.files import read_json
@@ -339,7 +339,7 @@ def _classes(field: str, folder: str, num_classes: int) -> set[str]:
     """Return the names of the classes; numbers for shards without names, empty without folders and shards."""
     if not Path(folder).is_dir():
         raise UserError(f"{field}: {folder}: no such folder")
-    classes, kind = set(list_folder(folder).folders), "class folders"
+    classes, kind = set(map(text_name, list_folder(folder).folders)), "class folders"
     if not classes and shards_of(folder):
         classes, kind = set(class_names(folder, 0) or map(str, range(num_classes))), "classes in classes.json"
     if classes:

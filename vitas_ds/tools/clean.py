@@ -14,6 +14,7 @@ from vitas_ds.run import lock
 from vitas_ds.run.overview import folder_size, format_size, overview
 from vitas_ds.run.run_dir import RunDir, read_config
 from vitas_ds.run.summary import read_summary
+from vitas_ds.search.ended import has_ended
 from vitas_ds.tools.status import find
 from vitas_ds.training import checkpoint_files
 
@@ -61,16 +62,9 @@ def removable(run: RunDir, keep_best: bool) -> Iterator[Path]:
         if stage.trace.exists():
             yield stage.trace
     if run.best.is_file():
-        states = {"finalists": run.finalist_states, "check": run.check_states}
-        yield from (path for name, path in states.items() if path.is_dir() and _has_trained(run, name))
+        if has_ended(read_config(run).search, read_summary(run).get("search", {})):
+            yield from (path for path in (run.finalist_states, run.check_states) if path.is_dir())
         yield from sorted((*run.search.glob("images-*.u8"), *run.search.glob("images-*.sha256")))
-
-
-def _has_trained(run: RunDir, name: str) -> bool:
-    """Return whether the search has ended with its ``finalists`` or ``check`` as the settings of the run say."""
-    wanted = getattr(read_config(run).search, name).model_dump()
-    trained = {"correct": False} | (read_summary(run).get("search", {}).get(name) or {})
-    return not wanted.get("count", wanted.get("nets")) or wanted.items() <= trained.items()
 
 
 def _is_linked(path: Path, run: RunDir) -> bool:

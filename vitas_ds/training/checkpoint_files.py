@@ -162,11 +162,12 @@ def remove(path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def restore_replaced(directory: Path) -> None:
-    """Return a checkpoint to its place if the job was killed while it saved the same step again. Rank 0 calls this."""
+def clean_up(directory: Path) -> None:
+    """Give a checkpoint that a killed job was replacing its name again, and delete leftovers. Rank 0 calls this."""
     for old in Path(directory).glob(f"{REPLACED}step-*"):
         if not (target := old.with_name(old.name.removeprefix(REPLACED))).exists():
             old.rename(target)
+    remove_leftovers(directory)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -71,7 +71,7 @@ def train(task: Task, run: RunDir, ranks: Ranks) -> dict[str, Any]:
 def _start(task: Task, ranks: Ranks) -> tuple[Engine, TrainState, Origin]:
     """Create the engine and the loop state, from a checkpoint if there is one."""
     (_, total), section = count_steps(task), task.stage.removeprefix("train-")
-    comm.from_main(lambda: checkpoint_files.restore_replaced(task.folder.checkpoints))
+    comm.from_main(lambda: checkpoint_files.clean_up(task.folder.checkpoints))
     origin = resume.find_origin(task.folder.checkpoints, task.training, section)
     if origin.weights:
         resume.load_weights(task.model, origin.weights)

@@ -82,6 +82,8 @@ def test_cores_of_a_task_are_divided_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(host, "cores", lambda: 12)
     assert host.share(8, slurm) == 12  # bound
     assert host.share(8, slurm | {"LOCAL_WORLD_SIZE": "8"}) == 1  # one task that starts all ranks
+    assert host.share(8, slurm | {"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}) == 1 and host.share(1, slurm) == 12
+    assert host.share(8, slurm | {"SLURM_NTASKS_PER_NODE": "8"}) == 12
 
 
 def test_this_machine() -> None:

@@ -83,12 +83,13 @@ def test_finalists_and_check(config):
     assert cost_section.duration(finalists, starts) == 25 and cost_section.duration(check, starts) == 3
 
 
-def test_the_time_of_thinned_generations_of_two_budgets():
-    """Generations of two seconds: five and three, of which every second one is recorded."""
-    rows = [{"generation": g, "seconds": 2.0} for g in (1, 3, 5)]
-    rows += [{"generation": g, "seconds": 2.0, "budget": 1} for g in (1, 3)]
-    rows = [row | {"stage": "search", "step": i} for i, row in enumerate(rows, 1)]
-    assert cost_section._search_seconds(rows) == 2.0 * (5 + 3) and cost_section._search_seconds([]) is None
+def test_racing_counts_every_image_once(config):
+    """The ledger has the images of dropped candidates too; races.jsonl has the points of every look at them."""
+    run, _ = search(config)
+    timed(run)
+    before = costs(run, config)["search"]
+    run.races.write_bytes(run.ledger.read_bytes() * 3)
+    assert costs(run, config) == {"search": before} and before.seconds == pytest.approx(0.5 * 12)
 
 
 @pytest.mark.parametrize(("machine", "ranks", "local", "hours", "unit"), [
@@ -108,7 +109,7 @@ def test_the_table_adds_up(run, config):
     *rows, total = found["rows"]
     assert sum(int(row[1].replace(",", "")) for row in rows) == int(total[1].replace(",", ""))
     assert sum(float(row[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.3)
-    assert total[3] == "2:30" and "times the MACs of the retraining" in found["note"]
+    assert total[3] == "2:36" and "times the MACs of the retraining" in found["note"]
     unfinished = train(config, "train-supernet", steps=600)
     (unfinished.path / "summary.json").unlink()
     assert costs(unfinished, config)["train-supernet"].seconds > 0

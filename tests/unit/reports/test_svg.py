@@ -35,6 +35,7 @@ def test_ticks_and_short():
     assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert ticks(0.912, 0.958) == pytest.approx([0.92, 0.93, 0.94, 0.95])
     assert [short(x) for x in (0, 1.3e9, 42_000, 0.05, 2e-5, 170842)] == ["0", "1.3G", "42k", "0.05", "2e-05", "171k"]
+    assert [short(x) for x in (999_400, 999_600, 999_700_000, 1e15)] == ["999k", "1M", "1G", "1P"]
 
 
 def test_both_axes_have_labels_and_names_are_escaped():

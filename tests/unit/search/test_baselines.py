@@ -10,10 +10,11 @@ import pytest
 from tests.helpers.searches import BUDGET, CELL, SMALL, all_within_budget, each, likeness, noise, search
 from vitas_ds.arch.space import SearchSpace
 from vitas_ds.config import Search
+from vitas_ds.run.files import write_json
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.search.baselines import score_baselines
 from vitas_ds.search.problem import SearchProblem
-from vitas_ds.search.results import write_baselines
+from vitas_ds.search.results import forget_baselines, write_baselines
 from vitas_ds.search.scoring.evaluation import Evaluator
 from vitas_ds.search.scoring.ledger import in_memory, open_ledger
 
@@ -48,6 +49,23 @@ def test_written_baselines(tmp_path):
     written = json.loads(run.baselines.read_text())
     assert {name: row["scored"] for name, row in written.items()} == {"random": 450, "uniform": 30}
     assert written["uniform"]["best"]["score"] == found["uniform"][0].value
+
+
+@pytest.mark.parametrize(
+    ("summary", "kept"),
+    [
+        ({}, True),  # the search has never ended
+        ({"generations": 7}, True),
+        ({"generations": 6}, False),
+        ({"generations": 7, "budgets": [{"budget": "macs<=1G"}]}, False),
+    ],
+)
+def test_baselines_of_another_search_are_forgotten(tmp_path, summary, kept):
+    run = RunDir(tmp_path)
+    write_json(run.baselines, {})
+    write_json(run.summary, {"search": summary})
+    forget_baselines(run, Search(generations=7), None)
+    assert run.baselines.exists() == kept
 
 
 def test_scores_of_the_search_are_reused(tmp_path):

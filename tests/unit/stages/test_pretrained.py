@@ -116,7 +116,7 @@ def test_the_first_step_uses_the_logits_of_the_pretrained_network(folder, traine
     assert (got - logits(original, images)).abs().max() < 1e-4 * got.abs().max()
 
 
-def test_the_order_of_dropped_layers_follows_the_supernet(folder, trained, tmp_path):
+def test_the_order_of_dropped_layers_follows_the_supernet(folder, trained, tmp_path, monkeypatch):
     """By its run, its weights or a checkpoint in it; weights elsewhere need the order."""
     run = run_of(trained)
     order, step = read_config(run).space.elastic.drop_order, max(run.supernet.checkpoints.iterdir())
@@ -130,6 +130,12 @@ def test_the_order_of_dropped_layers_follows_the_supernet(folder, trained, tmp_p
         load_supernet(config, run_of(config))
     config = with_drop_order(config_of(folder, "other", *words))
     assert load_supernet(config, run_of(config))[0].space.elastic.drop_order == (2, 0)
+    other = (order[1], order[0], *order[2:])
+    config = config_of(folder, "other", f"search.checkpoint={step}", f"space.elastic.drop_order={[*other]}")
+    with pytest.raises(UserError, match=r"has space\.elastic\.drop_order=.*, this search has .*; set it as in .*yaml$"):
+        load_supernet(with_drop_order(config), run_of(config))
+    monkeypatch.chdir(run.supernet.checkpoints)
+    assert with_drop_order(config_of(folder, "other")).space.elastic.drop_order is None
 
 
 def test_a_measured_order_is_not_that_of_another_network(folder, trained):
@@ -142,6 +148,13 @@ def test_a_measured_order_is_not_that_of_another_network(folder, trained):
     assert load_with_order(recipe, other).space.elastic.drop_order is None
     assert load_with_order(recipe, [*other, "space.elastic.drop_order=[1]"]).space.elastic.drop_order == (1,)
     assert load_with_order(recipe, [*other, f"search.checkpoint={run.path}"]).space.elastic.drop_order == order
+    unsorted = "supernet.importance_images=0"
+    assert load_with_order(recipe, [unsorted]).space.elastic.drop_order is None
+    given = f"space.elastic.drop_order={[*order]}"
+    config = load_with_order(recipe, ["run.name=given", unsorted, given, *FROZEN])
+    assert config.space.elastic.drop_order == order
+    train_supernet.run(config)
+    assert read_config(run_of(config)).space.elastic.drop_order == order and not run_of(config).importance.exists()
 
 
 def test_a_resumed_training_is_bitwise_equal(folder, trained):
@@ -156,6 +169,8 @@ def test_a_resumed_training_is_bitwise_equal(folder, trained):
     train_supernet.run(with_drop_order(twin))
     assert first.name < last.name and run.importance.stat().st_mtime_ns == before
     assert run.importance.read_bytes() == run_of(trained).importance.read_bytes()
+    for row in (row for row in read_metrics(run) if "images_per_s" in row):  # also the first one after the resume
+        assert row["images_per_s"] * row["step_seconds"] == pytest.approx(twin.supernet.batch_size)
     assert run.supernet_weights.read_bytes() == run_of(trained).supernet_weights.read_bytes()
 
 

@@ -62,6 +62,7 @@ def test_equal_settings(trained: RunDir) -> None:
         ("space.patch_sizes=[7]", "space.patch_sizes=[7, 14], this search has [7]"),
         ("supernet.sharing=ordinal", "supernet.sharing=bilateral, this search has ordinal"),
         ("data.mean=[0.4, 0.4, 0.4]", "data.mean=[0.5, 0.5, 0.5]"),
+        ("data.resize=40", "data.resize=28, this search has 40"),
         ("space.ratios=[0.25, 0.5, 1.0]", "not trained with width 8 of space.embed_dim"),
     ],
 )

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from tests.helpers.networks import random_network
 from tests.helpers.paths import FIXTURES
+from vitas_ds.arch.cost import spec_macs
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.data.sources import ImageSet
@@ -117,6 +118,7 @@ def test_the_loss_of_retraining(tmp_path: Path) -> None:
     ranks = retrain.Ranks(0, 1, 0, CPU)
     student = replace(SPEC, embed_dim=12)
     task = retrain.make_task(config, run_of(config), ranks, student, IMAGES)
+    assert task.teacher_macs == spec_macs(SPEC)  # they count in the MFU
     x, targets = torch.randn(4, 3, 28, 28), torch.randn(4, 10).softmax(-1)
     (loss,) = task.losses(task.model.eval(), x, targets, 0)
     s, t = task.model(x), random_network(SPEC)(x).detach()

@@ -14,10 +14,12 @@ from unittest.mock import Mock
 import pytest
 
 from vitas_ds.__main__ import main
-from vitas_ds.config import Config, dump
+from vitas_ds.config import Config, Search, dump
 from vitas_ds.run.files import file_digest, write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
+
+ENDED = {"generations": Search().generations, "top_k": Search().top_k}
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def run(tmp_path: Path) -> RunDir:
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
     write_json(run.best, {})
+    write_json(run.summary, {"search": ENDED})
     for name in ("u8", "sha256"):
         (run.search / f"images-0123-256-224.{name}").touch()
     (run.finalist_states / "net").mkdir(parents=True)
@@ -62,12 +65,16 @@ def test_trainings_of_an_unfinished_search_stay(run: RunDir) -> None:
     config = Config.model_validate({"run": {"name": "a", "dir": str(run.path.parent)}, "search": search})
     write_text(run.config, dump(config))
     done = {"finalists": config.search.finalists.model_dump() | {"accuracy": 0.5}}
-    for summary, left in ({}, [True, True]), (done, [False, True]):
+    done["check"] = {"nets": 8, "steps": 9, "tau": 0.5}
+    without = [{name: value for name, value in (ENDED | done).items() if name != left} for left in done]
+    other = [ENDED | done | change for change in ({"generations": 1}, {"budgets": [{"budget": "macs<=1G"}]})]
+    for summary in [{}, ENDED, *without, *other]:
         write_json(run.summary, {"search": summary})
         assert main(["clean", str(run.path), "--yes"]) == 0
-        assert [path.exists() for path in (run.finalist_states, run.check_states)] == left
-    write_json(run.summary, {"search": done | {"check": {"nets": 8, "steps": 9, "tau": 0.5}}})
-    assert main(["clean", str(run.path), "--yes"]) == 0 and not run.check_states.exists()
+        assert run.finalist_states.exists() and run.check_states.exists(), summary
+    write_json(run.summary, {"search": ENDED | done})
+    assert main(["clean", str(run.path), "--yes"]) == 0
+    assert not run.finalist_states.exists() and not run.check_states.exists()
 
 
 def files(run: RunDir) -> set[str]:

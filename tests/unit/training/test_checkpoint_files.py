@@ -19,12 +19,12 @@ from vitas_ds.errors import UserError
 from vitas_ds.training import checkpoint
 from vitas_ds.training.checkpoint_files import (
     best,
+    clean_up,
     keep_only,
     list_checkpoints,
     newest,
     prune,
     remove,
-    restore_replaced,
     verify,
 )
 from vitas_ds.training.checkpoint_reader import consolidate
@@ -141,16 +141,15 @@ def test_a_damaged_later_checkpoint_displaces_none(saved: Path, engine: Engine) 
     assert names(saved) == ["step-00000004"]
 
 
-def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(saved: Path, engine: Engine) -> None:
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(saved: Path) -> None:
     """Between the two renames, only ``replaced-...`` is complete."""
     for name in names(saved):
         (saved / name).rename(saved / f"replaced-{name}")
     shutil.copytree(saved / "replaced-step-00000003", saved / "step-00000003")
     (saved / "old-step-00000001").mkdir()
-    restore_replaced(saved)
-    assert names(saved) == ["old-step-00000001", "replaced-step-00000003", *steps(1, 2, 3)]
-    checkpoint.save(engine, saved, 4, {})
-    assert names(saved) == steps(1, 2, 3, 4)
+    (saved / "saving-step-00000004").mkdir()
+    clean_up(saved)
+    assert names(saved) == steps(1, 2, 3) and newest(saved) == saved / "step-00000003"
 
 
 def steps(*numbers: int) -> list[str]:

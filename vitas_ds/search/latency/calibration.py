@@ -108,7 +108,7 @@ def calibrate(
         specs = [line.spec for line in table.lines] if table else sample_networks(config, budget, search.latency_nets)
         seconds = cache.measure(specs)
         saved = from_main(lambda: _write(path, setting, fit_predictor(specs, seconds, config.run.seed), len(specs)))
-    predictor = LatencyPredictor(np.array(saved["prices"]), saved["error"], saved["correlation"])
+    predictor = LatencyPredictor(np.array(saved["prices"]), saved["error"], saved["correlation"] or 0.0)
     if predictor.error > MAX_ERROR:
         fix = f"increase search.latency_nets, and delete {path} and {cache.path} to measure again"
         warnings.warn(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitas_ds.arch.spec import SubnetSpec, spec_from_dict
-from vitas_ds.errors import UserError
+from vitas_ds.errors import UserError, shorten
 from vitas_ds.errors.reading import parse_json_line, read_bytes
 from vitas_ds.run.files import to_json
 
@@ -72,6 +72,7 @@ def parse_line(text: str | bytes) -> Line:
         missing = [name for name in REQUIRED if name not in setting]
         if missing:
             raise UserError(f"setting has no {missing[0]}")
+        _check_kinds(setting)
         spread, runs = row.get("spread"), row.get("runs")
         latency = Latency(float(row["seconds"]), spread and float(spread), runs and int(runs))
         spec = row["spec"]
@@ -82,6 +83,16 @@ def parse_line(text: str | bytes) -> Line:
     if not 0 < latency.seconds < float("inf"):
         raise UserError(f"seconds must be above 0 (given: {latency.seconds})")
     return Line(spec_from_dict(spec).canonical(), latency, setting)
+
+
+def _check_kinds(setting: Setting) -> None:
+    versions = setting.get("versions")
+    checks = {name: (isinstance(setting[name], str), "text") for name in ("device", "runtime", "precision")}
+    checks["batch_size"] = type(setting["batch_size"]) is int, "a whole number"
+    checks["versions"] = versions is None or isinstance(versions, dict), "an object of names and versions"
+    for name, (right, what) in checks.items():
+        if not right:
+            raise UserError(f"setting.{name}: must be {what} (given: {shorten(repr(setting[name]), 60)})")
 
 
 def read_lines(path: Path) -> Iterator[Line]:

@@ -100,4 +100,6 @@ def fit_predictor(
     coefficients = nnls(relative, np.ones(len(train)))[0] / scale
     predicted = features[test] @ coefficients
     error = float((abs(predicted - seconds[test]) / seconds[test]).mean())
-    return LatencyPredictor(coefficients, error, float(spearmanr(predicted, seconds[test]).statistic))
+    varies = np.ptp(predicted) > 0 and np.ptp(seconds[test]) > 0  # else there is no order to compare
+    correlation = float(spearmanr(predicted, seconds[test]).statistic) if varies else 0.0
+    return LatencyPredictor(coefficients, error, correlation)

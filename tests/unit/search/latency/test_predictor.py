@@ -40,6 +40,12 @@ def test_the_fit_recovers_additive_latencies():
     assert (abs(noisy(others) / true(others) - 1)).mean() < 0.04
 
 
+def test_equal_latencies_have_no_order():
+    """The time of an empty kernel, for every network: the rank correlation is a number."""
+    for seed in range(5):
+        assert fit_predictor(NETS, np.full(len(NETS), 1e-4), seed).correlation == 0.0
+
+
 def test_too_few_networks_are_an_error():
     with pytest.raises(UserError, match="needs at least 12 measured networks"):
         fit_predictor(NETS[:11], np.ones(11))

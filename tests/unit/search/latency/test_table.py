@@ -120,6 +120,24 @@ def test_an_invalid_line_is_an_error_except_an_incomplete_last_one(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"versions": "2.15"}, r"setting.versions: must be an object of names and versions \(given: '2.15'\)"),
+        ({"device": ["phone"]}, "setting.device: must be text"),
+        ({"precision": 32}, "setting.precision: must be text"),
+        ({"batch_size": "1"}, "setting.batch_size: must be a whole number"),
+        ({"batch_size": True}, "setting.batch_size: must be a whole number"),
+    ],
+)
+def test_a_setting_of_another_kind_is_one_line(tmp_path, wrong, message):
+    path = tmp_path / "table.jsonl"
+    write(path, [PHONE | wrong])
+    with pytest.raises(UserError, match=f"table.jsonl: line 1: not a measured latency .{message}") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
 def test_versions_are_compared_on_the_same_device_only(tmp_path):
     path = tmp_path / "table.jsonl"
     write(path, [PHONE | {"versions": {"torch": "2.0", "other": "1"}}])
