@@ -27,8 +27,8 @@ class Export(Section):
         "retrain", description="retrain: the run's own network; or an exported folder, or hf://USER/NAME"
     )
     license: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9.-]+$", description="license in the model card; null: that of the initial weights or "
-        "of the exported folder; apache-2.0 for networks trained from random weights",
+        None, pattern=r"^[A-Za-z0-9.-]+$", description="license in the model card; null: that of the initial weights "
+        "or of the exported folder; apache-2.0 for networks trained from random weights",
     )  # fmt: skip
     timm: bool = Field(True, description="timm/: the network for timm, which requires equal layers")
     program: bool = Field(False, description="model.pt2: a torch.export program for any batch size")

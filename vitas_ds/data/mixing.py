@@ -7,8 +7,6 @@ weight of the original image.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +24,7 @@ def mix(
     If Mixup and CutMix are both enabled, a batch uses CutMix with probability ``switch_prob`` and Mixup otherwise.
     Label smoothing s gives ``1 - s + s / C`` for the true class and ``s / C`` for each other class.
     """
-    targets = _smooth_targets(num_classes, mixing.smoothing, images.device)[labels]
+    targets = _smooth_targets(labels, num_classes, mixing.smoothing)
     rng = np.random.default_rng([seed, MIXING, step, rank])
     use_cutmix = mixing.cutmix > 0 and (mixing.mixup == 0 or rng.random() < mixing.switch_prob)
     if use_cutmix:
@@ -37,12 +35,10 @@ def mix(
     return images, targets
 
 
-@lru_cache(maxsize=4)
-def _smooth_targets(num_classes: int, smoothing: float, device: torch.device) -> Tensor:
-    """Return the targets [C, C] of all classes."""
-    with torch.inference_mode(False):
-        targets = torch.full((num_classes, num_classes), smoothing / num_classes, device=device)
-        return targets.fill_diagonal_(1 - smoothing + smoothing / num_classes)
+def _smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Return the targets [B, C] of labels [B]."""
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
+    return targets.scatter_(1, labels[:, None].long(), 1 - smoothing + smoothing / num_classes)
 
 
 def mixup(images: Tensor, targets: Tensor, lam: float) -> tuple[Tensor, Tensor]:

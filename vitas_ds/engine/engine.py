@@ -225,6 +225,11 @@ class Engine:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore ``state()`` and copy the owned tensors into the model. Load into ``tensors`` first."""
+        if other := sorted(state["steps"].keys() - self.optimizer.steps.keys()):
+            raise UserError(
+                f"resume_from: a training with other frozen weights or of another space (it has steps of {other[0]}); "
+                "set init_weights instead, which starts at step 0"
+            )
         self.optimizer.steps.update(state["steps"])
         self.loss_scale.restore(state["loss_scale"])
         self._set_loss_scale()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +27,7 @@ def peak_flops(card: str) -> float | None:
         card: Name of the card as ``torch.cuda.get_device_name`` returns it.
     """
     name = card.replace("GB200", "B200")
-    return next((peak for part, peak in PEAKS if part in name), None)
+    return next((peak for part, peak in PEAKS if re.search(rf"\b{part}\b", name)), None)  # not A1000 for A100
 
 
 def device_peak(device: torch.device) -> float | None:

@@ -6,6 +6,7 @@ results. A folder without digests, from another program or an older version, is 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from vitas_ds.errors import UserError
@@ -19,6 +20,12 @@ KEY = "sha256"
 def digests_of(directory: Path) -> dict[str, dict[str, str]]:
     """Return the entry of ``config.json`` for the files of a folder."""
     return {KEY: {name: file_digest(directory / name) for name in FILES}}
+
+
+def settings_digest(directory: Path) -> str:
+    """Return a digest of the architecture and the preprocessing of a folder; the weights are not in it."""
+    files = [directory / name for name in FILES if name != "model.safetensors"]
+    return hashlib.sha256("".join(file_digest(file) for file in files if file.is_file()).encode()).hexdigest()
 
 
 def is_intact(directory: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from vitas_ds.errors import UserError
 # A Path has only one slash left
 NAME = re.compile(r"hf:/{1,2}(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 WRITTEN = (  # files of an export; a push removes those of an earlier one
-    "README.md", "*.json", "model.safetensors", "model.pt2", "*.onnx", "timm/*",
+    "README.md", "config.json", "spec.json", "preprocess.json", "order.json", "model.safetensors", "model.pt2",
+    "model.onnx", "model_int8.onnx", "timm/config.json", "timm/model.safetensors", "timm/README.md",
 )  # fmt: skip
 READ = ("README.md", "*.json", "model.safetensors", "*.onnx")
 REASONS = {  # by class, as in huggingface_hub
@@ -111,7 +111,7 @@ def require_hub(where: str) -> None:
 
 
 def _is_ours(file: str) -> bool:
-    return any(fnmatch(file, pattern) for pattern in WRITTEN)
+    return file in WRITTEN
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from vitas_ds.distributed import comm, preemption, watchdog
 from vitas_ds.distributed.comm import Ranks
 from vitas_ds.engine import precision
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.export.digests import settings_digest
 from vitas_ds.export.folder import Preprocess, read_model, read_preprocess, weights_digest
 from vitas_ds.models.hits import top_hits
 from vitas_ds.models.vit import VisionTransformer
@@ -45,6 +46,7 @@ def run(config: Config) -> None:
     val = RANDOM_IMAGES if config.data.synthetic else config.data.val
     model, sha256 = config.evaluate.model, weights_digest(source)
     key = {"model": model, "sha256": sha256, "val": val, "precision": _precision(config, ranks)}
+    key["settings"] = settings_digest(source)
     previous = read_summary(run_dir).get("evaluate", {})
     changed = comm.from_main(lambda: _changed(config, run_dir, previous, key))
     if not changed:
@@ -68,6 +70,8 @@ def _changed(config: Config, run_dir: RunDir, previous: dict[str, Any], key: dic
     for name, text in (("model", "evaluate.model"), ("sha256", "the file of weights"), ("precision", "the precision")):
         if previous.get(name) != key[name]:
             return f"{text} has changed"
+    if previous.get("settings") not in (None, key["settings"]):  # older results do not have it
+        return "spec.json or preprocess.json has changed"
     version, moved = previous.get("contents"), previous.get("val") != key["val"]
     if config.data.synthetic or version is None or not os.path.isdir(config.data.val):
         return "data.val has changed" if moved else ""

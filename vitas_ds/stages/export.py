@@ -21,7 +21,7 @@ from vitas_ds.elastic.reorder import restore
 from vitas_ds.errors import UserError
 from vitas_ds.export import hub, to_onnx
 from vitas_ds.export.card import Accuracy, model_card, read_license
-from vitas_ds.export.digests import is_intact
+from vitas_ds.export.digests import is_intact, settings_digest
 from vitas_ds.export.folder import (
     Facts,
     Preprocess,
@@ -88,11 +88,13 @@ def _export(config: Config, run_dir: RunDir, source: Path) -> None:
         config = _keep_files(config, previous["options"])
     if config.export.onnx:
         to_onnx.require_packages("onnx", "onnxscript", "onnxruntime")
-    accuracy = _accuracy(summary, sha256)
+    accuracy = _accuracy(summary, sha256, settings_digest(source))
     of_run = config.export.model == "retrain"
     facts = _run_facts(config, run_dir) | latency_facts(run_dir, model.spec) if of_run else _source_facts(source)
     facts = _with_accuracy(facts, accuracy) | {"preprocessing": preprocess.describe(model.spec.image_size)}
-    made = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
+    made: dict[str, Any] = {"sha256": sha256, "options": config.export.model_dump(), "facts": facts}
+    if config.export.int8:  # its accuracy is measured once there are images
+        made["int8 images"] = config.data.val or previous.get("int8 images", "")
     if made == previous and is_intact(run_dir.export):
         print(f"export: done already, {run_dir.export}")
         return
@@ -211,10 +213,11 @@ def _two_names(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def _accuracy(summary: dict[str, Any], sha256: str | None) -> Accuracy | None:
-    """Return the result of the stage evaluate if it evaluated exactly these weights."""
+def _accuracy(summary: dict[str, Any], sha256: str | None, settings: str) -> Accuracy | None:
+    """Return the result of the stage evaluate if it evaluated exactly this network."""
     evaluated = summary.get("evaluate", {})
-    if "top1" not in evaluated or evaluated.get("sha256") != sha256:
+    same = evaluated.get("sha256") == sha256 and evaluated.get("settings") in (None, settings)
+    if "top1" not in evaluated or not same:
         return None
     dataset = _two_names(evaluated["val"])
     return Accuracy(dataset, evaluated["images"], evaluated["top1"], evaluated["top5"])

@@ -230,7 +230,7 @@ def make_task(config: Config, run_dir: RunDir, ranks: Ranks, spec: SubnetSpec, i
         "retrain", config, config.retrain, run_dir.retrain, model, units, images, losses,
         units_used=lambda step: {"all"}, subnets=lambda step: [spec], init=init,
         teacher=teacher.digest if teacher else "", teacher_macs=teacher.macs if teacher else 0,
-        lr_scales=lr_scales(tensors, depth, config.retrain.layer_decay),
+        lr_scales=lr_scales(tensors, depth, config.retrain.layer_decay, spec.pool),
     )  # fmt: skip
 
 

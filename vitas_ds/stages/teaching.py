@@ -92,10 +92,14 @@ def _timm_network(teacher: Teacher, section: str, images: ImageSet) -> Found:
         import timm
     except ImportError:
         raise UserError(f"{section}.teacher.model: timm is not installed; pip install timm") from None
-    if not timm.is_model(name):
+    try:
+        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # of an unknown tag
+        known = None
+    if known is None:
         raise UserError(f"{section}.teacher.model: timm {timm.__version__} has no network {name}")
     tensors, _ = read_weights(path)
-    settings = cast(Any, timm.get_pretrained_cfg(name)).to_dict()
+    settings = cast(Any, known).to_dict()
     found, expected = _class_count(tensors, settings["classifier"]), len(images.classes)
     if found not in (0, expected):
         raise UserError(f"{section}.teacher.weights: {path} has {found} classes, space.num_classes is {expected}")

@@ -22,12 +22,19 @@ def part_of(name: str, depth: int) -> int:
     return depth + 1 if is_head(name) else 0
 
 
-def lr_scales(names: Iterable[str], depth: int, decay: float) -> dict[str, float]:
+def lr_scales(
+    names: Iterable[str], depth: int, decay: float, pool: Literal["class", "patches"] = "class"
+) -> dict[str, float]:
     """Return the factor of the learning rate of each tensor: ``decay`` per part below the classifier.
 
-    As in BEiT (arXiv 2106.08254). Empty if all are 1.
+    As in BEiT (arXiv 2106.08254) and timm: a norm after average pooling belongs to the classifier. Empty if all are 1.
     """
-    return {} if decay == 1 else {name: decay ** (depth + 1 - part_of(name, depth)) for name in names}
+    if decay == 1:
+        return {}
+    parts = {name: part_of(name, depth) for name in names}
+    if pool == "patches":
+        parts |= {name: depth + 1 for name in parts if name.startswith("norm.")}
+    return {name: decay ** (depth + 1 - part) for name, part in parts.items()}
 
 
 def frozen_names(names: Iterable[str], depth: int, freeze: int | Literal["backbone"]) -> frozenset[str]:

@@ -29,6 +29,15 @@ from vitas_ds.models.supernet import Supernet
 from vitas_ds.models.vit import VisionTransformer
 
 
+def test_steps_of_other_units_are_refused(ranks: comm.Ranks) -> None:
+    """As of a training with frozen weights that goes on without."""
+    engine = toy.start(toy.Case("zero0"), ranks)
+    state = engine.state()
+    with pytest.raises(UserError, match=r"^resume_from: a training with other frozen .*steps of frozen.*init_weights"):
+        engine.restore(state | {"steps": state["steps"] | {"frozen": 3}})
+    engine.restore(state)
+
+
 @pytest.fixture
 def ranks() -> comm.Ranks:
     return comm.init("cpu", timeout=60)

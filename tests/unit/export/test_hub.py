@@ -59,11 +59,12 @@ def python(code: str, hub, home: Path, **variables: str) -> subprocess.Completed
 @pytest.mark.slow
 def test_push_then_load(folder, tmp_path):
     with serve_hub() as hub:
-        hub.models["me/net"] = {"model.onnx": b"of other weights", "photo.jpg": b"added by hand"}
+        own = dict.fromkeys(("photo.jpg", "eval_results.json", "onnx/other.onnx", "results/a.json"), b"added by hand")
+        hub.models["me/net"] = {"model.onnx": b"of other weights"} | own
         done = python(f"print(push(Path({str(folder)!r}), 'me/net', private=True))", hub, tmp_path / "a")
         assert done.returncode == 0 and done.stdout.split()[-1].endswith("/me/net"), done.stderr
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
-        assert hub.models["me/net"] == files | {"photo.jpg": b"added by hand"}
+        assert hub.models["me/net"] == files | own
         assert hub.commits == 1 and hub.created[0]["visibility"] == "private"
 
         load = (

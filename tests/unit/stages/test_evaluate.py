@@ -13,10 +13,14 @@ import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
+from tests.helpers.networks import random_network
+from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.data.loader import Batch
 from vitas_ds.distributed import comm, preemption
 from vitas_ds.errors import Preempted, UserError
+from vitas_ds.export.digests import settings_digest
+from vitas_ds.export.folder import Preprocess, weights_digest, write_model
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.stages.common import model_folder, read_val
 from vitas_ds.stages.evaluate import _changed, _count
@@ -69,6 +73,8 @@ def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
         ({}, ""),
         ({"sha256": "b"}, "the file of weights has changed"),
         ({"precision": "bf16"}, "the precision has changed"),
+        ({"settings": "t"}, "spec.json or preprocess.json has changed"),
+        ({"settings": None}, ""),  # evaluated by an older version
         ({"val": "elsewhere"}, ""),  # the same images
         ({"val": "elsewhere", "contents": None}, "data.val has changed"),  # evaluated by an older version
         ({"contents": -1}, "the record of its images has changed"),
@@ -80,9 +86,17 @@ def test_an_evaluation_is_repeated_after_a_change(tmp_path: Path, previous: dict
         (tmp_path / "val" / label / "0.jpg").write_bytes(b"")
     config = Config.model_validate({"data": {"val": str(tmp_path / "val")}, "space": {"num_classes": 2}})
     run = RunDir(tmp_path / "run")
-    key = {"model": "m", "sha256": "a", "precision": "fp32", "val": config.data.val}
+    key = {"model": "m", "sha256": "a", "precision": "fp32", "settings": "s", "val": config.data.val}
     known = key | {"contents": version_of(run, "val", read_val(config))}
     assert _changed(config, run, known | previous, key) == clause
+
+
+def test_another_preprocessing_of_the_same_weights_is_another_network(tmp_path: Path) -> None:
+    network, digests = random_network(SubnetSpec(8, 8, 4, 2, (LayerSpec(1, 12, 4),))), set()
+    for resize in (8, 16, 16):
+        write_model(network, tmp_path / "net", Preprocess(resize), "net", {})
+        digests.add((weights_digest(tmp_path / "net"), settings_digest(tmp_path / "net")))
+    assert len(digests) == 2 and len({weights for weights, _ in digests}) == 1
 
 
 def test_stop_request(net: nn.Module) -> None:

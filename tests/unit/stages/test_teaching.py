@@ -174,6 +174,13 @@ def timm_recipe(file: Path, name: str, *overrides: str) -> Config:
     return recipe(f"timm:{name}", f"retrain.teacher.weights={file}", f"supernet.teacher.weights={file}", *overrides)
 
 
+@pytest.mark.parametrize("name", ["resnet18.bogus", "resnet_of_mine"])
+def test_an_unknown_network_or_tag_of_timm_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "net.pth").touch()
+    with pytest.raises(UserError, match=rf"^retrain.teacher.model: timm [\d.]+ has no network {name}$"):
+        load_teacher(timm_recipe(tmp_path / "net.pth", name), "retrain", IMAGES, CPU)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_network_of_timm(tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ import pytest
 
 from vitas_ds.__main__ import main
 from vitas_ds.config import Config, Search, dump
+from vitas_ds.run import lock
 from vitas_ds.run.files import file_digest, write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
@@ -46,6 +47,7 @@ def run(tmp_path: Path) -> RunDir:
     for name in ("u8", "sha256"):
         (run.search / f"images-0123-256-224.{name}").touch()
     (run.finalist_states / "net").mkdir(parents=True)
+    lock.release()
     return run
 
 

@@ -33,6 +33,13 @@ def test_the_learning_rates_are_those_of_timm(decay: float) -> None:
     expected = {names[parameter]: group["lr_scale"] for group in groups for parameter in group["params"]}
     assert lr_scales(NAMES, 3, decay) == pytest.approx(expected)
     assert lr_scales(NAMES, 3, 1) == {}
+    pooled = TimmTransformer(
+        img_size=16, patch_size=4, embed_dim=24, depth=3, num_heads=2, num_classes=5, mlp_ratio=2, global_pool="avg"
+    )
+    names = {parameter: name.replace("fc_norm.", "norm.") for name, parameter in pooled.named_parameters()}
+    groups = param_groups_layer_decay(pooled, layer_decay=decay)
+    expected = {names[parameter]: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert lr_scales(NAMES, 3, decay, "patches") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
