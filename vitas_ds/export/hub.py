@@ -19,7 +19,7 @@ WRITTEN = (  # files of an export; a push removes those of an earlier one
     "README.md", "config.json", "spec.json", "preprocess.json", "order.json", "model.safetensors", "model.pt2",
     "model.onnx", "model_int8.onnx", "timm/config.json", "timm/model.safetensors", "timm/README.md",
 )  # fmt: skip
-READ = ("README.md", "*.json", "model.safetensors", "*.onnx")
+READ = tuple(name for name in WRITTEN if not name.startswith("timm/") and name != "model.pt2")
 REASONS = {  # by class, as in huggingface_hub
     "HFValidationError": "must be NAME or USER/NAME, of letters, digits and . _ -",
     "RepositoryNotFoundError": "no such model, or it is private: set HF_TOKEN",

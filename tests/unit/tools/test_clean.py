@@ -80,7 +80,8 @@ def test_trainings_of_an_unfinished_search_stay(run: RunDir) -> None:
 
 
 def files(run: RunDir) -> set[str]:
-    return {str(path.relative_to(run.path)) for path in run.path.rglob("*")}
+    paths = (path.relative_to(run.path) for path in run.path.rglob("*"))
+    return {str(path) for path in paths if not path.name.startswith("writer-")}
 
 
 def test_keep_best(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
