@@ -80,8 +80,8 @@ for stage in "${STAGES[@]}"; do
     if [[ $stage == report ]] || ended "$stage"; then # one process is enough
         start_ranks 0 .venv/bin/python -m vitas_ds "${words[@]}"
     else
-        read -ra which < <(which_gpus "$RANKS")
-        start_ranks 2 .venv/bin/deepspeed "${which[@]}" --master_port "$(free_port)" --log_level error \
+        which_gpus "$RANKS"
+        start_ranks 2 .venv/bin/deepspeed "${WHICH[@]}" --master_port "$(free_port)" --log_level error \
             --module vitas_ds "${words[@]}"
     fi
 done

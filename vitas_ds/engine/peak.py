@@ -26,7 +26,7 @@ def peak_flops(card: str) -> float | None:
     Args:
         card: Name of the card as ``torch.cuda.get_device_name`` returns it.
     """
-    name = card.replace("GB200", "B200")
+    name = re.sub(r"\bG([BH]200)\b", r"\1", card)
     return next((peak for part, peak in PEAKS if re.search(rf"\b{part}\b", name)), None)  # not A1000 for A100
 
 

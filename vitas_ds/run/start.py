@@ -75,8 +75,8 @@ def _lock(run: RunDir, stage: str) -> None:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock.acquire(run.path, stage)
-        for beat in run.life.glob("rank-*.json"):  # of the last start
-            beat.unlink(missing_ok=True)
+        for old in (run.total, *run.life.glob("rank-*.json")):  # of the last start
+            old.unlink(missing_ok=True)
         folder = {"train-supernet": run.supernet.path, "search": run.search, "retrain": run.retrain.path}.get(stage)
         for leftover in folder.glob(".*.tmp") if folder else ():  # of a killed job; weights are large
             if leftover.is_file():

@@ -26,7 +26,8 @@ def load_with_order(recipe: str, words: Sequence[str]) -> Config:
     if folder is None or given or order is None:
         return with_drop_order(config)
     another = folder.absolute() != run_of(config).path.absolute()
-    if (another or not config.supernet.importance_images) and order in measured_orders(RunDir(folder)):
+    switched_off = load(str(folder), []).supernet.importance_images and not config.supernet.importance_images
+    if (another or switched_off) and order in measured_orders(RunDir(folder)):
         config = ordered(config, None)
     return with_drop_order(config)
 

@@ -20,7 +20,7 @@ from vitas_ds.elastic.order import REORDERED, read_order
 from vitas_ds.elastic.reorder import restore
 from vitas_ds.errors import UserError
 from vitas_ds.export import hub, to_onnx
-from vitas_ds.export.card import Accuracy, model_card, read_license
+from vitas_ds.export.card import LICENSE, Accuracy, model_card, read_license
 from vitas_ds.export.digests import is_intact, settings_digest
 from vitas_ds.export.folder import (
     Facts,
@@ -179,9 +179,11 @@ def _origin(config: Config, run_dir: RunDir) -> Facts:
 
 def _license(config: Config, facts: Facts, source: Path) -> str:
     """Return the license: that of the origin of the weights or of their folder, unless ``export.license`` is set."""
-    if config.export.license is not None:
-        return config.export.license
-    return str(facts.get("origin, license") or read_license(source))
+    found = str(facts.get("origin, license") or read_license(source))
+    given = config.export.license
+    if given == LICENSE and found not in (LICENSE, "unknown"):
+        return found  # config.yaml of an older version has the default of that time
+    return given or found
 
 
 def _budget(config: Config, source: Source) -> str:

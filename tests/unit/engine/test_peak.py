@@ -17,6 +17,7 @@ from vitas_ds.models.vit import VisionTransformer
     [
         ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 80GB HBM3", 989.4), ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H200", 989.4), ("NVIDIA H200 NVL", 835), ("NVIDIA B200", 2250), ("NVIDIA GB200", 2250),
+        ("NVIDIA GH200 480GB", 989.4),
         ("NVIDIA L40S", 362), ("NVIDIA GeForce RTX 4090", 165.2), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("Tesla T4", None), ("NVIDIA RTX A1000", None), ("NVIDIA RTX A1000 6GB Laptop GPU", None),
     ],

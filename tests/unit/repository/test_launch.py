@@ -53,6 +53,18 @@ def test_single_node_uses_the_visible_gpus(tmp_path, visible, args, expected):
     assert line[1:3] == expected and line[3] == "--master_port"
 
 
+def test_every_script_takes_the_gpus_from_the_array():
+    """``which_gpus`` prints nothing: a script that reads its output would end there."""
+    calls = 0
+    for script in (ROOT / "launch").glob("*.sh"):
+        lines = [line.strip() for line in script.read_text().splitlines()]
+        for i, line in enumerate(lines):
+            if "which_gpus " in line and not line.startswith("#"):
+                assert line == 'which_gpus "$RANKS"' and '"${WHICH[@]}"' in lines[i + 1], script.name
+                calls += 1
+    assert calls == 2
+
+
 @pytest.mark.parametrize("visible", ["GPU-cc", "GPU-aa", "MIG-aa1"])  # unknown, of two GPUs, a part of one
 def test_gpus_without_a_number_are_refused(tmp_path, visible):
     env = {"CUDA_VISIBLE_DEVICES": visible, "PATH": with_nvidia_smi(tmp_path)}

@@ -13,7 +13,7 @@ from tests.helpers.networks import random_network
 from vitas_ds.arch.spec import LayerSpec, SubnetSpec
 from vitas_ds.config import Config
 from vitas_ds.export.folder import Preprocess, write_model
-from vitas_ds.run.files import write_json
+from vitas_ds.run.files import write_json, write_text
 from vitas_ds.run.run_dir import RunDir
 from vitas_ds.run.start import open_run
 from vitas_ds.stages.licenses import license_of_training
@@ -49,6 +49,16 @@ def test_of_a_checkpoint_is_that_of_its_run(tmp_path: Path, run: RunDir, setting
     (tmp_path / "elsewhere" / "deep" / "down").mkdir(parents=True)
     elsewhere = step.rename(tmp_path / "elsewhere" / "deep" / "down" / "step-00000003")
     assert license_of_training(config_of(tmp_path, **{setting: str(elsewhere)})) == "unknown"
+
+
+def test_of_a_run_that_does_not_tell_it(tmp_path: Path, run: RunDir) -> None:
+    """Weights in the run that starts from them, and settings of another version."""
+    own = config_of(tmp_path, "own", init_weights=str(tmp_path / "own" / "weights.safetensors"))
+    open_run(own, True)
+    assert license_of_training(own) == "unknown"
+    write_text(run.config, "retrain: {removed_key: 1}")
+    step = run.retrain.checkpoints / "step-00000003"
+    assert license_of_training(config_of(tmp_path, init=str(step))) == "unknown"
 
 
 def test_of_a_file_in_a_model_folder(tmp_path: Path, run: RunDir) -> None:
