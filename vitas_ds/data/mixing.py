@@ -7,6 +7,8 @@ weight of the original image.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from vitas_ds.config import Mixing
 
 MIXING = 0x313  # tag of the random stream
+TABLE_CLASSES = 2048  # a table of this many classes takes 17 MB
 
 
 def mix(
@@ -37,8 +40,18 @@ def mix(
 
 def _smooth_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Return the targets [B, C] of labels [B]."""
+    if num_classes <= TABLE_CLASSES:
+        return _table(num_classes, smoothing, labels.device)[labels]
     targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
     return targets.scatter_(1, labels[:, None].long(), 1 - smoothing + smoothing / num_classes)
+
+
+@lru_cache(maxsize=4)
+def _table(num_classes: int, smoothing: float, device: torch.device) -> Tensor:
+    """Return the targets [C, C] of all classes: a lookup is one kernel less than filling a batch."""
+    with torch.inference_mode(False):
+        targets = torch.full((num_classes, num_classes), smoothing / num_classes, device=device)
+        return targets.fill_diagonal_(1 - smoothing + smoothing / num_classes)
 
 
 def mixup(images: Tensor, targets: Tensor, lam: float) -> tuple[Tensor, Tensor]:

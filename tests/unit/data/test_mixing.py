@@ -53,7 +53,9 @@ def test_cutmix_box_has_the_requested_area():
     assert (mixed != images).any(1).float().mean() == pytest.approx(0.25, abs=0.001)
 
 
-def test_smoothing_equals_torch():
+@pytest.mark.parametrize("table", [0, 7])
+def test_smoothing_equals_torch(monkeypatch, table):
+    monkeypatch.setattr(mixing, "TABLE_CLASSES", table)
     images, labels = batch()
     logits = torch.randn(5, 7)
     same, targets = mixing.mix(images, labels, Mixing(smoothing=0.1), 7, 0, 0, 0)
