@@ -36,9 +36,9 @@ def test_a_new_batch_size_continues_a_search(tmp_path, latency, also, done):
     write_json(run.best, {})
     update_summary(run, "search", KEY | ({} if latency is None else {"latency": latency}))
     config = load(str(FIXTURES / "tiny.yaml"), [f"search.latency_also={also}"])
-    assert _is_done(config, run, KEY) is done
+    assert _is_done(config, run) is done
     table = load(str(FIXTURES / "tiny.yaml"), [f"search.latency_also={also}", "search.latency_table=a.jsonl"])
-    assert _is_done(table, run, KEY)
+    assert _is_done(table, run)
 
 
 def test_a_refused_start_keeps_the_settings_of_the_run(run, config, capsys):
